@@ -1,0 +1,46 @@
+"""What decoding asks of a model: a cached forward pass that can be taken back."""
+
+from typing import Protocol
+
+import torch
+
+
+class LanguageModel(Protocol):
+    """One model with its KV cache for a batch of `B` sequences.
+
+    Row `b` of the cache holds `lengths[b]` tokens. Positions are implied: the next token of row
+    `b` stands at position `lengths[b]`.
+    """
+
+    name: str
+    vocab_size: int
+    context_length: int  # the most tokens that one row can hold
+    device: torch.device
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens in each row's cache, `[B]` int64 on the host."""
+        ...
+
+    def prefill(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Empty the cache, read `tokens` `[B, W]`, and return the last logits `[B, V]` float32."""
+        ...
+
+    def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
+        """Append `tokens` `[B, W]` to every row; one forward pass.
+
+        Returns: float32 logits `[B, K, V]` of the last `K = keep` positions (all `W` by default).
+
+        Raises:
+            ValueError: the rows would outgrow `context_length`.
+            FloatingPointError: logits are NaN or infinite; names the model and the position.
+        """
+        ...
+
+    def rollback(self, lengths: torch.Tensor | int) -> None:
+        """Forget all but the first `lengths` tokens of each row (`[B]`, or one number for all)."""
+        ...
+
+    def reset(self, batch: int = 1) -> None:
+        """Empty the cache for `batch` rows."""
+        ...
