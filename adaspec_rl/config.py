@@ -1,0 +1,142 @@
+"""The configuration's schema. Values live in `conf/`; a key that is not here is an error."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+
+@dataclass
+class ModelConfig:
+    """Which pair. Sources are folders, hub ids, or `tiny:NAME` for embedded models."""
+
+    name: str = "???"
+    target: str = "???"
+    drafter: str = "???"
+    dtype: str = "float32"
+    device: str = "cpu"  # cpu, cuda, cuda:1, auto
+    device_map: str | None = None  # the target's, as transformers understands it
+    engine: str = "auto"  # auto, lean, transformers
+
+
+@dataclass
+class DataConfig:
+    """Which prompts."""
+
+    source: str = "embedded"  # embedded, jsonl
+    path: str | None = None  # jsonl: the file
+    test_share: float = 0.5  # jsonl: held out of training
+    train_prompts: int | None = None  # a domain; null: all
+    test_prompts: int | None = None  # likewise
+
+
+@dataclass
+class EnvConfig:
+    """The decoding loop and how it is rewarded."""
+
+    session: str = "live"
+    timing: str = "profile"  # profile, clock
+    reward: str = "throughput"  # throughput, ratio, accepted
+    actions: str = "length"  # length, length_threshold
+    max_length: int = 8
+    features: list[str] = field(default_factory=list)
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    verification: str = "rejection"  # greedy, rejection, coupled; temperature 0 is always greedy
+    profile_prompts: int = 6  # a domain, to measure the cost profile on
+
+
+@dataclass
+class AgentConfig:
+    """Stable-Baselines3's PPO."""
+
+    name: str = "ppo"
+    total_steps: int = 20_000
+    learning_rate: float = 1e-3
+    n_steps: int = 512
+    batch_size: int = 128
+    n_epochs: int = 6
+    gamma: float = 0.0
+    gae_lambda: float = 1.0
+    ent_coef: float = 0.01
+    clip_range: float = 0.2
+    hidden: list[int] = field(default_factory=list)
+    checkpoint_steps: int = 4096
+
+
+@dataclass
+class ControllerConfig:
+    """What is judged beside the fixed lengths."""
+
+    name: str = "learned"  # learned, fixed
+    length: int = 3  # fixed: the draft length
+
+
+@dataclass
+class LoggerConfig:
+    """Where training curves go."""
+
+    name: str = "csv"  # csv, tensorboard, wandb
+    project: str = "adaspec_rl"
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass
+class EvaluationConfig:
+    """How methods are compared."""
+
+    prompts: int | None = None  # held-out prompts a domain; null: all
+    max_new_tokens: int = 128
+    lengths: list[int] = field(default_factory=list)  # fixed draft lengths to compare with
+    warmup: int = 2  # prompts
+    resamples: int = 2000  # of the bootstrap
+
+
+@dataclass
+class Config:
+    """What both scripts share."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+    threads: int | None = None  # of torch on the CPU; null: one a core
+    runs: str = "runs"  # where results go, and where `evaluate.py` looks for policies
+
+
+@dataclass
+class TrainConfig(Config):
+    """`train_policy.py`."""
+
+    resume: str | None = None  # a run's folder: go on from its last checkpoint
+
+
+@dataclass
+class EvaluateConfig(Config):
+    """`evaluate.py`."""
+
+    policy: str | None = None  # a bundle's folder; null: the newest under `runs`
+
+
+def register() -> None:
+    """Make the schema known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def keys(schema: Any, prefix: str = "") -> list[str]:
+    """Every dotted key of a schema class."""
+    found = []
+    for name, item in schema.__dataclass_fields__.items():
+        found.append(prefix + name)
+        if hasattr(item.type, "__dataclass_fields__"):
+            found += keys(item.type, f"{prefix}{name}.")
+    return found

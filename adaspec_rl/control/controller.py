@@ -1,0 +1,46 @@
+"""What decides: one interface for fixed lengths, heuristics and learned policies."""
+
+from typing import Protocol
+
+import numpy as np
+
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+
+
+class Controller(Protocol):
+    """Chooses the action of every round."""
+
+    name: str
+    observes: ObservationSpec | None  # what `decide` must be given; None: nothing
+
+    def reset(self) -> None:
+        """A new sequence begins."""
+        ...
+
+    def decide(self, observation: np.ndarray | None) -> Action:
+        """The next action, given `[features]` float32 (None if `observes` is None)."""
+        ...
+
+    def observe(self, round_: Round) -> None:
+        """Learn what the round did."""
+        ...
+
+
+class FixedLength:
+    """The same draft length in every round; length 0 is autoregressive decoding."""
+
+    observes = None
+
+    def __init__(self, length: int, drafter: int = 0) -> None:
+        self.action = Action(length, drafter) if length else FALLBACK
+        self.name = f"fixed_{length}" if length else "autoregressive"
+
+    def reset(self) -> None:
+        pass
+
+    def decide(self, observation: np.ndarray | None) -> Action:
+        return self.action
+
+    def observe(self, round_: Round) -> None:
+        pass

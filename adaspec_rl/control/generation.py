@@ -1,0 +1,76 @@
+"""A whole generation under a controller, timed."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.observation import MATCH_LIMIT, CostFeatures, Observer, RoundArrays
+from adaspec_rl.control.suffix_match import SuffixMatch
+from adaspec_rl.decoding.round import Round
+from adaspec_rl.decoding.session import Session
+
+
+@dataclass(slots=True)
+class Generation:
+    """What one generation produced and took."""
+
+    tokens: list[int]
+    finished: str
+    rounds: list[Round] = field(repr=False)
+    seconds: float = 0.0  # all of it: prompt, rounds, decisions
+    controller_seconds: float = 0.0  # observations and decisions alone
+
+
+class StreamObserver:
+    """Observations of a single session: an `Observer` of batch 1 that reads tokens."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.match = SuffixMatch(MATCH_LIMIT)
+
+    def start(self, prompt: Sequence[int]) -> None:
+        self.observer.reset(suffix_match=self.match.start(prompt))
+
+    def update(self, round_: Round) -> None:
+        match = self.match.extend(round_.tokens)
+        self.observer.update(RoundArrays.from_rounds([round_], [match]))
+
+    def observation(self) -> np.ndarray:
+        """`[features]` float32."""
+        return self.observer.observation()[0]
+
+
+def generate(
+    session: Session,
+    controller: Controller,
+    prompt: Sequence[int],
+    *,
+    cost: CostFeatures,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Generation:
+    """Generate from `prompt` until the text ends, `controller` choosing every round."""
+    spec = controller.observes
+    observer = StreamObserver(Observer(spec, cost)) if spec else None
+    began = clock()
+    deciding = 0.0
+    session.start(prompt, seed)
+    controller.reset()
+    if observer:
+        observer.start(prompt)
+    rounds = []
+    while session.finished is None:
+        before = clock()
+        action = controller.decide(observer.observation() if observer else None)
+        decided = clock()
+        round_ = session.step(action)
+        stepped = clock()
+        controller.observe(round_)
+        if observer:
+            observer.update(round_)
+        rounds.append(round_)
+        deciding += decided - before + clock() - stepped
+    return Generation(session.tokens, session.finished, rounds, clock() - began, deciding)

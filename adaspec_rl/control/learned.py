@@ -1,0 +1,45 @@
+"""A trained actor network as a controller, in NumPy: microseconds a decision, no framework."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.decoding.round import Action, Round
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A tanh multilayer perceptron from observations to action preferences."""
+
+    weights: tuple[np.ndarray, ...]  # [inputs, outputs] float32, one a layer
+    biases: tuple[np.ndarray, ...]  # [outputs] float32
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """Preferences `[..., actions]` of observations `[..., features]`."""
+        hidden = observation
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
+            hidden = np.tanh(hidden @ weight + bias)
+        return hidden @ self.weights[-1] + self.biases[-1]
+
+
+class LearnedPolicy:
+    """Takes the most preferred action of an actor."""
+
+    def __init__(
+        self, actor: Actor, actions: Sequence[Action], spec: ObservationSpec, name: str = "learned"
+    ) -> None:
+        self.actor = actor
+        self.actions = tuple(actions)
+        self.observes = spec
+        self.name = name
+
+    def reset(self) -> None:
+        pass
+
+    def decide(self, observation: np.ndarray | None) -> Action:
+        return self.actions[int(self.actor(observation).argmax())]
+
+    def observe(self, round_: Round) -> None:
+        pass

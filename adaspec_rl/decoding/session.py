@@ -1,0 +1,214 @@
+"""One generation, round by round: decide (elsewhere), draft, verify, commit."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from adaspec_rl.decoding.drafters import Draft, Drafter
+from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.verification import new_verification
+from adaspec_rl.engine.language_model import LanguageModel
+
+
+class Session(Protocol):
+    """A sequence being generated, live or replayed; nobody above can tell which."""
+
+    max_new_tokens: int
+    drafters: Sequence[str]
+
+    @property
+    def finished(self) -> str | None:
+        """None while generating, then `eos`, `length` (token budget) or `context` (model limit)."""
+        ...
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens generated so far, without the prompt."""
+        ...
+
+    def start(self, prompt: Sequence[int], seed: int = 0) -> None:
+        """Begin a new sequence."""
+        ...
+
+    def step(self, action: Action) -> Round:
+        """Play one round."""
+        ...
+
+
+class LiveSession:
+    """A target and its drafters, decoding for real (batch 1).
+
+    A round costs one forward pass of the target, plus one of the drafter for each drafted token.
+    The target's cache always lacks exactly the last committed token, which the next round reads
+    together with the draft.
+    """
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        drafters: Sequence[Drafter],
+        *,
+        eos_ids: Sequence[int] = (),
+        max_new_tokens: int = 128,
+        sampling: Sampling = Sampling(),
+        verification: str = "rejection",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        new_verification(verification, sampling, 0, target.vocab_size, target.device)  # checks
+        self.target = target
+        self.models = list(drafters)
+        self.drafters = [drafter.name for drafter in drafters]
+        self.eos_ids = frozenset(eos_ids)
+        self.max_new_tokens = max_new_tokens
+        self.sampling = sampling
+        self.verification = verification
+        self.clock = clock
+        self._finished: str | None = "length"
+
+    @property
+    def finished(self) -> str | None:
+        return self._finished
+
+    @property
+    def tokens(self) -> list[int]:
+        return list(self._generated)
+
+    def start(self, prompt: Sequence[int], seed: int = 0) -> None:
+        """Begin: the target reads the prompt but for its last token; drafters read nothing yet.
+
+        Raises:
+            ValueError: the prompt is empty, or leaves no room in the target's context.
+        """
+        limit = self.target.context_length
+        if not len(prompt):
+            raise ValueError("the prompt is empty: expected at least 1 token")
+        if len(prompt) >= limit:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens but the context of {self.target.name} holds "
+                f"{limit}: shorten it to at most {limit - 1}"
+            )
+        outside = [token for token in prompt if not 0 <= token < self.target.vocab_size]
+        if outside:
+            raise ValueError(
+                f"token {outside[0]} is not in the vocabulary of {self.target.name}: expected 0 to "
+                f"{self.target.vocab_size - 1}"
+            )
+        room = min(limit, len(prompt) + self.max_new_tokens)
+        self._buffer = torch.empty(room, dtype=torch.long, device=self.target.device)
+        self._buffer[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        self._length = len(prompt)
+        self._room = room
+        self._budget_reason = "context" if room < len(prompt) + self.max_new_tokens else "length"
+        self._generated: list[int] = []
+        self._finished = None
+        self._rule = new_verification(
+            self.verification, self.sampling, seed, self.target.vocab_size, self.target.device
+        )
+        self.target.reset()
+        for drafter in self.models:
+            drafter.start()
+        if len(prompt) > 1:
+            self.target.prefill(self._buffer[None, : len(prompt) - 1])
+
+    def step(self, action: Action) -> Round:
+        """Play one round.
+
+        The draft is never longer than the token budget less the one token that verification adds,
+        nor than the drafter's own context allows.
+
+        Raises:
+            ValueError: the generation is finished, or there is no such drafter.
+        """
+        if self._finished is not None:
+            raise ValueError(f"the generation is finished ({self._finished}): call start() first")
+        if action.length and not 0 <= action.drafter < len(self.models):
+            raise ValueError(
+                f"no drafter number {action.drafter}: expected 0 to {len(self.models) - 1}"
+            )
+        began = self.clock()
+        n = self._length
+        draft = self._draft(action)
+        drafted = len(draft) if draft else 0
+        logits = self.target.extend(self._buffer[None, n - 1 : n + drafted])[0]  # [k + 1, V]
+        accepted, token = self._rule.verify(
+            logits, self._buffer[n : n + drafted], draft.log_probs if draft else None, n
+        )
+        report = _report(draft, logits, accepted, token).tolist()  # the round's one synchronisation
+        kept, emitted = self._commit(int(report[0]), report[1 : 2 + drafted])
+        if draft:
+            self.models[action.drafter].keep(n + kept)
+        signals = report[2 + drafted :]
+        return Round(
+            drafter=action.drafter,
+            drafted=drafted,
+            accepted=kept,
+            tokens=emitted,
+            draft_log_probs=tuple(signals[2 : 2 + drafted]),
+            draft_entropies=tuple(signals[2 + drafted : 2 + 2 * drafted]),
+            draft_margins=tuple(signals[2 + 2 * drafted :]),
+            target_entropy=signals[0],
+            target_top_probability=signals[1],
+            seconds=self.clock() - began,
+        )
+
+    def _draft(self, action: Action) -> Draft | None:
+        if not action.length:
+            return None
+        n, drafter = self._length, self.models[action.drafter]
+        length = min(action.length, self._room - n - 1, drafter.context_length - n + 1)
+        if length < 1:
+            return None
+        draft = drafter.propose(self._buffer[:n], length, action.threshold, self._rule)
+        self._buffer[n : n + len(draft)] = draft.tokens
+        return draft
+
+    def _commit(self, accepted: int, proposed: list[float]) -> tuple[int, tuple[int, ...]]:
+        """Keep the accepted draft and the token after it, up to the end of the text."""
+        emitted = [int(token) for token in proposed[:accepted]] + [int(proposed[-1])]
+        for index, token in enumerate(emitted):
+            if token in self.eos_ids:
+                self._finished = "eos"
+                emitted = emitted[: index + 1]
+                accepted = min(accepted, index + 1)
+                break
+        self._length += len(emitted)
+        self._buffer[self._length - 1] = emitted[-1]
+        self._generated += emitted
+        self.target.rollback(self._length - 1)
+        if self._finished is None and self._length == self._room:
+            self._finished = self._budget_reason
+        return accepted, tuple(emitted)
+
+
+def _report(
+    draft: Draft | None, logits: torch.Tensor, accepted: torch.Tensor, token: torch.Tensor
+) -> torch.Tensor:
+    """All that the host learns of a round, in one float64 vector.
+
+    `[accepted, drafted tokens (k), next token, target entropy, target top probability,
+    log-probabilities (k), entropies (k), margins (k)]`.
+    """
+    log_probs = logits[accepted].log_softmax(-1)  # [V], where the next token comes from
+    probs = log_probs.exp()
+    target = torch.stack([-(probs * log_probs.clamp_min(-1e4)).sum(), probs.max()])
+    if draft is None:
+        return torch.cat([accepted.view(1), token.view(1), target.double()])
+    if draft.logits is None:
+        signals = torch.zeros(3 * len(draft), device=logits.device)
+    else:
+        rows = draft.logits.log_softmax(-1)  # [k, V]
+        best = rows.topk(2, dim=-1).values
+        signals = torch.cat(
+            [
+                rows.gather(1, draft.tokens[:, None])[:, 0],
+                -(rows.exp() * rows.clamp_min(-1e4)).sum(-1),
+                best[:, 0] - best[:, 1],
+            ]
+        )
+    chosen = [accepted.view(1), draft.tokens, token.view(1)]
+    return torch.cat([*chosen, target.double(), signals.double()])

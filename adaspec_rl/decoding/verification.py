@@ -1,0 +1,140 @@
+"""The rules that decide how many drafted tokens stand, and what follows them.
+
+Every rule sees the target's logits `[k + 1, V]` at the drafted positions and the one after, and
+keeps a prefix of the draft. All work stays on the device; the results are tensors.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from adaspec_rl.decoding.sampling import GumbelNoise, Sampling, logits_to_log_probs, sample
+
+RULES = ("greedy", "rejection", "coupled")
+
+
+class Verification(Protocol):
+    """One rule, holding the random state of one sequence."""
+
+    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A drafter's token (scalar) for `position`, and what `verify` needs of its row `[V]`."""
+        ...
+
+    def verify(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        draft_log_probs: torch.Tensor | None,
+        position: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(accepted, next token)`, scalars, for the draft `tokens` `[k]` from `position` on.
+
+        `draft_log_probs` `[k, V]` are the drafter's; None is a point mass on each drafted token.
+        """
+        ...
+
+
+def leading(kept: torch.Tensor) -> torch.Tensor:
+    """How many leading entries of a boolean `[k]` hold."""
+    return kept.long().cumprod(0).sum()
+
+
+class Greedy:
+    """Temperature 0: a drafted token stands iff it is the target's most probable one."""
+
+    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits.argmax(-1), logits
+
+    def verify(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        draft_log_probs: torch.Tensor | None,
+        position: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        picks = logits.argmax(-1)  # [k + 1]
+        accepted = leading(picks[:-1] == tokens)
+        return accepted, picks[accepted]
+
+
+@dataclass
+class Rejection:
+    """Speculative sampling (arXiv:2211.17192, arXiv:2302.01318): the target's distribution.
+
+    Accept x ~ q with probability min(1, p(x) / q(x)); at the first rejection sample from the
+    normalised positive part of p - q, after full acceptance from p.
+    """
+
+    sampling: Sampling
+    generator: torch.Generator
+
+    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = logits_to_log_probs(logits, self.sampling)
+        return sample(log_probs.exp(), self.generator), log_probs
+
+    def verify(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        draft_log_probs: torch.Tensor | None,
+        position: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        p = logits_to_log_probs(logits, self.sampling).exp()  # [k + 1, V]
+        q = torch.zeros_like(p)  # the last row stays 0: after full acceptance p - q is p
+        if draft_log_probs is None:
+            q[:-1].scatter_(1, tokens[:, None], 1.0)
+        else:
+            q[:-1] = draft_log_probs.exp()
+        drafted = tokens[:, None]
+        ratio = (p[:-1].gather(1, drafted) / q[:-1].gather(1, drafted))[:, 0]  # [k]
+        luck = torch.empty_like(ratio).uniform_(generator=self.generator)
+        accepted = leading(luck < ratio)
+        residual = (p[accepted] - q[accepted]).clamp_min(0)
+        return accepted, sample(residual, self.generator)
+
+
+@dataclass
+class Coupled:
+    """Drafter and target pick with the same Gumbel noise; a drafted token stands iff they agree.
+
+    The output is a function of (prompt, seed) alone, whatever drafts (arXiv:2408.07978).
+    """
+
+    sampling: Sampling
+    noise: GumbelNoise
+
+    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = logits_to_log_probs(logits, self.sampling)
+        return (log_probs + self.noise.at(position)[0]).argmax(-1), log_probs
+
+    def verify(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        draft_log_probs: torch.Tensor | None,
+        position: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = logits_to_log_probs(logits, self.sampling)  # [k + 1, V]
+        picks = (log_probs + self.noise.at(position, len(log_probs))).argmax(-1)
+        accepted = leading(picks[:-1] == tokens)
+        return accepted, picks[accepted]
+
+
+def new_verification(
+    rule: str, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
+) -> Verification:
+    """The rule named `greedy`, `rejection` or `coupled`; temperature 0 is always greedy."""
+    if rule not in RULES:
+        raise ValueError(f"unknown verification {rule!r}: expected one of {', '.join(RULES)}")
+    if sampling.temperature == 0:
+        return Greedy()
+    if rule == "greedy":
+        raise ValueError(
+            f"verification 'greedy' needs temperature 0, got {sampling.temperature}: "
+            "use 'rejection' or 'coupled'"
+        )
+    if rule == "rejection":
+        generator = torch.Generator(device).manual_seed(seed)
+        return Rejection(sampling, generator)
+    return Coupled(sampling, GumbelNoise(seed, vocab_size, device))

@@ -1,0 +1,36 @@
+"""Rewards of one round. Seconds are the measured or the profiled cost of the round."""
+
+from dataclasses import dataclass
+
+REWARDS = ("throughput", "ratio", "accepted")
+
+
+@dataclass(slots=True)
+class Reward:
+    """`throughput` (the default), `ratio` or `accepted`.
+
+    Throughput is a ratio of sums, so its per-round reward is `tokens / rate - seconds / t_AR`, with
+    `rate` the best speedup found so far: Dinkelbach's method, at whose fixed point the average
+    reward is 0. The fallback then earns exactly `1 / rate - 1`.
+    """
+
+    kind: str
+    autoregressive_step: float  # seconds
+    rate: float = 1.0  # λ, in tokens an autoregressive step
+
+    def __post_init__(self) -> None:
+        if self.kind not in REWARDS:
+            raise ValueError(f"unknown reward {self.kind!r}: expected one of {', '.join(REWARDS)}")
+        if self.autoregressive_step <= 0:
+            raise ValueError(
+                f"the autoregressive step must take positive seconds, got {self.autoregressive_step}"
+            )
+
+    def __call__(self, emitted: int, accepted: int, seconds: float) -> float:
+        """Reward of a round that emitted `emitted` tokens in `seconds`."""
+        steps = seconds / self.autoregressive_step
+        if self.kind == "throughput":
+            return emitted / self.rate - steps
+        if self.kind == "ratio":
+            return emitted / steps
+        return float(accepted)

@@ -1,0 +1,96 @@
+"""The decoding loop as a Gymnasium environment: one step is one round of speculation."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from adaspec_rl.control.generation import StreamObserver
+from adaspec_rl.control.observation import ObservationSpec, Observer
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.session import Session
+from adaspec_rl.envs.reward import Reward
+from adaspec_rl.replay.cost_profile import CostProfile
+
+TIMINGS = ("profile", "clock")
+
+
+class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
+    """An episode generates one text; the action is an index into a fixed list of `Action`s.
+
+    The end-of-text token terminates an episode, the token budget truncates it. `info["round"]` is
+    the `Round` just played, `info["seconds"]` what it cost.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(
+        self,
+        session: Session,
+        prompts: Sequence[Sequence[int]],
+        actions: Sequence[Action],
+        spec: ObservationSpec,
+        profile: CostProfile,
+        *,
+        reward: str = "throughput",
+        timing: str = "profile",
+    ) -> None:
+        """`prompts` are token ids; `timing` says where a round's seconds come from.
+
+        Raises:
+            ValueError: no prompts, no actions, or an action that the profile does not cover.
+        """
+        if not prompts:
+            raise ValueError("the environment needs at least 1 prompt, got none")
+        if not actions:
+            raise ValueError("the environment needs at least 1 action, got none")
+        if timing not in TIMINGS:
+            raise ValueError(f"unknown timing {timing!r}: expected one of {', '.join(TIMINGS)}")
+        longest = max(action.length for action in actions)
+        if timing == "profile" and longest > profile.max_length:
+            raise ValueError(
+                f"an action drafts {longest} tokens but the cost profile covers "
+                f"{profile.max_length}: measure it with max_length={longest}"
+            )
+        self.session = session
+        self.prompts = prompts
+        self.actions = tuple(actions)
+        self.profile = profile
+        self.timing = timing
+        self.reward = Reward(reward, profile.autoregressive_step)
+        self.action_space = gym.spaces.Discrete(len(actions))
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(spec),), np.float32)
+        self._observer = StreamObserver(Observer(spec, profile.features()))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a text from a random prompt, or from number `options["prompt"]`."""
+        super().reset(seed=seed)
+        drawn = int(self.np_random.integers(len(self.prompts)))
+        number = drawn if options is None else options.get("prompt", drawn)
+        self.session.start(self.prompts[number], seed=int(self.np_random.integers(2**31)))
+        self._observer.start(self.prompts[number])
+        return self._observer.observation(), {"prompt": number}
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Play one round with `actions[action]`."""
+        if not self.action_space.contains(np.int64(action)):
+            raise ValueError(f"action {action} is not in 0 to {len(self.actions) - 1}")
+        played = self.session.step(self.actions[int(action)])
+        self._observer.update(played)
+        seconds = played.seconds
+        if self.timing == "profile":
+            seconds = self.profile.seconds(played.drafter, played.drafted)
+        reward = self.reward(len(played.tokens), played.accepted, seconds)
+        finished = self.session.finished
+        return (
+            self._observer.observation(),
+            reward,
+            finished == "eos",
+            finished in ("length", "context"),
+            {"round": played, "seconds": seconds},
+        )

@@ -1,0 +1,171 @@
+"""From records to `results.json`, `results.csv` and the table."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, Record
+from adaspec_rl.evaluation.losslessness import Losslessness
+from adaspec_rl.evaluation.statistics import (
+    repeated_ngrams,
+    speedup,
+    speedup_interval,
+    throughput,
+)
+
+SCHEMA = 1
+
+
+def method_figures(
+    records: Sequence[Record], base: Sequence[Record], *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """The figures of one method against the autoregressive records of the same prompts."""
+    tokens, seconds = _sums(records)
+    base_tokens, base_seconds = _sums(base)
+    rounds = [round_ for record in records for round_ in record.generation.rounds]
+    reached = sum(round_.reached for round_ in rounds)
+    accepted = sum(round_.accepted for round_ in rounds)
+    low, high = speedup_interval(
+        tokens, seconds, base_tokens, base_seconds, resamples=resamples, seed=seed
+    )
+    return {
+        "tokens_per_second": throughput(tokens, seconds),
+        "speedup": speedup(tokens, seconds, base_tokens, base_seconds),
+        "speedup_ci95": [low, high],
+        "mean_accepted_tokens": sum(len(round_.tokens) for round_ in rounds) / len(rounds),
+        "acceptance_rate": accepted / reached if reached else None,
+        "mean_draft_length": sum(round_.drafted for round_ in rounds) / len(rounds),
+        "controller_share": sum(r.generation.controller_seconds for r in records)
+        / float(seconds.sum()),
+    }
+
+
+def _sums(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.array([len(record.generation.tokens) for record in records], dtype=np.float64)
+    return tokens, np.array([record.generation.seconds for record in records])
+
+
+def compare_methods(
+    records: Sequence[Record], *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """`methods`, `best_fixed` and `repetition` of one set of records."""
+    by_method: dict[str, list[Record]] = {}
+    for record in records:
+        by_method.setdefault(record.method, []).append(record)
+    base = by_method[AUTOREGRESSIVE]
+    order = [record.prompt for record in base]
+    for method, items in by_method.items():
+        assert [record.prompt for record in items] == order, f"{method} is not paired"
+    methods = {
+        method: method_figures(items, base, resamples=resamples, seed=seed)
+        for method, items in by_method.items()
+    }
+    fixed = {name: figures["speedup"] for name, figures in methods.items() if _is_fixed(name)}
+    return {
+        "methods": methods,
+        "best_fixed": max(fixed, key=lambda name: fixed[name]) if fixed else None,
+        "repetition": repeated_ngrams([record.generation.tokens for record in base]),
+    }
+
+
+def _is_fixed(name: str) -> bool:
+    return name == AUTOREGRESSIVE or name.startswith("fixed_")
+
+
+def assemble(
+    records: Sequence[Record],
+    *,
+    lossless: Losslessness | None,
+    context: Mapping[str, Any],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The whole of `results.json`.
+
+    `context` holds pair, device, versions, seed, temperature and the like. `lossless` is None where
+    texts may differ by right (rejection sampling keeps the distribution, not the text).
+    """
+    domains = sorted({record.domain for record in records})
+    return {
+        "schema": SCHEMA,
+        **context,
+        **compare_methods(records, resamples=resamples, seed=seed),
+        "domains": {
+            domain: compare_methods(
+                [record for record in records if record.domain == domain],
+                resamples=resamples,
+                seed=seed,
+            )
+            for domain in domains
+        },
+        "lossless": asdict(lossless) if lossless else None,
+    }
+
+
+def write_results(results: Mapping[str, Any], folder: Path) -> None:
+    """Write `results.json` and `results.csv` (a row per domain and method), each atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    scopes = {"all": results, **results["domains"]}
+    rows = [
+        {"domain": scope, "method": method, **_flat(figures)}
+        for scope, values in scopes.items()
+        for method, figures in values["methods"].items()
+    ]
+    temporary = folder / "results.csv.partial"
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, folder / "results.csv")
+
+
+def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = figures["speedup_ci95"]
+    rest = {name: value for name, value in figures.items() if name != "speedup_ci95"}
+    return {**rest, "speedup_low": low, "speedup_high": high}
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """The comparison for people; the best fixed length is marked."""
+    domains = list(results["domains"])
+    title = f"{results['pair']['name']}, temperature {results['temperature']:g}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("method")
+    for heading in ("tokens/s", "speedup", "95% interval", "MAT", "accepted", "draft", "control"):
+        table.add_column(heading, justify="right")
+    for domain in domains:
+        table.add_column(domain, justify="right")
+    for method, figures in results["methods"].items():
+        low, high = figures["speedup_ci95"]
+        rate = figures["acceptance_rate"]
+        best = method == results["best_fixed"]
+        table.add_row(
+            f"{method} (best fixed)" if best else method,
+            f"{figures['tokens_per_second']:.0f}",
+            f"{figures['speedup']:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{figures['mean_accepted_tokens']:.2f}",
+            "" if rate is None else f"{rate:.0%}",
+            f"{figures['mean_draft_length']:.1f}",
+            f"{figures['controller_share']:.1%}",
+            *(
+                f"{results['domains'][domain]['methods'][method]['speedup']:.2f}"
+                for domain in domains
+            ),
+            style="bold" if not _is_fixed(method) else None,
+        )
+    return table

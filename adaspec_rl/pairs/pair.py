@@ -1,0 +1,151 @@
+"""A target and its drafters as one thing: loaded together, checked against each other."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from adaspec_rl.decoding.drafters import Drafter, DraftModel
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.loading import load_model
+
+EMBEDDED = Path(__file__).parent / "tiny"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A target model, its drafters and their common tokenizer."""
+
+    name: str
+    target: LanguageModel
+    drafters: tuple[Drafter, ...]
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: tuple[int, ...]
+    fingerprint: str  # of all weights and configurations: a policy belongs to one pair
+
+    def session(
+        self, *, max_new_tokens: int, sampling: Sampling, verification: str = "rejection"
+    ) -> LiveSession:
+        """A live decoding session of this pair."""
+        return LiveSession(
+            self.target,
+            self.drafters,
+            eos_ids=self.eos_ids,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            verification=verification,
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, begin token included where the tokenizer has one."""
+        return self.tokenizer(text)["input_ids"]
+
+
+def load_pair(
+    name: str,
+    target: str,
+    drafters: Sequence[str],
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    device_map: str | None = None,
+    engine: str = "auto",
+) -> Pair:
+    """Load a pair from folders or hub ids; `tiny:NAME` is a model of the embedded pair.
+
+    Raises:
+        ValueError: a model that cannot be had, or vocabularies that differ.
+    """
+    checkpoints = [Checkpoint(_embedded(source)) for source in (target, *drafters)]
+    configs = [checkpoint.config() for checkpoint in checkpoints]
+    tokenizers = [AutoTokenizer.from_pretrained(checkpoint.source) for checkpoint in checkpoints]
+    for source, tokenizer in zip(drafters, tokenizers[1:]):
+        check_vocabularies(target, tokenizers[0], source, tokenizer)
+    models = [
+        load_model(
+            checkpoint.source,
+            dtype=dtype,
+            device=device,
+            device_map=device_map if checkpoint is checkpoints[0] else None,
+            name=source,
+            engine=engine,
+        )
+        for checkpoint, source in zip(checkpoints, (target, *drafters))
+    ]
+    return Pair(
+        name=name,
+        target=models[0],
+        drafters=tuple(DraftModel(model, models[0].vocab_size) for model in models[1:]),
+        tokenizer=tokenizers[0],
+        eos_ids=end_of_text_ids(checkpoints[0].source, configs[0], tokenizers[0]),
+        fingerprint=fingerprint(checkpoints),
+    )
+
+
+def _embedded(source: str) -> str | Path:
+    if not source.startswith("tiny:"):
+        return source
+    folder = EMBEDDED / source.removeprefix("tiny:")
+    if not folder.is_dir():
+        known = ", ".join(sorted(f"tiny:{path.name}" for path in EMBEDDED.iterdir()))
+        raise ValueError(f"there is no embedded model {source!r}: expected one of {known}")
+    return folder
+
+
+def check_vocabularies(
+    target: str,
+    target_tokenizer: PreTrainedTokenizerBase,
+    drafter: str,
+    drafter_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuse a drafter whose token ids mean something else than the target's."""
+    wanted, found = target_tokenizer.get_vocab(), drafter_tokenizer.get_vocab()
+    if wanted == found:
+        return
+    if len(wanted) != len(found):
+        how = f"{len(wanted)} tokens against {len(found)}"
+    else:
+        token = next(token for token in wanted if found.get(token) != wanted[token])
+        how = f"token {token!r} is {wanted[token]} in one and {found.get(token, 'absent')} in the other"
+    raise ValueError(
+        f"the vocabularies of {target} and {drafter} differ ({how}): "
+        "choose a drafter of the target's own family"
+    )
+
+
+def end_of_text_ids(
+    source: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """Every token that ends a text: the generation config's, else the model's or tokenizer's."""
+    try:
+        ids = GenerationConfig.from_pretrained(source).eos_token_id
+    except OSError:  # the checkpoint has none
+        ids = None
+    if ids is None:
+        ids = config.get("eos_token_id", tokenizer.eos_token_id)
+    if ids is None:
+        return ()
+    return tuple(sorted(ids)) if isinstance(ids, list) else (ids,)
+
+
+def fingerprint(checkpoints: Sequence[Checkpoint]) -> str:
+    """A short hash of models: configurations, and headers and samples of the weights."""
+    digest = hashlib.sha256()
+    for checkpoint in checkpoints:
+        config = {k: v for k, v in checkpoint.config().items() if k != "_name_or_path"}
+        digest.update(json.dumps(config, sort_keys=True).encode())
+        for path in checkpoint.weight_files():
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}".encode())
+            with path.open("rb") as file:
+                for part in range(16):  # the header, then samples throughout the file
+                    file.seek(part * size // 16)
+                    digest.update(file.read(65536))
+    return digest.hexdigest()[:16]

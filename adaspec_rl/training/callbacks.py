@@ -1,0 +1,119 @@
+"""What happens beside PPO's own steps: λ, the best policy, checkpoints, display, loggers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from stable_baselines3.common.callbacks import BaseCallback
+
+from adaspec_rl.control.learned import Actor
+from adaspec_rl.envs.reward import Reward
+from adaspec_rl.training.ppo import actor_of, save_checkpoint
+from adaspec_rl.training.progress import Window
+
+
+class TrainingMonitor(BaseCallback):
+    """Follows the throughput of the policy as it explores.
+
+    After each rollout: raises the reward's λ to the best speedup found (Dinkelbach's iteration),
+    hands every new best actor to `on_best`, and logs. Every `checkpoint_steps` it saves a
+    checkpoint.
+    """
+
+    def __init__(
+        self,
+        reward: Reward,
+        total_steps: int,
+        checkpoints: Path,
+        checkpoint_steps: int,
+        on_best: Callable[[Actor, float, int], None],
+        console: Console,
+    ) -> None:
+        super().__init__()
+        self.reward = reward
+        self.total_steps = total_steps
+        self.checkpoints = checkpoints
+        self.checkpoint_steps = checkpoint_steps
+        self.on_best = on_best
+        self.window = Window(reward.autoregressive_step)
+        self.best = 0.0
+        self._saved = 0
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=4,
+        )
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps of this monitor."""
+        return {"rate": self.reward.rate, "best": self.best}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from a checkpoint's state."""
+        self.reward.rate, self.best = state["rate"], state["best"]
+
+    def _on_training_start(self) -> None:
+        self._saved = self.num_timesteps
+        self._progress.start()
+        self._task = self._progress.add_task("", total=self.total_steps, status="")
+
+    def _on_step(self) -> bool:
+        for info, reward in zip(self.locals["infos"], self.locals["rewards"]):
+            played = info["round"]
+            self.window.add(len(played.tokens), played.drafted, info["seconds"], float(reward))
+        if self.num_timesteps % 32 == 0:
+            self._show()
+        if self.num_timesteps - self._saved >= self.checkpoint_steps:
+            self._checkpoint()
+        return True
+
+    def _on_rollout_end(self) -> None:
+        for name, value in self._figures().items():
+            self.logger.record(f"adaspec/{name}", value)
+        if not self.window.full:
+            return
+        speedup = self.window.speedup
+        self.reward.rate = max(self.reward.rate, speedup)
+        if speedup > self.best:
+            self.best = speedup
+            self.on_best(actor_of(self.model), speedup, self.num_timesteps)
+
+    def _on_training_end(self) -> None:
+        self._checkpoint()
+        self._show()
+        self._progress.stop()
+
+    def stop_display(self) -> None:
+        """Give the terminal back, also after an interruption."""
+        self._progress.stop()
+
+    def _checkpoint(self) -> None:
+        self._saved = self.num_timesteps
+        path = self.checkpoints / f"step_{self.num_timesteps}.pt"
+        save_checkpoint(self.model, path, self.state())
+
+    def _figures(self) -> dict[str, Any]:
+        return {
+            "reward": self.window.reward,
+            "speedup": self.window.speedup,
+            "draft_length": self.window.draft_length,
+            "rate": self.reward.rate,
+        }
+
+    def _show(self) -> None:
+        figures = self._figures()
+        task = self._progress.tasks[0]
+        speed = f"{task.speed:,.0f} steps/s" if task.speed else ""
+        self._progress.update(
+            self._task,
+            completed=self.num_timesteps,
+            status=f"reward {figures['reward']:+.3f}  speedup {figures['speedup']:.2f}  "
+            f"draft length {figures['draft_length']:.1f}  {speed}",
+        )

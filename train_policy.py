@@ -1,0 +1,19 @@
+"""Train a policy that controls speculative decoding: `python train_policy.py [model=llama] …`."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+
+from adaspec_rl.command import run
+from adaspec_rl.config import TrainConfig
+
+
+def main(config: TrainConfig) -> float:
+    from adaspec_rl.training.train import train_policy
+
+    return train_policy(config, Path(HydraConfig.get().runtime.output_dir), Console())
+
+
+if __name__ == "__main__":
+    run(main, Path(__file__).parent / "conf", "train_policy")
