@@ -15,11 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from adaspec_rl import config as schema
 
-MISUSE = 2  # the exit code of a user's mistake
+MISUSE, INTERRUPTED = 2, 130  # exit codes
+MISTAKES = (ValueError, HydraException, OmegaConfBaseException, OSError)
 
 
 def run(task: Callable[[Any], float | None], config_path: Path, config_name: str) -> None:
@@ -29,26 +29,39 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
     """
     schema.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing its own report
+    failures: list[BaseException] = []
 
     def guarded(config: Any) -> float | None:
+        if failures:  # a sweep stops at its first failure
+            return None
         try:
+            missing = sorted(OmegaConf.missing_keys(config))
+            if missing:
+                names = " and ".join(missing)
+                raise ValueError(f"{names} must be set: add {missing[0]}=VALUE")
             return task(OmegaConf.to_object(config))
-        except BaseException:
+        except (*MISTAKES, KeyboardInterrupt) as error:  # Hydra would print lines of its own
+            failures.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-            raise
+            return None
 
-    entry = hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)
     try:
-        entry(guarded)()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("ADASPEC_DEBUG") == "1":
-            raise
-        Console(stderr=True, highlight=False).print(
-            f"error: {explain(error, config_name)}", soft_wrap=True, markup=False
-        )
-        sys.exit(MISUSE)
+        hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(
+            guarded
+        )()
+    except MISTAKES as error:
+        failures.append(error)
+    if failures:
+        _exit(failures[0], config_name)
+
+
+def _exit(error: BaseException, config_name: str) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    if os.environ.get("ADASPEC_DEBUG") == "1":
+        raise error
+    print(f"error: {explain(error, config_name)}", file=sys.stderr)
+    sys.exit(MISUSE)
 
 
 def explain(error: BaseException, config_name: str) -> str:
@@ -56,30 +69,29 @@ def explain(error: BaseException, config_name: str) -> str:
     root: BaseException = error
     while root.__cause__ is not None and isinstance(root, HydraException):
         root = root.__cause__
-    text = str(error if isinstance(error, ValueError) else root)
-    root_schema = schema.TrainConfig if config_name == "train_policy" else schema.EvaluateConfig
-    known = schema.keys(root_schema)
-    full_key = re.search(r"full_key: (\S+)", text) or re.search(r"override '([\w.]+)'", str(error))
-    if full_key and full_key.group(1) not in known:
-        return f"unknown key {full_key.group(1)!r}{_near(full_key.group(1), known)}"
-    missing = re.search(r"find '([\w]+)/([\w./-]+)'", str(error))
-    if missing:
-        group, name = missing.groups()
+    train = config_name == "train_policy"
+    known = schema.keys(schema.TrainConfig if train else schema.EvaluateConfig)
+    reason = " ".join(str(root).split("\n    full_key")[0].split())
+    absent = re.search(r"find '(\w+)/([\w./-]+)'", str(error))
+    if absent:
+        group, name = absent.groups()
         options = re.findall(r"^\t([\w-]+)$", str(error), re.MULTILINE)
         return f"{group}={name} does not exist: expected one of {', '.join(options)}"
-    absent = re.search(r"Missing mandatory value: (\S+)", text)
-    if absent:
-        return f"{absent.group(1)} is not set: add {absent.group(1)}=VALUE"
-    return " ".join(text.split("\n    full_key")[0].split())
+    key = re.search(r"override '([\w.]+)'", str(error)) or re.search(r"full_key: (\S+)", str(root))
+    if key is None:
+        return reason
+    if key.group(1) in known:
+        return f"{key.group(1)}: {reason}"
+    return f"unknown key {key.group(1)!r}{_near(key.group(1), known)}"
 
 
 def _near(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     leaf = key.rsplit(".", 1)[-1]
-    close += [name for name in known if name.rsplit(".", 1)[-1] == leaf and name not in close]
+    close = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
+    close = difflib.get_close_matches(key, close or known, n=2, cutoff=0.5 if close else 0.75)
     if not close:
         return f": expected one of {', '.join(name for name in known if '.' not in name)}"
-    return f": did you mean {' or '.join(close[:3])}?"
+    return f": did you mean {' or '.join(close)}?"
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -17,6 +17,8 @@ class ModelConfig:
     device: str = "cpu"  # cpu, cuda, cuda:1, auto
     device_map: str | None = None  # the target's, as transformers understands it
     engine: str = "auto"  # auto, lean, transformers
+    shape: str | None = None  # inflate the target to this: llama8b, llama1b; null: as it is
+    drafter_shape: str | None = None  # likewise, the drafter
 
 
 @dataclass
@@ -45,7 +47,7 @@ class EnvConfig:
     top_k: int = 0
     top_p: float = 1.0
     verification: str = "rejection"  # greedy, rejection, coupled; temperature 0 is always greedy
-    profile_prompts: int = 6  # a domain, to measure the cost profile on
+    profile_samples: int = 24  # rounds timed of each draft length
 
 
 @dataclass

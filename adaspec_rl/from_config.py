@@ -5,9 +5,7 @@ from pathlib import Path
 
 import torch
 
-from adaspec_rl.config import Config, DataConfig, EnvConfig, ModelConfig
-from adaspec_rl.control.action import action_list
-from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.config import DataConfig, EnvConfig, ModelConfig
 from adaspec_rl.data.prompts import (
     SPLITS,
     EncodedPrompt,
@@ -15,7 +13,6 @@ from adaspec_rl.data.prompts import (
     embedded_prompts,
     jsonl_prompts,
 )
-from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.pairs.pair import Pair, load_pair
 
@@ -38,6 +35,8 @@ def pair_from(config: ModelConfig) -> Pair:
         device=device,
         device_map=config.device_map,
         engine=config.engine,
+        shape=config.shape,
+        drafter_shape=config.drafter_shape,
     )
 
 
@@ -53,7 +52,9 @@ def prompts_from(
     if config.source == "embedded":
         prompts = embedded_prompts(split)
     elif config.source == "jsonl":
-        prompts = jsonl_prompts(Path(str(config.path)), split, config.test_share)
+        if config.path is None:
+            raise ValueError("data.path is not set: add data.path=FILE")
+        prompts = jsonl_prompts(Path(config.path), split, config.test_share)
     else:
         raise ValueError(f"unknown data.source {config.source!r}: expected embedded or jsonl")
     limit = config.train_prompts if split == "train" else config.test_prompts
@@ -75,13 +76,3 @@ def prompts_from(
 def sampling_from(config: EnvConfig) -> Sampling:
     """How the target's tokens are chosen."""
     return Sampling(config.temperature, config.top_k, config.top_p)
-
-
-def actions_from(config: EnvConfig, pair: Pair) -> list[Action]:
-    """The environment's action list."""
-    return action_list(config.actions, config.max_length, len(pair.drafters))
-
-
-def spec_from(config: EnvConfig, pair: Pair) -> ObservationSpec:
-    """The features that the policy sees."""
-    return ObservationSpec(tuple(config.features), config.max_length, pair.target.vocab_size)

@@ -54,6 +54,9 @@ class ToyModel:
     def reset(self, batch: int = 1) -> None:
         self.cache = []
 
+    def check(self) -> None:
+        pass
+
 
 def similar(model: ToyModel, weight: float, seed: int = 99) -> ToyModel:
     """A drafter whose logits are the model's, mixed with `weight` of noise."""

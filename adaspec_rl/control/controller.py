@@ -11,8 +11,15 @@ from adaspec_rl.decoding.round import FALLBACK, Action, Round
 class Controller(Protocol):
     """Chooses the action of every round."""
 
-    name: str
-    observes: ObservationSpec | None  # what `decide` must be given; None: nothing
+    @property
+    def name(self) -> str:
+        """As results call it."""
+        ...
+
+    @property
+    def observes(self) -> ObservationSpec | None:
+        """What `decide` must be given; None: nothing."""
+        ...
 
     def reset(self) -> None:
         """A new sequence begins."""

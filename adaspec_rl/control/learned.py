@@ -39,6 +39,7 @@ class LearnedPolicy:
         pass
 
     def decide(self, observation: np.ndarray | None) -> Action:
+        assert observation is not None, "a learned policy needs its observation"
         return self.actions[int(self.actor(observation).argmax())]
 
     def observe(self, round_: Round) -> None:

@@ -60,7 +60,9 @@ def build(folder: Path = FOLDER) -> None:
     for split, count in COUNTS.items():
         lines = []
         for domain in DOMAINS:
-            source = dialogue_prompts(split) if domain == "dialogue" else document_prompts(domain, split)
+            source = (
+                dialogue_prompts(split) if domain == "dialogue" else document_prompts(domain, split)
+            )
             texts = [next(source) for _ in range(count)]
             for number, text in enumerate(texts):
                 row = {"id": f"{domain}-{split}-{number}", "domain": domain, "text": text}

@@ -100,9 +100,9 @@ def prose_documents(split: str) -> Iterator[str]:
         if split_of(f"topic:{name}") == split:
             yield text
     for name, path in source_files():
-        if split_of(name) == split and (source := _read(path)):
-            if docs := _docstrings(source):
-                yield "\n\n".join(docs) + "\n"
+        source = _read(path) if split_of(name) == split else None
+        if source and (docs := _docstrings(source)):
+            yield "\n\n".join(docs) + "\n"
     for module in sorted(sys.builtin_module_names):
         if split_of(module) == split and (docs := _builtin_docstrings(module)):
             yield "\n\n".join(docs) + "\n"

@@ -82,6 +82,7 @@ class DraftModel:
         return Draft(torch.stack(tokens), torch.stack(logits), torch.stack(log_probs))
 
     def keep(self, length: int) -> None:
+        self.model.check()
         if length < self._read:
             self.model.rollback(length)
             self._read = length

@@ -9,15 +9,12 @@ import torch
 from adaspec_rl.decoding.drafters import Draft, Drafter
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.verification import new_verification
+from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
 
 
 class Session(Protocol):
     """A sequence being generated, live or replayed; nobody above can tell which."""
-
-    max_new_tokens: int
-    drafters: Sequence[str]
 
     @property
     def finished(self) -> str | None:
@@ -139,6 +136,7 @@ class LiveSession:
             logits, self._buffer[n : n + drafted], draft.log_probs if draft else None, n
         )
         report = _report(draft, logits, accepted, token).tolist()  # the round's one synchronisation
+        self.target.check()
         kept, emitted = self._commit(int(report[0]), report[1 : 2 + drafted])
         if draft:
             self.models[action.drafter].keep(n + kept)
@@ -193,7 +191,7 @@ def _report(
     `[accepted, drafted tokens (k), next token, target entropy, target top probability,
     log-probabilities (k), entropies (k), margins (k)]`.
     """
-    log_probs = logits[accepted].log_softmax(-1)  # [V], where the next token comes from
+    log_probs = row(logits, accepted).log_softmax(-1)  # [V], where the next token comes from
     probs = log_probs.exp()
     target = torch.stack([-(probs * log_probs.clamp_min(-1e4)).sum(), probs.max()])
     if draft is None:

@@ -35,6 +35,11 @@ class Verification(Protocol):
         ...
 
 
+def row(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`values[index]` for a scalar tensor `index`, without a host synchronisation."""
+    return values.index_select(0, index.view(1))[0]
+
+
 def leading(kept: torch.Tensor) -> torch.Tensor:
     """How many leading entries of a boolean `[k]` hold."""
     return kept.long().cumprod(0).sum()
@@ -55,7 +60,7 @@ class Greedy:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         picks = logits.argmax(-1)  # [k + 1]
         accepted = leading(picks[:-1] == tokens)
-        return accepted, picks[accepted]
+        return accepted, row(picks, accepted)
 
 
 @dataclass
@@ -90,7 +95,7 @@ class Rejection:
         ratio = (p[:-1].gather(1, drafted) / q[:-1].gather(1, drafted))[:, 0]  # [k]
         luck = torch.empty_like(ratio).uniform_(generator=self.generator)
         accepted = leading(luck < ratio)
-        residual = (p[accepted] - q[accepted]).clamp_min(0)
+        residual = row(p - q, accepted).clamp_min(0)
         return accepted, sample(residual, self.generator)
 
 
@@ -118,7 +123,7 @@ class Coupled:
         log_probs = logits_to_log_probs(logits, self.sampling)  # [k + 1, V]
         picks = (log_probs + self.noise.at(position, len(log_probs))).argmax(-1)
         accepted = leading(picks[:-1] == tokens)
-        return accepted, picks[accepted]
+        return accepted, row(picks, accepted)
 
 
 def new_verification(

@@ -1,0 +1,16 @@
+"""Gymnasium environments. Importing this package registers them.
+
+>>> import gymnasium as gym
+>>> import adaspec_rl.envs
+>>> env = gym.make("adaspec/SpecDecode-v0")
+>>> observation, info = env.reset(seed=0)
+>>> observation, reward, terminated, truncated, info = env.step(3)  # draft 3 tokens
+"""
+
+import gymnasium
+
+gymnasium.register(
+    id="adaspec/SpecDecode-v0",
+    entry_point="adaspec_rl.envs.live:make_live_env",
+    nondeterministic=True,  # seconds are measured
+)

@@ -23,7 +23,7 @@ class Reward:
             raise ValueError(f"unknown reward {self.kind!r}: expected one of {', '.join(REWARDS)}")
         if self.autoregressive_step <= 0:
             raise ValueError(
-                f"the autoregressive step must take positive seconds, got {self.autoregressive_step}"
+                f"an autoregressive step must take positive seconds, got {self.autoregressive_step}"
             )
 
     def __call__(self, emitted: int, accepted: int, seconds: float) -> float:

@@ -1,7 +1,7 @@
 """The decoding loop as a Gymnasium environment: one step is one round of speculation."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,14 +23,14 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
     the `Round` just played, `info["seconds"]` what it cost.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata = {"render_modes": []}
 
     def __init__(
         self,
         session: Session,
         prompts: Sequence[Sequence[int]],
         actions: Sequence[Action],
-        spec: ObservationSpec,
+        features: ObservationSpec,
         profile: CostProfile,
         *,
         reward: str = "throughput",
@@ -56,12 +56,13 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.session = session
         self.prompts = prompts
         self.actions = tuple(actions)
+        self.features = features
         self.profile = profile
         self.timing = timing
         self.reward = Reward(reward, profile.autoregressive_step)
         self.action_space = gym.spaces.Discrete(len(actions))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(spec),), np.float32)
-        self._observer = StreamObserver(Observer(spec, profile.features()))
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(features),), np.float32)
+        self._observer = StreamObserver(Observer(features, profile.features()))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -74,9 +75,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self._observer.start(self.prompts[number])
         return self._observer.observation(), {"prompt": number}
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Play one round with `actions[action]`."""
         if not self.action_space.contains(np.int64(action)):
             raise ValueError(f"action {action} is not in 0 to {len(self.actions) - 1}")

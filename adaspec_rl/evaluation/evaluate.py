@@ -12,6 +12,7 @@ from adaspec_rl.control.controller import Controller, FixedLength
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.evaluation.benchmark import run_benchmark
 from adaspec_rl.evaluation.losslessness import compare_texts
+from adaspec_rl.evaluation.plots import speedup_plot
 from adaspec_rl.evaluation.results import assemble, results_table, write_results
 from adaspec_rl.from_config import pair_from, prompts_from, sampling_from, set_threads
 from adaspec_rl.pairs.pair import Pair
@@ -87,6 +88,7 @@ def compare(
         seed=config.seed,
     )
     write_results(results, folder)
+    speedup_plot(results, folder / "speedup.png")
     console.print(results_table(results))
     console.print(_footnote(results), highlight=False)
     return results

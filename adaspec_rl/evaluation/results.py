@@ -140,32 +140,34 @@ def _replace(path: Path, text: str) -> None:
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """The comparison for people; the best fixed length is marked."""
-    domains = list(results["domains"])
-    title = f"{results['pair']['name']}, temperature {results['temperature']:g}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("method")
-    for heading in ("tokens/s", "speedup", "95% interval", "MAT", "accepted", "draft", "control"):
-        table.add_column(heading, justify="right")
-    for domain in domains:
-        table.add_column(domain, justify="right")
+    """The comparison for people. Up to three domains get a column of their own."""
+    domains = list(results["domains"]) if len(results["domains"]) <= 3 else []
+    table = Table(
+        title=f"{results['pair']['name']}, temperature {results['temperature']:g}",
+        caption="* best fixed length in hindsight" + ("; by domain: speedup" if domains else ""),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in ("tok/s", "speedup", "95%", "MAT", "accept", "draft", *domains):
+        table.add_column(heading, justify="right", no_wrap=True)
     for method, figures in results["methods"].items():
         low, high = figures["speedup_ci95"]
         rate = figures["acceptance_rate"]
-        best = method == results["best_fixed"]
         table.add_row(
-            f"{method} (best fixed)" if best else method,
+            method + (" *" if method == results["best_fixed"] else ""),
             f"{figures['tokens_per_second']:.0f}",
             f"{figures['speedup']:.2f}",
-            f"{low:.2f} to {high:.2f}",
+            f"{low:.2f}-{high:.2f}",
             f"{figures['mean_accepted_tokens']:.2f}",
             "" if rate is None else f"{rate:.0%}",
             f"{figures['mean_draft_length']:.1f}",
-            f"{figures['controller_share']:.1%}",
             *(
                 f"{results['domains'][domain]['methods'][method]['speedup']:.2f}"
                 for domain in domains
             ),
-            style="bold" if not _is_fixed(method) else None,
+            style="" if _is_fixed(method) else "bold",
         )
     return table

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from adaspec_rl.decoding.drafters import Drafter, DraftModel
@@ -15,6 +16,7 @@ from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.loading import load_model
+from adaspec_rl.pairs.inflate import load_inflated
 
 EMBEDDED = Path(__file__).parent / "tiny"
 
@@ -57,27 +59,36 @@ def load_pair(
     device: str = "cpu",
     device_map: str | None = None,
     engine: str = "auto",
+    shape: str | None = None,
+    drafter_shape: str | None = None,
 ) -> Pair:
     """Load a pair from folders or hub ids; `tiny:NAME` is a model of the embedded pair.
 
+    With a `shape` (see `pairs.inflate`) the target, with a `drafter_shape` the drafters are
+    inflated, and the pair's name says so.
+
     Raises:
-        ValueError: a model that cannot be had, or vocabularies that differ.
+        ValueError: a model that cannot be had or inflated, or vocabularies that differ.
     """
-    checkpoints = [Checkpoint(_embedded(source)) for source in (target, *drafters)]
+    shapes = [shape, *[drafter_shape] * len(drafters)]
+    if any(shapes) and "inflated" not in name:
+        name = f"{name}-inflated"
+    checkpoints = [checkpoint_of(source) for source in (target, *drafters)]
     configs = [checkpoint.config() for checkpoint in checkpoints]
     tokenizers = [AutoTokenizer.from_pretrained(checkpoint.source) for checkpoint in checkpoints]
     for source, tokenizer in zip(drafters, tokenizers[1:]):
         check_vocabularies(target, tokenizers[0], source, tokenizer)
     models = [
-        load_model(
-            checkpoint.source,
-            dtype=dtype,
+        _load(
+            checkpoint,
+            size,
+            dtype=dtype_named(dtype),
             device=device,
             device_map=device_map if checkpoint is checkpoints[0] else None,
             name=source,
             engine=engine,
         )
-        for checkpoint, source in zip(checkpoints, (target, *drafters))
+        for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters))
     ]
     return Pair(
         name=name,
@@ -85,8 +96,53 @@ def load_pair(
         drafters=tuple(DraftModel(model, models[0].vocab_size) for model in models[1:]),
         tokenizer=tokenizers[0],
         eos_ids=end_of_text_ids(checkpoints[0].source, configs[0], tokenizers[0]),
-        fingerprint=fingerprint(checkpoints),
+        fingerprint=fingerprint(checkpoints, shapes),
     )
+
+
+def _load(
+    checkpoint: Checkpoint,
+    shape: str | None,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    device_map: str | None,
+    name: str,
+    engine: str,
+) -> LanguageModel:
+    if shape is None:
+        return load_model(
+            checkpoint.source,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            name=name,
+            engine=engine,
+        )
+    if engine == "transformers" or device_map is not None:
+        raise ValueError(f"shape={shape} needs the lean engine on one device, without device_map")
+    return load_inflated(checkpoint, shape, dtype=dtype, device=torch.device(device), name=name)
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The floating-point type of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"unknown dtype {name!r}: expected float32, bfloat16 or float16")
+    return dtype
+
+
+def checkpoint_of(source: str) -> Checkpoint:
+    """The checkpoint of a folder, a hub id or `tiny:NAME`.
+
+    Raises:
+        ValueError: there is no such embedded model or folder.
+    """
+    return Checkpoint(_embedded(source))
 
 
 def _embedded(source: str) -> str | Path:
@@ -113,7 +169,8 @@ def check_vocabularies(
         how = f"{len(wanted)} tokens against {len(found)}"
     else:
         token = next(token for token in wanted if found.get(token) != wanted[token])
-        how = f"token {token!r} is {wanted[token]} in one and {found.get(token, 'absent')} in the other"
+        other = found.get(token, "absent")
+        how = f"token {token!r} is {wanted[token]} in one and {other} in the other"
     raise ValueError(
         f"the vocabularies of {target} and {drafter} differ ({how}): "
         "choose a drafter of the target's own family"
@@ -135,9 +192,11 @@ def end_of_text_ids(
     return tuple(sorted(ids)) if isinstance(ids, list) else (ids,)
 
 
-def fingerprint(checkpoints: Sequence[Checkpoint]) -> str:
-    """A short hash of models: configurations, and headers and samples of the weights."""
+def fingerprint(checkpoints: Sequence[Checkpoint], shapes: Sequence[str | None] = ()) -> str:
+    """A short hash of models: configurations, headers and samples of the weights, inflation."""
     digest = hashlib.sha256()
+    if any(shapes):
+        digest.update(repr(list(shapes)).encode())
     for checkpoint in checkpoints:
         config = {k: v for k, v in checkpoint.config().items() if k != "_name_or_path"}
         digest.update(json.dumps(config, sort_keys=True).encode())

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from adaspec_rl.data.corpus import DOMAINS, documents
 from adaspec_rl.pairs.packed_corpus import PackedCorpus
@@ -27,7 +28,8 @@ from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
 MIX = {"code": 0.5, "prose": 0.25, "dialogue": 0.25}
 EXIT_LAYER = 3  # the target's first layers that double as a drafter
 EXIT_WEIGHT = 0.25
-SHARED = dict(
+SAVE_EVERY = 100  # steps
+SHARED: dict[str, Any] = dict(
     vocab_size=4096,
     max_position_embeddings=2048,
     rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
@@ -37,14 +39,14 @@ SHARED = dict(
     eos_token_id=0,
     pad_token_id=0,
 )
-TARGET = dict(
+TARGET: dict[str, Any] = dict(
     hidden_size=256,
     intermediate_size=704,
     num_hidden_layers=12,
     num_attention_heads=8,
     num_key_value_heads=4,
 )
-DRAFT = dict(
+DRAFT: dict[str, Any] = dict(
     hidden_size=192,
     intermediate_size=384,
     num_hidden_layers=1,
@@ -71,7 +73,7 @@ class Schedule:
         return self.learning_rate * min(1.0, rising, falling)
 
 
-def new_model(shape: dict[str, int]) -> LlamaForCausalLM:
+def new_model(shape: dict[str, Any]) -> LlamaForCausalLM:
     """A randomly initialised Llama of the embedded vocabulary."""
     return LlamaForCausalLM(LlamaConfig(**SHARED, **shape))
 
@@ -163,7 +165,7 @@ def train(
                 speed = (done - start) * schedule.rows * schedule.length / (elapsed - seconds)
                 recent = sum(metric for _, metric in history[-50:]) / len(history[-50:])
                 progress.update(bar, completed=done, status=f"{recent:.3f}  {speed:,.0f} tokens/s")
-            if done % 100 == 0 or done == schedule.steps:
+            if done % SAVE_EVERY == 0 or done == schedule.steps:
                 _save(model, steppers, checkpoint, done, elapsed, history)
     tail = history[-max(1, schedule.steps // 20) :]
     model.eval()
@@ -228,14 +230,16 @@ def tokenizer_stage(folder: Path) -> PreTrainedTokenizerFast:
             if domain != "dialogue" or index < 1000
         )
         save_tokenizer(train_tokenizer(texts), folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: train everything into `--out`, or resume what is there."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m adaspec_rl.pairs.pretrain")
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="python -m adaspec_rl.pairs.pretrain"
+    )
     parser.add_argument("--out", type=Path, default=Path("pretrained"))
-    parser.add_argument("--target-steps", type=int, default=1700)
+    parser.add_argument("--target-steps", type=int, default=1500)
     parser.add_argument("--draft-steps", type=int, default=1200)
     parser.add_argument("--rows", type=int, default=8, help="windows a step")
     parser.add_argument("--length", type=int, default=512, help="tokens a window")
@@ -262,13 +266,11 @@ def main(arguments: list[str] | None = None) -> None:
         ("code", new_model(DRAFT).to(options.device), distil, {"code": 1.0}, short),
     ]
     for name, model, loss, mix, schedule in stages:
-        if options.only not in (None, name, "draft" if name == "target" else None):
-            continue
+        if options.only and name not in (options.only, "target"):
+            continue  # the target is needed, and free once its last checkpoint exists
         corpus = PackedCorpus(tokenizer, mix)
         checkpoint = options.out / "checkpoints" / f"{name}.pt"
-        result = train(
-            name, model, loss, corpus, schedule, checkpoint, options.seed, precision
-        )
+        result = train(name, model, loss, corpus, schedule, checkpoint, options.seed, precision)
         export(model, tokenizer, options.out / name, {**asdict(schedule), **result})
         print(json.dumps({name: result}))
 
@@ -281,8 +283,9 @@ def export(
 ) -> None:
     """Write a bf16 Hugging Face folder with tokenizer, and how it was trained."""
     save_tokenizer(tokenizer, folder)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    model.to(torch.float32)
+    torch.nn.Module.to(model, torch.bfloat16)  # transformers' own `to` is not typed
+    model.save_pretrained(folder)
+    torch.nn.Module.to(model, torch.float32)
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 
 

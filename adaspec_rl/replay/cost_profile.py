@@ -2,7 +2,6 @@
 
 import json
 import platform
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -89,34 +88,77 @@ def measure(
     prompts: Sequence[Sequence[int]],
     *,
     max_length: int = 8,
+    samples: int = 24,
     progress: Callable[[float], None] = lambda share: None,
 ) -> CostProfile:
-    """Time real rounds of every draft length, interleaved over `prompts`, and the target alone.
+    """Time `samples` real rounds of every draft length, interleaved, and the target alone.
 
     With R(k) the median seconds of a round of k drafted tokens and V(w) those of a verification of
     width w, a draft step is what R(k) - V(k + 1) gains a token, and the overhead is the rest.
     """
-    rounds: dict[tuple[int, int], list[float]] = {}
-    widths: dict[int, list[float]] = {}
-    for number, prompt in enumerate([prompts[0], *prompts]):  # the first one warms up
-        for drafter in range(max(1, len(session.models))):
-            if number == 1:
-                rounds.clear()
-                widths.clear()
-            _time_rounds(session, prompt, drafter, number, max_length, rounds)
-            _time_verification(session, prompt, max_length, widths)
-        progress((number + 1) / (1 + len(prompts)))
-    verification = tuple(statistics.median(widths[width]) for width in range(1, max_length + 2))
+    drafters = range(max(1, len(session.models)))
+    lengths = range(max_length + 1) if session.models else range(1)
+    rounds: Samples = {(drafter, length): [] for drafter in drafters for length in lengths}
+    widths: Samples = {(0, width): [] for width in range(1, max_length + 2)}
+    _time_rounds(session, prompts[0], 0, rounds)  # warms up
+    for values in rounds.values():
+        values.clear()
+    for number in range(100 * len(prompts)):
+        prompt = prompts[number % len(prompts)]
+        _time_rounds(session, prompt, number % len(drafters), rounds)
+        _time_verification(session, prompt, widths)
+        fewest = min(len(values) for values in (*rounds.values(), *widths.values()))
+        progress(min(1.0, fewest / samples))
+        if fewest >= samples:
+            return _solve(rounds, widths, len(session.models), session.target.device)
+    raise ValueError(
+        f"the texts are too short to time drafts of {max_length} tokens: raise max_new_tokens "
+        f"(it is {session.max_new_tokens}) or lower max_length"
+    )
+
+
+Samples = dict[tuple[int, int], list[float]]  # seconds by (drafter, length or width)
+
+
+def _time_rounds(
+    session: LiveSession, prompt: Sequence[int], drafter: int, rounds: Samples
+) -> None:
+    """One generation, always with the draft length that has fewest samples."""
+    lengths = [length for number, length in rounds if number == drafter]
+    session.start(prompt)
+    if session.models:
+        session.step(Action(1, drafter))  # the first draft reads the whole prompt
+    while session.finished is None:
+        length = min(lengths, key=lambda length: len(rounds[drafter, length]))
+        played = session.step(Action(length, drafter) if length else FALLBACK)
+        if (drafter, played.drafted) in rounds:
+            rounds[drafter, played.drafted].append(played.seconds)
+
+
+def _time_verification(session: LiveSession, prompt: Sequence[int], widths: Samples) -> None:
+    """Each width once, after the prompt."""
+    session.start(prompt)
+    target, held = session.target, len(prompt) - 1
+    tokens = torch.tensor([list(prompt) * len(widths)], device=target.device)
+    for _, width in widths:
+        began = time.perf_counter()
+        target.extend(tokens[:, :width])[0, -1].argmax().item()  # waits for the device
+        widths[0, width].append(time.perf_counter() - began)
+        target.rollback(held)
+
+
+def _solve(rounds: Samples, widths: Samples, drafters: int, device: torch.device) -> CostProfile:
+    verification = tuple(statistics.median(values) for values in widths.values())
     median = {key: statistics.median(values) for key, values in rounds.items()}
+    longest = len(verification) - 1
     steps, overheads = [], []
-    for drafter in range(len(session.models)):
-        beyond = {k: median[drafter, k] - verification[k] for k in range(1, max_length + 1)}
-        rises = [(beyond[k] - beyond[1]) / (k - 1) for k in range(2, max_length + 1)]
-        step = max(1e-9, statistics.median(rises)) if rises else beyond[1]
-        steps.append(step)
-        overheads += [beyond[k] - k * step for k in beyond]
+    for drafter in range(drafters):
+        drafting = [median[drafter, k] - verification[k] for k in range(1, longest + 1)]
+        rises = [(later - drafting[0]) / k for k, later in enumerate(drafting[1:], 1)]
+        steps.append(max(1e-9, statistics.median(rises) if rises else drafting[0]))
+        overheads += [seconds - k * steps[-1] for k, seconds in enumerate(drafting, 1)]
     return CostProfile(
-        device=device_name(session.target.device),
+        device=device_name(device),
         autoregressive_step=statistics.median(
             seconds for (_, length), values in rounds.items() if length == 0 for seconds in values
         ),
@@ -124,39 +166,6 @@ def measure(
         verification=verification,
         overhead=max(0.0, statistics.median(overheads)) if overheads else 0.0,
     )
-
-
-def _time_rounds(
-    session: LiveSession,
-    prompt: Sequence[int],
-    drafter: int,
-    number: int,
-    max_length: int,
-    rounds: dict[tuple[int, int], list[float]],
-) -> None:
-    lengths = range(max_length + 1) if session.models else range(1)
-    order = random.Random(number)
-    session.start(prompt, seed=number)
-    if session.models:
-        session.step(Action(1, drafter))  # the first draft reads the whole prompt
-    while session.finished is None:
-        length = order.choice(lengths)
-        played = session.step(Action(length, drafter) if length else FALLBACK)
-        if played.drafted == length:
-            rounds.setdefault((drafter, length), []).append(played.seconds)
-
-
-def _time_verification(
-    session: LiveSession, prompt: Sequence[int], max_length: int, widths: dict[int, list[float]]
-) -> None:
-    session.start(prompt)
-    target, held = session.target, len(prompt) - 1
-    tokens = torch.tensor([list(prompt) * (max_length + 1)], device=target.device)
-    for width in range(1, max_length + 2):
-        began = time.perf_counter()
-        target.extend(tokens[:, :width])[0, -1].argmax().item()  # waits for the device
-        widths.setdefault(width, []).append(time.perf_counter() - began)
-        target.rollback(held)
 
 
 def device_name(device: torch.device) -> str:

@@ -146,9 +146,7 @@ def _assemble(description: dict[str, Any], weights: dict[str, np.ndarray]) -> Po
     )
     features = [(item["name"], item["scale"]) for item in observation["features"]]
     if features != list(zip(spec.names, spec.scales)):
-        odd = next(
-            (name for name, _ in features if name not in spec.names), "their order or scale"
-        )
+        odd = next((name for name, _ in features if name not in spec.names), "their order or scale")
         raise ValueError(
             f"the policy expects {len(features)} features but this version computes {len(spec)} "
             f"(first difference: {odd}): use the version that trained it, or train anew"

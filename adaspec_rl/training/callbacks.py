@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from adaspec_rl.control.learned import Actor
@@ -42,14 +49,19 @@ class TrainingMonitor(BaseCallback):
         self._saved = 0
         self._progress = Progress(
             TextColumn("training"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             refresh_per_second=4,
         )
+
+    @property
+    def agent(self) -> PPO:
+        """The agent in training."""
+        assert isinstance(self.model, PPO)
+        return self.model
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps of this monitor."""
@@ -83,7 +95,7 @@ class TrainingMonitor(BaseCallback):
         self.reward.rate = max(self.reward.rate, speedup)
         if speedup > self.best:
             self.best = speedup
-            self.on_best(actor_of(self.model), speedup, self.num_timesteps)
+            self.on_best(actor_of(self.agent), speedup, self.num_timesteps)
 
     def _on_training_end(self) -> None:
         self._checkpoint()
@@ -97,7 +109,7 @@ class TrainingMonitor(BaseCallback):
     def _checkpoint(self) -> None:
         self._saved = self.num_timesteps
         path = self.checkpoints / f"step_{self.num_timesteps}.pt"
-        save_checkpoint(self.model, path, self.state())
+        save_checkpoint(self.agent, path, self.state())
 
     def _figures(self) -> dict[str, Any]:
         return {
@@ -110,10 +122,10 @@ class TrainingMonitor(BaseCallback):
     def _show(self) -> None:
         figures = self._figures()
         task = self._progress.tasks[0]
-        speed = f"{task.speed:,.0f} steps/s" if task.speed else ""
+        speed = f"{task.speed:,.0f}/s" if task.speed else ""
         self._progress.update(
             self._task,
             completed=self.num_timesteps,
-            status=f"reward {figures['reward']:+.3f}  speedup {figures['speedup']:.2f}  "
-            f"draft length {figures['draft_length']:.1f}  {speed}",
+            status=f"reward {figures['reward']:+.3f} speedup {figures['speedup']:.2f} "
+            f"draft {figures['draft_length']:.1f} {speed}",
         )

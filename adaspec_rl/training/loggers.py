@@ -50,17 +50,13 @@ class RunLog:
 
 
 @contextmanager
-def open_log(
-    config: LoggerConfig, folder: Path, run_config: Mapping[str, Any]
-) -> Iterator[RunLog]:
+def open_log(config: LoggerConfig, folder: Path, run_config: Mapping[str, Any]) -> Iterator[RunLog]:
     """The configured logger, closed at the end; each call is a run of its own.
 
     `WANDB_MODE` is respected: `offline` keeps W&B's files in `folder`, `disabled` writes none.
     """
     if config.name not in LOGGERS:
-        raise ValueError(
-            f"unknown logger {config.name!r}: expected one of {', '.join(LOGGERS)}"
-        )
+        raise ValueError(f"unknown logger {config.name!r}: expected one of {', '.join(LOGGERS)}")
     if config.name == "wandb":
         import wandb
 

@@ -11,19 +11,12 @@ from rich.progress import Progress
 
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.learned import Actor
-from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.spec_decode import SpecDecodeEnv
 from adaspec_rl.evaluation.evaluate import compare
-from adaspec_rl.from_config import (
-    actions_from,
-    pair_from,
-    prompts_from,
-    sampling_from,
-    set_threads,
-    spec_from,
-)
+from adaspec_rl.from_config import pair_from, prompts_from, sampling_from, set_threads
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.replay.cost_profile import CostProfile, measure
+from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
 from adaspec_rl.training.callbacks import TrainingMonitor
 from adaspec_rl.training.loggers import RunLog, open_log
@@ -57,9 +50,7 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
             "verification": config.env.verification,
             "agent": asdict(config.agent),
         }
-        spec = spec_from(config.env, pair)
-        bundle = new_bundle(actor, env, spec, pair, training)
-        save_bundle(bundle, bundle_folder)
+        save_bundle(new_bundle(actor, env, pair, training), bundle_folder)
 
     monitor = TrainingMonitor(
         env.reward,
@@ -95,33 +86,27 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
 
 def live_env(config: TrainConfig, pair: Pair, folder: Path, console: Console) -> SpecDecodeEnv:
     """The live environment on the training prompts, with a freshly measured cost profile."""
-    session = pair.session(
-        max_new_tokens=config.env.max_new_tokens,
-        sampling=sampling_from(config.env),
-        verification=config.env.verification,
-    )
+    settings = config.env
     prompts = prompts_from(config.data, "train", pair)
-    actions, spec = actions_from(config.env, pair), spec_from(config.env, pair)
-    profiled = prompts_from(config.data, "train", pair, config.env.profile_prompts)
     with Progress(console=console) as progress:
         task = progress.add_task("cost profile", total=1.0)
-        profile = measure(
-            session,
-            [item.ids for item in profiled],
-            max_length=config.env.max_length,
+        env = make_live_env(
+            pair,
+            prompts,
+            actions=settings.actions,
+            max_length=settings.max_length,
+            features=settings.features,
+            reward=settings.reward,
+            timing=settings.timing,
+            max_new_tokens=settings.max_new_tokens,
+            sampling=sampling_from(settings),
+            verification=settings.verification,
+            profile_samples=settings.profile_samples,
             progress=lambda share: progress.update(task, completed=share),
         )
-    profile.save(folder / "cost_profile.json")
-    console.print(describe(profile), highlight=False)
-    return SpecDecodeEnv(
-        session,
-        [item.ids for item in prompts],
-        actions,
-        spec,
-        profile,
-        reward=config.env.reward,
-        timing=config.env.timing,
-    )
+    env.profile.save(folder / "cost_profile.json")
+    console.print(describe(env.profile), highlight=False)
+    return env
 
 
 def describe(profile: CostProfile) -> str:
@@ -136,13 +121,13 @@ def describe(profile: CostProfile) -> str:
 
 
 def new_bundle(
-    actor: Actor, env: SpecDecodeEnv, spec: ObservationSpec, pair: Pair, training: dict[str, Any]
+    actor: Actor, env: SpecDecodeEnv, pair: Pair, training: dict[str, Any]
 ) -> PolicyBundle:
     """A bundle of `actor` for the pair and environment that it was trained in."""
     return PolicyBundle(
         actor=actor,
         actions=env.actions,
-        spec=spec,
+        spec=env.features,
         pair=pair.name,
         fingerprint=pair.fingerprint,
         profile=env.profile,

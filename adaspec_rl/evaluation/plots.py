@@ -1,0 +1,46 @@
+"""Pictures of a comparison."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
+
+
+def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
+    """Bars of the speedup with 95% intervals, all prompts first, then each domain."""
+    scopes = {"all prompts": results, **results["domains"]}
+    figure = Figure(figsize=(2.6 * len(scopes), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(scopes), sharey=True, squeeze=False)[0]
+    for axis, (scope, values) in zip(axes, scopes.items()):
+        names = list(values["methods"])
+        speedups = [values["methods"][name]["speedup"] for name in names]
+        intervals = [values["methods"][name]["speedup_ci95"] for name in names]
+        below = [max(0.0, s - low) for s, (low, _) in zip(speedups, intervals)]
+        above = [max(0.0, high - s) for s, (_, high) in zip(speedups, intervals)]
+        colours = [_colour(name, values["best_fixed"]) for name in names]
+        axis.bar(range(len(names)), speedups, color=colours, width=0.75)
+        axis.errorbar(
+            range(len(names)), speedups, yerr=[below, above], fmt="none", ecolor="#333", lw=1
+        )
+        axis.axhline(1.0, color="#333", lw=0.8, ls=":")
+        axis.set_title(scope, fontsize=10)
+        axis.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("speedup over autoregressive decoding", fontsize=9)
+    temperature = f"temperature {results['temperature']:g}"
+    figure.suptitle(f"{results['pair']['name']}, {temperature}, {results['device']}", fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def _colour(name: str, best_fixed: str) -> str:
+    if name == best_fixed:
+        return BEST
+    return FIXED if name == "autoregressive" or name.startswith("fixed_") else LEARNED
+
+
+def _short(name: str) -> str:
+    return name.replace("autoregressive", "plain").replace("fixed_", "")

@@ -1,0 +1,104 @@
+"""Observations: the same from one stream as from many, and what their names say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaspec_rl.control.observation import (
+    EMA_SPANS,
+    GROUPS,
+    CostFeatures,
+    ObservationSpec,
+    Observer,
+    RoundArrays,
+)
+from adaspec_rl.decoding.round import Round
+
+COST = CostFeatures(draft_step=0.1, verification_step=0.02, overhead=0.05, batch_size=4)
+
+
+@st.composite
+def rounds(draw):
+    drafted = draw(st.integers(0, 8))
+    accepted = draw(st.integers(0, drafted))
+    unit = st.floats(0.01, 3.0)
+    return Round(
+        drafter=0,
+        drafted=drafted,
+        accepted=accepted,
+        tokens=tuple(range(accepted + 1)),
+        seconds=1.0,
+        draft_log_probs=tuple(-draw(unit) for _ in range(drafted)),
+        draft_entropies=tuple(draw(unit) for _ in range(drafted)),
+        draft_margins=tuple(draw(unit) for _ in range(drafted)),
+        target_entropy=draw(unit),
+        target_top_probability=draw(st.floats(0, 1)),
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(rounds(), rounds(), rounds()), min_size=1, max_size=12))
+def test_many_streams_see_what_single_streams_see(history):
+    spec = ObservationSpec()
+    batch = Observer(spec, COST, batch=3)
+    singles = [Observer(spec, COST) for _ in range(3)]
+    for number, played in enumerate(history):
+        matches = [number, 2 * number, 0]
+        batch.update(RoundArrays.from_rounds(played, matches))
+        for single, round_, match in zip(singles, played, matches):
+            single.update(RoundArrays.from_rounds([round_], [match]))
+        together = np.concatenate([single.observation() for single in singles])
+        np.testing.assert_array_equal(batch.observation(), together)
+
+
+def test_features_are_what_they_are_called():
+    spec = ObservationSpec()
+    observer = Observer(spec, COST)
+    observer.reset(suffix_match=4)
+    start = dict(zip(spec.names, observer.observation()[0]))
+    assert start["acceptance_ema_2"] == 0.5 and start["suffix_match"] == 0.5
+    assert start["draft_step"] == pytest.approx(0.1) and start["batch_size"] == pytest.approx(2 / 6)
+    played = Round(0, 4, 1, (5, 6), 1.0, (-0.1,) * 4, (2.0,) * 4, (3.0,) * 4, 1.5, 0.7)
+    observer.update(RoundArrays.from_rounds([played], [3]))
+    seen = dict(zip(spec.names, observer.observation()[0]))
+    assert seen["accepted_1_ago"] == pytest.approx(1 / 8) and seen["drafted_1_ago"] == 0.5
+    decay = np.exp(-1 / EMA_SPANS[0])  # one of two reached positions was accepted: still 0.5
+    assert seen["acceptance_ema_2"] == pytest.approx(0.5 * decay + 0.5 * (1 - decay))
+    assert seen["draft_survival"] == pytest.approx(np.exp(-0.4), rel=1e-5)
+    assert seen["target_top_probability"] == pytest.approx(0.7)
+    assert seen["rounds_since_draft"] == 0
+    fallback = Round(0, 0, 0, (7,), 1.0)
+    observer.update(RoundArrays.from_rounds([fallback], [0]))
+    after = dict(zip(spec.names, observer.observation()[0]))
+    assert after["acceptance_ema_2"] == seen["acceptance_ema_2"]
+    assert after["draft_survival"] == seen["draft_survival"]
+    assert after["rounds_since_draft"] == 1 / 8 and after["accepted_2_ago"] == pytest.approx(1 / 8)
+
+
+def test_resetting_some_streams_leaves_the_others_alone():
+    observer = Observer(ObservationSpec(), COST, batch=2)
+    fresh = observer.observation()
+    played = Round(0, 2, 2, (1, 2, 3), 1.0, (-1.0, -1.0), (1.0, 1.0), (1.0, 1.0), 1.0, 0.5)
+    observer.update(RoundArrays.from_rounds([played, played], [1, 1]))
+    moved = observer.observation()
+    observer.reset(np.array([1]))
+    after = observer.observation()
+    np.testing.assert_array_equal(after[0], moved[0])
+    np.testing.assert_array_equal(after[1], fresh[1])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_can_be_left_out(group):
+    rest = tuple(name for name in GROUPS if name != group)
+    full, without, alone = ObservationSpec(), ObservationSpec(rest), ObservationSpec((group,))
+    assert len(without) + len(alone) == len(full)
+    assert Observer(without, COST).observation().shape == (1, len(without))
+    assert Observer(without, COST).observation().dtype == np.float32
+
+
+def test_unknown_groups_are_refused():
+    with pytest.raises(ValueError, match="unknown feature group 'weather'"):
+        ObservationSpec(("weather",))
+    with pytest.raises(ValueError, match="no feature group"):
+        ObservationSpec(())

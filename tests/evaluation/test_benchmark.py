@@ -1,0 +1,97 @@
+"""The comparison: interleaved, rotated, paired, and honest about its texts."""
+
+import csv
+import json
+
+import pytest
+from rich.console import Console
+
+from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.data.prompts import EncodedPrompt, Prompt
+from adaspec_rl.evaluation.benchmark import run_benchmark
+from adaspec_rl.evaluation.losslessness import compare_texts, is_tie
+from adaspec_rl.evaluation.results import assemble, results_table, write_results
+from tests.toy import ToyModel, similar, toy_session
+
+COST = CostFeatures(0.1, 0.02, 0.05)
+PROMPTS = [
+    EncodedPrompt(Prompt(f"p{number}", "even" if number % 2 == 0 else "odd", "x"), [number, 1])
+    for number in range(6)
+]
+IDS = {item.prompt.id: item.ids for item in PROMPTS}
+
+
+def run(seed=1, warmup=1):
+    target = ToyModel(seed=seed)
+    session = toy_session(target, [similar(target, 0.2)])
+    controllers = [FixedLength(length) for length in (0, 1, 3)]
+    return target, run_benchmark(session, controllers, PROMPTS, cost=COST, warmup=warmup)
+
+
+def test_methods_take_turns_and_the_order_rotates():
+    _, records = run()
+    order = [[r.method for r in records if r.prompt == item.prompt.id] for item in PROMPTS]
+    assert order[0] == ["autoregressive", "fixed_1", "fixed_3"]
+    assert order[1] == ["fixed_1", "fixed_3", "autoregressive"]
+    assert order[3] == order[0]
+    assert [r.prompt for r in records[:6]] == ["p0"] * 3 + ["p1"] * 3
+
+
+def test_greedy_texts_are_identical_and_a_difference_is_noticed():
+    target, records = run()
+    same = compare_texts(records, IDS, target)
+    assert (same.prompts, same.compared, same.identical, same.ties) == (6, 12, 12, 0)
+    broken = next(r for r in records if r.method == "fixed_3")
+    broken.generation.tokens[2] = (broken.generation.tokens[2] + 1) % target.vocab_size
+    damaged = compare_texts(records, IDS, target)
+    assert (damaged.identical, damaged.ties) == (11, 0)
+
+
+def test_a_tie_is_a_gap_within_the_noise():
+    class Noisy(ToyModel):
+        """Steps of width 1 round differently from wider passes."""
+
+        def extend(self, tokens, keep=None):
+            logits = super().extend(tokens, keep)
+            return logits + (1e-3 if tokens.shape[1] == 1 else 0.0)
+
+    target = Noisy(seed=1)
+    best, second = target.logits([4, 1]).argsort(descending=True)[:2].tolist()
+    assert not is_tie(target, [4, 1], [best], [second])
+    target.table[4, 1, second] = target.table[4, 1, best] - 5e-4
+    assert is_tie(target, [4, 1], [best], [second])
+    assert not is_tie(target, [4, 1], [best], [])  # a text that stops short is no tie
+
+
+def test_results_hold_every_figure_and_print(tmp_path):
+    target, records = run()
+    context = {"pair": {"name": "toy"}, "temperature": 0.0}
+    results = assemble(records, lossless=compare_texts(records, IDS, target), context=context)
+    write_results(results, tmp_path)
+    read = json.loads((tmp_path / "results.json").read_text())
+    assert read["schema"] == 1 and set(read["domains"]) == {"even", "odd"}
+    figures = read["methods"]["fixed_3"]
+    base = read["methods"]["autoregressive"]
+    assert base["speedup"] == 1.0 and base["speedup_ci95"] == [1.0, 1.0]
+    assert base["acceptance_rate"] is None and base["mean_accepted_tokens"] == 1.0
+    assert figures["speedup"] == pytest.approx(
+        figures["tokens_per_second"] / base["tokens_per_second"]
+    )
+    assert 1 < figures["mean_accepted_tokens"] <= 4 and 0 < figures["acceptance_rate"] <= 1
+    best = max(read["methods"], key=lambda name: read["methods"][name]["speedup"])
+    assert read["best_fixed"] == best
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 and {row["domain"] for row in rows} == {"all", "even", "odd"}
+    console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
+    console.print(results_table(results))
+    assert "fixed_3" in console.export_text()
+
+
+def test_nothing_to_compare_is_refused():
+    session = toy_session(ToyModel(seed=1), [])
+    with pytest.raises(ValueError, match="no held-out prompts"):
+        run_benchmark(session, [FixedLength(0)], [], cost=COST)
+    with pytest.raises(ValueError, match="different names"):
+        run_benchmark(session, [FixedLength(0), FixedLength(0)], PROMPTS, cost=COST)

@@ -1,0 +1,115 @@
+"""The embedded pair is what it claims to be, and pairs that do not fit are refused."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.generation import generate
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.data.corpus import DOMAINS
+from adaspec_rl.data.prompts import balanced, embedded_prompts
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.pairs.pair import EMBEDDED, fingerprint, load_pair
+from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+
+COST = CostFeatures(0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return load_pair("tiny", "tiny:target", ["tiny:draft", "tiny:code"])
+
+
+def test_the_embedded_weights_are_small_and_load_in_transformers():
+    files = list(EMBEDDED.rglob("*.safetensors"))
+    assert len(files) == 3 and sum(path.stat().st_size for path in files) <= 32 * 2**20
+    sizes = {}
+    for name in ("target", "draft", "code"):
+        model = AutoModelForCausalLM.from_pretrained(EMBEDDED / name)
+        assert AutoTokenizer.from_pretrained(EMBEDDED / name).vocab_size == 4096
+        assert model.dtype == torch.bfloat16 and model.config.max_position_embeddings >= 1024
+        sizes[name] = model.num_parameters()
+    assert 9e6 <= sizes["target"] <= 12e6
+    assert 0.7e6 <= sizes["draft"] <= 1.2e6 and 0.7e6 <= sizes["code"] <= 1.2e6
+
+
+def test_greedy_text_is_that_of_generate_for_every_draft_length(pair):
+    reference = AutoModelForCausalLM.from_pretrained(EMBEDDED / "target", dtype=torch.float32)
+    session = pair.session(max_new_tokens=48, sampling=Sampling())
+    for prompt in balanced(embedded_prompts("test"), 3):
+        ids = pair.encode(prompt.text)
+        wanted = reference.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=48,
+            do_sample=False,
+        )[0, len(ids) :].tolist()
+        for length, drafter in itertools.product((0, 1, 3, 8), (0, 1)):
+            made = generate(session, FixedLength(length, drafter), ids, cost=COST)
+            assert made.tokens == wanted, (prompt.id, length, drafter)
+
+
+def test_drafters_are_useful_in_every_domain(pair):
+    session = pair.session(max_new_tokens=48, sampling=Sampling())
+    for domain in DOMAINS:
+        prompts = [p for p in embedded_prompts("test") if p.domain == domain][:6]
+        rounds = []
+        for prompt in prompts:
+            session.start(pair.encode(prompt.text))
+            while not session.finished:
+                rounds.append(session.step(Action(3)))
+        assert sum(r.accepted for r in rounds) / sum(r.reached for r in rounds) > 0.25
+
+
+def test_prompts_round_trip_through_the_tokenizer(pair):
+    for prompt in embedded_prompts("test")[::16]:
+        ids = pair.encode(prompt.text)
+        assert ids[0] == pair.tokenizer.bos_token_id
+        assert pair.tokenizer.decode(ids[1:]) == prompt.text
+
+
+def test_the_fingerprint_changes_with_weights_and_configuration(tmp_path):
+    folder = shutil.copytree(EMBEDDED / "draft", tmp_path / "draft")
+    original = fingerprint([Checkpoint(folder)])
+    assert original == fingerprint([Checkpoint(EMBEDDED / "draft")])
+    weights = folder / "model.safetensors"
+    packed = bytearray(weights.read_bytes())
+    packed[len(packed) // 2 + 10] ^= 1
+    weights.write_bytes(packed)
+    assert fingerprint([Checkpoint(folder)]) != original
+    shutil.copy(EMBEDDED / "draft" / "model.safetensors", weights)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
+    assert fingerprint([Checkpoint(folder)]) != original
+
+
+def test_other_vocabularies_are_refused_with_how_they_differ(tmp_path):
+    folder = shutil.copytree(EMBEDDED / "draft", tmp_path / "draft")
+    save_tokenizer(train_tokenizer(["some other text " * 50], 300), folder)
+    with pytest.raises(ValueError, match=r"differ \(4096 tokens against 2\d\d\)"):
+        load_pair("x", "tiny:target", [str(folder)])
+    shutil.copytree(EMBEDDED / "draft", folder, dirs_exist_ok=True)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["!"], vocab['"'] = vocab['"'], vocab["!"]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"differ \(token .* is \d+ in one and \d+ in the other\)"):
+        load_pair("x", "tiny:target", [str(folder)])
+
+
+def test_models_that_cannot_be_had_are_explained(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="there is no folder /no/such"):
+        load_pair("x", "/no/such", ["tiny:draft"])
+    with pytest.raises(ValueError, match="no embedded model 'tiny:huge': expected one of tiny:"):
+        load_pair("x", "tiny:huge", ["tiny:draft"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"cannot load 'Qwen/Qwen3-8B'.*HF_HUB_OFFLINE"):
+        load_pair("x", "Qwen/Qwen3-8B", ["tiny:draft"])

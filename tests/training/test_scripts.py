@@ -1,0 +1,158 @@
+"""The two scripts as a newcomer runs them, on the embedded pair at its smallest."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMOKE = "experiment=smoke"
+
+
+def run(script: str, *arguments: str, cwd: Path, code: int = 0, **env: str) -> str:
+    """Run a script and check its exit code; returns stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd,
+        env={**os.environ, "WANDB_MODE": "offline", "COLUMNS": "80", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which a policy was trained, and what training printed."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    return folder, run("train_policy.py", SMOKE, cwd=folder)
+
+
+def newest(folder: Path, script: str = "train_policy") -> Path:
+    return sorted((folder / "runs" / script).iterdir())[-1]
+
+
+def test_training_writes_everything_and_says_where(trained):
+    folder, printed = trained
+    made = newest(folder)
+    names = {path.name for path in made.iterdir()}
+    assert {
+        "policy", "summary.json", "results.json", "results.csv", "checkpoints", "csv",
+        "cost_profile.json",
+    } <= names  # fmt: skip
+    assert printed.rstrip().endswith(f"policy: {made / 'policy'}")
+    assert "learned" in printed and "fixed_4" in printed
+    summary = json.loads((made / "summary.json").read_text())
+    results = json.loads((made / "results.json").read_text())
+    assert summary["speedup"] == results["methods"]["learned"]["speedup"]
+    assert results["lossless"]["identical"] == results["lossless"]["compared"] == 9
+    curve = (made / "csv" / "progress.csv").read_text().splitlines()
+    assert "adaspec/speedup" in curve[0] and len(curve) == 3  # two rollouts
+
+
+def test_evaluation_takes_the_newest_policy_and_says_so(trained):
+    folder, _ = trained
+    printed = run("evaluate.py", SMOKE, cwd=folder)
+    made = newest(folder)
+    assert f"policy: {Path('runs') / made.relative_to(folder / 'runs')}/policy (the newest)" in (
+        printed.replace("\n", "")
+    )
+    results = json.loads((newest(folder, "evaluate") / "results.json").read_text())
+    assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_4", "learned"}
+    for key in ("schema", "pair", "device", "versions", "seed", "temperature", "best_fixed"):
+        assert key in results
+    assert set(results["domains"]) == {"code", "prose", "dialogue"}
+
+
+def test_sampling_and_a_fixed_controller(trained):
+    folder, _ = trained
+    run(
+        "evaluate.py", SMOKE, "controller=fixed", "controller.length=2", "env.temperature=0.8",
+        "evaluation.lengths=[1]", cwd=folder,
+    )  # fmt: skip
+    results = json.loads((newest(folder, "evaluate") / "results.json").read_text())
+    assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_2"}
+    assert results["temperature"] == 0.8 and results["lossless"] is None
+
+
+def test_training_resumes_from_its_last_checkpoint(trained):
+    folder, _ = trained
+    first = newest(folder)
+    printed = run("train_policy.py", SMOKE, f"resume={first}", "agent.total_steps=384", cwd=folder)
+    assert "resuming from" in printed and "step_256.pt" in printed
+    assert (newest(folder) / "checkpoints" / "step_384.pt").exists()
+
+
+def test_sweeps_run_each_job_with_its_own_wandb_run(tmp_path):
+    run(
+        "train_policy.py", "-m", SMOKE, "agent.learning_rate=1e-4,3e-4", "logger=wandb",
+        "agent.total_steps=128", "evaluation.lengths=[1]", cwd=tmp_path,
+    )  # fmt: skip
+    sweep = newest(tmp_path)
+    jobs = sorted(path for path in sweep.iterdir() if path.is_dir())
+    assert [job.name for job in jobs] == ["0", "1"]
+    rates = []
+    for job in jobs:
+        policy = json.loads((job / "policy" / "policy.json").read_text())
+        rates.append(policy["training"]["agent"]["learning_rate"])
+        assert len(list((job / "wandb").glob("offline-run-*"))) == 1
+    assert rates == [1e-4, 3e-4]
+
+
+def test_interrupting_keeps_the_best_policy(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train_policy.py"), SMOKE, "agent.total_steps=100000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("runs/*/*/policy/policy.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the best policy so far:" in printed and "Traceback" not in printed
+    (bundle,) = tmp_path.glob("runs/*/*/policy")
+    from adaspec_rl.training.bundle import load_bundle
+
+    load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train_policy.py", ["agent.learning_rte=1"], "did you mean agent.learning_rate"),
+        ("train_policy.py", ["agnt.learning_rate=1"], "did you mean agent.learning_rate"),
+        ("train_policy.py", ["model=lama"], "model=lama does not exist: expected one of llama"),
+        ("train_policy.py", ["experiment=nothing"], "experiment=nothing does not exist"),
+        ("train_policy.py", ["model=pair"], "model.drafter and model.target must be set"),
+        ("train_policy.py", ["agent.n_steps=many"], "agent.n_steps"),
+        ("train_policy.py", ["model.target=/no/such/folder"], "no folder /no/such/folder"),
+        ("train_policy.py", ["model.drafter=tiny:huge"], "expected one of tiny:code, tiny:draft"),
+        ("train_policy.py", ["env.max_new_tokens=0"], "max_new_tokens must be at least 1, got 0"),
+        ("train_policy.py", ["env.actions=words"], "unknown action list 'words'"),
+        ("train_policy.py", ["agent.batch_size=100"], "agent.batch_size must divide"),
+        ("train_policy.py", ["resume=nowhere"], "nowhere has no checkpoints"),
+        ("train_policy.py", ["data=jsonl"], "data.path is not set"),
+        ("train_policy.py", ["data=jsonl", "data.path=no.jsonl"], "no prompt file no.jsonl"),
+        ("evaluate.py", [], "no trained policy under runs: run train_policy.py first"),
+        ("evaluate.py", ["policy=nowhere"], "nowhere is not a policy bundle"),
+        ("evaluate.py", ["controller=fixed", "evaluation.max_new_tokens=0"], "got 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing_behind(tmp_path, script, arguments, message):
+    printed = run(script, *arguments, cwd=tmp_path, code=2, HF_HUB_OFFLINE="1")
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0], printed
+    assert "Traceback" not in printed
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
