@@ -33,7 +33,7 @@ class LanguageModel(Protocol):
 
         Raises:
             ValueError: the rows would outgrow `context_length`.
-            FloatingPointError: logits are NaN or infinite; names the model and the position.
+            FloatingPointError: logits are NaN or infinite (on a GPU it is `check` that says so).
         """
         ...
 
@@ -43,4 +43,12 @@ class LanguageModel(Protocol):
 
     def reset(self, batch: int = 1) -> None:
         """Empty the cache for `batch` rows."""
+        ...
+
+    def check(self) -> None:
+        """Raise what a forward on a GPU put off; call it when the device has been waited for.
+
+        Raises:
+            FloatingPointError: logits were NaN or infinite; names the model and the position.
+        """
         ...

@@ -1,0 +1,109 @@
+"""The arithmetic of one forward pass. In small models a call costs as much as its sums do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.bias import CausalBias
+
+from adaspec_rl.engine.architecture import Architecture
+from adaspec_rl.engine.attention import attend
+from adaspec_rl.engine.weights import Weights
+
+
+@dataclass(slots=True)
+class Plan:
+    """Where the tokens of one forward pass stand and what they see."""
+
+    rope: torch.Tensor  # [B or 1, W, 1, D / 2] complex64
+    masks: Mapping[int | None, torch.Tensor | CausalBias | None]  # by window
+    keys: Sequence[torch.Tensor]  # a layer: [B, kv heads, L, D]
+    values: Sequence[torch.Tensor]
+    room: Sequence[torch.Tensor]  # a layer: [B, 2 kv heads, W, D], or all of its cache
+    slots: tuple[torch.Tensor, torch.Tensor] | None  # rows [B, 1] and columns [B, W] in `room`
+
+
+class Decoder:
+    """The layers of a model, without any state."""
+
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        self._architecture = architecture
+        self._weights = weights
+        self._float32 = weights.norm.dtype == torch.float32
+        self._quantized = type(weights.layers[0].output) is not torch.Tensor
+        self._norm = _norm_by_parts if weights.norm.device.type == "cpu" else _norm
+
+    def run(
+        self, tokens: torch.Tensor, plan: Plan, keep: int, layers: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read `tokens` `[B, W]` through the first `layers` layers.
+
+        Returns: logits `[B, K, V]` of the last `K = keep` tokens, and the normalised hidden states
+        that they come from, `[B, K, hidden]`.
+        """
+        a, weights, norm = self._architecture, self._weights, self._norm
+        batch, width = tokens.shape
+        eps, kv_heads = a.norm_eps, a.kv_heads
+        turning = a.heads + kv_heads  # the heads that RoPE applies to
+        heads = (batch, width, turning + kv_heads, a.head_dim)
+        pairs = (batch, width, turning + kv_heads, a.head_dim // 2, 2)
+        parts = (a.heads, 2 * kv_heads)
+        add_product = _add_linear if self._quantized else _add_product
+        hidden = weights.embedding.index_select(0, tokens.reshape(-1))  # [B * W, hidden]
+        for layer, window, keys, values, room in zip(
+            weights.layers[:layers], a.windows, plan.keys, plan.values, plan.room
+        ):
+            x = norm(hidden, layer.attention_norm, eps)
+            qkv = F.linear(x, layer.qkv, layer.qkv_bias)
+            if not self._float32:
+                qkv = qkv.float()
+            qkv = qkv.view(heads)
+            if layer.qk_norm is not None:
+                part = qkv.narrow(2, 0, turning)
+                part.copy_(F.rms_norm(part, (a.head_dim,), None, eps) * layer.qk_norm)
+            torch.view_as_complex(qkv.view(pairs)).narrow(2, 0, turning).mul_(plan.rope)
+            queries, new = qkv.split(parts, 2)  # [B, W, heads, D], [B, W, 2 kv heads, D]
+            if plan.slots is None:
+                room.copy_(new.transpose(1, 2))
+            else:
+                rows, columns = plan.slots
+                room[rows, :, columns] = new.to(room.dtype)
+            if not self._float32:
+                queries = queries.to(room.dtype)
+            mixed = attend(queries, keys, values, plan.masks[window])  # [B * W, heads D]
+            add_product(hidden, mixed, layer.output, layer.output_bias)
+            x = norm(hidden, layer.mlp_norm, eps)
+            x = F.linear(x, layer.gate_up, layer.gate_up_bias)
+            gate, up = x.chunk(2, 1)
+            add_product(hidden, F.silu(gate).mul_(up), layer.down, layer.down_bias)
+        hidden = hidden.view(batch, width, -1)
+        if keep < width:
+            hidden = hidden.narrow(1, width - keep, keep)
+        hidden = norm(hidden, weights.norm, eps)
+        return F.linear(hidden, weights.head), hidden
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def _norm_by_parts(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """The same; on the CPU twice as fast."""
+    return torch.rms_norm(x, weight.shape, None, eps).mul_(weight)
+
+
+def _add_product(
+    total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    """Add `x @ weight.T + bias` to `total`, in place."""
+    total.addmm_(x, weight.t())
+    if bias is not None:
+        total.add_(bias)
+
+
+def _add_linear(
+    total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    """The same for quantised weights, which know no sum with a product."""
+    total.add_(F.linear(x, weight, bias))

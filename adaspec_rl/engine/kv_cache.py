@@ -1,0 +1,82 @@
+"""Keys and values of every token read so far, in memory that does not move while it suffices."""
+
+import torch
+
+from adaspec_rl.engine.architecture import Architecture
+
+_FIRST_CAPACITY = 1024  # tokens
+
+
+class KVCache:
+    """Room for `capacity` tokens in each of `batch` rows. To forget tokens is to lower a length."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        context_length: int,
+    ) -> None:
+        self.context_length = context_length
+        self.lengths: list[int] = []
+        self._architecture = architecture
+        self._dtype, self._device = dtype, device
+        self.capacity = min(_FIRST_CAPACITY, context_length)
+        self.allocate(1)
+
+    @property
+    def batch(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all rows have the same length."""
+        return len(self.lengths) == 1 or len(set(self.lengths)) == 1
+
+    def allocate(self, batch: int) -> None:
+        """Empty the cache, for `batch` rows."""
+        if batch < 1:
+            raise ValueError(f"expected at least 1 row, got batch={batch}")
+        if batch != self.batch:
+            self.data = self._new(batch)
+        self.lengths = [0] * batch
+
+    @torch.inference_mode()  # where the memory may have been made
+    def wipe(self) -> None:
+        """Empty the cache and erase it: a NaN spoils a sum even where its weight is nothing."""
+        self.data.zero_()
+        self.lengths = [0] * self.batch
+
+    def reserve(self, length: int) -> bool:
+        """Make room for rows of `length` tokens; true if the memory had to move."""
+        if length <= self.capacity:
+            return False
+        old, self.capacity = self.capacity, min(self.context_length, max(length, 2 * self.capacity))
+        data = self._new(self.batch)
+        data[:, :, :, :old] = self.data
+        self.data = data
+        return True
+
+    def rollback(self, lengths: list[int]) -> None:
+        """Keep the first `lengths[b]` tokens of row `b`.
+
+        Raises:
+            ValueError: a row does not hold that many, or there are not as many rows.
+        """
+        if len(lengths) != self.batch or any(
+            not 0 <= wanted <= held for wanted, held in zip(lengths, self.lengths)
+        ):
+            raise ValueError(f"cannot roll back to {lengths} tokens: the rows hold {self.lengths}")
+        self.lengths = lengths
+
+    def _new(self, batch: int) -> torch.Tensor:
+        a = self._architecture
+        # Zeros, not empty: masked entries take part with no weight, which does not silence a NaN.
+        # Keys first, then values, along the third dimension.
+        shape = (a.layers, batch, 2 * a.kv_heads, self.capacity, a.head_dim)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)

@@ -1,0 +1,295 @@
+"""A decoder-only forward pass with nothing in it but the arithmetic."""
+
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+import torch
+from torch.nn.attention.bias import CausalBias, causal_lower_right
+
+from adaspec_rl.engine.architecture import Architecture
+from adaspec_rl.engine.attention import CausalBand, additive
+from adaspec_rl.engine.cuda_graphs import GraphPool, record_cuda_graph
+from adaspec_rl.engine.decoder import Decoder, Plan
+from adaspec_rl.engine.finite_check import FiniteCheck
+from adaspec_rl.engine.kv_cache import KVCache
+from adaspec_rl.engine.memory import out_of_memory
+from adaspec_rl.engine.prefill import check_room, default_chunk
+from adaspec_rl.engine.weights import Weights, load_weights
+
+_GRAPH_WIDTH = 64  # wider forwards are bound by arithmetic, not by launches
+_BUCKET = 256  # attention on CUDA spans a power of two times this many keys
+
+
+class LeanModel:
+    """A `LanguageModel` for Llama, Mistral, Qwen2 and Qwen3.
+
+    Attributes:
+        last_hidden: `[B, K, hidden]`, what the last forward's logits were computed from.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        name: str,
+        *,
+        context_length: int | None = None,
+        prefill_chunk: int | None = None,
+        graph_memory: int = 2 << 30,
+        compile: bool = False,
+    ) -> None:
+        """`context_length` defaults to the architecture's.
+
+        Args:
+            prefill_chunk: the most tokens in one forward pass.
+            graph_memory: bytes that captured CUDA graphs may take; 0 captures none.
+            compile: run narrow CUDA forwards through torch.compile.
+
+        Raises:
+            ValueError: dynamic RoPE scaling is asked to go beyond the trained context.
+        """
+        limit = context_length or architecture.context_length
+        if architecture.rope.rope_type == "dynamic" and limit > architecture.context_length:
+            raise ValueError(
+                f"{name} has rope_type='dynamic', whose rotations beyond "
+                f"{architecture.context_length} tokens depend on how the text is cut into forward "
+                f"passes: expected at most that context_length, got {limit}"
+            )
+        self.name = name
+        self.architecture = architecture
+        self.vocab_size = architecture.vocab_size
+        self.context_length = limit
+        self.device = weights.norm.device
+        self.last_hidden: torch.Tensor | None = None
+        self.weights = weights
+        self.dtype = weights.norm.dtype
+        self._chunk = prefill_chunk or default_chunk(self.device)
+        self._decoder = Decoder(architecture, weights)
+        self._finite = FiniteCheck(name, self.device)
+        self._on_cpu = self.device.type == "cpu"
+        self._windows = tuple(set(architecture.windows))
+        self._windowed = self._windows != (None,)
+        self._cache = KVCache(
+            architecture, dtype=self.dtype, device=self.device, context_length=limit
+        )
+        narrow = torch.compile(self._narrow_forward, dynamic=False) if compile else None
+        self._graphs = GraphPool(
+            narrow or self._narrow_forward, record_cuda_graph, budget=graph_memory
+        )
+        self._prepare()
+
+    @classmethod
+    def from_tensors(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Iterable[tuple[str, torch.Tensor]],
+        name: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),
+        **options: Any,
+    ) -> "LeanModel":
+        """Build from a `config.json` and named tensors, e.g. `state_dict.items()`."""
+        architecture = Architecture.from_config(config)
+        weights = load_weights(architecture, tensors, dtype=dtype, device=device)
+        return cls(architecture, weights, name, **options)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return torch.tensor(self._cache.lengths, dtype=torch.long)
+
+    def prefill(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.reset(len(tokens))
+        return self.extend(tokens, keep=1)[:, -1]
+
+    def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
+        width = tokens.shape[-1]
+        if width <= self._chunk:
+            return self.forward(tokens, keep=keep)
+        check_room(self.name, tokens, self._cache.batch, self._cache.longest, self.context_length)
+        keep = width if keep is None else min(keep, width)
+        parts = []
+        for start in range(0, width, self._chunk):
+            chunk = tokens[:, start : start + self._chunk]
+            stop = start + chunk.shape[1]
+            wanted = max(0, stop - max(start, width - keep))  # logits kept of this chunk
+            parts.append(self.forward(chunk, keep=wanted))
+        return torch.cat(parts, dim=1)
+
+    def rollback(self, lengths: torch.Tensor | int) -> None:
+        if isinstance(lengths, int):
+            self._cache.rollback([lengths] * self._cache.batch)
+        else:
+            self._cache.rollback(lengths.tolist())
+
+    def reset(self, batch: int = 1) -> None:
+        moved = batch != self._cache.batch
+        self._cache.allocate(batch)
+        if moved:
+            self._prepare()
+
+    def check(self) -> None:
+        """Raise a FloatingPointError that a forward on CUDA deferred. Synchronises."""
+        try:
+            self._finite.check()
+        except FloatingPointError:
+            self._cache.wipe()
+            raise
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        *,
+        keep: int | None = None,
+        layers: int | None = None,
+        positions: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Append `tokens` `[B, W]` to the cache in one pass, as `extend` does.
+
+        Args:
+            keep: logits of the last `keep` tokens only.
+            layers: stop after this many layers and decode from there (an early exit). Deeper
+                layers then know nothing of these tokens: roll back before running them all.
+            positions: `[B, W]`, where the tokens stand in their texts; by default at the row's end.
+            mask: `[B or 1, W, L]` bool, which of the `L` = longest row + `W` tokens in the cache
+                each token sees, itself included; by default all before it. With `positions`, this
+                runs the branches of a tree side by side.
+
+        Returns: float32 logits `[B, K, V]`.
+        """
+        cache = self._cache
+        batch, width = tokens.shape
+        check_room(self.name, tokens, cache.batch, cache.longest, self.context_length)
+        keep = width if keep is None else min(keep, width)
+        layers = self.architecture.layers if layers is None else layers
+        try:
+            if cache.reserve(cache.longest + width):
+                self._prepare()
+            tokens = tokens.to(self.device)
+            if not self._on_cpu and positions is None and mask is None and width <= _GRAPH_WIDTH:
+                logits, hidden = self._graphed(tokens, keep, layers)
+            else:
+                if positions is None and mask is None and cache.uniform:
+                    plan = self._causal_plan(cache.lengths[0], width)
+                else:
+                    plan = self._masked_plan(width, positions, mask)
+                logits, hidden = self._decoder.run(tokens, plan, keep, layers)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.name, error) from error
+        cache.lengths = [length + width for length in cache.lengths]
+        logits, self.last_hidden = logits.float(), hidden
+        if keep and (not self._on_cpu or not isfinite(logits.sum().item())):
+            self._watch(logits, self._positions(-keep, keep))
+        return logits
+
+    def _watch(self, logits: torch.Tensor, positions: torch.Tensor) -> None:
+        try:
+            self._finite.watch(logits, positions)
+        except FloatingPointError:
+            self._cache.wipe()
+            raise
+
+    def _prepare(self) -> None:
+        """Build what depends on where the cache is and how much it holds."""
+        a, cache = self.architecture, self._cache
+        self._rope = a.rope.table(cache.capacity, a.head_dim, self.device)[:, None]  # [L, 1, D/2]
+        self._steps = torch.arange(cache.capacity, device=self.device)
+        self._rows = torch.arange(cache.batch, device=self.device)[:, None]
+        self._keys = cache.data.narrow(2, 0, a.kv_heads)  # [layers, B, kv heads, L, D]
+        self._values = cache.data.narrow(2, a.kv_heads, a.kv_heads)
+        self._slot_positions = self._steps.repeat(cache.batch, 1)  # [B, L]
+        self._graphs.clear()
+        self._bands = {
+            window: CausalBand(cache.capacity, window, a.groups, self.dtype)
+            for window in (self._windows if self._on_cpu else ())
+        }
+
+    def _positions(self, offset: int, width: int) -> torch.Tensor:
+        """Positions `length + offset ...` of every row, `[B, width]`."""
+        first = [[length + offset] for length in self._cache.lengths]
+        return torch.tensor(first, device=self.device) + self._steps[:width]
+
+    def _causal_plan(self, start: int, width: int) -> Plan:
+        """All rows append at `start`: every tensor is a slice."""
+        a, stop = self.architecture, start + width
+        masks: dict[int | None, torch.Tensor | CausalBias | None] = {}
+        for window in self._windows:
+            cut = window is not None and stop > window  # someone is out of sight
+            if width == 1 and not cut:
+                masks[window] = None
+            elif self._on_cpu and width <= CausalBand.MAX_WIDTH:
+                masks[window] = self._bands[window].mask(start, width)
+            elif not cut and (start == 0 or not self._on_cpu):
+                masks[window] = causal_lower_right(width, stop)
+            else:
+                row, column = self._steps[start:stop, None], self._steps[:stop]
+                allowed = column <= row
+                if window is not None:
+                    allowed = allowed & (column > row - window)
+                masks[window] = additive(allowed[None], a.groups, self.dtype)
+        if self._windowed:
+            self._slot_positions[:, start:stop] = self._steps[start:stop]
+        return Plan(
+            rope=self._rope.narrow(0, start, width),
+            masks=masks,
+            keys=self._keys.narrow(3, 0, stop).unbind(0),
+            values=self._values.narrow(3, 0, stop).unbind(0),
+            room=self._cache.data.narrow(3, start, width).unbind(0),
+            slots=None,
+        )
+
+    def _masked_plan(
+        self, width: int, positions: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> Plan:
+        """Rows of different lengths, or tokens that say what they see."""
+        slots = self._positions(0, width)
+        positions = slots if positions is None else positions.to(self.device)
+        return self._scattered_plan(slots, positions, self._cache.longest + width, mask)
+
+    def _scattered_plan(
+        self, slots: torch.Tensor, positions: torch.Tensor, span: int, mask: torch.Tensor | None
+    ) -> Plan:
+        a = self.architecture
+        if self._windowed:
+            self._slot_positions[self._rows, slots] = positions
+        causal = self._steps[:span] <= slots[..., None]  # [B, W, span]
+        allowed = causal if mask is None else mask.to(self.device)
+        masks: dict[int | None, torch.Tensor | CausalBias | None] = {}
+        for window in self._windows:
+            seen = allowed
+            if window is not None:
+                key_positions = self._slot_positions[:, None, :span]
+                seen = seen & (key_positions > positions[..., None] - window)
+            masks[window] = additive(seen, a.groups, self.dtype)
+        return Plan(
+            rope=self._rope[positions],
+            masks=masks,
+            keys=self._keys.narrow(3, 0, span).unbind(0),
+            values=self._values.narrow(3, 0, span).unbind(0),
+            room=self._cache.data.unbind(0),
+            slots=(self._rows, slots),
+        )
+
+    def _graphed(
+        self, tokens: torch.Tensor, keep: int, layers: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        cache, width = self._cache, tokens.shape[1]
+        span = _BUCKET
+        while span < cache.longest + width:
+            span *= 2
+        span = min(span, cache.capacity)
+        starts = torch.tensor(cache.lengths).to(self.device, non_blocking=True)
+        key = (cache.batch, width, span, keep, layers)
+        logits, hidden = self._graphs.run(key, (tokens, starts), span, keep, layers)
+        return logits.clone(), hidden.clone()  # the next replay overwrites them
+
+    def _narrow_forward(
+        self, tokens: torch.Tensor, starts: torch.Tensor, span: int, keep: int, layers: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A pass whose shapes do not depend on the lengths `starts` `[B]`: one to be replayed."""
+        slots = starts[:, None] + self._steps[: tokens.shape[1]]
+        plan = self._scattered_plan(slots, slots, span, None)
+        return self._decoder.run(tokens, plan, keep, layers)

@@ -1,0 +1,39 @@
+"""Weight-only int8, through torchao."""
+
+import torch
+from torch import nn
+
+from adaspec_rl.engine.weights import Weights
+
+QUANTIZATIONS = ("int8",)
+
+
+def quantize_module(model: nn.Module, kind: str) -> None:
+    """Replace the weights of every linear layer of `model` by int8.
+
+    Raises:
+        ValueError: unknown kind, or torchao is not installed.
+    """
+    if kind not in QUANTIZATIONS:
+        raise ValueError(f"quantize={kind!r} is not supported: expected one of {QUANTIZATIONS}")
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        raise ValueError("quantize='int8' needs torchao: pip install torchao") from None
+    quantize_(model, Int8WeightOnlyConfig())
+
+
+def quantize_weights(weights: Weights, kind: str) -> None:
+    """Replace every matrix of `weights` by int8, one at a time; a tied embedding stays."""
+    for layer in weights.layers:
+        for field in ("qkv", "output", "gate_up", "down"):
+            setattr(layer, field, _quantized(getattr(layer, field), kind))
+    if weights.head is not weights.embedding:
+        weights.head = _quantized(weights.head, kind)
+
+
+def _quantized(matrix: torch.Tensor, kind: str) -> torch.Tensor:
+    linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(matrix, requires_grad=False)
+    quantize_module(linear, kind)
+    return linear.weight.data

@@ -1,0 +1,128 @@
+"""Any causal language model of transformers, through its own forward. Slower, but right."""
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from adaspec_rl.engine.finite_check import FiniteCheck
+from adaspec_rl.engine.memory import out_of_memory
+from adaspec_rl.engine.prefill import check_room, default_chunk
+
+# Caches that can forget their last tokens. Recurrent states cannot.
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+class TransformersModel:
+    """A `LanguageModel` whose rows all have the same length.
+
+    The cache keeps every token of every layer, sliding windows included (the masks see to the
+    windows), so that a rollback is always possible.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        name: str,
+        *,
+        context_length: int | None = None,
+        prefill_chunk: int | None = None,
+    ) -> None:
+        """`context_length` defaults to the configuration's; `prefill_chunk` is in tokens.
+
+        Raises:
+            ValueError: the model keeps a recurrent state, or its context length is not known.
+        """
+        config: Any = model.config.get_text_config()
+        layer_types = set(getattr(config, "layer_types", None) or ())
+        recurrent = sorted(layer_types - _ATTENTION)
+        if recurrent or getattr(model, "_is_stateful", False):
+            raise ValueError(
+                f"{name} ({config.model_type}) keeps a recurrent state"
+                f"{f' ({recurrent[0]})' if recurrent else ''}, which cannot be rolled back: "
+                "expected a model with attention layers only"
+            )
+        limit = context_length or getattr(config, "max_position_embeddings", None)
+        if limit is None:
+            raise ValueError(
+                f"the configuration of {name} has no max_position_embeddings: set context_length"
+            )
+        self.name = name
+        self.vocab_size = int(config.vocab_size)
+        self.context_length = int(limit)
+        self.device = model.device
+        model.eval()
+        self._model = model
+        self._chunk = prefill_chunk or default_chunk(self.device)
+        self._cuts_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._finite = FiniteCheck(name, self.device)
+        self._length = 0
+        self.reset()
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return torch.full((self._batch,), self._length, dtype=torch.long)
+
+    def prefill(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.reset(len(tokens))
+        return self.extend(tokens, keep=1)[:, -1]
+
+    @torch.inference_mode()
+    def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
+        batch, width = tokens.shape
+        check_room(self.name, tokens, self._batch, self._length, self.context_length)
+        keep = width if keep is None else min(keep, width)
+        tokens = tokens.to(self.device)
+        parts: list[torch.Tensor] = []
+        try:
+            for start in range(0, width, self._chunk):
+                stop = min(start + self._chunk, width)
+                wanted = max(0, stop - max(start, width - keep))  # logits kept of this chunk
+                logits = self._forward(tokens[:, start:stop], max(wanted, 1))
+                if wanted:
+                    parts.append(logits)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.name, error) from error
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        first = self._length - keep
+        positions = torch.arange(first, self._length, device=self.device)
+        self._finite.watch(logits, positions.expand(batch, keep))
+        return logits
+
+    def rollback(self, lengths: torch.Tensor | int) -> None:
+        wanted = lengths if isinstance(lengths, int) else _common(self.name, lengths)
+        if not 0 <= wanted <= self._length:
+            raise ValueError(
+                f"{self.name} cannot roll back to {wanted} tokens: expected 0 to {self._length}"
+            )
+        if wanted == 0:
+            self._cache = DynamicCache()
+        elif wanted < self._length:
+            self._cache.crop(wanted - self._length)
+        self._length = wanted
+
+    def reset(self, batch: int = 1) -> None:
+        self._batch, self._length = batch, 0
+        self._cache = DynamicCache()  # built without a config: every layer keeps every token
+
+    def check(self) -> None:
+        """Raise a FloatingPointError that a forward on CUDA deferred. Synchronises."""
+        self._finite.check()
+
+    def _forward(self, tokens: torch.Tensor, keep: int) -> torch.Tensor:
+        cut: dict[str, Any] = {"logits_to_keep": keep} if self._cuts_logits else {}
+        output = self._model(input_ids=tokens, past_key_values=self._cache, use_cache=True, **cut)
+        self._length += tokens.shape[1]
+        logits: torch.Tensor = output.logits[:, -keep:]
+        return logits.to(self.device, torch.float32)
+
+
+def _common(name: str, lengths: torch.Tensor) -> int:
+    values = set(lengths.tolist())
+    if len(values) > 1:
+        raise ValueError(
+            f"{name} runs through transformers, where all rows have one length: got a rollback to "
+            f"{lengths.tolist()}"
+        )
+    return int(values.pop())

@@ -1,0 +1,167 @@
+"""Checkpoint tensors in the shape that the forward pass wants, without ever holding two copies."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from adaspec_rl.engine.architecture import Architecture
+
+
+@dataclass(slots=True)
+class LayerWeights:
+    """One layer. Queries, keys and values are one matrix; so are gate and up.
+
+    The dimensions of each query and key head are interleaved: (0, d/2, 1, d/2 + 1, ...), so that
+    the pair which RoPE rotates is one complex number.
+    """
+
+    attention_norm: torch.Tensor  # [hidden]
+    qkv: torch.Tensor  # [(heads + 2 kv_heads) head_dim, hidden]
+    qkv_bias: torch.Tensor | None
+    qk_norm: torch.Tensor | None  # [heads + kv_heads, head_dim]
+    output: torch.Tensor  # [hidden, heads head_dim]
+    output_bias: torch.Tensor | None
+    mlp_norm: torch.Tensor  # [hidden]
+    gate_up: torch.Tensor  # [2 intermediate, hidden]
+    gate_up_bias: torch.Tensor | None
+    down: torch.Tensor  # [hidden, intermediate]
+    down_bias: torch.Tensor | None
+
+
+@dataclass(slots=True)
+class Weights:
+    """A whole model. `head` is the embedding itself where they are tied."""
+
+    embedding: torch.Tensor  # [vocab, hidden]
+    layers: list[LayerWeights]
+    norm: torch.Tensor  # [hidden]
+    head: torch.Tensor  # [vocab, hidden]
+
+
+def tensors_in(files: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor, one at a time, mapped from safetensors files."""
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118, it is no dict
+                yield name, file.get_tensor(name)
+
+
+def load_weights(
+    architecture: Architecture,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Weights:
+    """Copy named checkpoint tensors into place on the device.
+
+    Raises:
+        ValueError: names a tensor that is missing, has the wrong shape, or has no use here.
+    """
+    weights = _empty(architecture, dtype, device)
+    places = dict(_places(architecture, weights))
+    missing = set(places)
+    for name, tensor in tensors:
+        name = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
+        if name.endswith("rotary_emb.inv_freq") or (architecture.tied and name == _HEAD):
+            continue
+        if name not in places:
+            raise ValueError(f"the checkpoint holds {name}, which {architecture.family} lacks")
+        place = places[name]
+        if tensor.shape != place.shape:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}: expected {list(place.shape)}")
+        place.fill(tensor)
+        missing.discard(name)
+    if missing:
+        raise ValueError(f"the checkpoint lacks {len(missing)} tensors, first {min(missing)}")
+    return weights
+
+
+_HEAD = "lm_head.weight"
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a checkpoint tensor goes: rows of a fused matrix, possibly interleaved by head."""
+
+    view: torch.Tensor
+    heads: int | None = None  # interleave the rows of this many heads
+    shared: bool = False  # one head's vector for all of them
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.view.shape[1:] if self.shared else self.view.shape
+
+    def fill(self, tensor: torch.Tensor) -> None:
+        if self.heads is not None:
+            halves = tensor.unflatten(0, (self.heads, 2, -1))  # [heads, 2, d/2, ...]
+            self.view.unflatten(0, (self.heads, -1, 2)).copy_(halves.transpose(1, 2))
+        elif self.shared:
+            self.view.unflatten(1, (-1, 2)).copy_(tensor.unflatten(0, (2, -1)).T)
+        else:
+            self.view.copy_(tensor)
+
+
+def _empty(a: Architecture, dtype: torch.dtype, device: torch.device) -> Weights:
+    def new(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    def bias(wanted: bool, size: int) -> torch.Tensor | None:
+        return new(size) if wanted else None
+
+    qkv = (a.heads + 2 * a.kv_heads) * a.head_dim
+    layers = [
+        LayerWeights(
+            attention_norm=new(a.hidden_size),
+            qkv=new(qkv, a.hidden_size),
+            qkv_bias=bias(a.qkv_bias, qkv),
+            qk_norm=new(a.heads + a.kv_heads, a.head_dim) if a.qk_norm else None,
+            output=new(a.hidden_size, a.heads * a.head_dim),
+            output_bias=bias(a.output_bias, a.hidden_size),
+            mlp_norm=new(a.hidden_size),
+            gate_up=new(2 * a.intermediate_size, a.hidden_size),
+            gate_up_bias=bias(a.mlp_bias, 2 * a.intermediate_size),
+            down=new(a.hidden_size, a.intermediate_size),
+            down_bias=bias(a.mlp_bias, a.hidden_size),
+        )
+        for _ in range(a.layers)
+    ]
+    embedding = new(a.vocab_size, a.hidden_size)
+    head = embedding if a.tied else new(a.vocab_size, a.hidden_size)
+    return Weights(embedding=embedding, layers=layers, norm=new(a.hidden_size), head=head)
+
+
+def _places(a: Architecture, weights: Weights) -> Iterator[tuple[str, _Place]]:
+    yield "model.embed_tokens.weight", _Place(weights.embedding)
+    yield "model.norm.weight", _Place(weights.norm)
+    if not a.tied:
+        yield _HEAD, _Place(weights.head)
+    for index, layer in enumerate(weights.layers):
+        prefix = f"model.layers.{index}"
+        yield f"{prefix}.input_layernorm.weight", _Place(layer.attention_norm)
+        yield f"{prefix}.post_attention_layernorm.weight", _Place(layer.mlp_norm)
+        for kind, qkv, output, gate_up, down in (
+            ("weight", layer.qkv, layer.output, layer.gate_up, layer.down),
+            ("bias", layer.qkv_bias, layer.output_bias, layer.gate_up_bias, layer.down_bias),
+        ):
+            if qkv is not None:
+                sizes = [a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.head_dim]
+                query, key, value = qkv.split(sizes)
+                yield f"{prefix}.self_attn.q_proj.{kind}", _Place(query, heads=a.heads)
+                yield f"{prefix}.self_attn.k_proj.{kind}", _Place(key, heads=a.kv_heads)
+                yield f"{prefix}.self_attn.v_proj.{kind}", _Place(value)
+            if output is not None:
+                yield f"{prefix}.self_attn.o_proj.{kind}", _Place(output)
+            if gate_up is not None:
+                gate, up = gate_up.chunk(2)
+                yield f"{prefix}.mlp.gate_proj.{kind}", _Place(gate)
+                yield f"{prefix}.mlp.up_proj.{kind}", _Place(up)
+            if down is not None:
+                yield f"{prefix}.mlp.down_proj.{kind}", _Place(down)
+        if layer.qk_norm is not None:
+            query, key = layer.qk_norm.split([a.heads, a.kv_heads])
+            yield f"{prefix}.self_attn.q_norm.weight", _Place(query, shared=True)
+            yield f"{prefix}.self_attn.k_norm.weight", _Place(key, shared=True)
