@@ -57,7 +57,7 @@ class ObservationSpec:
 
 
 def _features(max_length: int, vocab_size: int) -> dict[str, list[tuple[str, float]]]:
-    """`(name, scale)` of every feature, by group; `Observer._columns` fills them in this order."""
+    """`(name, scale)` of every feature, by group, in the order in which `Observer` fills them."""
     span, surprise = float(max_length), math.log(vocab_size)
     recent = range(1, RECENT + 1)
     return {
@@ -87,24 +87,27 @@ def _features(max_length: int, vocab_size: int) -> dict[str, list[tuple[str, flo
 
 @dataclass(slots=True)
 class RoundArrays:
-    """The rounds of `[B]` streams side by side, as far as observations need them."""
+    """The rounds of `B` streams side by side, as far as observations need them (float arrays)."""
 
-    drafted: np.ndarray
-    accepted: np.ndarray
-    emitted: np.ndarray
-    target_entropy: np.ndarray
-    target_top_probability: np.ndarray
-    draft_first_probability: np.ndarray  # of the first drafted token, by the drafter
-    draft_survival: np.ndarray  # product of the drafter's probabilities
-    draft_last_probability: np.ndarray
-    draft_last_entropy: np.ndarray
-    draft_last_margin: np.ndarray
-    suffix_match: np.ndarray  # length of the longest earlier match of the suffix, after the round
+    drafted: np.ndarray  # [B]
+    accepted: np.ndarray  # [B]
+    emitted: np.ndarray  # [B]
+    target: np.ndarray  # [B, 2], the features of the group `target`, unscaled
+    draft: np.ndarray  # [B, 5], likewise; ignored where nothing was drafted
+    suffix_match: np.ndarray  # [B], longest earlier match of the text's end, after the round
 
     @classmethod
     def from_rounds(cls, rounds: Sequence[Round], suffix_match: Sequence[int]) -> "RoundArrays":
-        rows = [(*_numbers(round_), match) for round_, match in zip(rounds, suffix_match)]
-        return cls(*np.array(rows, dtype=np.float64).T)
+        """Rounds of several streams, and each stream's suffix match after it."""
+        table = np.array([_numbers(round_) for round_ in rounds])  # [B, 10]
+        return cls(
+            drafted=table[:, 0],
+            accepted=table[:, 1],
+            emitted=table[:, 2],
+            target=table[:, 3:5],
+            draft=table[:, 5:],
+            suffix_match=np.array(suffix_match, dtype=float),
+        )
 
 
 def _numbers(r: Round) -> tuple[float, ...]:
@@ -127,57 +130,51 @@ class Observer:
     def __init__(self, spec: ObservationSpec, cost: CostFeatures, batch: int = 1) -> None:
         self.spec = spec
         self.batch = batch
+        table = _features(spec.max_length, spec.vocab_size)
+        every = [name for group in GROUPS for name, _ in table[group]]
+        self._chosen = np.array([every.index(name) for name in spec.names])
         self._scales = np.asarray(spec.scales, dtype=np.float32)
         self._decay = np.exp(-1.0 / np.asarray(EMA_SPANS))
         batch_size = math.log2(cost.batch_size)
-        self._cost = np.array(
-            [cost.draft_step, cost.verification_step, cost.overhead, batch_size], dtype=np.float32
+        self._cost = (cost.draft_step, cost.verification_step, cost.overhead, batch_size)
+        self._values = np.zeros((batch, len(every)))  # all features, unscaled
+        ends = np.cumsum([len(table[group]) for group in GROUPS])
+        history, self._target, self._draft, context, self._costs = (
+            self._values[:, end - len(table[group]) : end] for group, end in zip(GROUPS, ends)
         )
-        self._values = {
-            group: np.zeros((batch, len(items)), dtype=np.float32)
-            for group, items in _features(spec.max_length, spec.vocab_size).items()
-        }
+        emas = len(EMA_SPANS)
+        self._emas = history[:, :emas]  # [B, spans]
+        self._recent = history[:, emas:-1].reshape(batch, 2, RECENT)  # accepted, drafted
+        self._since_draft = history[:, -1]
+        self._log_generated, self._match = context[:, 0], context[:, 1]
         self._generated = np.zeros(batch)
         self.reset()
 
     def reset(self, rows: np.ndarray | slice = slice(None), suffix_match: float = 0.0) -> None:
         """Begin new sequences in `rows` (all by default)."""
         self._generated[rows] = 0
-        for group, values in self._values.items():
-            values[rows] = self._cost if group == "cost" else 0.0
-        self._values["history"][rows, : len(EMA_SPANS)] = PRIOR_ACCEPTANCE
-        self._values["context"][rows, 1] = np.minimum(suffix_match, MATCH_LIMIT)
+        self._values[rows] = 0.0
+        self._emas[rows] = PRIOR_ACCEPTANCE
+        self._match[rows] = np.minimum(suffix_match, MATCH_LIMIT)
+        self._costs[rows] = self._cost
 
     def update(self, rounds: RoundArrays) -> None:
         """Take in one round of every stream."""
         drafting = rounds.drafted > 0
-        history, emas = self._values["history"], len(EMA_SPANS)
         reached = np.minimum(rounds.accepted + 1, rounds.drafted)
-        rate = rounds.accepted / np.maximum(reached, 1)
-        moved = rate[:, None] + (history[:, :emas] - rate[:, None]) * self._decay
-        history[:, :emas] = np.where(drafting[:, None], moved, history[:, :emas])
-        for first, newest in ((emas, rounds.accepted), (emas + RECENT, rounds.drafted)):
-            history[:, first + 1 : first + RECENT] = history[:, first : first + RECENT - 1].copy()
-            history[:, first] = newest
-        history[:, -1] = np.where(drafting, 0, np.minimum(history[:, -1] + 1, 8))
-        self._values["target"][:, 0] = rounds.target_entropy
-        self._values["target"][:, 1] = rounds.target_top_probability
-        draft = self._values["draft"]
-        for column, values in enumerate(
-            (
-                rounds.draft_first_probability,
-                rounds.draft_survival,
-                rounds.draft_last_probability,
-                rounds.draft_last_entropy,
-                rounds.draft_last_margin,
-            )
-        ):
-            draft[:, column] = np.where(drafting, values, draft[:, column])
+        rate = (rounds.accepted / np.maximum(reached, 1))[:, None]
+        moved = rate + (self._emas - rate) * self._decay
+        np.copyto(self._emas, moved, where=drafting[:, None])
+        np.copyto(self._draft, rounds.draft, where=drafting[:, None])
+        self._recent[:, :, 1:] = self._recent[:, :, :-1]  # NumPy copies overlapping views first
+        self._recent[:, 0, 0] = rounds.accepted
+        self._recent[:, 1, 0] = rounds.drafted
+        self._since_draft[:] = np.where(drafting, 0.0, np.minimum(self._since_draft + 1, 8))
+        self._target[:] = rounds.target
         self._generated += rounds.emitted
-        self._values["context"][:, 0] = np.log1p(self._generated)
-        self._values["context"][:, 1] = np.minimum(rounds.suffix_match, MATCH_LIMIT)
+        self._log_generated[:] = np.log1p(self._generated)
+        self._match[:] = np.minimum(rounds.suffix_match, MATCH_LIMIT)
 
     def observation(self) -> np.ndarray:
         """`[batch, features]` float32, a fresh array."""
-        chosen = [self._values[group] for group in GROUPS if group in self.spec.groups]
-        return np.concatenate(chosen, axis=1) / self._scales
+        return self._values[:, self._chosen].astype(np.float32) / self._scales

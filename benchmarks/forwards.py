@@ -1,0 +1,200 @@
+"""Forward passes of one model, ours and transformers', timed side by side."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedModel,
+    StaticCache,
+)
+
+from adaspec_rl.data.prompts import embedded_prompts
+from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.weights import tensors_in
+from adaspec_rl.pairs.inflate import Inflation, shape_named
+from adaspec_rl.pairs.pair import Pair, checkpoint_of
+
+WIDTHS = range(1, 18)
+COMPILED_WIDTHS = (1, 2, 4, 8, 16)  # each costs a compilation
+
+
+class Forward(Protocol):
+    """A forward pass that can be repeated at the same context."""
+
+    def start(self, context: torch.Tensor) -> None:
+        """Read `context` `[1, L]`."""
+        ...
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of `tokens` `[1, W]` after the context, `[1, W, V]`."""
+        ...
+
+    def undo(self, width: int) -> None:
+        """Forget the last `width` tokens."""
+        ...
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class OurForward:
+    """The engine's forward at a fixed context."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    def start(self, context: torch.Tensor) -> None:
+        self.model.prefill(context)
+        self.length = context.shape[1]
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model.extend(tokens)
+
+    def undo(self, width: int) -> None:
+        self.model.rollback(self.length)
+
+
+class EagerForward:
+    """transformers' forward with its default cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def start(self, context: torch.Tensor) -> None:
+        self.cache = DynamicCache()
+        self.model(context, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model(tokens, past_key_values=self.cache, use_cache=True).logits
+
+    def undo(self, width: int) -> None:
+        self.cache.crop(-width)
+
+
+class CompiledForward:
+    """transformers' forward with its static cache, through torch.compile."""
+
+    def __init__(self, model: PreTrainedModel, compiler: Callable[..., Any]) -> None:
+        self.model = model
+        self.compiled = compiler(model.forward)
+
+    def start(self, context: torch.Tensor) -> None:
+        self.length = context.shape[1]
+        room = self.length + max(WIDTHS)
+        self.cache = StaticCache(config=self.model.config, max_cache_len=room)
+        self.model(context, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.compiled(tokens, past_key_values=self.cache, use_cache=True).logits
+
+    def undo(self, width: int) -> None:
+        for layer in self.cache.layers:
+            layer.cumulative_length.fill_(self.length)
+
+
+def reduce_overhead(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, mode="reduce-overhead", fullgraph=True, dynamic=False)
+
+
+def reference_model(
+    source: str, shape: str | None, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    """transformers' own model of a source, inflated likewise."""
+    checkpoint = checkpoint_of(source)
+    if shape is None:
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.source, dtype=dtype)
+        return model.to(device).eval()
+    inflation = Inflation(checkpoint.config(), shape_named(shape))
+    values = {key: value for key, value in inflation.config.items() if key != "model_type"}
+    with device:
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model("llama", **values), dtype=dtype
+        )
+    places = model.state_dict()
+    weights = dict(tensors_in(checkpoint.weight_files()))
+    for name, tensor in inflation.tensors(weights, dtype=dtype, device=device):
+        places[name].copy_(tensor)
+    return model.eval()
+
+
+def token_stream(pair: Pair, length: int) -> torch.Tensor:
+    """`length` tokens of real text, `[1, length]`."""
+    ids: list[int] = []
+    for prompt in embedded_prompts("train"):
+        ids += pair.encode(prompt.text)
+        if len(ids) >= length:
+            break
+    while len(ids) < length:
+        ids += ids
+    return torch.tensor([ids[:length]], device=pair.target.device)
+
+
+def time_forwards(
+    forwards: dict[str, Forward], tokens: torch.Tensor, context: int, repeats: int
+) -> dict[tuple[str, int], float]:
+    """Median milliseconds by (name, width) after `context` tokens, interleaved."""
+    device = tokens.device
+    samples: dict[tuple[str, int], list[float]] = {}
+    for forward in forwards.values():
+        forward.start(tokens[:, :context])
+    names = list(forwards)
+    for repeat in range(-3, repeats):  # the first ones warm up, capture and compile
+        for width in WIDTHS:
+            turn = (repeat + width) % len(names)
+            for name in (*names[turn:], *names[:turn]):
+                if name == "compiled" and width not in COMPILED_WIDTHS:
+                    continue
+                read = tokens[:, context : context + width]
+                synchronize(device)
+                began = time.perf_counter()
+                forwards[name](read)
+                synchronize(device)
+                seconds = time.perf_counter() - began
+                forwards[name].undo(width)
+                if repeat >= 0:
+                    samples.setdefault((name, width), []).append(seconds * 1000)
+    return {
+        (name, width): statistics.median(samples[name, width])
+        for name in names
+        for width in WIDTHS
+        if (name, width) in samples
+    }
+
+
+def show_forwards(
+    title: str, contexts: Sequence[int], medians: dict[int, dict[tuple[str, int], float]]
+) -> None:
+    names = list(dict.fromkeys(name for name, _ in medians[contexts[0]]))
+    table = Table(title=f"{title}: ms a forward, by context", title_justify="left")
+    table.add_column("width", justify="right")
+    for context in contexts:
+        for name in names:
+            table.add_column(f"{name}, {context}", justify="right")
+    for width in WIDTHS:
+        cells = [medians[context].get((name, width)) for context in contexts for name in names]
+        table.add_row(str(width), *("" if ms is None else f"{ms:.3f}" for ms in cells))
+    Console().print(table)
