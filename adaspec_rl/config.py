@@ -16,9 +16,17 @@ class ModelConfig:
     dtype: str = "float32"
     device: str = "cpu"  # cpu, cuda, cuda:1, auto
     device_map: str | None = None  # the target's, as transformers understands it
-    engine: str = "auto"  # auto, lean, transformers
+    quantize: str | None = None  # int8: weight-only, by torchao
     shape: str | None = None  # inflate the target to this: llama8b, llama1b; null: as it is
     drafter_shape: str | None = None  # likewise, the drafter
+
+
+@dataclass
+class EngineConfig:
+    """How models run."""
+
+    name: str = "auto"  # lean, transformers; auto: lean where it knows the architecture
+    compile: bool = False  # torch.compile for narrow forwards on CUDA
 
 
 @dataclass
@@ -102,6 +110,7 @@ class Config:
     """What both scripts share."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from adaspec_rl.config import DataConfig, EnvConfig, ModelConfig
+from adaspec_rl.config import DataConfig, EngineConfig, EnvConfig, ModelConfig
 from adaspec_rl.data.prompts import (
     SPLITS,
     EncodedPrompt,
@@ -22,7 +22,7 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or os.cpu_count() or 1)
 
 
-def pair_from(config: ModelConfig) -> Pair:
+def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
     """Load the configured pair; `device=auto` is CUDA where there is one."""
     device = config.device
     if device == "auto":
@@ -34,7 +34,9 @@ def pair_from(config: ModelConfig) -> Pair:
         dtype=config.dtype,
         device=device,
         device_map=config.device_map,
-        engine=config.engine,
+        engine=engine.name,
+        compile=engine.compile,
+        quantize=config.quantize,
         shape=config.shape,
         drafter_shape=config.drafter_shape,
     )

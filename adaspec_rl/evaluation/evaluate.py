@@ -28,7 +28,7 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> d
         path = Path(config.policy) if config.policy else newest_bundle(Path(config.runs))
         console.print(f"policy: {path}" + ("" if config.policy else " (the newest)"))
         bundle = load_bundle(path)
-    pair = pair_from(config.model)
+    pair = pair_from(config.model, config.engine)
     if bundle:
         bundle.check_pair(pair.name, pair.fingerprint)
     return compare(config, pair, bundle, folder, console)

@@ -59,6 +59,8 @@ def load_pair(
     device: str = "cpu",
     device_map: str | None = None,
     engine: str = "auto",
+    compile: bool = False,
+    quantize: str | None = None,
     shape: str | None = None,
     drafter_shape: str | None = None,
 ) -> Pair:
@@ -87,6 +89,8 @@ def load_pair(
             device_map=device_map if checkpoint is checkpoints[0] else None,
             name=source,
             engine=engine,
+            compile=compile,
+            quantize=quantize,
         )
         for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters))
     ]
@@ -109,6 +113,8 @@ def _load(
     device_map: str | None,
     name: str,
     engine: str,
+    compile: bool,
+    quantize: str | None,
 ) -> LanguageModel:
     if shape is None:
         return load_model(
@@ -118,7 +124,11 @@ def _load(
             device_map=device_map,
             name=name,
             engine=engine,
+            compile=compile,
+            quantize=quantize,
         )
+    if quantize is not None:
+        raise ValueError(f"shape={shape} keeps its full weights: expected quantize=null")
     if engine == "transformers" or device_map is not None:
         raise ValueError(f"shape={shape} needs the lean engine on one device, without device_map")
     return load_inflated(checkpoint, shape, dtype=dtype, device=torch.device(device), name=name)

@@ -34,7 +34,7 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
         raise ValueError(f"unknown env.session {config.env.session!r}: expected live")
     sampling_from(config.env)
     checkpoint = latest_checkpoint(Path(config.resume)) if config.resume else None
-    pair = pair_from(config.model)
+    pair = pair_from(config.model, config.engine)
     env = live_env(config, pair, folder, console)
     agent = new_ppo(env, config.agent, config.seed)
     bundle_folder = folder / "policy"

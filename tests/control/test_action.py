@@ -14,9 +14,7 @@ def test_thresholds_and_drafters_multiply():
     assert actions[4:] == [Action(1, 1), Action(2, 1), Action(2, 1, 0.5)]
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"kind": "words"}, {"max_length": 0}, {"drafters": 0}]
-)
+@pytest.mark.parametrize("arguments", [{"kind": "words"}, {"max_length": 0}, {"drafters": 0}])
 def test_what_cannot_be_is_refused(arguments):
     with pytest.raises(ValueError, match="expected|at least"):
         action_list(**arguments)
