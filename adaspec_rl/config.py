@@ -47,7 +47,7 @@ class EnvConfig:
     session: str = "live"
     timing: str = "profile"  # profile, clock
     reward: str = "throughput"  # throughput, ratio, accepted
-    actions: str = "length"  # length, length_threshold
+    actions: str = "length_threshold"  # or: length
     max_length: int = 8
     features: list[str] = field(default_factory=list)
     max_new_tokens: int = 128
