@@ -6,7 +6,8 @@ from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import GROUPS, ObservationSpec
 from adaspec_rl.data.prompts import EncodedPrompt, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.envs.spec_decode import SpecDecodeEnv
+from adaspec_rl.envs.reward import REWARDS, check_choice
+from adaspec_rl.envs.spec_decode import TIMINGS, SpecDecodeEnv
 from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.replay.cost_profile import CostProfile, measure
 
@@ -32,6 +33,10 @@ def make_live_env(
     Without a `profile`, one is measured first, from `profile_samples` rounds of each draft length.
     """
     pair = pair or load_pair("tiny", "tiny:target", ["tiny:draft"])
+    choices = action_list(actions, max_length, len(pair.drafters))
+    spec = ObservationSpec(tuple(features), max_length, pair.target.vocab_size)
+    check_choice("reward", reward, REWARDS)
+    check_choice("timing", timing, TIMINGS)
     if prompts is None:
         prompts = [EncodedPrompt(p, pair.encode(p.text)) for p in embedded_prompts("train")]
     session = pair.session(
@@ -48,8 +53,8 @@ def make_live_env(
     return SpecDecodeEnv(
         session,
         [item.ids for item in prompts],
-        action_list(actions, max_length, len(pair.drafters)),
-        ObservationSpec(tuple(features), max_length, pair.target.vocab_size),
+        choices,
+        spec,
         profile,
         reward=reward,
         timing=timing,

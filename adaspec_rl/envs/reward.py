@@ -1,8 +1,15 @@
 """Rewards of one round. Seconds are the measured or the profiled cost of the round."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 REWARDS = ("throughput", "ratio", "accepted")
+
+
+def check_choice(what: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a `value` that is not one of the `known` ones."""
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
 
 
 @dataclass(slots=True)
@@ -19,8 +26,7 @@ class Reward:
     rate: float = 1.0  # λ, in tokens an autoregressive step
 
     def __post_init__(self) -> None:
-        if self.kind not in REWARDS:
-            raise ValueError(f"unknown reward {self.kind!r}: expected one of {', '.join(REWARDS)}")
+        check_choice("reward", self.kind, REWARDS)
         if self.autoregressive_step <= 0:
             raise ValueError(
                 f"an autoregressive step must take positive seconds, got {self.autoregressive_step}"

@@ -10,7 +10,7 @@ from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import ObservationSpec, Observer
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
-from adaspec_rl.envs.reward import Reward
+from adaspec_rl.envs.reward import Reward, check_choice
 from adaspec_rl.replay.cost_profile import CostProfile
 
 TIMINGS = ("profile", "clock")
@@ -45,8 +45,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
             raise ValueError("the environment needs at least 1 prompt, got none")
         if not actions:
             raise ValueError("the environment needs at least 1 action, got none")
-        if timing not in TIMINGS:
-            raise ValueError(f"unknown timing {timing!r}: expected one of {', '.join(TIMINGS)}")
+        check_choice("timing", timing, TIMINGS)
         longest = max(action.length for action in actions)
         if timing == "profile" and longest > profile.max_length:
             raise ValueError(

@@ -15,6 +15,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.session import LiveSession
 
 SCHEMA = 1
+REPEATS = 6  # timings of each verification width after one prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +137,11 @@ def _time_rounds(
 
 
 def _time_verification(session: LiveSession, prompt: Sequence[int], widths: Samples) -> None:
-    """Each width once, after the prompt."""
+    """Each width a few times, after the prompt."""
     session.start(prompt)
     target, held = session.target, len(prompt) - 1
     tokens = torch.tensor([list(prompt) * len(widths)], device=target.device)
-    for _, width in widths:
+    for _, width in [*widths] * REPEATS:
         began = time.perf_counter()
         target.extend(tokens[:, :width])[0, -1].argmax().item()  # waits for the device
         widths[0, width].append(time.perf_counter() - began)

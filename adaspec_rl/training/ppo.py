@@ -12,13 +12,17 @@ from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.learned import Actor
 
 
-def new_ppo(env: gym.Env, config: AgentConfig, seed: int) -> PPO:
-    """An untrained agent for `env`; actor and critic are separate tanh networks."""
+def check_agent(config: AgentConfig) -> None:
+    """Refuse settings that do not fit together, before anything slow begins."""
     if config.n_steps % config.batch_size:
         raise ValueError(
             f"agent.batch_size must divide agent.n_steps ({config.n_steps}), "
             f"got {config.batch_size}"
         )
+
+
+def new_ppo(env: gym.Env, config: AgentConfig, seed: int) -> PPO:
+    """An untrained agent for `env`; actor and critic are separate tanh networks."""
     return PPO(
         "MlpPolicy",
         env,

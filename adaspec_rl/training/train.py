@@ -20,7 +20,13 @@ from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
 from adaspec_rl.training.callbacks import TrainingMonitor
 from adaspec_rl.training.loggers import RunLog, open_log
-from adaspec_rl.training.ppo import actor_of, latest_checkpoint, load_checkpoint, new_ppo
+from adaspec_rl.training.ppo import (
+    actor_of,
+    check_agent,
+    latest_checkpoint,
+    load_checkpoint,
+    new_ppo,
+)
 
 
 def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
@@ -33,6 +39,7 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
     if config.env.session != "live":
         raise ValueError(f"unknown env.session {config.env.session!r}: expected live")
     sampling_from(config.env)
+    check_agent(config.agent)
     checkpoint = latest_checkpoint(Path(config.resume)) if config.resume else None
     pair = pair_from(config.model, config.engine)
     env = live_env(config, pair, folder, console)

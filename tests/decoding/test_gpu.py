@@ -1,0 +1,47 @@
+"""The same decoding on a GPU, where one is present."""
+
+import pytest
+import torch
+
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.pairs.pair import Pair, load_pair
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+PROMPT = "def main(arguments):\n    "
+
+
+def decode(pair: Pair, length: int, temperature: float) -> list[int]:
+    session = pair.session(
+        max_new_tokens=48, sampling=Sampling(temperature), verification="coupled"
+    )
+    session.start(pair.encode(PROMPT), seed=3)
+    while not session.finished:
+        session.step(Action(length))
+    return session.tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_float32_texts_are_those_of_the_cpu(temperature):
+    cpu, gpu = (
+        load_pair("tiny", "tiny:target", ["tiny:draft"], device=device)
+        for device in ("cpu", "cuda")
+    )
+    expected = decode(cpu, 0, temperature)
+    for length in (0, 1, 4, 8):
+        assert decode(gpu, length, temperature) == expected
+
+
+def test_a_round_waits_for_the_device_only_where_it_reports():
+    pair = load_pair("tiny", "tiny:target", ["tiny:draft"], device="cuda")
+    session = pair.session(max_new_tokens=64, sampling=Sampling())
+    session.start(pair.encode(PROMPT))
+    for length in (4, 4, 0, 4):  # captures the graphs
+        session.step(Action(length))
+    with torch.profiler.profile() as profile:
+        session.step(Action(4))
+    copies = [event for event in profile.events() if event.name == "cudaStreamSynchronize"]
+    assert len(copies) <= 3  # the report, and each model's check of its logits
