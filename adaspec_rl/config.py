@@ -73,7 +73,8 @@ class AgentConfig:
     ent_coef: float = 0.01
     clip_range: float = 0.2
     hidden: list[int] = field(default_factory=list)
-    checkpoint_steps: int = 4096
+    checkpoint_steps: int = 4096  # between checkpoints, each with a validation
+    validation_prompts: int = 6  # training prompts a domain
 
 
 @dataclass

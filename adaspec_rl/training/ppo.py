@@ -26,7 +26,7 @@ def new_ppo(env: gym.Env, config: AgentConfig, seed: int) -> PPO:
     return PPO(
         "MlpPolicy",
         env,
-        learning_rate=config.learning_rate,
+        learning_rate=lambda remaining: config.learning_rate * remaining,
         n_steps=config.n_steps,
         batch_size=config.batch_size,
         n_epochs=config.n_epochs,

@@ -20,11 +20,6 @@ class Window:
         self.rounds.append((emitted, drafted, seconds, reward))
 
     @property
-    def full(self) -> bool:
-        """Whether enough rounds were seen for the figures to mean something."""
-        return len(self.rounds) >= self.size // 2
-
-    @property
     def speedup(self) -> float:
         """Tokens per autoregressive step's time: the throughput over autoregressive decoding's."""
         seconds = sum(item[2] for item in self.rounds)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from adaspec_rl.config import TrainConfig
-from adaspec_rl.control.learned import Actor
+from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.spec_decode import SpecDecodeEnv
 from adaspec_rl.evaluation.evaluate import compare
@@ -27,6 +27,7 @@ from adaspec_rl.training.ppo import (
     load_checkpoint,
     new_ppo,
 )
+from adaspec_rl.training.validation import profiled_speedup
 
 
 def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
@@ -59,11 +60,19 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
         }
         save_bundle(new_bundle(actor, env, pair, training), bundle_folder)
 
+    validation = prompts_from(config.data, "train", pair, config.agent.validation_prompts)
+
+    def validate(actor: Actor) -> float:
+        policy = LearnedPolicy(actor, env.actions, env.features)
+        ids = [item.ids for item in validation]
+        return profiled_speedup(env.session, policy, ids, env.profile)
+
     monitor = TrainingMonitor(
         env.reward,
         config.agent.total_steps,
         folder / "checkpoints",
         config.agent.checkpoint_steps,
+        validate,
         keep,
         console,
     )
@@ -86,8 +95,8 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
         finally:
             monitor.stop_display()
         seconds = time.perf_counter() - began
-        if not best:  # too short a training for the window to fill
-            keep(actor_of(agent), monitor.window.speedup, agent.num_timesteps)
+        if not best:  # resumed, and never better than before
+            keep(actor_of(agent), monitor.best, agent.num_timesteps)
         return _judge(config, pair, folder, bundle_folder, best, seconds, log, console)
 
 

@@ -133,7 +133,11 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
     [
         ("train_policy.py", ["agent.learning_rte=1"], "did you mean agent.learning_rate"),
         ("train_policy.py", ["agnt.learning_rate=1"], "did you mean agent.learning_rate"),
-        ("train_policy.py", ["model=lama"], "model=lama does not exist: expected one of inflated, llama"),
+        (
+            "train_policy.py",
+            ["model=lama"],
+            "model=lama does not exist: expected one of inflated,",
+        ),
         ("train_policy.py", ["experiment=nothing"], "experiment=nothing does not exist"),
         ("train_policy.py", ["model=pair"], "model.drafter and model.target must be set"),
         ("train_policy.py", ["agent.n_steps=many"], "agent.n_steps"),
