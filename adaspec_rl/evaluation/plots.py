@@ -30,7 +30,7 @@ def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
         axis.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("speedup over autoregressive decoding", fontsize=9)
+    axes[0].set_ylabel("speedup over plain decoding", fontsize=9)
     temperature = f"temperature {results['temperature']:g}"
     figure.suptitle(f"{results['pair']['name']}, {temperature}, {results['device']}", fontsize=10)
     figure.savefig(path, dpi=150)

@@ -53,16 +53,16 @@ def _sums(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_methods(
-    records: Sequence[Record], *, resamples: int = 2000, seed: int = 0
+    records: Sequence[Record], order: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """`methods`, `best_fixed` and `repetition` of one set of records."""
-    by_method: dict[str, list[Record]] = {}
+    """`methods` (in the given order), `best_fixed` and `repetition` of one set of records."""
+    by_method: dict[str, list[Record]] = {method: [] for method in order}
     for record in records:
-        by_method.setdefault(record.method, []).append(record)
+        by_method[record.method].append(record)
     base = by_method[AUTOREGRESSIVE]
-    order = [record.prompt for record in base]
+    prompts = [record.prompt for record in base]
     for method, items in by_method.items():
-        assert [record.prompt for record in items] == order, f"{method} is not paired"
+        assert [record.prompt for record in items] == prompts, f"{method} is not paired"
     methods = {
         method: method_figures(items, base, resamples=resamples, seed=seed)
         for method, items in by_method.items()
@@ -93,13 +93,15 @@ def assemble(
     texts may differ by right (rejection sampling keeps the distribution, not the text).
     """
     domains = sorted({record.domain for record in records})
+    order = list(dict.fromkeys(record.method for record in records))
     return {
         "schema": SCHEMA,
         **context,
-        **compare_methods(records, resamples=resamples, seed=seed),
+        **compare_methods(records, order, resamples=resamples, seed=seed),
         "domains": {
             domain: compare_methods(
                 [record for record in records if record.domain == domain],
+                order,
                 resamples=resamples,
                 seed=seed,
             )

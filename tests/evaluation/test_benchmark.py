@@ -71,6 +71,8 @@ def test_results_hold_every_figure_and_print(tmp_path):
     write_results(results, tmp_path)
     read = json.loads((tmp_path / "results.json").read_text())
     assert read["schema"] == 1 and set(read["domains"]) == {"even", "odd"}
+    for scope in (read, *read["domains"].values()):  # whatever the turn of the first prompt
+        assert list(scope["methods"]) == ["autoregressive", "fixed_1", "fixed_3"]
     figures = read["methods"]["fixed_3"]
     base = read["methods"]["autoregressive"]
     assert base["speedup"] == 1.0 and base["speedup_ci95"] == [1.0, 1.0]
