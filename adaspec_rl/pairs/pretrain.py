@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +239,9 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, prog="python -m adaspec_rl.pairs.pretrain"
     )
     parser.add_argument("--out", type=Path, default=Path("pretrained"))
-    parser.add_argument("--target-steps", type=int, default=1500)
-    parser.add_argument("--draft-steps", type=int, default=1200)
+    parser.add_argument("--target-steps", type=int, default=1300)
+    parser.add_argument("--draft-steps", type=int, default=600)
+    parser.add_argument("--code-steps", type=int, default=400)
     parser.add_argument("--rows", type=int, default=8, help="windows a step")
     parser.add_argument("--length", type=int, default=512, help="tokens a window")
     parser.add_argument("--learning-rate", type=float, default=4e-3)
@@ -255,7 +256,8 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = tokenizer_stage(options.out / "target")
     target = new_model(TARGET).to(options.device)
     long = Schedule(options.target_steps, options.rows, options.length, options.learning_rate)
-    short = Schedule(options.draft_steps, options.rows, options.length, options.learning_rate)
+    short = replace(long, steps=options.draft_steps)
+    shortest = replace(long, steps=options.code_steps)
 
     def distil(model: LlamaForCausalLM, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return distillation_loss(model, target, batch)
@@ -263,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
     stages: list[tuple[str, LlamaForCausalLM, Loss, dict[str, float], Schedule]] = [
         ("target", target, language_model_loss, MIX, long),
         ("draft", new_model(DRAFT).to(options.device), distil, MIX, short),
-        ("code", new_model(DRAFT).to(options.device), distil, {"code": 1.0}, short),
+        ("code", new_model(DRAFT).to(options.device), distil, {"code": 1.0}, shortest),
     ]
     for name, model, loss, mix, schedule in stages:
         if options.only and name not in (options.only, "target"):

@@ -86,17 +86,17 @@ def test_one_target_forward_a_round_and_one_drafter_forward_a_token():
 
 
 def test_a_fallback_does_no_drafter_work_and_the_drafter_catches_up_later():
-    target = ToyModel(seed=2)
+    target = ToyModel(seed=2, context_length=1200)
     drafter = similar(target, 0.0)  # always right: any stale state would show as a rejection
-    session = toy_session(target, [drafter], max_new_tokens=40)
+    session = toy_session(target, [drafter], max_new_tokens=1100)
     session.start([1, 2, 3])
     session.step(Action(2))
     drafter.forwards.clear()
-    for _ in range(9):
+    for _ in range(1000):
         assert session.step(FALLBACK).drafted == 0
     assert drafter.forwards == []
     played = session.step(Action(4))
-    assert drafter.forwards == [11, 1, 1, 1]  # last draft, bonus, and nine fallbacks
+    assert drafter.forwards == [1002, 1, 1, 1]  # last draft, bonus, and the fallbacks
     assert played.accepted == 4
 
 

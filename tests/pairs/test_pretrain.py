@@ -9,7 +9,8 @@ from adaspec_rl.pairs import pretrain
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.pretrain import Schedule
 
-SMALL = ["--rows", "2", "--length", "32", "--target-steps", "6", "--draft-steps", "4"]
+SMALL = ["--rows", "2", "--length", "32", "--target-steps", "6"]
+SMALL += ["--draft-steps", "4", "--code-steps", "4"]
 
 
 @pytest.fixture
