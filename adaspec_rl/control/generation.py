@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.observation import MATCH_LIMIT, CostFeatures, Observer, RoundArrays
-from adaspec_rl.control.suffix_match import SuffixMatch
+from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.decoding.session import Session
+from adaspec_rl.decoding.suffix_index import SuffixIndex
+from adaspec_rl.decoding.survival import MATCH_LIMIT
 
 
 @dataclass(slots=True)
@@ -29,14 +30,15 @@ class StreamObserver:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.match = SuffixMatch(MATCH_LIMIT)
+        self.index = SuffixIndex(MATCH_LIMIT)
 
     def start(self, prompt: Sequence[int]) -> None:
-        self.observer.reset(suffix_match=self.match.start(prompt))
+        self.index.start(prompt)
+        self.observer.reset(suffix_match=self.index.match)
 
     def update(self, round_: Round) -> None:
-        match = self.match.extend(round_.tokens)
-        self.observer.update(RoundArrays.from_rounds([round_], [match]))
+        self.index.extend(round_.tokens)
+        self.observer.update(RoundArrays.from_rounds([round_], [self.index.match]))
 
     def observation(self) -> np.ndarray:
         """`[features]` float32."""
@@ -57,7 +59,7 @@ def generate(
     observer = StreamObserver(Observer(spec, cost)) if spec else None
     began = clock()
     deciding = 0.0
-    session.start(prompt, seed)
+    session.start(prompt, seed, signals=spec is not None)
     controller.reset()
     if observer:
         observer.start(prompt)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from adaspec_rl.decoding.round import Round
+from adaspec_rl.decoding.survival import MATCH_LIMIT
 
 GROUPS = ("history", "target", "draft", "context", "cost")
 EMA_SPANS = (2.0, 6.0, 20.0)  # rounds
 RECENT = 4  # rounds shown one by one
 PRIOR_ACCEPTANCE = 0.5  # what the averages start from
-MATCH_LIMIT = 8  # tokens; a longer match of the current suffix counts as this
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _numbers(r: Round) -> tuple[float, ...]:
     return (
         *head,
         math.exp(r.draft_log_probs[0]),
-        math.exp(sum(r.draft_log_probs)),
+        r.draft_survivals[-1],
         math.exp(r.draft_log_probs[-1]),
         r.draft_entropies[-1],
         min(r.draft_margins[-1], 100.0),

@@ -1,13 +1,13 @@
 """What proposes tokens. A drafter keeps its own cache and catches up only when it is asked."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from adaspec_rl.decoding.verification import Verification
+from adaspec_rl.decoding.verification import Choice, Verification
 from adaspec_rl.engine.language_model import LanguageModel
 
 
@@ -18,9 +18,16 @@ class Draft:
     tokens: torch.Tensor  # [k] int64
     logits: torch.Tensor | None  # [k, V], the drafter's; None for a drafter without any
     log_probs: torch.Tensor | None  # [k, V], what the tokens were drawn from; None: a point mass
+    scores: torch.Tensor | None = None  # [k, V], what they were chosen from (`Verification.scores`)
+    hidden: torch.Tensor | None = None  # [k, hidden], what the logits were computed from
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+# Told a drafted token's logits `[V]`, choice and hidden state `[hidden]` (None: not known), it says
+# whether to stop drafting.
+Stop = Callable[[torch.Tensor, Choice, torch.Tensor | None], bool]
 
 
 class Drafter(Protocol):
@@ -34,9 +41,12 @@ class Drafter(Protocol):
         ...
 
     def propose(
-        self, sequence: torch.Tensor, length: int, threshold: float, rule: Verification
+        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
-        """Draft 1 to `length` tokens after `sequence` `[n]`, all of it committed."""
+        """Draft 1 to `length` tokens after `sequence` `[n]`, all of it committed.
+
+        `stop` is asked after each token but the last; None: never stop early.
+        """
         ...
 
     def keep(self, length: int) -> None:
@@ -60,26 +70,37 @@ class DraftModel:
         self._read = 0
 
     def propose(
-        self, sequence: torch.Tensor, length: int, threshold: float, rule: Verification
+        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
         unread = sequence[None, self._read :]  # [1, n - read]
-        tokens, logits, log_probs = [], [], []
-        survival = 1.0
+        rows: list[torch.Tensor] = []
+        choices: list[Choice] = []
+        hidden: list[torch.Tensor] = []
         position = len(sequence)
-        for _ in range(length):
-            row = self._fit(self.model.extend(unread, keep=1)[0, 0])  # [V]
-            token, row_log_probs = rule.propose(row, position)
-            tokens.append(token)
-            logits.append(row)
-            log_probs.append(row_log_probs)
+        while True:
+            row = self.fit(self.model.extend(unread, keep=1)[0, 0])  # [V]
+            choice = rule.propose(row, position)
+            state = self.model.last_hidden
+            rows.append(row)
+            choices.append(choice)
+            if state is not None:
+                hidden.append(state[0, -1])
             self._read = position
             position += 1
-            if threshold > 0:
-                survival *= math.exp(float(row.log_softmax(-1)[token]))
-                if survival < threshold:
-                    break
-            unread = token.view(1, 1)
-        return Draft(torch.stack(tokens), torch.stack(logits), torch.stack(log_probs))
+            if len(rows) == length:
+                break
+            if stop is not None and stop(row, choice, hidden[-1] if hidden else None):
+                break
+            unread = choice.token.view(1, 1)
+        logits = torch.stack(rows)
+        plain = choices[0].scores is rows[0]  # greedy: chosen from the logits as they are
+        return Draft(
+            tokens=torch.stack([choice.token for choice in choices]),
+            logits=logits,
+            log_probs=logits if plain else torch.stack([choice.log_probs for choice in choices]),
+            scores=logits if plain else torch.stack([choice.scores for choice in choices]),
+            hidden=torch.stack(hidden) if hidden else None,
+        )
 
     def keep(self, length: int) -> None:
         self.model.check()
@@ -87,8 +108,9 @@ class DraftModel:
             self.model.rollback(length)
             self._read = length
 
-    def _fit(self, logits: torch.Tensor) -> torch.Tensor:
+    def fit(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits `[..., V]` of the target's vocabulary, cut or padded."""
         missing = self.vocab_size - logits.shape[-1]  # embeddings padded to another size
         if missing > 0:
             return F.pad(logits, (0, missing), value=-torch.inf)
-        return logits[: self.vocab_size] if missing < 0 else logits
+        return logits[..., : self.vocab_size] if missing < 0 else logits

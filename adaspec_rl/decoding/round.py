@@ -27,7 +27,10 @@ FALLBACK = Action(length=0)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round did. It emits `accepted + 1` tokens, or fewer where the text ends."""
+    """What one round did. It emits `accepted + 1` tokens, or fewer where the text ends.
+
+    The signals after `seconds` are empty where the session was started without them.
+    """
 
     drafter: int
     drafted: int
@@ -37,6 +40,8 @@ class Round:
     draft_log_probs: tuple[float, ...] = ()  # of each drafted token, by the drafter
     draft_entropies: tuple[float, ...] = ()  # nats, of the drafter at each drafted token
     draft_margins: tuple[float, ...] = ()  # log-probability gap between its first and second choice
+    draft_choice_margins: tuple[float, ...] = ()  # likewise, tempered and with coupling's noise
+    draft_survivals: tuple[float, ...] = ()  # estimated chance that all up to this token survive
     target_entropy: float = 0.0  # nats, at the last verified position
     target_top_probability: float = 0.0  # likewise
 

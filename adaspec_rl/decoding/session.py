@@ -4,11 +4,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from adaspec_rl.decoding.drafters import Draft, Drafter
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.signals import draft_signals, entropy
+from adaspec_rl.decoding.stopping import ThresholdStop, agreement
+from adaspec_rl.decoding.suffix_index import SuffixIndex
+from adaspec_rl.decoding.survival import MATCH_LIMIT, Evidence, ProductSurvival, Survival
 from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
 
@@ -26,8 +31,8 @@ class Session(Protocol):
         """The tokens generated so far, without the prompt."""
         ...
 
-    def start(self, prompt: Sequence[int], seed: int = 0) -> None:
-        """Begin a new sequence."""
+    def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
+        """Begin a new sequence; `signals=False` spares what only an observer wants to know."""
         ...
 
     def step(self, action: Action) -> Round:
@@ -52,13 +57,25 @@ class LiveSession:
         max_new_tokens: int = 128,
         sampling: Sampling = Sampling(),
         verification: str = "rejection",
+        survival: Sequence[Survival] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`survival` estimates, by drafter, what thresholds are compared with.
+
+        Raises:
+            ValueError: settings that do not fit together.
+        """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         new_verification(verification, sampling, 0, target.vocab_size, target.device)  # checks
         self.target = target
         self.models = list(drafters)
+        self.survival = list(survival or [ProductSurvival() for _ in drafters])
+        if len(self.survival) != len(self.models):
+            raise ValueError(
+                f"expected a survival estimate for each of {len(self.models)} drafters, "
+                f"got {len(self.survival)}"
+            )
         self.drafters = [drafter.name for drafter in drafters]
         self.eos_ids = frozenset(eos_ids)
         self.max_new_tokens = max_new_tokens
@@ -75,7 +92,7 @@ class LiveSession:
     def tokens(self) -> list[int]:
         return list(self._generated)
 
-    def start(self, prompt: Sequence[int], seed: int = 0) -> None:
+    def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
         """Begin: the target reads the prompt but for its last token; drafters read nothing yet.
 
         Raises:
@@ -101,8 +118,11 @@ class LiveSession:
         self._length = len(prompt)
         self._room = room
         self._budget_reason = "context" if room < len(prompt) + self.max_new_tokens else "length"
+        self._prompt = list(prompt)
         self._generated: list[int] = []
         self._finished = None
+        self._signals = signals
+        self._index: SuffixIndex | None = None
         self._rule = new_verification(
             self.verification, self.sampling, seed, self.target.vocab_size, self.target.device
         )
@@ -135,24 +155,57 @@ class LiveSession:
         accepted, token = self._rule.verify(
             logits, self._buffer[n : n + drafted], draft.log_probs if draft else None, n
         )
-        report = _report(draft, logits, accepted, token).tolist()  # the round's one synchronisation
+        report = _report(draft, logits, accepted, token, self._signals)
+        values = report.tolist()  # the round's one synchronisation
         self.target.check()
-        kept, emitted = self._commit(int(report[0]), report[1 : 2 + drafted])
+        # Before anything is committed: estimates are made of the text as it was.
+        survivals = self._survivals(action.drafter, draft, values) if self._signals else ()
+        kept, emitted = self._commit(int(values[0]), values[1 : 2 + drafted])
         if draft:
             self.models[action.drafter].keep(n + kept)
-        signals = report[2 + drafted :]
+        signals = values[2 + drafted :] or [0.0, 0.0]
         return Round(
             drafter=action.drafter,
             drafted=drafted,
             accepted=kept,
             tokens=emitted,
-            draft_log_probs=tuple(signals[2 : 2 + drafted]),
-            draft_entropies=tuple(signals[2 + drafted : 2 + 2 * drafted]),
-            draft_margins=tuple(signals[2 + 2 * drafted :]),
             target_entropy=signals[0],
             target_top_probability=signals[1],
+            draft_log_probs=tuple(signals[2 : 2 + drafted]),
+            draft_entropies=tuple(signals[2 + drafted : 2 + 2 * drafted]),
+            draft_margins=tuple(signals[2 + 2 * drafted : 2 + 3 * drafted]),
+            draft_choice_margins=tuple(signals[2 + 3 * drafted :]),
+            draft_survivals=survivals,
             seconds=self.clock() - began,
         )
+
+    def _survivals(
+        self, drafter: int, draft: Draft | None, values: list[float]
+    ) -> tuple[float, ...]:
+        if draft is None:
+            return ()
+        k = len(draft)
+        survival = self.survival[drafter]
+        log_prob = np.array(values[4 + k : 4 + 2 * k], dtype=np.float32)
+        nothing = np.zeros(k, dtype=np.float32)
+        evidence = Evidence(log_prob, nothing, nothing, nothing, None)
+        if survival.needs_evidence:
+            match, agrees = agreement(self._indexed(), [int(v) for v in values[1 : 1 + k]])
+            evidence = Evidence(
+                log_prob=log_prob,
+                choice_margin=np.array(values[4 + 4 * k :], dtype=np.float32),
+                match=match,
+                agrees=agrees,
+                hidden=None if draft.hidden is None else draft.hidden.float().cpu().numpy(),
+            )
+        return tuple(np.cumprod(survival(evidence)).tolist())
+
+    def _indexed(self) -> SuffixIndex:
+        """The index of all committed tokens; made when it is first asked for."""
+        if self._index is None:
+            self._index = SuffixIndex(MATCH_LIMIT)
+            self._index.extend(self._prompt + self._generated)
+        return self._index
 
     def _draft(self, action: Action) -> Draft | None:
         if not action.length:
@@ -161,7 +214,11 @@ class LiveSession:
         length = min(action.length, self._room - n - 1, drafter.context_length - n + 1)
         if length < 1:
             return None
-        draft = drafter.propose(self._buffer[:n], length, action.threshold, self._rule)
+        stop = None
+        if action.threshold > 0:
+            survival = self.survival[action.drafter]
+            stop = ThresholdStop(action.threshold, survival, self._indexed())
+        draft = drafter.propose(self._buffer[:n], length, self._rule, stop)
         self._buffer[n : n + len(draft)] = draft.tokens
         return draft
 
@@ -177,6 +234,8 @@ class LiveSession:
         self._length += len(emitted)
         self._buffer[self._length - 1] = emitted[-1]
         self._generated += emitted
+        if self._index is not None:
+            self._index.extend(emitted)
         self.target.rollback(self._length - 1)
         if self._finished is None and self._length == self._room:
             self._finished = self._budget_reason
@@ -184,29 +243,27 @@ class LiveSession:
 
 
 def _report(
-    draft: Draft | None, logits: torch.Tensor, accepted: torch.Tensor, token: torch.Tensor
+    draft: Draft | None,
+    logits: torch.Tensor,
+    accepted: torch.Tensor,
+    token: torch.Tensor,
+    signals: bool,
 ) -> torch.Tensor:
     """All that the host learns of a round, in one float64 vector.
 
-    `[accepted, drafted tokens (k), next token, target entropy, target top probability,
-    log-probabilities (k), entropies (k), margins (k)]`.
+    `[accepted, drafted tokens (k), next token]` and, with `signals`, `[target entropy, target top
+    probability]` and each of the `DraftSignals` (k).
     """
+    drafted = [] if draft is None else [draft.tokens]
+    chosen = torch.cat([accepted.view(1), *drafted, token.view(1)]).double()
+    if not signals:
+        return chosen
     log_probs = row(logits, accepted).log_softmax(-1)  # [V], where the next token comes from
-    probs = log_probs.exp()
-    target = torch.stack([-(probs * log_probs.clamp_min(-1e4)).sum(), probs.max()])
-    if draft is None:
-        return torch.cat([accepted.view(1), token.view(1), target.double()])
-    if draft.logits is None:
-        signals = torch.zeros(3 * len(draft), device=logits.device)
-    else:
-        rows = draft.logits.log_softmax(-1)  # [k, V]
-        best = rows.topk(2, dim=-1).values
-        signals = torch.cat(
-            [
-                rows.gather(1, draft.tokens[:, None])[:, 0],
-                -(rows.exp() * rows.clamp_min(-1e4)).sum(-1),
-                best[:, 0] - best[:, 1],
-            ]
-        )
-    chosen = [accepted.view(1), draft.tokens, token.view(1)]
-    return torch.cat([*chosen, target.double(), signals.double()])
+    parts = [chosen, torch.stack([entropy(log_probs), log_probs.amax().exp()]).double()]
+    if draft is not None and draft.logits is None:
+        parts.append(torch.zeros(4 * len(draft), device=logits.device))
+    elif draft is not None:
+        scores = None if draft.scores is draft.logits else draft.scores
+        found = draft_signals(draft.logits, draft.tokens, scores)
+        parts.append(found.stacked().t().reshape(-1).double())
+    return torch.cat(parts)

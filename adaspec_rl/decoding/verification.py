@@ -14,11 +14,27 @@ from adaspec_rl.decoding.sampling import GumbelNoise, Sampling, logits_to_log_pr
 RULES = ("greedy", "rejection", "coupled")
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A drafter's token and what it was chosen from."""
+
+    token: torch.Tensor  # scalar
+    log_probs: torch.Tensor  # [V], what `verify` needs
+    scores: torch.Tensor  # [V]
+
+
 class Verification(Protocol):
     """One rule, holding the random state of one sequence."""
 
-    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A drafter's token (scalar) for `position`, and what `verify` needs of its row `[V]`."""
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
+        """Choose a drafter's token for `position` from its logits `[V]`."""
+        ...
+
+    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        """What tokens are chosen from at `position`, `position + 1`, …: `[k, V]` from logits.
+
+        Greedy and coupled choices are its argmax; a sampled one is a draw from its softmax.
+        """
         ...
 
     def verify(
@@ -48,8 +64,11 @@ def leading(kept: torch.Tensor) -> torch.Tensor:
 class Greedy:
     """Temperature 0: a drafted token stands iff it is the target's most probable one."""
 
-    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return logits.argmax(-1), logits
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
+        return Choice(logits.argmax(-1), logits, logits)
+
+    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        return logits
 
     def verify(
         self,
@@ -74,9 +93,12 @@ class Rejection:
     sampling: Sampling
     generator: torch.Generator
 
-    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        return sample(log_probs.exp(), self.generator), log_probs
+        return Choice(sample(log_probs.exp(), self.generator), log_probs, log_probs)
+
+    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        return logits_to_log_probs(logits, self.sampling)
 
     def verify(
         self,
@@ -109,9 +131,13 @@ class Coupled:
     sampling: Sampling
     noise: GumbelNoise
 
-    def propose(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        return (log_probs + self.noise.at(position)[0]).argmax(-1), log_probs
+        scores = log_probs + self.noise.at(position)[0]
+        return Choice(scores.argmax(-1), log_probs, scores)
+
+    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        return logits_to_log_probs(logits, self.sampling) + self.noise.at(position, len(logits))
 
     def verify(
         self,
@@ -120,8 +146,7 @@ class Coupled:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_probs = logits_to_log_probs(logits, self.sampling)  # [k + 1, V]
-        picks = (log_probs + self.noise.at(position, len(log_probs))).argmax(-1)
+        picks = self.scores(logits, position).argmax(-1)  # [k + 1]
         accepted = leading(picks[:-1] == tokens)
         return accepted, row(picks, accepted)
 

@@ -32,8 +32,26 @@ def rounds(draw):
         draft_log_probs=tuple(-draw(unit) for _ in range(drafted)),
         draft_entropies=tuple(draw(unit) for _ in range(drafted)),
         draft_margins=tuple(draw(unit) for _ in range(drafted)),
+        draft_survivals=tuple(draw(st.floats(0, 1)) for _ in range(drafted)),
         target_entropy=draw(unit),
         target_top_probability=draw(st.floats(0, 1)),
+    )
+
+
+def drafting(length: int, accepted: int) -> Round:
+    """A round whose signals are the same at every drafted token."""
+    return Round(
+        drafter=0,
+        drafted=length,
+        accepted=accepted,
+        tokens=tuple(range(accepted + 1)),
+        seconds=1.0,
+        draft_log_probs=(-0.1,) * length,
+        draft_entropies=(2.0,) * length,
+        draft_margins=(3.0,) * length,
+        draft_survivals=tuple(0.9**depth for depth in range(1, length + 1)),
+        target_entropy=1.5,
+        target_top_probability=0.7,
     )
 
 
@@ -59,13 +77,13 @@ def test_features_are_what_they_are_called():
     start = dict(zip(spec.names, observer.observation()[0]))
     assert start["acceptance_ema_2"] == 0.5 and start["suffix_match"] == 0.5
     assert start["draft_step"] == pytest.approx(0.1) and start["batch_size"] == pytest.approx(2 / 6)
-    played = Round(0, 4, 1, (5, 6), 1.0, (-0.1,) * 4, (2.0,) * 4, (3.0,) * 4, 1.5, 0.7)
+    played = drafting(4, accepted=1)
     observer.update(RoundArrays.from_rounds([played], [3]))
     seen = dict(zip(spec.names, observer.observation()[0]))
     assert seen["accepted_1_ago"] == pytest.approx(1 / 8) and seen["drafted_1_ago"] == 0.5
     decay = np.exp(-1 / EMA_SPANS[0])  # one of two reached positions was accepted: still 0.5
     assert seen["acceptance_ema_2"] == pytest.approx(0.5 * decay + 0.5 * (1 - decay))
-    assert seen["draft_survival"] == pytest.approx(np.exp(-0.4), rel=1e-5)
+    assert seen["draft_survival"] == pytest.approx(0.9**4, rel=1e-5)
     assert seen["target_top_probability"] == pytest.approx(0.7)
     assert seen["rounds_since_draft"] == 0
     fallback = Round(0, 0, 0, (7,), 1.0)
@@ -79,7 +97,7 @@ def test_features_are_what_they_are_called():
 def test_resetting_some_streams_leaves_the_others_alone():
     observer = Observer(ObservationSpec(), COST, batch=2)
     fresh = observer.observation()
-    played = Round(0, 2, 2, (1, 2, 3), 1.0, (-1.0, -1.0), (1.0, 1.0), (1.0, 1.0), 1.0, 0.5)
+    played = drafting(2, accepted=2)
     observer.update(RoundArrays.from_rounds([played, played], [1, 1]))
     moved = observer.observation()
     observer.reset(np.array([1]))

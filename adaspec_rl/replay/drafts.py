@@ -1,0 +1,257 @@
+"""What a drafter would draft at every position of a text, to every depth.
+
+The positions of a text run side by side: after one pass over the text itself, each depth is one
+batch of nodes that see the text up to their own position and their own ancestors, nothing else.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from adaspec_rl.decoding.drafters import Drafter, DraftModel
+from adaspec_rl.decoding.signals import SIGNALS, DraftSignals, draft_signals
+from adaspec_rl.decoding.stopping import agreement
+from adaspec_rl.decoding.suffix_index import SuffixIndex
+from adaspec_rl.decoding.survival import MATCH_LIMIT, Evidence, Survival
+from adaspec_rl.decoding.verification import Verification
+from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.replay.texts import Text
+
+BLOCK = 32  # positions drafted side by side: more would make attention long
+LOGITS = 1 << 26  # values of logits held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Drafts of up to `K` tokens at each of a text's `G` positions.
+
+    A draft at position `g` follows the prompt and the first `g` generated tokens. Where it cannot
+    be longer (the drafter's context is full), `tokens` are -1.
+    """
+
+    tokens: np.ndarray  # [G, K] int32
+    signals: np.ndarray  # [G, K, 4] float32, in the order of `decoding.signals.SIGNALS`
+    survival: np.ndarray  # [G, K] float32, estimated chance that all up to this token survive
+
+
+@torch.inference_mode()
+def draft_everywhere(
+    drafter: Drafter,
+    texts: Sequence[Text],
+    rules: Sequence[Verification],
+    max_length: int,
+    survival: Survival,
+) -> list[Drafts]:
+    """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
+
+    Drafters that are no `LeanModel`, or whose context a text fills, go position by position.
+    """
+    longest = max(map(len_of, texts))
+    if (
+        isinstance(drafter, DraftModel)
+        and isinstance(drafter.model, LeanModel)
+        and longest + max_length <= drafter.context_length
+    ):
+        rows = max(1, LOGITS // (longest * drafter.vocab_size))
+        return [
+            drafts
+            for start in range(0, len(texts), rows)
+            for drafts in _by_tree(
+                drafter,
+                drafter.model,
+                texts[start : start + rows],
+                rules[start : start + rows],
+                max_length,
+                survival,
+            )
+        ]
+    return [
+        draft_one_by_one(drafter, text, rule, max_length, survival)
+        for text, rule in zip(texts, rules)
+    ]
+
+
+def len_of(text: Text) -> int:
+    """Tokens of a text, prompt included."""
+    return len(text.prompt) + len(text.tokens)
+
+
+def draft_one_by_one(
+    drafter: Drafter, text: Text, rule: Verification, max_length: int, survival: Survival
+) -> Drafts:
+    """The same for any drafter, position by position: slower, as decoding itself would do it."""
+    whole = torch.tensor(np.concatenate([text.prompt, text.tokens]), dtype=torch.long)
+    count, start = len(text.tokens), len(text.prompt)
+    found = _Found.empty(1, count, max_length, hidden=0)
+    hidden: list[np.ndarray | None] = []
+    drafter.start()
+    for g in range(count):
+        n = start + g
+        length = min(max_length, drafter.context_length - n + 1)
+        if length < 1:
+            hidden.append(None)
+            continue
+        draft = drafter.propose(whole[:n], length, rule)
+        drafter.keep(n)
+        found.tokens[0, g, : len(draft)] = draft.tokens.cpu().numpy()
+        if draft.logits is not None:
+            signals = draft_signals(draft.logits, draft.tokens, draft.scores)
+            found.signals[0, g, : len(draft)] = signals.stacked().cpu().numpy()
+        state = None if draft.hidden is None else draft.hidden.float().cpu().numpy()
+        hidden.append(state)
+    if any(state is not None for state in hidden):
+        size = next(state.shape[1] for state in hidden if state is not None)
+        found.hidden = np.zeros((1, count, max_length, size), dtype=np.float32)
+        for g, state in enumerate(hidden):
+            if state is not None:
+                found.hidden[0, g, : len(state)] = state
+    return _assemble(text, found, 0, survival)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a batch of `B` texts was found to draft, `[B, G, K, …]`."""
+
+    tokens: np.ndarray
+    signals: np.ndarray
+    hidden: np.ndarray | None
+
+    @classmethod
+    def empty(cls, batch: int, count: int, depth: int, hidden: int) -> "_Found":
+        return cls(
+            np.full((batch, count, depth), -1, dtype=np.int32),
+            np.zeros((batch, count, depth, len(SIGNALS)), dtype=np.float32),
+            np.zeros((batch, count, depth, hidden), dtype=np.float32) if hidden else None,
+        )
+
+    def put(
+        self,
+        positions: slice,
+        depth: int,
+        tokens: torch.Tensor,
+        signals: DraftSignals,
+        hidden: torch.Tensor | None,
+    ) -> None:
+        self.tokens[:, positions, depth] = tokens.cpu().numpy()
+        self.signals[:, positions, depth] = signals.stacked().cpu().numpy()
+        if self.hidden is not None and hidden is not None:
+            self.hidden[:, positions, depth] = hidden.float().cpu().numpy()
+
+
+def _by_tree(
+    drafter: DraftModel,
+    model: LeanModel,
+    texts: Sequence[Text],
+    rules: Sequence[Verification],
+    max_length: int,
+    survival: Survival,
+) -> list[Drafts]:
+    tree = _Tree(drafter, model, texts, rules)
+    size = model.architecture.hidden_size if survival.needs_evidence else 0
+    found = _Found.empty(len(texts), tree.count, max_length, size)
+    for block in tree.blocks(max_length):
+        for depth, (tokens, signals, hidden) in enumerate(tree.grow(block, max_length)):
+            found.put(block, depth, tokens, signals, hidden)
+    return [_assemble(text, found, b, survival) for b, text in enumerate(texts)]
+
+
+class _Tree:
+    """Texts side by side in a drafter's cache, from whose positions drafts grow.
+
+    Texts are padded at their ends to one length `T - 1` (the last token is never read), so that
+    node `g` of a block stands in the same slot of every row.
+    """
+
+    def __init__(
+        self,
+        drafter: DraftModel,
+        model: LeanModel,
+        texts: Sequence[Text],
+        rules: Sequence[Verification],
+    ) -> None:
+        self.drafter, self.model, self.rules = drafter, model, rules
+        self.starts = torch.tensor([len(text.prompt) for text in texts])  # [B]
+        self.count = max(len(text.tokens) for text in texts)
+        self.trunk = max(len_of(text) for text in texts) - 1
+        padded = torch.zeros(len(texts), self.trunk, dtype=torch.long)
+        for b, text in enumerate(texts):
+            whole = np.concatenate([text.prompt, text.tokens])[:-1]
+            padded[b, : len(whole)] = torch.from_numpy(whole.astype(np.int64))
+        model.reset(len(texts))
+        self.logits = model.extend(padded.to(model.device))  # [B, T - 1, V]
+        assert model.last_hidden is not None
+        self.hidden = model.last_hidden  # [B, T - 1, hidden]
+
+    def blocks(self, max_length: int) -> Iterator[slice]:
+        """Ranges of positions whose drafts fit the model's context together."""
+        room = (self.model.context_length - self.trunk) // max(1, max_length - 1)
+        size = max(1, min(BLOCK, room))
+        for first in range(0, self.count, size):
+            yield slice(first, min(first + size, self.count))
+
+    def grow(
+        self, block: slice, max_length: int
+    ) -> Iterator[tuple[torch.Tensor, DraftSignals, torch.Tensor]]:
+        """For each depth: the block's drafted tokens `[B, W]`, signals and hidden states."""
+        first = self.starts[:, None] + torch.arange(block.start, block.stop)  # [B, W]
+        before = (first - 1).clamp_max(self.trunk - 1)  # the last token that a draft follows
+        rows = torch.arange(len(first))[:, None]
+        logits, hidden = self.logits[rows, before], self.hidden[rows, before]
+        trunk = torch.arange(self.trunk) < first[..., None]  # [B, W, T - 1]
+        own = torch.eye(block.stop - block.start, dtype=torch.bool).expand(len(first), -1, -1)
+        mask = trunk
+        for depth in range(max_length):
+            logits = self.drafter.fit(logits)
+            scores = self._scores(logits, block.start + depth)
+            tokens = scores.argmax(-1)
+            yield tokens, draft_signals(logits, tokens, scores), hidden
+            if depth + 1 == max_length:
+                break
+            mask = torch.cat([mask, own], dim=-1)
+            logits = self.model.forward(tokens, positions=first + depth, mask=mask)
+            assert self.model.last_hidden is not None
+            hidden = self.model.last_hidden
+        self.model.rollback(self.trunk)
+
+    def _scores(self, logits: torch.Tensor, offset: int) -> torch.Tensor:
+        """What row `b`'s rule chooses from at its positions `start + offset …`, `[B, W, V]`."""
+        starts = self.starts.tolist()
+        return torch.stack(
+            [rule.scores(logits[b], starts[b] + offset) for b, rule in enumerate(self.rules)]
+        )
+
+
+def _assemble(text: Text, found: _Found, row: int, survival: Survival) -> Drafts:
+    count, depth = len(text.tokens), found.tokens.shape[2]
+    tokens = found.tokens[row, :count]
+    signals = found.signals[row, :count]
+    nothing = np.zeros(count * depth, dtype=np.float32)
+    match, agrees, hidden = nothing, nothing, None
+    if survival.needs_evidence:
+        match, agrees = _agreements(text, tokens)
+        if found.hidden is not None:
+            hidden = found.hidden[row, :count].reshape(count * depth, -1)
+    evidence = Evidence(
+        log_prob=signals[..., 0].reshape(-1),
+        choice_margin=signals[..., 3].reshape(-1),
+        match=match,
+        agrees=agrees,
+        hidden=hidden,
+    )
+    chances = survival(evidence).reshape(count, depth)
+    return Drafts(tokens, signals, np.cumprod(chances, axis=1, dtype=np.float32))
+
+
+def _agreements(text: Text, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`decoding.stopping.agreement` at every position, `[G * K]` each."""
+    index = SuffixIndex(MATCH_LIMIT)
+    index.start(text.prompt.tolist())
+    match, agrees = [], []
+    for drafted, committed in zip(tokens.tolist(), text.tokens.tolist()):
+        found = agreement(index, drafted)
+        match.append(found[0])
+        agrees.append(found[1])
+        index.extend([committed])
+    return np.concatenate(match), np.concatenate(agrees)
