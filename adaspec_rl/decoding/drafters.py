@@ -25,6 +25,8 @@ class Draft:
         return len(self.tokens)
 
 
+PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and yet finite
+
 # Told a drafted token's logits `[V]`, choice and hidden state `[hidden]` (None: not known), it says
 # whether to stop drafting.
 Stop = Callable[[torch.Tensor, Choice, torch.Tensor | None], bool]
@@ -112,5 +114,5 @@ class DraftModel:
         """Logits `[..., V]` of the target's vocabulary, cut or padded."""
         missing = self.vocab_size - logits.shape[-1]  # embeddings padded to another size
         if missing > 0:
-            return F.pad(logits, (0, missing), value=-torch.inf)
+            return F.pad(logits, (0, missing), value=PADDING)
         return logits[..., : self.vocab_size] if missing < 0 else logits

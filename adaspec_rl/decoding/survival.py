@@ -62,7 +62,11 @@ class SurvivalHead:
     needs_evidence = True
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
-        inner = np.tanh(features(evidence) @ self.weight + self.bias)
+        return self.chances(features(evidence))
+
+    def chances(self, inputs: np.ndarray) -> np.ndarray:
+        """Chances `[N]` of `features` `[N, 7 + hidden]`."""
+        inner = np.tanh(inputs @ self.weight + self.bias)
         return 1.0 / (1.0 + np.exp(-(inner @ self.output + self.output_bias)))
 
     @property

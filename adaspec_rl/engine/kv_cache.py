@@ -4,7 +4,8 @@ import torch
 
 from adaspec_rl.engine.architecture import Architecture
 
-_FIRST_CAPACITY = 1024  # tokens
+_FIRST_CAPACITY = 1024  # tokens, of all rows together
+_LEAST_CAPACITY = 64  # of one row
 
 
 class KVCache:
@@ -22,7 +23,6 @@ class KVCache:
         self.lengths: list[int] = []
         self._architecture = architecture
         self._dtype, self._device = dtype, device
-        self.capacity = min(_FIRST_CAPACITY, context_length)
         self.allocate(1)
 
     @property
@@ -43,6 +43,8 @@ class KVCache:
         if batch < 1:
             raise ValueError(f"expected at least 1 row, got batch={batch}")
         if batch != self.batch:
+            wanted = max(_FIRST_CAPACITY // batch, _LEAST_CAPACITY)
+            self.capacity = min(wanted, self.context_length)
             self.data = self._new(batch)
         self.lengths = [0] * batch
 

@@ -15,15 +15,15 @@ from adaspec_rl.decoding.signals import SIGNALS, DraftSignals, draft_signals
 from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_index import SuffixIndex
 from adaspec_rl.decoding.survival import MATCH_LIMIT, Evidence, Survival
-from adaspec_rl.decoding.verification import Verification
+from adaspec_rl.decoding.verification import Greedy, Verification
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.replay.texts import Text
 
-BLOCK = 32  # positions drafted side by side: more would make attention long
+BLOCK = 16  # positions drafted side by side: more would make attention long
 LOGITS = 1 << 26  # values of logits held at a time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Drafts:
     """Drafts of up to `K` tokens at each of a text's `G` positions.
 
@@ -33,7 +33,47 @@ class Drafts:
 
     tokens: np.ndarray  # [G, K] int32
     signals: np.ndarray  # [G, K, 4] float32, in the order of `decoding.signals.SIGNALS`
-    survival: np.ndarray  # [G, K] float32, estimated chance that all up to this token survive
+    hidden: np.ndarray | None  # [G, K, hidden] float32, the drafter's; None: not known or not kept
+
+    @classmethod
+    def empty(cls, count: int, depth: int) -> "Drafts":
+        """No drafts yet."""
+        return cls(
+            np.full((count, depth), -1, dtype=np.int32),
+            np.zeros((count, depth, len(SIGNALS)), dtype=np.float32),
+            None,
+        )
+
+    def accepted(self, text: Text) -> np.ndarray:
+        """Leading drafted tokens that are the text's own, at each position, `[G]` int32."""
+        count, depth = self.tokens.shape
+        beyond = np.full(depth, -2, dtype=np.int32)  # equal to no drafted token
+        own = np.lib.stride_tricks.sliding_window_view(np.concatenate([text.tokens, beyond]), depth)
+        return (self.tokens == own[:count]).cumprod(axis=1).sum(axis=1, dtype=np.int32)
+
+    def evidence(self, text: Text) -> Evidence:
+        """What is known of every drafted token, `[G * K]`."""
+        count, depth = self.tokens.shape
+        match, agrees = _agreements(text, self.tokens)
+        hidden = None if self.hidden is None else self.hidden.reshape(count * depth, -1)
+        return Evidence(
+            log_prob=self.signals[..., 0].reshape(-1),
+            choice_margin=self.signals[..., 3].reshape(-1),
+            match=match,
+            agrees=agrees,
+            hidden=hidden,
+        )
+
+    def survivals(self, text: Text, survival: Survival) -> np.ndarray:
+        """Estimated chance that all tokens of a draft up to each one survive, `[G, K]` float32."""
+        if not survival.needs_evidence:
+            unused = np.zeros(0, dtype=np.float32)
+            log_prob = self.signals[..., 0].reshape(-1)
+            known = Evidence(log_prob, unused, unused, unused, None)
+        else:
+            known = self.evidence(text)
+        chances = survival(known).reshape(self.tokens.shape)
+        return np.cumprod(chances, axis=1, dtype=np.float32)
 
 
 @torch.inference_mode()
@@ -42,9 +82,10 @@ def draft_everywhere(
     texts: Sequence[Text],
     rules: Sequence[Verification],
     max_length: int,
-    survival: Survival,
+    *,
+    hidden: bool = False,
 ) -> list[Drafts]:
-    """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
+    """Drafts of every text; `rules[b]` chooses the tokens of text `b`; `hidden` keeps the states.
 
     Drafters that are no `LeanModel`, or whose context a text fills, go position by position.
     """
@@ -55,20 +96,16 @@ def draft_everywhere(
         and longest + max_length <= drafter.context_length
     ):
         rows = max(1, LOGITS // (longest * drafter.vocab_size))
+        parts = [slice(start, start + rows) for start in range(0, len(texts), rows)]
         return [
             drafts
-            for start in range(0, len(texts), rows)
+            for part in parts
             for drafts in _by_tree(
-                drafter,
-                drafter.model,
-                texts[start : start + rows],
-                rules[start : start + rows],
-                max_length,
-                survival,
+                drafter, drafter.model, texts[part], rules[part], max_length, hidden
             )
         ]
     return [
-        draft_one_by_one(drafter, text, rule, max_length, survival)
+        draft_one_by_one(drafter, text, rule, max_length, hidden=hidden)
         for text, rule in zip(texts, rules)
     ]
 
@@ -78,66 +115,32 @@ def len_of(text: Text) -> int:
     return len(text.prompt) + len(text.tokens)
 
 
+@torch.inference_mode()
 def draft_one_by_one(
-    drafter: Drafter, text: Text, rule: Verification, max_length: int, survival: Survival
+    drafter: Drafter, text: Text, rule: Verification, max_length: int, *, hidden: bool = False
 ) -> Drafts:
     """The same for any drafter, position by position: slower, as decoding itself would do it."""
     whole = torch.tensor(np.concatenate([text.prompt, text.tokens]), dtype=torch.long)
     count, start = len(text.tokens), len(text.prompt)
-    found = _Found.empty(1, count, max_length, hidden=0)
-    hidden: list[np.ndarray | None] = []
+    found = Drafts.empty(count, max_length)
     drafter.start()
     for g in range(count):
         n = start + g
         length = min(max_length, drafter.context_length - n + 1)
         if length < 1:
-            hidden.append(None)
-            continue
+            break
         draft = drafter.propose(whole[:n], length, rule)
         drafter.keep(n)
-        found.tokens[0, g, : len(draft)] = draft.tokens.cpu().numpy()
+        found.tokens[g, :length] = draft.tokens.cpu().numpy()
         if draft.logits is not None:
             signals = draft_signals(draft.logits, draft.tokens, draft.scores)
-            found.signals[0, g, : len(draft)] = signals.stacked().cpu().numpy()
-        state = None if draft.hidden is None else draft.hidden.float().cpu().numpy()
-        hidden.append(state)
-    if any(state is not None for state in hidden):
-        size = next(state.shape[1] for state in hidden if state is not None)
-        found.hidden = np.zeros((1, count, max_length, size), dtype=np.float32)
-        for g, state in enumerate(hidden):
-            if state is not None:
-                found.hidden[0, g, : len(state)] = state
-    return _assemble(text, found, 0, survival)
-
-
-@dataclass(slots=True)
-class _Found:
-    """What a batch of `B` texts was found to draft, `[B, G, K, …]`."""
-
-    tokens: np.ndarray
-    signals: np.ndarray
-    hidden: np.ndarray | None
-
-    @classmethod
-    def empty(cls, batch: int, count: int, depth: int, hidden: int) -> "_Found":
-        return cls(
-            np.full((batch, count, depth), -1, dtype=np.int32),
-            np.zeros((batch, count, depth, len(SIGNALS)), dtype=np.float32),
-            np.zeros((batch, count, depth, hidden), dtype=np.float32) if hidden else None,
-        )
-
-    def put(
-        self,
-        positions: slice,
-        depth: int,
-        tokens: torch.Tensor,
-        signals: DraftSignals,
-        hidden: torch.Tensor | None,
-    ) -> None:
-        self.tokens[:, positions, depth] = tokens.cpu().numpy()
-        self.signals[:, positions, depth] = signals.stacked().cpu().numpy()
-        if self.hidden is not None and hidden is not None:
-            self.hidden[:, positions, depth] = hidden.float().cpu().numpy()
+            found.signals[g, :length] = signals.stacked().cpu().numpy()
+        if hidden and draft.hidden is not None:
+            if found.hidden is None:
+                shape = (count, max_length, draft.hidden.shape[1])
+                found.hidden = np.zeros(shape, dtype=np.float32)
+            found.hidden[g, :length] = draft.hidden.float().cpu().numpy()
+    return found
 
 
 def _by_tree(
@@ -146,15 +149,25 @@ def _by_tree(
     texts: Sequence[Text],
     rules: Sequence[Verification],
     max_length: int,
-    survival: Survival,
+    keep_hidden: bool,
 ) -> list[Drafts]:
     tree = _Tree(drafter, model, texts, rules)
-    size = model.architecture.hidden_size if survival.needs_evidence else 0
-    found = _Found.empty(len(texts), tree.count, max_length, size)
+    found = [Drafts.empty(len(text.tokens), max_length) for text in texts]
+    if keep_hidden:
+        for drafts in found:
+            shape = (*drafts.tokens.shape, tree.hidden.shape[-1])
+            drafts.hidden = np.zeros(shape, dtype=np.float32)
     for block in tree.blocks(max_length):
         for depth, (tokens, signals, hidden) in enumerate(tree.grow(block, max_length)):
-            found.put(block, depth, tokens, signals, hidden)
-    return [_assemble(text, found, b, survival) for b, text in enumerate(texts)]
+            chosen, known = tokens.cpu().numpy(), signals.stacked().cpu().numpy()
+            states = hidden.float().cpu().numpy() if keep_hidden else None
+            for b, drafts in enumerate(found):
+                width = len(drafts.tokens[block])  # 0 where the text has ended
+                drafts.tokens[block, depth] = chosen[b, :width]
+                drafts.signals[block, depth] = known[b, :width]
+                if drafts.hidden is not None and states is not None:
+                    drafts.hidden[block, depth] = states[b, :width]
+    return found
 
 
 class _Tree:
@@ -217,31 +230,12 @@ class _Tree:
 
     def _scores(self, logits: torch.Tensor, offset: int) -> torch.Tensor:
         """What row `b`'s rule chooses from at its positions `start + offset …`, `[B, W, V]`."""
+        if all(isinstance(rule, Greedy) for rule in self.rules):
+            return logits
         starts = self.starts.tolist()
         return torch.stack(
             [rule.scores(logits[b], starts[b] + offset) for b, rule in enumerate(self.rules)]
         )
-
-
-def _assemble(text: Text, found: _Found, row: int, survival: Survival) -> Drafts:
-    count, depth = len(text.tokens), found.tokens.shape[2]
-    tokens = found.tokens[row, :count]
-    signals = found.signals[row, :count]
-    nothing = np.zeros(count * depth, dtype=np.float32)
-    match, agrees, hidden = nothing, nothing, None
-    if survival.needs_evidence:
-        match, agrees = _agreements(text, tokens)
-        if found.hidden is not None:
-            hidden = found.hidden[row, :count].reshape(count * depth, -1)
-    evidence = Evidence(
-        log_prob=signals[..., 0].reshape(-1),
-        choice_margin=signals[..., 3].reshape(-1),
-        match=match,
-        agrees=agrees,
-        hidden=hidden,
-    )
-    chances = survival(evidence).reshape(count, depth)
-    return Drafts(tokens, signals, np.cumprod(chances, axis=1, dtype=np.float32))
 
 
 def _agreements(text: Text, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

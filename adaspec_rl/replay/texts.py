@@ -23,7 +23,6 @@ class Text:
     finished: str  # eos, length or context
     target_entropy: np.ndarray  # [G] float32, nats, of the distribution each token was chosen from
     target_top_probability: np.ndarray  # [G] float32, likewise
-    target_hidden: np.ndarray | None  # [G, hidden] float32, likewise; None: the model hides it
 
 
 def replayable(rule: str, sampling: Sampling) -> None:
@@ -81,10 +80,9 @@ def generate_texts(
         log_probs = logits.log_softmax(-1)
         signals = [chosen, entropy(log_probs).double(), log_probs.amax(-1).exp().double()]
         values = torch.stack([part.double() for part in signals], dim=1).tolist()
-        hidden = target.last_hidden
         for b, row in enumerate(rows):
             if row.finished is None:
-                row.append(values[b], None if hidden is None else hidden[b, 0], eos_ids)
+                row.append(values[b], eos_ids)
         # A finished row reads its last token over and over, and never grows.
         target.rollback(torch.tensor([row.length - 1 for row in rows]))
     return [row.text() for row in rows]
@@ -115,7 +113,6 @@ class _Row:
         self.budget_reason = "length" if self.budget == max_new_tokens else "context"
         self.tokens: list[int] = []
         self.signals: list[list[float]] = []
-        self.hidden: list[torch.Tensor] = []
         self.finished: str | None = None
 
     @property
@@ -126,13 +123,9 @@ class _Row:
     def last(self) -> int:
         return self.tokens[-1] if self.tokens else self.prompt[-1]
 
-    def append(
-        self, values: list[float], hidden: torch.Tensor | None, eos_ids: Sequence[int]
-    ) -> None:
+    def append(self, values: list[float], eos_ids: Sequence[int]) -> None:
         self.tokens.append(int(values[0]))
         self.signals.append(values[1:])
-        if hidden is not None:
-            self.hidden.append(hidden)
         if self.tokens[-1] in eos_ids:
             self.finished = "eos"
         elif len(self.tokens) == self.budget:
@@ -148,5 +141,4 @@ class _Row:
             finished=self.finished,
             target_entropy=signals[:, 0],
             target_top_probability=signals[:, 1],
-            target_hidden=torch.stack(self.hidden).float().cpu().numpy() if self.hidden else None,
         )

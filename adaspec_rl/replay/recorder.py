@@ -1,0 +1,236 @@
+"""Record a pair's texts and drafts, shard by shard, once.
+
+A recording lives in a folder named after its fingerprint. Shards that are there are not made again,
+so a killed recording goes on where it was, and an unchanged command costs nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from adaspec_rl.decoding.drafters import Drafter
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
+from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.replay import shards
+from adaspec_rl.replay.drafts import draft_everywhere
+from adaspec_rl.replay.fitting import examples, fit_head
+from adaspec_rl.replay.texts import Text, generate_texts, replayable, text_rules
+from adaspec_rl.replay.trace import (
+    Trace,
+    drafts_to_tensors,
+    table_from_tensors,
+    texts_from_tensors,
+    texts_to_tensors,
+)
+
+SURVIVALS = ("product", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What is recorded; two recordings that differ in anything here have nothing in common."""
+
+    pair: str  # fingerprint
+    sampling: Sampling
+    verification: str
+    eos_ids: tuple[int, ...]
+    max_new_tokens: int
+    max_length: int
+    survival: str = "head"
+    seed: int = 0  # text n is sampled with seed + n
+    shard: int = 64  # prompts in one
+
+    def __post_init__(self) -> None:
+        replayable(self.verification, self.sampling)
+        if self.survival not in SURVIVALS:
+            raise ValueError(
+                f"unknown survival {self.survival!r}: expected one of {', '.join(SURVIVALS)}"
+            )
+        if min(self.max_length, self.max_new_tokens, self.shard) < 1:
+            raise ValueError(
+                "max_length, max_new_tokens and shard must be at least 1, got "
+                f"{self.max_length}, {self.max_new_tokens} and {self.shard}"
+            )
+
+    def fingerprint(
+        self, prompts: Sequence[Sequence[int]], heads: Sequence[Survival] | None
+    ) -> str:
+        """A short hash of these settings, the prompts, and the given heads (None: fitted here)."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        digest.update(json.dumps([list(prompt) for prompt in prompts]).encode())
+        for head in heads or ():
+            digest.update(head.name.encode())
+            if isinstance(head, SurvivalHead):
+                digest.update(shards.pack(head.tensors(), "", "survival"))
+        return digest.hexdigest()[:16]
+
+
+class Models(Protocol):
+    """What a recorder runs; a `Pair` is one."""
+
+    @property
+    def target(self) -> LanguageModel: ...
+
+    @property
+    def drafters(self) -> Sequence[Drafter]: ...
+
+
+class ShardRecorder:
+    """Makes the bytes of one shard at a time."""
+
+    def __init__(self, models: Models, recording: Recording, fingerprint: str) -> None:
+        self.models, self.recording, self.fingerprint = models, recording, fingerprint
+
+    def texts(self, prompts: Sequence[Sequence[int]], first: int) -> bytes:
+        """The shard of the target's texts after `prompts`, whose first one is number `first`."""
+        recording = self.recording
+        seeds = [recording.seed + first + n for n in range(len(prompts))]
+        made = generate_texts(
+            self.models.target,
+            prompts,
+            seeds,
+            self._rules(seeds),
+            eos_ids=recording.eos_ids,
+            max_new_tokens=recording.max_new_tokens,
+        )
+        return shards.pack(texts_to_tensors(made), self.fingerprint, "texts")
+
+    def examples(self, texts: Sequence[Text], drafter: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a survival head learns from `texts`."""
+        rules = self._rules([text.seed for text in texts])
+        chosen = self.models.drafters[drafter]
+        drafts = draft_everywhere(chosen, texts, rules, 1, hidden=True)
+        return examples(zip(texts, drafts))
+
+    def drafts(self, texts: Sequence[Text], drafter: int, survival: Survival) -> bytes:
+        """The shard of a drafter's drafts in `texts`."""
+        drafts = draft_everywhere(
+            self.models.drafters[drafter],
+            texts,
+            self._rules([text.seed for text in texts]),
+            self.recording.max_length,
+            hidden=survival.needs_evidence,
+        )
+        survivals = [item.survivals(text, survival) for text, item in zip(texts, drafts)]
+        tensors = drafts_to_tensors(texts, drafts, survivals)
+        return shards.pack(tensors, self.fingerprint, f"drafts of drafter {drafter}")
+
+    def _rules(self, seeds: Sequence[int]) -> list:
+        return text_rules(
+            self.models.target, seeds, self.recording.verification, self.recording.sampling
+        )
+
+
+class Workers(Protocol):
+    """Runs jobs of a `ShardRecorder`, here or on other machines."""
+
+    def run(self, jobs: Sequence["Job"]) -> Iterator[tuple[int, object]]:
+        """Yield `(number of the job, result)` as jobs are done, in any order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A method of `ShardRecorder` and its arguments."""
+
+    method: str
+    arguments: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InProcess:
+    """Runs jobs one after another, right here."""
+
+    recorder: ShardRecorder
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, object]]:
+        for number, job in enumerate(jobs):
+            yield number, getattr(self.recorder, job.method)(*job.arguments)
+
+
+def record(
+    models: Models,
+    recording: Recording,
+    prompts: Sequence[Sequence[int]],
+    domains: Sequence[str],
+    cache: Path,
+    *,
+    heads: Sequence[Survival] | None = None,
+    workers: Callable[[str], Workers] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Trace, list[Survival]]:
+    """Record, or load what has been recorded; returns the trace and each drafter's survival.
+
+    Args:
+        cache: recordings lie in this folder, each in one of its own.
+        heads: survival estimates by drafter, e.g. those fitted on other prompts; None: as
+            `recording.survival` says, heads being fitted on these very texts.
+        workers: makes what runs the jobs, given the fingerprint; None: this process does.
+        progress: told prompts done, of how many (each counts once for the target and for each
+            drafter).
+
+    Raises:
+        ValueError: settings that cannot be replayed, a damaged shard, a full disk.
+    """
+    fingerprint = recording.fingerprint(prompts, heads)
+    folder = cache / fingerprint
+    here = ShardRecorder(models, recording, fingerprint)
+    pool = workers(fingerprint) if workers else InProcess(here)
+    steps = range(0, len(prompts), recording.shard)
+    count = len(models.drafters)
+    total = len(prompts) * (1 + count)
+    done = 0
+
+    def make(paths: Sequence[Path], jobs: Sequence[Job], sizes: Sequence[int]) -> None:
+        nonlocal done
+        missing = [n for n, path in enumerate(paths) if not path.exists()]
+        done += sum(size for n, size in enumerate(sizes) if n not in missing)
+        progress(done, total)
+        for number, content in pool.run([jobs[n] for n in missing]):
+            assert isinstance(content, bytes)
+            shards.write(paths[missing[number]], content)
+            done += sizes[missing[number]]
+            progress(done, total)
+
+    parts = [prompts[first : first + recording.shard] for first in steps]
+    sizes = [len(part) for part in parts]
+    paths = [folder / f"texts-{n:04d}.safetensors" for n in range(len(parts))]
+    make(paths, [Job("texts", item) for item in zip(parts, steps)], sizes)
+    texts = [texts_from_tensors(shards.read(path, fingerprint, "texts")) for path in paths]
+    tables, chosen = [], []
+    for d in range(count):
+        survival = heads[d] if heads else _survival(recording, here, texts, d, folder, fingerprint)
+        paths = [folder / f"drafts-{d}-{n:04d}.safetensors" for n in range(len(parts))]
+        make(paths, [Job("drafts", (part, d, survival)) for part in texts], sizes)
+        kind = f"drafts of drafter {d}"
+        found = [shards.read(path, fingerprint, kind) for path in paths]
+        tables.append(table_from_tensors(models.drafters[d].name, found))
+        chosen.append(survival)
+    every = [text for part in texts for text in part]
+    return Trace.assemble(fingerprint, every, domains, tables, recording.max_length), chosen
+
+
+def _survival(
+    recording: Recording,
+    recorder: ShardRecorder,
+    texts: Sequence[Sequence[Text]],
+    drafter: int,
+    folder: Path,
+    fingerprint: str,
+) -> Survival:
+    if recording.survival == "product":
+        return ProductSurvival()
+    path = folder / f"survival-{drafter}.safetensors"
+    kind = f"survival of drafter {drafter}"
+    if not path.exists():
+        found = [recorder.examples(part, drafter) for part in texts]
+        inputs, answers = (np.concatenate(parts) for parts in zip(*found))
+        head = fit_head(inputs, answers, seed=recording.seed)
+        shards.write(path, shards.pack(head.tensors(), fingerprint, kind))
+    return SurvivalHead.from_tensors(shards.read(path, fingerprint, kind))
