@@ -59,7 +59,7 @@ def generate(
     observer = StreamObserver(Observer(spec, cost)) if spec else None
     began = clock()
     deciding = 0.0
-    session.start(prompt, seed, signals=spec is not None)
+    session.start(prompt, seed, signals=spec is not None and spec.needs_signals)
     controller.reset()
     if observer:
         observer.start(prompt)

@@ -14,6 +14,7 @@ from adaspec_rl.decoding.round import Round
 from adaspec_rl.decoding.survival import MATCH_LIMIT
 
 GROUPS = ("history", "target", "draft", "context", "cost")
+SIGNALLED = ("target", "draft")  # groups that need a session's signals, which take time
 EMA_SPANS = (2.0, 6.0, 20.0)  # rounds
 RECENT = 4  # rounds shown one by one
 PRIOR_ACCEPTANCE = 0.5  # what the averages start from
@@ -27,6 +28,11 @@ class CostFeatures:
     verification_step: float  # of one more verified position
     overhead: float  # of a round
     batch_size: int = 1
+
+    def values(self) -> np.ndarray:
+        """The features of the group `cost`, unscaled, `[4]`."""
+        size = math.log2(self.batch_size)
+        return np.array([self.draft_step, self.verification_step, self.overhead, size])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,11 @@ class ObservationSpec:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def needs_signals(self) -> bool:
+        """Whether rounds must carry their signals."""
+        return any(group in SIGNALLED for group in self.groups)
 
 
 def _features(max_length: int, vocab_size: int) -> dict[str, list[tuple[str, float]]]:
@@ -127,54 +138,65 @@ def _numbers(r: Round) -> tuple[float, ...]:
 class Observer:
     """Turns the rounds of `batch` streams into observations."""
 
-    def __init__(self, spec: ObservationSpec, cost: CostFeatures, batch: int = 1) -> None:
+    def __init__(self, spec: ObservationSpec, cost: CostFeatures | None, batch: int = 1) -> None:
+        """`cost` holds for all streams; None: `set_costs` says what each one costs."""
         self.spec = spec
         self.batch = batch
         table = _features(spec.max_length, spec.vocab_size)
         every = [name for group in GROUPS for name, _ in table[group]]
         self._chosen = np.array([every.index(name) for name in spec.names])
-        self._scales = np.asarray(spec.scales, dtype=np.float32)
-        self._decay = np.exp(-1.0 / np.asarray(EMA_SPANS))
-        batch_size = math.log2(cost.batch_size)
-        self._cost = (cost.draft_step, cost.verification_step, cost.overhead, batch_size)
-        self._values = np.zeros((batch, len(every)))  # all features, unscaled
+        self._scales = np.asarray(spec.scales, dtype=np.float32)[:, None]
+        self._decay = np.exp(-1.0 / np.asarray(EMA_SPANS, dtype=np.float32))[:, None]
+        # All features, unscaled, one contiguous row each: [F, B].
+        self._values = np.zeros((len(every), batch), dtype=np.float32)
         ends = np.cumsum([len(table[group]) for group in GROUPS])
         history, self._target, self._draft, context, self._costs = (
-            self._values[:, end - len(table[group]) : end] for group, end in zip(GROUPS, ends)
+            self._values[end - len(table[group]) : end] for group, end in zip(GROUPS, ends)
         )
         emas = len(EMA_SPANS)
-        self._emas = history[:, :emas]  # [B, spans]
-        self._recent = history[:, emas:-1].reshape(batch, 2, RECENT)  # accepted, drafted
-        self._since_draft = history[:, -1]
-        self._log_generated, self._match = context[:, 0], context[:, 1]
-        self._generated = np.zeros(batch)
+        self._emas = history[:emas]  # [spans, B]
+        self._accepted = history[emas : emas + RECENT]  # [RECENT, B], the latest first
+        self._drafted = history[emas + RECENT : -1]
+        self._since_draft = history[-1]
+        self._log_generated, self._match = context[0], context[1]
+        self._generated = np.zeros(batch, dtype=np.float32)
+        if cost is not None:
+            self.set_costs(cost.values())
         self.reset()
 
-    def reset(self, rows: np.ndarray | slice = slice(None), suffix_match: float = 0.0) -> None:
+    def set_costs(self, values: np.ndarray, rows: np.ndarray | slice = slice(None)) -> None:
+        """What decoding costs in `rows`: `CostFeatures.values` `[4]` of all, or `[rows, 4]`."""
+        self._costs[:, rows] = values[:, None] if values.ndim == 1 else values.T
+
+    def reset(
+        self,
+        rows: np.ndarray | slice = slice(None),
+        suffix_match: np.ndarray | float = 0.0,
+    ) -> None:
         """Begin new sequences in `rows` (all by default)."""
         self._generated[rows] = 0
-        self._values[rows] = 0.0
-        self._emas[rows] = PRIOR_ACCEPTANCE
+        self._values[: -len(self._costs), rows] = 0.0
+        self._emas[:, rows] = PRIOR_ACCEPTANCE
         self._match[rows] = np.minimum(suffix_match, MATCH_LIMIT)
-        self._costs[rows] = self._cost
 
     def update(self, rounds: RoundArrays) -> None:
         """Take in one round of every stream."""
         drafting = rounds.drafted > 0
         reached = np.minimum(rounds.accepted + 1, rounds.drafted)
-        rate = (rounds.accepted / np.maximum(reached, 1))[:, None]
-        moved = rate + (self._emas - rate) * self._decay
-        np.copyto(self._emas, moved, where=drafting[:, None])
-        np.copyto(self._draft, rounds.draft, where=drafting[:, None])
-        self._recent[:, :, 1:] = self._recent[:, :, :-1]  # NumPy copies overlapping views first
-        self._recent[:, 0, 0] = rounds.accepted
-        self._recent[:, 1, 0] = rounds.drafted
-        self._since_draft[:] = np.where(drafting, 0.0, np.minimum(self._since_draft + 1, 8))
-        self._target[:] = rounds.target
+        rate = rounds.accepted / np.maximum(reached, 1)
+        np.copyto(self._emas, rate + (self._emas - rate) * self._decay, where=drafting)
+        np.copyto(self._draft, rounds.draft.T, where=drafting)
+        for recent, latest in ((self._accepted, rounds.accepted), (self._drafted, rounds.drafted)):
+            recent[1:] = recent[:-1]  # NumPy copies overlapping views first
+            recent[0] = latest
+        self._since_draft += 1
+        np.minimum(self._since_draft, 8, out=self._since_draft)
+        self._since_draft[drafting] = 0
+        self._target[:] = rounds.target.T
         self._generated += rounds.emitted
-        self._log_generated[:] = np.log1p(self._generated)
-        self._match[:] = np.minimum(rounds.suffix_match, MATCH_LIMIT)
+        np.log1p(self._generated, out=self._log_generated)
+        np.minimum(rounds.suffix_match, MATCH_LIMIT, out=self._match, casting="same_kind")
 
     def observation(self) -> np.ndarray:
         """`[batch, features]` float32, a fresh array."""
-        return self._values[:, self._chosen].astype(np.float32) / self._scales
+        return (self._values[self._chosen] / self._scales).T

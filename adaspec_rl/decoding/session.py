@@ -1,5 +1,7 @@
 """One generation, round by round: decide (elsewhere), draft, verify, commit."""
 
+import itertools
+import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,10 +12,10 @@ import torch
 from adaspec_rl.decoding.drafters import Draft, Drafter
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.signals import draft_signals, entropy
-from adaspec_rl.decoding.stopping import ThresholdStop, agreement
+from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
+from adaspec_rl.decoding.stopping import ThresholdStop, chances
 from adaspec_rl.decoding.suffix_index import SuffixIndex
-from adaspec_rl.decoding.survival import MATCH_LIMIT, Evidence, ProductSurvival, Survival
+from adaspec_rl.decoding.survival import MATCH_LIMIT, ProductSurvival, Survival
 from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
 
@@ -149,7 +151,8 @@ class LiveSession:
             )
         began = self.clock()
         n = self._length
-        draft = self._draft(action)
+        stop = self._stop(action)
+        draft = self._draft(action, stop)
         drafted = len(draft) if draft else 0
         logits = self.target.extend(self._buffer[None, n - 1 : n + drafted])[0]  # [k + 1, V]
         accepted, token = self._rule.verify(
@@ -158,47 +161,57 @@ class LiveSession:
         report = _report(draft, logits, accepted, token, self._signals)
         values = report.tolist()  # the round's one synchronisation
         self.target.check()
-        # Before anything is committed: estimates are made of the text as it was.
-        survivals = self._survivals(action.drafter, draft, values) if self._signals else ()
+        signals, survivals = _NOTHING, ()
+        if self._signals and draft:  # of the text as it was before the round
+            signals = np.array(values[4 + drafted :], dtype=np.float32).reshape(-1, len(SIGNALS))
+            survivals = self._survivals(
+                action.drafter, draft, stop, signals, values[1 : 1 + drafted]
+            )
         kept, emitted = self._commit(int(values[0]), values[1 : 2 + drafted])
         if draft:
             self.models[action.drafter].keep(n + kept)
-        signals = values[2 + drafted :] or [0.0, 0.0]
+        entropy, top_probability = values[2 + drafted : 4 + drafted] or (0.0, 0.0)
+        log_probs, entropies, margins, choice_margins = signals.T.tolist()
         return Round(
             drafter=action.drafter,
             drafted=drafted,
             accepted=kept,
             tokens=emitted,
-            target_entropy=signals[0],
-            target_top_probability=signals[1],
-            draft_log_probs=tuple(signals[2 : 2 + drafted]),
-            draft_entropies=tuple(signals[2 + drafted : 2 + 2 * drafted]),
-            draft_margins=tuple(signals[2 + 2 * drafted : 2 + 3 * drafted]),
-            draft_choice_margins=tuple(signals[2 + 3 * drafted :]),
+            target_entropy=entropy,
+            target_top_probability=top_probability,
+            draft_log_probs=tuple(log_probs),
+            draft_entropies=tuple(entropies),
+            draft_margins=tuple(margins),
+            draft_choice_margins=tuple(choice_margins),
             draft_survivals=survivals,
             seconds=self.clock() - began,
         )
 
+    def _stop(self, action: Action) -> ThresholdStop | None:
+        if not action.length or action.threshold == 0:
+            return None
+        return ThresholdStop(action.threshold, self.survival[action.drafter], self._indexed())
+
     def _survivals(
-        self, drafter: int, draft: Draft | None, values: list[float]
+        self,
+        drafter: int,
+        draft: Draft,
+        stop: ThresholdStop | None,
+        signals: np.ndarray,
+        tokens: list[float],
     ) -> tuple[float, ...]:
-        if draft is None:
-            return ()
-        k = len(draft)
+        """The estimated survival of each drafted token; those that `stop` saw are known."""
+        known = stop.chances if stop else []
         survival = self.survival[drafter]
-        log_prob = np.array(values[4 + k : 4 + 2 * k], dtype=np.float32)
-        nothing = np.zeros(k, dtype=np.float32)
-        evidence = Evidence(log_prob, nothing, nothing, nothing, None)
-        if survival.needs_evidence:
-            match, agrees = agreement(self._indexed(), [int(v) for v in values[1 : 1 + k]])
-            evidence = Evidence(
-                log_prob=log_prob,
-                choice_margin=np.array(values[4 + 4 * k :], dtype=np.float32),
-                match=match,
-                agrees=agrees,
-                hidden=None if draft.hidden is None else draft.hidden.float().cpu().numpy(),
+        rest: list[float] = []
+        if len(known) < len(tokens):
+            hidden = None if draft.hidden is None else draft.hidden[len(known) :]
+            drafted = [int(token) for token in tokens]
+            found = chances(
+                survival, signals[len(known) :], self._indexed(), drafted, len(known), hidden
             )
-        return tuple(np.cumprod(survival(evidence)).tolist())
+            rest = found.tolist()
+        return tuple(itertools.accumulate((*known, *rest), operator.mul))
 
     def _indexed(self) -> SuffixIndex:
         """The index of all committed tokens; made when it is first asked for."""
@@ -207,17 +220,13 @@ class LiveSession:
             self._index.extend(self._prompt + self._generated)
         return self._index
 
-    def _draft(self, action: Action) -> Draft | None:
+    def _draft(self, action: Action, stop: ThresholdStop | None) -> Draft | None:
         if not action.length:
             return None
         n, drafter = self._length, self.models[action.drafter]
         length = min(action.length, self._room - n - 1, drafter.context_length - n + 1)
         if length < 1:
             return None
-        stop = None
-        if action.threshold > 0:
-            survival = self.survival[action.drafter]
-            stop = ThresholdStop(action.threshold, survival, self._indexed())
         draft = drafter.propose(self._buffer[:n], length, self._rule, stop)
         self._buffer[n : n + len(draft)] = draft.tokens
         return draft
@@ -242,6 +251,9 @@ class LiveSession:
         return accepted, tuple(emitted)
 
 
+_NOTHING = np.zeros((0, len(SIGNALS)), dtype=np.float32)
+
+
 def _report(
     draft: Draft | None,
     logits: torch.Tensor,
@@ -252,18 +264,16 @@ def _report(
     """All that the host learns of a round, in one float64 vector.
 
     `[accepted, drafted tokens (k), next token]` and, with `signals`, `[target entropy, target top
-    probability]` and each of the `DraftSignals` (k).
+    probability]` and the signals of each drafted token.
     """
     drafted = [] if draft is None else [draft.tokens]
     chosen = torch.cat([accepted.view(1), *drafted, token.view(1)]).double()
     if not signals:
         return chosen
-    log_probs = row(logits, accepted).log_softmax(-1)  # [V], where the next token comes from
-    parts = [chosen, torch.stack([entropy(log_probs), log_probs.amax().exp()]).double()]
+    parts = [chosen, target_signals(row(logits, accepted))]  # where the next token comes from
     if draft is not None and draft.logits is None:
-        parts.append(torch.zeros(4 * len(draft), device=logits.device))
+        parts.append(torch.zeros(len(SIGNALS) * len(draft), device=logits.device))
     elif draft is not None:
-        scores = None if draft.scores is draft.logits else draft.scores
-        found = draft_signals(draft.logits, draft.tokens, scores)
-        parts.append(found.stacked().t().reshape(-1).double())
+        found = draft_signals(draft.logits, draft.tokens, draft.scores)
+        parts.append(found.reshape(-1).double())
     return torch.cat(parts)

@@ -10,44 +10,68 @@ from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.verification import Choice
 
 
-def agreement(index: SuffixIndex, drafted: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Match lengths before each drafted token, and whether the token is what followed; `[k]`."""
-    guesses = [index.predict(drafted[:depth]) for depth in range(len(drafted))]
+def agreement(
+    index: SuffixIndex, drafted: Sequence[int], first: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Match length before each drafted token from `first` on, and whether it is what followed."""
+    guesses = [index.predict(drafted[:depth]) for depth in range(first, len(drafted))]
     match = np.array([length for length, _ in guesses], dtype=np.float32)
-    agrees = np.array([guess == token for (_, guess), token in zip(guesses, drafted)])
-    return match, agrees.astype(np.float32)
+    agrees = [guess == token for (_, guess), token in zip(guesses, drafted[first:])]
+    return match, np.array(agrees, dtype=np.float32)
+
+
+def evidence_of(
+    signals: np.ndarray,
+    match: np.ndarray,
+    agrees: np.ndarray,
+    hidden: np.ndarray | None,
+) -> Evidence:
+    """From signals `[N, 4]` and what `agreement` found."""
+    return Evidence(signals[:, 0], signals[:, 3], match, agrees, hidden)
 
 
 class ThresholdStop:
-    """Stops a draft after the token at which its estimated survival falls under `threshold`."""
+    """Stops a draft after the token at which its estimated survival falls under `threshold`.
+
+    Attributes:
+        chances: estimated for each token that it was asked about.
+    """
 
     def __init__(self, threshold: float, survival: Survival, index: SuffixIndex) -> None:
         self.threshold = threshold
+        self.chances: list[float] = []
         self._survival = survival
         self._index = index
         self._drafted: list[int] = []
-        self._chance = 1.0  # that all tokens so far are accepted
+        self._all = 1.0  # the chance that all tokens so far are accepted
 
     def __call__(self, logits: torch.Tensor, choice: Choice, hidden: torch.Tensor | None) -> bool:
-        self._chance *= float(self._survival(self._evidence(logits, choice, hidden))[0])
-        return self._chance < self.threshold
+        match, agrees, state = 0, False, None
+        if self._survival.needs_evidence:
+            token = int(choice.token)
+            match, guess = self._index.predict(self._drafted)
+            self._drafted.append(token)
+            agrees = guess == token
+            state = None if hidden is None else hidden.float().cpu().numpy()
+        chance = self._survival.one(logits, choice, match, agrees, state)
+        self.chances.append(chance)
+        self._all *= chance
+        return self._all < self.threshold
 
-    def _evidence(
-        self, logits: torch.Tensor, choice: Choice, hidden: torch.Tensor | None
-    ) -> Evidence:
-        log_prob = logits.log_softmax(-1).index_select(0, choice.token.view(1))
-        nothing = np.zeros(1, dtype=np.float32)
-        if not self._survival.needs_evidence:
-            return Evidence(log_prob.cpu().numpy(), nothing, nothing, nothing, None)
-        best = choice.scores.topk(2).values
-        numbers = torch.cat([log_prob, best, choice.token.view(1)]).tolist()
-        token = int(numbers[3])
-        match, guess = self._index.predict(self._drafted)
-        self._drafted.append(token)
-        return Evidence(
-            log_prob=np.array(numbers[:1], dtype=np.float32),
-            choice_margin=np.array([numbers[1] - numbers[2]], dtype=np.float32),
-            match=np.array([match], dtype=np.float32),
-            agrees=np.array([guess == token], dtype=np.float32),
-            hidden=None if hidden is None else hidden.float().cpu().numpy()[None],
-        )
+
+def chances(
+    survival: Survival,
+    signals: np.ndarray,
+    index: SuffixIndex,
+    drafted: Sequence[int],
+    first: int,
+    hidden: torch.Tensor | None,
+) -> np.ndarray:
+    """Chances of the drafted tokens from `first` on, given their signals and hidden states."""
+    count = len(drafted) - first
+    if not survival.needs_evidence:
+        nothing = np.zeros(count, dtype=np.float32)
+        return survival(evidence_of(signals, nothing, nothing, None))
+    match, agrees = agreement(index, drafted, first)
+    states = None if hidden is None else hidden.float().cpu().numpy().reshape(count, -1)
+    return survival(evidence_of(signals, match, agrees, states))

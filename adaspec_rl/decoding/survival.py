@@ -4,15 +4,20 @@ The product of these chances over a draft is the chance that all of it survives,
 stopping compares with an action's threshold.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
+
+from adaspec_rl.decoding.signals import gap_of
+from adaspec_rl.decoding.verification import Choice
 
 MATCH_LIMIT = 8  # tokens; longer matches of the text's end count as this
 MARGIN_LIMIT = 20.0  # nats, likewise
-PLAIN_FEATURES = 7  # those of `SurvivalHead` that are not the hidden state
+PLAIN_FEATURES = 6  # those of `SurvivalHead` that are not the hidden state
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,20 @@ class Survival(Protocol):
         """Chances `[N]`."""
         ...
 
+    def one(
+        self,
+        logits: torch.Tensor,
+        choice: Choice,
+        match: int,
+        agrees: bool,
+        hidden: np.ndarray | None,
+    ) -> float:
+        """The same for a single token, given its row of logits `[V]` and `hidden` `[hidden]`.
+
+        Runs between two forward passes of the drafter: makes as few calls as it can.
+        """
+        ...
+
 
 class ProductSurvival:
     """Takes the drafter at its word: its own probability of the token."""
@@ -46,6 +65,16 @@ class ProductSurvival:
     def __call__(self, evidence: Evidence) -> np.ndarray:
         return np.exp(evidence.log_prob)
 
+    def one(
+        self,
+        logits: torch.Tensor,
+        choice: Choice,
+        match: int,
+        agrees: bool,
+        hidden: np.ndarray | None,
+    ) -> float:
+        return math.exp(float(logits.log_softmax(-1)[choice.token]))
+
 
 @dataclass(frozen=True)
 class SurvivalHead:
@@ -54,20 +83,47 @@ class SurvivalHead:
     Sees the drafter's hidden state, its confidence, and whether an n-gram lookup agrees with it.
     """
 
-    weight: np.ndarray  # [7 + hidden, units] float32, feature scaling included
+    weight: np.ndarray  # [6 + hidden, units] float32, feature scaling included
     bias: np.ndarray  # [units]
     output: np.ndarray  # [units]
     output_bias: float
     name = "head"
     needs_evidence = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_row", np.zeros(len(self.weight), dtype=np.float32))
+
     def __call__(self, evidence: Evidence) -> np.ndarray:
         return self.chances(features(evidence))
 
     def chances(self, inputs: np.ndarray) -> np.ndarray:
-        """Chances `[N]` of `features` `[N, 7 + hidden]`."""
+        """Chances `[N]` of `features` `[N, 6 + hidden]`."""
         inner = np.tanh(inputs @ self.weight + self.bias)
         return 1.0 / (1.0 + np.exp(-(inner @ self.output + self.output_bias)))
+
+    def one(
+        self,
+        logits: torch.Tensor,
+        choice: Choice,
+        match: int,
+        agrees: bool,
+        hidden: np.ndarray | None,
+    ) -> float:
+        row: np.ndarray = self._row  # type: ignore[attr-defined]
+        margin = min(gap_of(choice.scores), MARGIN_LIMIT)
+        share = min(match, MATCH_LIMIT) / MATCH_LIMIT
+        row[:PLAIN_FEATURES] = (
+            margin,
+            math.exp(-margin),
+            share,
+            agrees,
+            share if agrees else 0.0,
+            match > 0 and not agrees,
+        )
+        if hidden is not None:
+            row[PLAIN_FEATURES:] = hidden
+        inner = np.tanh(row @ self.weight + self.bias)
+        return 1.0 / (1.0 + math.exp(-(float(inner @ self.output) + self.output_bias)))
 
     @property
     def hidden_size(self) -> int:
@@ -108,19 +164,17 @@ class SurvivalHead:
 
 
 def features(evidence: Evidence) -> np.ndarray:
-    """What a `SurvivalHead` sees, `[N, 7 + hidden]` float32."""
+    """What a `SurvivalHead` sees, `[N, 6 + hidden]` float32."""
+    width = 0 if evidence.hidden is None else evidence.hidden.shape[1]
+    table = np.empty((len(evidence.log_prob), PLAIN_FEATURES + width), dtype=np.float32)
     match = np.minimum(evidence.match, MATCH_LIMIT) / MATCH_LIMIT
-    plain = np.stack(
-        [
-            evidence.log_prob,
-            np.exp(evidence.log_prob),
-            np.minimum(evidence.choice_margin, MARGIN_LIMIT),
-            match,
-            evidence.agrees,
-            match * evidence.agrees,
-            (match > 0) * (1.0 - evidence.agrees),
-        ],
-        axis=1,
-    )
-    parts = [plain] if evidence.hidden is None else [plain, evidence.hidden]
-    return np.concatenate(parts, axis=1, dtype=np.float32)
+    margin = np.minimum(evidence.choice_margin, MARGIN_LIMIT)
+    table[:, 0] = margin
+    table[:, 1] = np.exp(-margin)
+    table[:, 2] = match
+    table[:, 3] = evidence.agrees
+    table[:, 4] = match * evidence.agrees
+    table[:, 5] = (match > 0) * (1.0 - evidence.agrees)
+    if evidence.hidden is not None:
+        table[:, PLAIN_FEATURES:] = evidence.hidden
+    return table

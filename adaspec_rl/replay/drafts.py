@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from adaspec_rl.decoding.drafters import Drafter, DraftModel
-from adaspec_rl.decoding.signals import SIGNALS, DraftSignals, draft_signals
+from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_index import SuffixIndex
 from adaspec_rl.decoding.survival import MATCH_LIMIT, Evidence, Survival
@@ -134,7 +134,7 @@ def draft_one_by_one(
         found.tokens[g, :length] = draft.tokens.cpu().numpy()
         if draft.logits is not None:
             signals = draft_signals(draft.logits, draft.tokens, draft.scores)
-            found.signals[g, :length] = signals.stacked().cpu().numpy()
+            found.signals[g, :length] = signals.cpu().numpy()
         if hidden and draft.hidden is not None:
             if found.hidden is None:
                 shape = (count, max_length, draft.hidden.shape[1])
@@ -159,7 +159,7 @@ def _by_tree(
             drafts.hidden = np.zeros(shape, dtype=np.float32)
     for block in tree.blocks(max_length):
         for depth, (tokens, signals, hidden) in enumerate(tree.grow(block, max_length)):
-            chosen, known = tokens.cpu().numpy(), signals.stacked().cpu().numpy()
+            chosen, known = tokens.cpu().numpy(), signals.cpu().numpy()
             states = hidden.float().cpu().numpy() if keep_hidden else None
             for b, drafts in enumerate(found):
                 width = len(drafts.tokens[block])  # 0 where the text has ended
@@ -206,7 +206,7 @@ class _Tree:
 
     def grow(
         self, block: slice, max_length: int
-    ) -> Iterator[tuple[torch.Tensor, DraftSignals, torch.Tensor]]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each depth: the block's drafted tokens `[B, W]`, signals and hidden states."""
         first = self.starts[:, None] + torch.arange(block.start, block.stop)  # [B, W]
         before = (first - 1).clamp_max(self.trunk - 1)  # the last token that a draft follows

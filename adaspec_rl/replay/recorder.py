@@ -62,7 +62,8 @@ class Recording:
         self, prompts: Sequence[Sequence[int]], heads: Sequence[Survival] | None
     ) -> str:
         """A short hash of these settings, the prompts, and the given heads (None: fitted here)."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        digest = hashlib.sha256(shards.SCHEMA.encode())
+        digest.update(json.dumps(asdict(self), sort_keys=True).encode())
         digest.update(json.dumps([list(prompt) for prompt in prompts]).encode())
         for head in heads or ():
             digest.update(head.name.encode())

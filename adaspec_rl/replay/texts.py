@@ -21,6 +21,7 @@ class Text:
     seed: int
     tokens: np.ndarray  # [G] int32, the end-of-text token included
     finished: str  # eos, length or context
+    budget: int  # tokens that it could have had
     target_entropy: np.ndarray  # [G] float32, nats, of the distribution each token was chosen from
     target_top_probability: np.ndarray  # [G] float32, likewise
 
@@ -139,6 +140,7 @@ class _Row:
             seed=self.seed,
             tokens=np.array(self.tokens, dtype=np.int32),
             finished=self.finished,
+            budget=self.budget,
             target_entropy=signals[:, 0],
             target_top_probability=signals[:, 1],
         )

@@ -83,6 +83,7 @@ def texts_to_tensors(texts: Sequence[Text]) -> dict[str, np.ndarray]:
         "tokens": np.concatenate([text.tokens for text in texts]).astype(np.int32),
         "lengths": np.array([len(text.tokens) for text in texts], dtype=np.int32),
         "finished": np.array([FINISHED.index(text.finished) for text in texts], dtype=np.uint8),
+        "budgets": np.array([text.budget for text in texts], dtype=np.int32),
         "target_entropy": np.concatenate([text.target_entropy for text in texts]),
         "target_top_probability": np.concatenate([text.target_top_probability for text in texts]),
     }
@@ -101,6 +102,7 @@ def texts_from_tensors(tensors: Mapping[str, np.ndarray]) -> list[Text]:
             seed=int(seed),
             tokens=tokens[n],
             finished=FINISHED[int(tensors["finished"][n])],
+            budget=int(tensors["budgets"][n]),
             target_entropy=entropies[n],
             target_top_probability=tops[n],
         )

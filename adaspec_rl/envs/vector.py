@@ -1,0 +1,119 @@
+"""Hundreds of replayed decoding loops as one Gymnasium `VectorEnv`, natively batched."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.envs.reward import REWARDS, check_choice
+from adaspec_rl.replay.cost_profile import RoundCosts
+from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, StreamRounds
+
+
+class ReplayGame:
+    """Replayed streams with rewards and fresh texts: the core of both vector environments."""
+
+    def __init__(
+        self,
+        tables: ReplayTables,
+        spec: ObservationSpec,
+        profiles: Sequence[Sequence[RoundCosts]],
+        *,
+        policy: Sequence[float],
+        streams: int,
+        reward: str = "throughput",
+        seed: int = 0,
+    ) -> None:
+        """Each new text draws one of `profiles` (costs by context) and its `policy` seconds."""
+        check_choice("reward", reward, REWARDS)
+        self.reward = reward
+        self.streams = ReplayStreams(tables, spec, profiles, policy=policy, streams=streams)
+        self.count = len(tables.trace.texts)
+        self.profiles = len(profiles)
+        self.action_space = gym.spaces.Discrete(len(tables.actions))
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(spec),), np.float32)
+        self.seed(seed)
+
+    def seed(self, seed: int | None) -> None:
+        """Restart the random choice of texts and profiles."""
+        self.rng = np.random.default_rng(seed)
+
+    def reset(self) -> np.ndarray:
+        """Begin a text in every stream; `[B, features]`."""
+        self._start(np.arange(self.streams.streams))
+        return self.streams.observation()
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, StreamRounds, np.ndarray]:
+        """Play one round everywhere; streams whose text ended begin another at once.
+
+        Returns: observations `[B, F]`, rewards `[B]`, the rounds, and the last observations of the
+        texts that ended `[ended, F]`.
+        """
+        profile = self.streams.profile.copy()
+        played = self.streams.step(np.asarray(actions, dtype=np.int64))
+        rewards = self._rewards(played, profile)
+        ended = np.flatnonzero(played.finished)
+        observation = self.streams.observation()
+        last = observation[ended]
+        if len(ended):
+            self._start(ended)
+            observation = self.streams.observation()
+        return observation, rewards.astype(np.float32), played, last
+
+    def _start(self, rows: np.ndarray) -> None:
+        texts = self.rng.integers(self.count, size=len(rows))
+        profiles = self.rng.integers(self.profiles, size=len(rows))
+        self.streams.start(rows, texts, profiles)
+
+    def _rewards(self, played: StreamRounds, profile: np.ndarray) -> np.ndarray:
+        if self.reward == "throughput":
+            return played.emitted / self.streams.rates[profile] - played.steps
+        if self.reward == "ratio":
+            return played.emitted / played.steps
+        return played.accepted.astype(np.float64)
+
+
+class AdaSpecVectorEnv(VectorEnv):
+    """`ReplayGame` with Gymnasium's interface. Texts that end restart in the same step."""
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(self, game: ReplayGame) -> None:
+        super().__init__()
+        self.game = game
+        self.num_envs = game.streams.streams
+        self.single_action_space = game.action_space
+        self.single_observation_space = game.observation_space
+        self.action_space = batch_space(game.action_space, self.num_envs)
+        self.observation_space = batch_space(game.observation_space, self.num_envs)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a text in every stream; one seed (or the first of a list) seeds all."""
+        super().reset(seed=seed, options=options)
+        if seed is not None:
+            self.game.seed(seed[0] if isinstance(seed, list) else seed)
+        return self.game.reset(), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """`terminations` are texts ended by their end token, `truncations` by the budget."""
+        before = self.game.streams.text.copy()
+        observation, rewards, played, last = self.game.step(actions)
+        texts = self.game.streams.tables.trace.texts
+        by_itself = np.zeros(self.num_envs, dtype=bool)
+        ended = np.flatnonzero(played.finished)
+        by_itself[ended] = [texts[number].finished == "eos" for number in before[ended]]
+        infos: dict[str, Any] = {"steps": played.steps, "emitted": played.emitted}
+        if len(ended):
+            final = np.full(self.num_envs, None, dtype=object)
+            for row, stream in enumerate(ended):
+                final[stream] = last[row]
+            infos |= {"final_obs": final, "_final_obs": played.finished}
+        return observation, rewards, by_itself, played.finished & ~by_itself, infos
