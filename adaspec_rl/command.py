@@ -28,6 +28,7 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
     `ADASPEC_DEBUG=1` shows the traceback of what would be a one-line error.
     """
     schema.register()
+    sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing its own report
     failures: list[BaseException] = []
 
@@ -53,6 +54,12 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
         failures.append(error)
     if failures:
         _exit(failures[0], config_name)
+
+
+def expand(argument: str) -> list[str]:
+    """`cost=PATH.json` in Hydra's own words: the group `file` and its path."""
+    saved = re.fullmatch(r"cost=(.+\.json)", argument)
+    return ["cost=file", f"cost.path={saved.group(1)}"] if saved else [argument]
 
 
 def _exit(error: BaseException, config_name: str) -> None:

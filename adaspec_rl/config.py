@@ -44,37 +44,69 @@ class DataConfig:
 class EnvConfig:
     """The decoding loop and how it is rewarded."""
 
-    session: str = "live"
-    timing: str = "profile"  # profile, clock
+    session: str = "replay"  # replay, live
+    streams: int = 512  # replay: texts side by side
+    cost: str = "profile"  # replay: profile, or randomised (each text draws one)
+    profiles: int = 256  # randomised: how many are drawn
+    timing: str = "profile"  # live: profile, clock
     reward: str = "throughput"  # throughput, ratio, accepted
     actions: str = "length_threshold"  # or: length
-    max_length: int = 8
+    thresholds: list[float] = field(default_factory=list)
+    max_length: int = 12
     features: list[str] = field(default_factory=list)
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    verification: str = "rejection"  # greedy, rejection, coupled; temperature 0 is always greedy
-    profile_samples: int = 24  # rounds timed of each draft length
+    verification: str = "coupled"  # greedy, rejection, coupled; temperature 0 is always greedy
+
+
+@dataclass
+class CostConfig:
+    """What decoding costs: measured where it runs, or read from a file."""
+
+    path: str | None = None  # of a saved profile; null: measure
+    samples: int = 12  # measured: rounds timed of each draft length
+    contexts: list[int] = field(default_factory=list)  # measured: tokens before the rounds
+    batch_sizes: list[int] = field(default_factory=list)  # measured
+    batch_size: int = 1  # the one that decisions are costed at
+
+
+@dataclass
+class ReplayConfig:
+    """What is recorded, and how."""
+
+    prompts: int | None = 128  # training prompts a domain; null: all
+    shard: int = 64  # prompts in one file
+    workers: int = 1  # above 1: so many Ray actors
+    cache: str = "???"  # recordings lie here, each in a folder of its own
+
+
+@dataclass
+class ControlConfig:
+    """What in-draft decisions go by."""
+
+    survival: str = "head"  # head: fitted on the recording; product: the drafter's own probability
 
 
 @dataclass
 class AgentConfig:
-    """Stable-Baselines3's PPO."""
+    """What learns: Stable-Baselines3's PPO, or regression on all outcomes (hindsight)."""
 
     name: str = "ppo"
-    total_steps: int = 20_000
+    warm_start: str | None = None  # hindsight, or a bundle's folder to fine-tune
+    total_steps: int = 1_000_000
     learning_rate: float = 1e-3
-    n_steps: int = 512
-    batch_size: int = 128
-    n_epochs: int = 6
+    n_steps: int = 32  # of each stream, between updates
+    batch_size: int = 4096
+    n_epochs: int = 4
     gamma: float = 0.0
     gae_lambda: float = 1.0
-    ent_coef: float = 0.01
+    ent_coef: float = 0.003
     clip_range: float = 0.2
     hidden: list[int] = field(default_factory=list)
-    checkpoint_steps: int = 4096  # between checkpoints, each with a validation
-    validation_prompts: int = 6  # training prompts a domain
+    checkpoint_steps: int = 131_072  # between checkpoints, each with a validation
+    validation_share: float = 0.2  # of the training prompts, withheld to judge policies by
 
 
 @dataclass
@@ -114,6 +146,9 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

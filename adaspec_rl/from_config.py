@@ -1,11 +1,15 @@
 """From a configuration to the objects it names; both scripts begin here."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adaspec_rl.config import DataConfig, EngineConfig, EnvConfig, ModelConfig
+from adaspec_rl.config import Config, DataConfig, EngineConfig, EnvConfig, ModelConfig
+from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import (
     SPLITS,
     EncodedPrompt,
@@ -14,7 +18,14 @@ from adaspec_rl.data.prompts import (
     jsonl_prompts,
 )
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.pairs.pair import Pair, load_pair
+from adaspec_rl.replay.cost_measurement import measure
+from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.replay.recorder import Recording, record
+from adaspec_rl.replay.trace import Trace
+
+PROJECT = Path(__file__).parents[1]  # where named cost profiles are relative to
 
 
 def set_threads(threads: int | None) -> None:
@@ -24,9 +35,7 @@ def set_threads(threads: int | None) -> None:
 
 def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
     """Load the configured pair; `device=auto` is CUDA where there is one."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(config)
     return load_pair(
         config.name,
         config.target,
@@ -78,3 +87,95 @@ def prompts_from(
 def sampling_from(config: EnvConfig) -> Sampling:
     """How the target's tokens are chosen."""
     return Sampling(config.temperature, config.top_k, config.top_p)
+
+
+def device_of(config: ModelConfig) -> str:
+    """The configured device; `auto` is CUDA where there is one."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
+
+
+def recording_from(
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    console: Console,
+    heads: Sequence[Survival] | None = None,
+) -> tuple[Trace, list[Survival]]:
+    """Record `prompts`, or load what was recorded; with progress and time left.
+
+    The recording is greedy or coupled, whatever rule decodes: under rejection sampling texts would
+    depend on the drafts. `heads` are survival estimates to use in place of fitted ones.
+    """
+    recording = Recording(
+        pair=pair.fingerprint,
+        sampling=sampling_from(config.env),
+        verification="coupled",
+        eos_ids=pair.eos_ids,
+        max_new_tokens=config.env.max_new_tokens,
+        max_length=config.env.max_length,
+        survival=config.control.survival,
+        seed=config.seed,
+        shard=config.replay.shard,
+    )
+    workers = None
+    if config.replay.workers > 1:
+        from adaspec_rl.replay.cluster import ray_workers
+
+        workers = ray_workers(
+            lambda: pair_from(config.model, config.engine),
+            recording,
+            config.replay.workers,
+            device_of(config.model),
+        )
+    with Progress(
+        TextColumn("recording"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task("", total=None)
+        return record(
+            pair,
+            recording,
+            [item.ids for item in prompts],
+            [item.prompt.domain for item in prompts],
+            Path(config.replay.cache),
+            heads=heads,
+            workers=workers,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+def profile_from(
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    survival: Sequence[Survival],
+    spec: ObservationSpec,
+    console: Console,
+) -> CostProfile:
+    """The configured cost profile: read from a file, or measured here with progress."""
+    if config.cost.path:
+        path = Path(config.cost.path)
+        return CostProfile.load(path if path.exists() else PROJECT / path)
+    session = pair.session(
+        max_new_tokens=config.env.max_new_tokens,
+        sampling=sampling_from(config.env),
+        verification=config.env.verification,
+        survival=survival,
+    )
+    with Progress(console=console) as progress:
+        task = progress.add_task("cost profile", total=1.0)
+        return measure(
+            session,
+            [item.ids for item in prompts],
+            max_length=config.env.max_length,
+            samples=config.cost.samples,
+            contexts=config.cost.contexts,
+            batch_sizes=config.cost.batch_sizes,
+            spec=spec,
+            progress=lambda share: progress.update(task, completed=share),
+        )

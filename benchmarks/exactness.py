@@ -39,7 +39,7 @@ def main() -> None:
     if options.policy:
         bundle = load_bundle(options.policy)
         controllers.append(bundle.controller())
-        cost = bundle.profile.features()
+        cost = bundle.costs()
     identical = ties = compared = 0
     for prompt in track(balanced(embedded_prompts("test"), options.prompts), "comparing"):
         ids = pair.encode(prompt.text)

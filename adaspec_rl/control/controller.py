@@ -1,5 +1,6 @@
 """What decides: one interface for fixed lengths, heuristics and learned policies."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,8 +22,8 @@ class Controller(Protocol):
         """What `decide` must be given; None: nothing."""
         ...
 
-    def reset(self) -> None:
-        """A new sequence begins."""
+    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
+        """A new sequence begins after `prompt`."""
         ...
 
     def decide(self, observation: np.ndarray | None) -> Action:
@@ -43,7 +44,7 @@ class FixedLength:
         self.action = Action(length, drafter) if length else FALLBACK
         self.name = f"fixed_{length}" if length else "autoregressive"
 
-    def reset(self) -> None:
+    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         pass
 
     def decide(self, observation: np.ndarray | None) -> Action:

@@ -60,7 +60,7 @@ def generate(
     began = clock()
     deciding = 0.0
     session.start(prompt, seed, signals=spec is not None and spec.needs_signals)
-    controller.reset()
+    controller.reset(prompt, seed)
     if observer:
         observer.start(prompt)
     rounds = []

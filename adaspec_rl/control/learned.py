@@ -35,7 +35,7 @@ class LearnedPolicy:
         self.observes = spec
         self.name = name
 
-    def reset(self) -> None:
+    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         pass
 
     def decide(self, observation: np.ndarray | None) -> Action:

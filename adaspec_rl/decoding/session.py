@@ -161,7 +161,8 @@ class LiveSession:
         report = _report(draft, logits, accepted, token, self._signals)
         values = report.tolist()  # the round's one synchronisation
         self.target.check()
-        signals, survivals = _NOTHING, ()
+        signals = _NOTHING
+        survivals: tuple[float, ...] = ()
         if self._signals and draft:  # of the text as it was before the round
             signals = np.array(values[4 + drafted :], dtype=np.float32).reshape(-1, len(SIGNALS))
             survivals = self._survivals(
@@ -198,7 +199,7 @@ class LiveSession:
         draft: Draft,
         stop: ThresholdStop | None,
         signals: np.ndarray,
-        tokens: list[float],
+        tokens: list[int],
     ) -> tuple[float, ...]:
         """The estimated survival of each drafted token; those that `stop` saw are known."""
         known = stop.chances if stop else []
@@ -206,9 +207,8 @@ class LiveSession:
         rest: list[float] = []
         if len(known) < len(tokens):
             hidden = None if draft.hidden is None else draft.hidden[len(known) :]
-            drafted = [int(token) for token in tokens]
             found = chances(
-                survival, signals[len(known) :], self._indexed(), drafted, len(known), hidden
+                survival, signals[len(known) :], self._indexed(), tokens, len(known), hidden
             )
             rest = found.tolist()
         return tuple(itertools.accumulate((*known, *rest), operator.mul))
@@ -273,7 +273,7 @@ def _report(
     parts = [chosen, target_signals(row(logits, accepted))]  # where the next token comes from
     if draft is not None and draft.logits is None:
         parts.append(torch.zeros(len(SIGNALS) * len(draft), device=logits.device))
-    elif draft is not None:
+    elif draft is not None and draft.logits is not None:
         found = draft_signals(draft.logits, draft.tokens, draft.scores)
         parts.append(found.reshape(-1).double())
     return torch.cat(parts)

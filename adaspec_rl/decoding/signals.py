@@ -13,9 +13,9 @@ def draft_signals(
     """Signals `[..., 4]` float32 of `tokens` `[...]` drawn with finite `logits` `[..., V]`.
 
     In the order of `SIGNALS`: the token's log-probability by the drafter; the entropy of the
-    drafter's distribution (both in nats); the gap between the drafter's first and second choice; the
-    same gap in what it chose from, tempered and with coupling's noise. `scores` `[..., V]` are
-    these; None: the logits themselves.
+    drafter's distribution (both in nats); the gap between the drafter's first and second choice;
+    the same gap in what it chose from, tempered and with coupling's noise. `scores` `[..., V]`
+    are these; None: the logits themselves.
     """
     if scores is logits:
         scores = None

@@ -14,3 +14,7 @@ gymnasium.register(
     entry_point="adaspec_rl.envs.live:make_live_env",
     nondeterministic=True,  # seconds are measured
 )
+gymnasium.register(
+    id="adaspec/SpecDecodeReplay-v0",
+    entry_point="adaspec_rl.envs.replay:make_replay_env",
+)

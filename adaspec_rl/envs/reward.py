@@ -1,4 +1,4 @@
-"""Rewards of one round. Seconds are the measured or the profiled cost of the round."""
+"""Rewards of one round, whose cost is in units of one autoregressive step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,19 +22,13 @@ class Reward:
     """
 
     kind: str
-    autoregressive_step: float  # seconds
     rate: float = 1.0  # λ, in tokens an autoregressive step
 
     def __post_init__(self) -> None:
         check_choice("reward", self.kind, REWARDS)
-        if self.autoregressive_step <= 0:
-            raise ValueError(
-                f"an autoregressive step must take positive seconds, got {self.autoregressive_step}"
-            )
 
-    def __call__(self, emitted: int, accepted: int, seconds: float) -> float:
-        """Reward of a round that emitted `emitted` tokens in `seconds`."""
-        steps = seconds / self.autoregressive_step
+    def __call__(self, emitted: int, accepted: int, steps: float) -> float:
+        """Reward of a round that emitted `emitted` tokens in `steps` autoregressive steps."""
         if self.kind == "throughput":
             return emitted / self.rate - steps
         if self.kind == "ratio":

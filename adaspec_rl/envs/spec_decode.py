@@ -20,7 +20,8 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
     """An episode generates one text; the action is an index into a fixed list of `Action`s.
 
     The end-of-text token terminates an episode, the token budget truncates it. `info["round"]` is
-    the `Round` just played, `info["seconds"]` what it cost.
+    the `Round` just played, `info["seconds"]` what it cost, `info["steps"]` the same in
+    autoregressive steps.
     """
 
     metadata = {"render_modes": []}
@@ -35,8 +36,12 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         *,
         reward: str = "throughput",
         timing: str = "profile",
+        batch_size: int = 1,
     ) -> None:
         """`prompts` are token ids; `timing` says where a round's seconds come from.
+
+        Profiled seconds are those at `batch_size` and the text's current length, with the policy's
+        own time.
 
         Raises:
             ValueError: no prompts, no actions, or an action that the profile does not cover.
@@ -58,10 +63,12 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.features = features
         self.profile = profile
         self.timing = timing
-        self.reward = Reward(reward, profile.autoregressive_step)
+        self.batch_size = batch_size
+        self.reward = Reward(reward)
         self.action_space = gym.spaces.Discrete(len(actions))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(features),), np.float32)
-        self._observer = StreamObserver(Observer(features, profile.features()))
+        cost = profile.at(batch_size=batch_size).features()
+        self._observer = StreamObserver(Observer(features, cost))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -70,7 +77,9 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self.prompts)))
         number = drawn if options is None else options.get("prompt", drawn)
-        self.session.start(self.prompts[number], seed=int(self.np_random.integers(2**31)))
+        seed = int(self.np_random.integers(2**31))
+        self.session.start(self.prompts[number], seed, signals=self.features.needs_signals)
+        self._context = len(self.prompts[number])
         self._observer.start(self.prompts[number])
         return self._observer.observation(), {"prompt": number}
 
@@ -78,17 +87,22 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         """Play one round with `actions[action]`."""
         if not self.action_space.contains(np.int64(action)):
             raise ValueError(f"action {action} is not in 0 to {len(self.actions) - 1}")
-        played = self.session.step(self.actions[int(action)])
+        chosen = self.actions[int(action)]
+        played = self.session.step(chosen)
         self._observer.update(played)
+        costs = self.profile.at(self._context, self.batch_size)
         seconds = played.seconds
         if self.timing == "profile":
-            seconds = self.profile.seconds(played.drafter, played.drafted)
-        reward = self.reward(len(played.tokens), played.accepted, seconds)
+            profiled = costs.seconds(played.drafter, played.drafted, chosen.threshold > 0)
+            seconds = profiled + self.profile.policy
+        self._context += len(played.tokens)
+        steps = seconds / costs.autoregressive_step
+        reward = self.reward(len(played.tokens), played.accepted, steps)
         finished = self.session.finished
         return (
             self._observer.observation(),
             reward,
             finished == "eos",
             finished in ("length", "context"),
-            {"round": played, "seconds": seconds},
+            {"round": played, "seconds": seconds, "steps": steps},
         )

@@ -92,12 +92,12 @@ class AdaSpecVectorEnv(VectorEnv):
         self.observation_space = batch_space(game.observation_space, self.num_envs)
 
     def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a text in every stream; one seed (or the first of a list) seeds all."""
+        """Begin a text in every stream; the seed is that of all."""
         super().reset(seed=seed, options=options)
         if seed is not None:
-            self.game.seed(seed[0] if isinstance(seed, list) else seed)
+            self.game.seed(seed)
         return self.game.reset(), {}
 
     def step(

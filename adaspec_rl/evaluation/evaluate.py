@@ -53,10 +53,12 @@ def compare(
         max_new_tokens=config.evaluation.max_new_tokens,
         sampling=sampling,
         verification=config.env.verification,
+        survival=bundle.survival if bundle else None,
     )
     prompts = prompts_from(config.data, "test", pair, config.evaluation.prompts)
     # Without a policy nobody looks at the cost features.
-    cost = bundle.profile.features() if bundle else CostFeatures(0.0, 0.0, 0.0)
+    batch_size = config.cost.batch_size
+    cost = bundle.costs(batch_size) if bundle else CostFeatures(0.0, 0.0, 0.0)
     controllers = methods(config.evaluation.lengths, config.controller, bundle)
     with Progress(console=console) as progress:
         task = progress.add_task("evaluation", total=len(prompts))

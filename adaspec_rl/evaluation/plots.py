@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from adaspec_rl.replay.cost_profile import CostProfile
+
 FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
 
 
@@ -33,6 +35,36 @@ def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
     axes[0].set_ylabel("speedup over plain decoding", fontsize=9)
     temperature = f"temperature {results['temperature']:g}"
     figure.suptitle(f"{results['pair']['name']}, {temperature}, {results['device']}", fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def cost_plot(profile: CostProfile, path: Path) -> None:
+    """What a round costs by draft length, in plain steps; one line a measured point."""
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    lengths = range(profile.max_length + 1)
+    for point in profile.points:
+        unit = point.autoregressive_step
+        axes.plot(
+            lengths,
+            [point.seconds(0, k) / unit if k == 0 or point.draft_step else 1.0 for k in lengths],
+            marker="o",
+            ms=3,
+            label=f"batch {point.batch_size}, {point.context} tokens ({unit * 1e3:.2f} ms a step)",
+        )
+    axes.plot(lengths, [k + 1 for k in lengths], color="#333", lw=0.8, ls=":", label="break-even")
+    axes.set_ylim(
+        0,
+        1.15 * max(p.seconds(0, lengths[-1]) / p.autoregressive_step for p in profile.points)
+        if profile.drafters
+        else None,
+    )
+    axes.set_xlabel("draft length (break-even: all of it accepted)", fontsize=9)
+    axes.set_ylabel("cost of a round, plain steps", fontsize=9)
+    axes.legend(fontsize=7, frameon=False)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(profile.device, fontsize=10)
     figure.savefig(path, dpi=150)
 
 

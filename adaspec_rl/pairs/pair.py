@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from adaspec_rl.decoding.drafters import Drafter, DraftModel
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.loading import load_model
@@ -33,9 +34,14 @@ class Pair:
     fingerprint: str  # of all weights and configurations: a policy belongs to one pair
 
     def session(
-        self, *, max_new_tokens: int, sampling: Sampling, verification: str = "rejection"
+        self,
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        verification: str = "rejection",
+        survival: Sequence[Survival] | None = None,
     ) -> LiveSession:
-        """A live decoding session of this pair."""
+        """A live decoding session of this pair; `survival` is by drafter."""
         return LiveSession(
             self.target,
             self.drafters,
@@ -43,6 +49,7 @@ class Pair:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             verification=verification,
+            survival=survival,
         )
 
     def encode(self, text: str) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.learned import Actor
-from adaspec_rl.control.observation import ObservationSpec, Observer
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
 from adaspec_rl.decoding.drafters import DraftModel
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.session import LiveSession
@@ -32,6 +32,7 @@ def measure(
     samples: int = 24,
     contexts: Sequence[int] = (64, 256),
     batch_sizes: Sequence[int] = (1,),
+    spec: ObservationSpec | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> CostProfile:
     """Time `samples` real rounds of every draft length at every context, and the parts alone.
@@ -43,6 +44,7 @@ def measure(
     Args:
         prompts: token ids; cut or repeated to each context length.
         contexts: tokens before the rounds.
+        spec: what policies will observe, which takes time too; None: everything.
 
     Raises:
         ValueError: a context that the models cannot hold, or texts too short to time.
@@ -56,7 +58,8 @@ def measure(
                 f"cost.contexts has {context} tokens but the models hold {limit}: "
                 f"expected at most {limit - SPAN - max_length}"
             )
-    observed = _observed(session, prompts[0], max_length)
+    spec = spec or ObservationSpec(max_length=max_length, vocab_size=session.target.vocab_size)
+    observed = _observed(session, prompts[0], spec)
     timed: dict[int, Samples] = {context: defaultdict(list) for context in contexts}
     for context in contexts:  # warms up
         _time_rounds(session, _stretched(prompts[0], context), 0, max_length, defaultdict(list))
@@ -197,35 +200,28 @@ def _batched(
     )
 
 
-def _observed(session: LiveSession, prompt: Sequence[int], max_length: int) -> float:
+def _observed(session: LiveSession, prompt: Sequence[int], spec: ObservationSpec) -> float:
     """Median seconds that a learned policy adds to a round: its signals, observation, decision."""
-    spec = ObservationSpec(max_length=max_length, vocab_size=session.target.vocab_size)
     rng = np.random.default_rng(0)
     widths = (len(spec), 64, 64, 16)
     actor = Actor(
         tuple(rng.normal(size=shape).astype(np.float32) for shape in zip(widths, widths[1:])),
         tuple(np.zeros(width, dtype=np.float32) for width in widths[1:]),
     )
-    action = Action(min(3, max_length)) if session.models else FALLBACK
-    rounds: dict[bool, list[float]] = {True: [], False: []}
-    deciding = []
-    for signals in (True, False) * 3:
-        session.start(prompt, signals=signals)
+    action = Action(min(3, spec.max_length)) if session.models else FALLBACK
+    seconds: dict[bool, list[float]] = {True: [], False: []}  # observed or not
+    observer = StreamObserver(Observer(spec, CostFeatures(0.1, 0.1, 0.1)))
+    for observed in (True, False) * 4:
+        session.start(prompt, signals=observed and spec.needs_signals)
         session.step(action)
-        observer = StreamObserver(Observer(spec, _NO_COSTS.features()))
         observer.start(prompt)
         while session.finished is None and len(session.tokens) < SPAN:
+            began = time.perf_counter()
             played = session.step(action)
-            if played.drafted == action.length:
-                rounds[signals].append(played.seconds)
-            if signals:
-                began = time.perf_counter()
+            if observed:
                 observer.update(played)
                 actor(observer.observation()).argmax()
-                deciding.append(time.perf_counter() - began)
-    medians = {key: statistics.median(values) for key, values in rounds.items() if values}
-    more = medians[True] - medians[False] if len(medians) == 2 else 0.0
-    return max(0.0, more) + (statistics.median(deciding) if deciding else 0.0)
-
-
-_NO_COSTS = RoundCosts(1, 1, 1.0, (), (), (1.0,), 0.0)
+            if played.drafted == action.length:
+                seconds[observed].append(time.perf_counter() - began)
+    medians = {key: statistics.median(values) for key, values in seconds.items() if values}
+    return max(0.0, medians[True] - medians[False]) if len(medians) == 2 else 0.0

@@ -143,10 +143,7 @@ class CostProfile:
                 f"cost profile schema {values.get('schema')} is not {SCHEMA}: measure it anew"
             )
         try:
-            points = tuple(
-                RoundCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in point.items()})
-                for point in values["points"]
-            )
+            points = tuple(_point(point) for point in values["points"])
             return cls(values["device"], values["policy"], points)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the cost profile is incomplete ({error}): measure it anew") from None
@@ -172,6 +169,11 @@ class CostProfile:
         if not isinstance(values, dict):
             raise ValueError(f"the cost profile {path} holds no object: measure it anew")
         return cls.from_dict(values)
+
+
+def _point(values: dict[str, Any]) -> RoundCosts:
+    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return RoundCosts(**frozen)
 
 
 def device_name(device: torch.device) -> str:

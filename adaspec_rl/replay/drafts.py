@@ -209,9 +209,9 @@ class _Tree:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each depth: the block's drafted tokens `[B, W]`, signals and hidden states."""
         first = self.starts[:, None] + torch.arange(block.start, block.stop)  # [B, W]
-        before = (first - 1).clamp_max(self.trunk - 1)  # the last token that a draft follows
+        first = first.clamp_max(self.trunk)  # of texts that have ended: drafted in vain
         rows = torch.arange(len(first))[:, None]
-        logits, hidden = self.logits[rows, before], self.hidden[rows, before]
+        logits, hidden = self.logits[rows, first - 1], self.hidden[rows, first - 1]
         trunk = torch.arange(self.trunk) < first[..., None]  # [B, W, T - 1]
         own = torch.eye(block.stop - block.start, dtype=torch.bool).expand(len(first), -1, -1)
         mask = trunk

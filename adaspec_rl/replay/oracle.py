@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.outcomes import Outcomes, outcomes, steps_of
 from adaspec_rl.replay.trace import Trace
@@ -92,3 +92,36 @@ def best_fixed(
     steps = fixed_steps(trace, actions, profile, batch_size=batch_size).sum(axis=1)
     choice = int(steps.argmin())
     return actions[choice], float(trace.starts[-1] / steps[choice])
+
+
+class OracleController:
+    """Plays a schedule: what a controller could do that knew the future. Recorded texts only."""
+
+    name = "oracle"
+    observes = None
+
+    def __init__(self, trace: Trace, schedule: Schedule) -> None:
+        self._trace, self._schedule = trace, schedule
+        self._numbers: dict[tuple[tuple[int, ...], int], int] = {}
+        for number, text in enumerate(trace.texts):
+            self._numbers.setdefault((tuple(text.prompt.tolist()), text.seed), number)
+
+    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
+        """Find the schedule of a text.
+
+        Raises:
+            ValueError: it was not recorded.
+        """
+        number = self._numbers.get((tuple(prompt), seed))
+        if number is None:
+            raise ValueError(
+                f"the oracle knows no text after this prompt of {len(prompt)} tokens with seed "
+                f"{seed}: record it first"
+            )
+        self._at, self._end = self._trace.starts[number], self._trace.starts[number + 1]
+
+    def decide(self, observation: np.ndarray | None) -> Action:
+        return self._schedule.actions[self._schedule.best[min(self._at, self._end - 1)]]
+
+    def observe(self, round_: Round) -> None:
+        self._at += len(round_.tokens)

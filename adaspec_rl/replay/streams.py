@@ -3,7 +3,7 @@
 Every table is laid out so that a step gathers one row from it for each stream.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,6 +156,16 @@ class ReplayStreams:
         self.at = np.where(finished, last, last + 1)
         return StreamRounds(actions, drafted, accepted, emitted, steps, finished)
 
+    def every_outcome(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens emitted and steps taken if each action were played now, `[B, A]` both."""
+        t = self.tables
+        actions = np.arange(len(t.actions))
+        played = t.rounds.take(actions * t.positions + self.at[:, None]).view(np.int16)
+        played = played.reshape(len(self.at), len(actions), 4)
+        row = self.profile * self.contexts + self._context.take(self.at)
+        cost = (row[:, None] * len(actions) + actions) * self._depth + played[..., 0]
+        return played[..., 2], self._costs.take(cost)
+
     def observation(self) -> np.ndarray:
         """`[B, features]` float32."""
         return self.observer.observation()
@@ -176,7 +186,9 @@ class Totals:
         return float(self.tokens.sum() / self.steps.sum())
 
 
-def play_all(streams: ReplayStreams, decide, profile: int = 0) -> Totals:  # type: ignore[no-untyped-def]
+def play_all(
+    streams: ReplayStreams, decide: Callable[[np.ndarray], np.ndarray], profile: int = 0
+) -> Totals:
     """Play every text once, side by side; `decide` maps observations `[N, F]` to actions `[N]`.
 
     There must be as many streams as texts.
@@ -188,7 +200,7 @@ def play_all(streams: ReplayStreams, decide, profile: int = 0) -> Totals:  # typ
     alive = np.ones(count, dtype=bool)
     while alive.any():
         played = streams.step(decide(streams.observation()))
-        values = (played.emitted, played.steps, 1.0, played.drafted)
+        values = (played.emitted, played.steps, np.ones(count), played.drafted)
         for total, value in zip(sums, values):
             total += np.where(alive, value, 0.0)
         alive &= ~played.finished

@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from adaspec_rl.control.learned import Actor, LearnedPolicy
-from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.replay.cost_profile import CostProfile
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 PACKAGES = ("adaspec_rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
@@ -39,11 +40,16 @@ class PolicyBundle:
     pair: str
     fingerprint: str
     profile: CostProfile
+    survival: tuple[Survival, ...]  # by drafter: what thresholds are compared with
     training: Mapping[str, Any]
 
     def controller(self) -> LearnedPolicy:
         """The policy as a controller."""
         return LearnedPolicy(self.actor, self.actions, self.spec)
+
+    def costs(self, batch_size: int = 1) -> CostFeatures:
+        """What decoding costs, as the policy sees it, by the profile that it was trained for."""
+        return self.profile.at(batch_size=batch_size).features()
 
     def check_pair(self, name: str, fingerprint: str) -> None:
         """Refuse any pair but the one that the policy was trained on."""
@@ -71,6 +77,9 @@ def save_bundle(bundle: PolicyBundle, folder: Path) -> None:
     for layer, (weight, bias) in enumerate(zip(bundle.actor.weights, bundle.actor.biases)):
         weights[f"layer{layer}.weight"] = np.ascontiguousarray(weight, dtype=np.float32)
         weights[f"layer{layer}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
+    for drafter, survival in enumerate(bundle.survival):
+        if isinstance(survival, SurvivalHead):
+            weights |= {f"survival{drafter}.{k}": v for k, v in survival.tensors().items()}
     packed = save(weights)
     description = {
         "schema": SCHEMA,
@@ -89,7 +98,8 @@ def save_bundle(bundle: PolicyBundle, folder: Path) -> None:
             "activation": "tanh",
             "layers": [list(weight.shape) for weight in bundle.actor.weights],
         },
-        "cost_profile": asdict(bundle.profile),
+        "survival": [survival.name for survival in bundle.survival],
+        "cost_profile": bundle.profile.to_dict(),
         "training": dict(bundle.training),
         "versions": package_versions(),
     }
@@ -162,7 +172,11 @@ def _assemble(description: dict[str, Any], weights: dict[str, np.ndarray]) -> Po
             f"the policy's network maps {layers[0].shape[0]} features to {widths[-1]} actions but "
             f"its description has {len(spec)} features and {len(actions)} actions"
         )
+    survival = tuple(
+        _survival(drafter, name, weights) for drafter, name in enumerate(description["survival"])
+    )
     return PolicyBundle(
+        survival=survival,
         actor=Actor(tuple(layers), tuple(biases)),
         actions=actions,
         spec=spec,
@@ -171,6 +185,16 @@ def _assemble(description: dict[str, Any], weights: dict[str, np.ndarray]) -> Po
         profile=CostProfile.from_dict(description["cost_profile"]),
         training=description["training"],
     )
+
+
+def _survival(drafter: int, name: str, weights: Mapping[str, np.ndarray]) -> Survival:
+    if name == ProductSurvival.name:
+        return ProductSurvival()
+    if name != SurvivalHead.name:
+        raise ValueError(f"the bundle has an unknown survival estimate {name!r}: expected head")
+    prefix = f"survival{drafter}."
+    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    return SurvivalHead.from_tensors(own)
 
 
 def _checksum(description: Mapping[str, Any], packed: bytes) -> str:

@@ -1,10 +1,12 @@
 """What happens beside PPO's own steps: λ, the best policy, checkpoints, display, loggers."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,40 +19,55 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from adaspec_rl.control.learned import Actor
-from adaspec_rl.envs.reward import Reward
 from adaspec_rl.training.ppo import actor_of, save_checkpoint
 from adaspec_rl.training.progress import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A policy on the withheld texts."""
+
+    score: float  # what the best policy is chosen by
+    speedup: float  # mean over the cost profiles
 
 
 class TrainingMonitor(BaseCallback):
     """Follows the policy as it learns.
 
-    Every `checkpoint_steps`, between two rollouts: judges the policy (`validate`), raises the
-    reward's λ to the best speedup found (Dinkelbach's iteration), hands a new best actor to
-    `on_best`, and saves a checkpoint.
+    Every `checkpoint_steps`, between two rollouts: judges the policy, hands a new best actor to
+    `on_best`, saves a checkpoint, and starts all randomness and all texts afresh from the seed and
+    the step. A run that resumes from a checkpoint therefore goes on exactly as it would have.
     """
 
     def __init__(
         self,
-        reward: Reward,
+        *,
         total_steps: int,
         checkpoints: Path,
         checkpoint_steps: int,
-        validate: Callable[[Actor], float],
-        on_best: Callable[[Actor, float, int], None],
+        seed: int,
+        judge: Callable[[Actor], Verdict],
+        reseed: Callable[[int], None],
+        rounds: Callable[[dict[str, Any]], np.ndarray],
+        on_best: Callable[[Actor, Verdict, int], None],
         console: Console,
     ) -> None:
-        """`validate` returns a speedup; it may use the environment's session."""
+        """
+        Args:
+            judge: judges an actor and, with it, moves the reward's λ.
+            reseed: restarts the environment's randomness.
+            rounds: emitted, drafted and steps of the last rounds, `[B, 3]`, given the locals of a
+                rollout.
+        """
         super().__init__()
-        self.reward = reward
         self.total_steps = total_steps
         self.checkpoints = checkpoints
         self.checkpoint_steps = checkpoint_steps
-        self.validate = validate
-        self.on_best = on_best
-        self.window = Window(reward.autoregressive_step)
-        self.best = 0.0
-        self._judged = 0
+        self.seed = seed
+        self.judge, self.reseed, self.rounds, self.on_best = judge, reseed, rounds, on_best
+        self.window = Window()
+        self.best: tuple[Actor, Verdict, int] | None = None
+        self._judged = -1
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(bar_width=10),
@@ -67,35 +84,57 @@ class TrainingMonitor(BaseCallback):
         assert isinstance(self.model, PPO)
         return self.model
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this monitor."""
-        return {"rate": self.reward.rate, "best": self.best}
+        assert self.best is not None
+        actor, verdict, steps = self.best
+        arrays = {
+            "weights": [torch.from_numpy(array) for array in actor.weights],
+            "biases": [torch.from_numpy(array) for array in actor.biases],
+        }
+        return {**arrays, "score": verdict.score, "speedup": verdict.speedup, "steps": steps}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: dict[str, Any], step: int) -> None:
         """Go on from a checkpoint's state."""
-        self.reward.rate, self.best = state["rate"], state["best"]
+        actor = Actor(
+            tuple(tensor.numpy() for tensor in state["weights"]),
+            tuple(tensor.numpy() for tensor in state["biases"]),
+        )
+        self.best = (actor, Verdict(state["score"], state["speedup"]), state["steps"])
+        self._judged = step
+        self.judge(actor)  # moves λ to where it was
+        self.on_best(*self.best)
 
     def _on_training_start(self) -> None:
-        self._judged = self.num_timesteps
         self._progress.start()
         self._task = self._progress.add_task("", total=self.total_steps, status="")
+        if self._judged == self.num_timesteps:  # resumed
+            self._refresh()
+
+    def _on_rollout_start(self) -> None:
+        if self._judged < 0 or self.num_timesteps - self._judged >= self.checkpoint_steps:
+            self._judge()
+            path = self.checkpoints / f"step_{self.num_timesteps}.pt"
+            save_checkpoint(self.agent, path, self.state())
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """All randomness and all texts begin anew, as a function of seed and step."""
+        seed = (self.seed * 1_000_003 + self.num_timesteps) % 2**31
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        self.reseed(seed)
+        self.agent._last_obs = self.training_env.reset()  # type: ignore[assignment]
+        self.agent._last_episode_starts = np.ones(self.training_env.num_envs, dtype=bool)
 
     def _on_step(self) -> bool:
-        for info, reward in zip(self.locals["infos"], self.locals["rewards"]):
-            played = info["round"]
-            self.window.add(len(played.tokens), played.drafted, info["seconds"], float(reward))
-        if self.num_timesteps % 32 == 0:
-            self._show()
+        self.window.add(self.rounds(self.locals), self.locals["rewards"])
         return True
 
     def _on_rollout_end(self) -> None:
         for name, value in self._figures().items():
             self.logger.record(f"adaspec/{name}", value)
-        if self.num_timesteps - self._judged >= self.checkpoint_steps:
-            self._judge()
-            # The session was used for other texts: begin a new episode.
-            self.agent._last_obs = self.training_env.reset()  # type: ignore[assignment]
-            self.agent._last_episode_starts = np.ones(self.training_env.num_envs, dtype=bool)
+        self._show()
 
     def _on_training_end(self) -> None:
         if self.num_timesteps > self._judged:
@@ -106,26 +145,22 @@ class TrainingMonitor(BaseCallback):
     def _judge(self) -> None:
         self._judged = self.num_timesteps
         actor = actor_of(self.agent)
-        speedup = self.validate(actor)
-        self.logger.record("adaspec/validation_speedup", speedup)
-        self.reward.rate = max(self.reward.rate, speedup)
-        if speedup > self.best:
-            self.best = speedup
-            self.on_best(actor, speedup, self.num_timesteps)
-        path = self.checkpoints / f"step_{self.num_timesteps}.pt"
-        save_checkpoint(self.agent, path, self.state())
+        verdict = self.judge(actor)
+        self.logger.record("adaspec/validation_speedup", verdict.speedup)
+        if self.best is None or verdict.score > self.best[1].score:
+            self.best = (actor, verdict, self.num_timesteps)
+            self.on_best(*self.best)
 
     def stop_display(self) -> None:
         """Give the terminal back, also after an interruption."""
         self._progress.stop()
 
-    def _figures(self) -> dict[str, Any]:
+    def _figures(self) -> dict[str, float]:
         return {
             "reward": self.window.reward,
             "speedup": self.window.speedup,
             "draft_length": self.window.draft_length,
-            "rate": self.reward.rate,
-            "best": self.best,
+            "best": self.best[1].speedup if self.best else 0.0,
         }
 
     def _show(self) -> None:
@@ -136,5 +171,5 @@ class TrainingMonitor(BaseCallback):
             self._task,
             completed=self.num_timesteps,
             status=f"reward {figures['reward']:+.3f} speedup {figures['speedup']:.2f} "
-            f"best {self.best:.2f} draft {figures['draft_length']:.1f} {speed}",
+            f"best {figures['best']:.2f} draft {figures['draft_length']:.1f} {speed}",
         )

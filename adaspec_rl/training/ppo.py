@@ -7,21 +7,28 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv
 
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.learned import Actor
+from adaspec_rl.envs.reward import check_choice
+
+AGENTS = ("ppo", "hindsight")
+SHARPNESS = 0.05  # reward differences of this size become preferences of 1
 
 
-def check_agent(config: AgentConfig) -> None:
+def check_agent(config: AgentConfig, streams: int) -> None:
     """Refuse settings that do not fit together, before anything slow begins."""
-    if config.n_steps % config.batch_size:
+    check_choice("agent", config.name, AGENTS)
+    rollout = config.n_steps * streams
+    if config.name == "ppo" and rollout % config.batch_size:
         raise ValueError(
-            f"agent.batch_size must divide agent.n_steps ({config.n_steps}), "
+            f"agent.batch_size must divide agent.n_steps x streams ({rollout}), "
             f"got {config.batch_size}"
         )
 
 
-def new_ppo(env: gym.Env, config: AgentConfig, seed: int) -> PPO:
+def new_ppo(env: gym.Env | VecEnv, config: AgentConfig, seed: int) -> PPO:
     """An untrained agent for `env`; actor and critic are separate tanh networks."""
     return PPO(
         "MlpPolicy",
@@ -48,6 +55,28 @@ def actor_of(agent: PPO) -> Actor:
         tuple(module.weight.detach().numpy().T.copy() for module in linear),
         tuple(module.bias.detach().numpy().copy() for module in linear),
     )
+
+
+def warm_start(agent: PPO, actor: Actor, sharpness: float = 1.0) -> None:
+    """Begin from another actor; its preferences are divided by `sharpness`.
+
+    Raises:
+        ValueError: its network has another shape.
+    """
+    modules = [*agent.policy.mlp_extractor.policy_net, agent.policy.action_net]
+    linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
+    wanted = [tuple(module.weight.shape[::-1]) for module in linear]
+    found = [weight.shape for weight in actor.weights]
+    if wanted != found:
+        raise ValueError(
+            f"agent.warm_start has a network of {found} but this agent's is {wanted}: "
+            "use the same features, actions and agent.hidden"
+        )
+    with torch.no_grad():
+        for module, weight, bias in zip(linear, actor.weights, actor.biases):
+            last = module is linear[-1]
+            module.weight.copy_(torch.from_numpy(weight.T / (sharpness if last else 1.0)))
+            module.bias.copy_(torch.from_numpy(bias / (sharpness if last else 1.0)))
 
 
 def save_checkpoint(agent: PPO, path: Path, extra: dict[str, Any]) -> None:

@@ -1,40 +1,45 @@
-"""What training has reached so far: throughput, draft length, reward, and the rate λ."""
+"""What training has reached so far: throughput, draft length, reward."""
 
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
 
 @dataclass(slots=True)
 class Window:
-    """Rolling sums over the latest rounds."""
+    """Rolling sums over the latest steps of all streams."""
 
-    autoregressive_step: float  # seconds
-    size: int = 1024
-    rounds: deque[tuple[int, int, float, float]] = field(init=False)
+    size: int = 1024  # rounds at least, where there have been so many
+    sums: deque[np.ndarray] = field(init=False, default_factory=deque)
+    count: float = field(init=False, default=0.0)
 
-    def __post_init__(self) -> None:
-        self.rounds = deque(maxlen=self.size)
-
-    def add(self, emitted: int, drafted: int, seconds: float, reward: float) -> None:
-        """Take in one round."""
-        self.rounds.append((emitted, drafted, seconds, reward))
+    def add(self, rounds: np.ndarray, rewards: np.ndarray) -> None:
+        """Take in one round of every stream: emitted, drafted, steps `[B, 3]`; rewards `[B]`."""
+        self.sums.append(np.array([len(rounds), *rounds.sum(axis=0), rewards.sum()]))
+        self.count += len(rounds)
+        while self.count - self.sums[0][0] >= self.size:
+            self.count -= self.sums.popleft()[0]
 
     @property
     def speedup(self) -> float:
-        """Tokens per autoregressive step's time: the throughput over autoregressive decoding's."""
-        seconds = sum(item[2] for item in self.rounds)
-        emitted = sum(item[0] for item in self.rounds)
-        return emitted * self.autoregressive_step / seconds if seconds else 1.0
+        """Tokens an autoregressive step: the throughput over plain decoding's."""
+        total = self._total()
+        return float(total[1] / total[3]) if total[3] else 1.0
 
     @property
     def draft_length(self) -> float:
         """Mean draft length, fallbacks included."""
-        return self._mean(1)
+        return self._mean(2)
 
     @property
     def reward(self) -> float:
         """Mean reward of a round."""
-        return self._mean(3)
+        return self._mean(4)
+
+    def _total(self) -> np.ndarray:
+        return np.sum(self.sums, axis=0) if self.sums else np.zeros(5)
 
     def _mean(self, column: int) -> float:
-        return sum(item[column] for item in self.rounds) / max(1, len(self.rounds))
+        total = self._total()
+        return float(total[column] / max(1.0, total[0]))

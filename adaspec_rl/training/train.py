@@ -1,181 +1,353 @@
-"""Train a policy for a pair: profile its costs, run PPO, judge it on held-out prompts."""
+"""Train a policy for a pair: record it, learn from replays, judge it on held-out prompts."""
 
 import json
 import time
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from gymnasium import Env
 from rich.console import Console
-from rich.progress import Progress
+from stable_baselines3.common.vec_env import VecEnv
 
 from adaspec_rl.config import TrainConfig
-from adaspec_rl.control.learned import Actor, LearnedPolicy
+from adaspec_rl.control.action import action_list
+from adaspec_rl.control.learned import Actor
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.envs.live import make_live_env
-from adaspec_rl.envs.spec_decode import SpecDecodeEnv
+from adaspec_rl.envs.reward import REWARDS, check_choice
+from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
+from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.evaluation.evaluate import compare
-from adaspec_rl.from_config import pair_from, prompts_from, sampling_from, set_threads
+from adaspec_rl.evaluation.plots import cost_plot
+from adaspec_rl.from_config import (
+    pair_from,
+    profile_from,
+    prompts_from,
+    recording_from,
+    sampling_from,
+    set_threads,
+)
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.cost_table import cost_table
+from adaspec_rl.replay.random_costs import random_costs
+from adaspec_rl.replay.streams import ReplayTables
+from adaspec_rl.replay.trace import Trace
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
-from adaspec_rl.training.callbacks import TrainingMonitor
+from adaspec_rl.training.callbacks import TrainingMonitor, Verdict
+from adaspec_rl.training.hindsight import fit_hindsight
+from adaspec_rl.training.judge import Judge, fixed_speedups, split
 from adaspec_rl.training.loggers import RunLog, open_log
 from adaspec_rl.training.ppo import (
-    actor_of,
+    SHARPNESS,
     check_agent,
     latest_checkpoint,
     load_checkpoint,
     new_ppo,
+    warm_start,
 )
-from adaspec_rl.training.validation import profiled_speedup
+
+SESSIONS = ("replay", "live")
+COSTS = ("profile", "randomised")
+VALIDATION_PROFILES = 8  # of randomised costs
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """All that a policy is trained on."""
+
+    pair: Pair
+    prompts: list[EncodedPrompt]
+    trace: Trace
+    survival: tuple[Survival, ...]
+    profile: CostProfile
+    actions: tuple[Action, ...]
+    spec: ObservationSpec
+
+
+@dataclass(slots=True)
+class Trained:
+    """The best policy of a run."""
+
+    actor: Actor
+    verdict: Verdict
+    steps: int
+    seconds: float = 0.0
 
 
 def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
-    """`train_policy.py`: returns the training speedup, which sweeps may maximise.
+    """`train_policy.py`: returns the speedup on withheld training texts, for sweeps to maximise.
 
-    Writes to `folder`: `policy/` (the bundle), `cost_profile.json`, `checkpoints/`, `summary.json`,
-    `results.json`, `results.csv` and the logger's files. Ctrl-C keeps the best bundle so far.
+    Writes to `folder`: `policy/` (the bundle), `cost_profile.json` and `.png`, `checkpoints/`,
+    `summary.json`, `results.json`, `results.csv` and the logger's files. Ctrl-C keeps the best
+    bundle so far.
     """
     set_threads(config.threads)
-    if config.env.session != "live":
-        raise ValueError(f"unknown env.session {config.env.session!r}: expected live")
-    sampling_from(config.env)
-    check_agent(config.agent)
-    checkpoint = latest_checkpoint(Path(config.resume)) if config.resume else None
+    check_settings(config)
+    resume = Path(config.resume) if config.resume else None
+    checkpoint = latest_checkpoint(resume) if resume else None
     pair = pair_from(config.model, config.engine)
-    env = live_env(config, pair, folder, console)
-    agent = new_ppo(env, config.agent, config.seed)
-    bundle_folder = folder / "policy"
-    best: dict[str, Any] = {}
+    task = prepare(config, pair, console, resume)
+    task.profile.save(folder / "cost_profile.json")
+    cost_plot(task.profile, folder / "cost_profile.png")
+    console.print(cost_table(task.profile))
+    with open_log(config.logger, folder, asdict(config)) as log:
+        try:
+            trained = learn(config, task, folder, console, log=log, checkpoint=checkpoint)
+        except KeyboardInterrupt:
+            bundle = folder / "policy"
+            where = bundle if bundle.exists() else "none yet: nothing to keep"
+            console.print(f"\ninterrupted; the best policy so far: {where}")
+            raise
+        return _report(config, task, folder, trained, log, console)
 
-    def keep(actor: Actor, speedup: float, steps: int) -> None:
-        best.update(speedup=speedup, steps=steps)
+
+def check_settings(config: TrainConfig) -> None:
+    """Refuse settings that do not fit together, before anything slow begins."""
+    check_choice("env.session", config.env.session, SESSIONS)
+    check_choice("env.cost", config.env.cost, COSTS)
+    check_choice("reward", config.env.reward, REWARDS)
+    live = config.env.session == "live"
+    check_agent(config.agent, 1 if live else config.env.streams)
+    if live and (config.agent.name == "hindsight" or config.env.cost == "randomised"):
+        raise ValueError(
+            "agent=hindsight and env.cost=randomised know every outcome, which decoding does not: "
+            "use env=replay"
+        )
+    if config.agent.name == "hindsight" and config.resume:
+        raise ValueError("agent=hindsight takes seconds and keeps no checkpoints: leave out resume")
+    sampling_from(config.env)
+
+
+def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | None = None) -> Task:
+    """Record the training prompts and learn what decoding costs, or find both as they were."""
+    limit = config.replay.prompts
+    prompts = prompts_from(config.data, "train", pair, limit)
+    trace, survival = recording_from(config, pair, prompts, console)
+    actions = action_list(
+        config.env.actions, config.env.max_length, len(pair.drafters), config.env.thresholds
+    )
+    spec = ObservationSpec(
+        tuple(config.env.features), config.env.max_length, pair.target.vocab_size
+    )
+    if resume:
+        profile = CostProfile.load(resume / "cost_profile.json")
+    else:
+        profile = profile_from(config, pair, prompts, survival, spec, console)
+    profile.check(len(pair.drafters), config.env.max_length)
+    profile.contexts(config.cost.batch_size)
+    return Task(pair, prompts, trace, tuple(survival), profile, tuple(actions), spec)
+
+
+def cost_profiles(
+    config: TrainConfig, task: Task, rng: np.random.Generator, count: int
+) -> tuple[list[Sequence[RoundCosts]], list[float]]:
+    """What texts may cost: lists of costs by context, and the policy's seconds with each."""
+    if config.env.cost == "profile":
+        points = task.profile.contexts(config.cost.batch_size)
+        return [points], [task.profile.policy]
+    drafters = len(task.pair.drafters)
+    drawn = [random_costs(rng, drafters, config.env.max_length) for _ in range(count)]
+    return [[costs] for costs, _ in drawn], [policy for _, policy in drawn]
+
+
+def learn(
+    config: TrainConfig,
+    task: Task,
+    folder: Path,
+    console: Console,
+    *,
+    log: RunLog | None = None,
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Learn a policy; the best one so far is always in `folder / "policy"`."""
+    began = time.perf_counter()
+    learned, withheld = split(task.trace, config.agent.validation_share)
+    rng = np.random.default_rng(config.seed)
+    profiles, policy = cost_profiles(config, task, rng, config.env.profiles)
+    games = ReplayGame(
+        ReplayTables(learned, task.actions),
+        task.spec,
+        profiles,
+        policy=policy,
+        streams=config.env.streams,
+        reward=config.env.reward,
+        seed=config.seed,
+    )
+    fixed = fixed_speedups(learned, profiles, config.env.max_length)
+    games.streams.rates[:] = np.maximum(1.0, fixed)
+    trials, trial_policy = cost_profiles(config, task, rng, VALIDATION_PROFILES)
+    judge = Judge(ReplayTables(withheld, task.actions), task.spec, trials, trial_policy)
+    env = _environment(config, task, games)
+
+    def verdict(actor: Actor) -> Verdict:
+        speedups = judge.speedups(actor)
+        gain = float(np.mean(speedups / judge.fixed))
+        rates = np.maximum(games.streams.rates, fixed * gain)  # Dinkelbach's iteration
+        games.streams.rates[:] = rates
+        if not isinstance(env, VecEnv):
+            env.unwrapped.reward.rate = float(rates[0])  # type: ignore[attr-defined]
+        return Verdict(score=gain, speedup=float(speedups.mean()))
+
+    def keep(actor: Actor, found: Verdict, steps: int) -> None:
         training = {
             "steps": steps,
-            "speedup": speedup,
+            "speedup": found.speedup,
+            "gain_over_best_fixed": found.score,
             "seed": config.seed,
             "temperature": config.env.temperature,
             "verification": config.env.verification,
+            "recording": task.trace.fingerprint,
             "agent": asdict(config.agent),
         }
-        save_bundle(new_bundle(actor, env, pair, training), bundle_folder)
+        save_bundle(new_bundle(actor, task, training), folder / "policy")
 
-    validation = prompts_from(config.data, "train", pair, config.agent.validation_prompts)
+    if config.agent.name == "hindsight":
+        with console.status("fitting every action's reward"):
+            actor = fit_hindsight(games, config.agent, config.seed)
+        trained = Trained(actor, verdict(actor), config.agent.total_steps)
+        keep(actor, trained.verdict, trained.steps)
+    else:
+        trained = _run_ppo(config, folder, console, env, games, verdict, keep, log, checkpoint)
+    trained.seconds = time.perf_counter() - began
+    return trained
 
-    def validate(actor: Actor) -> float:
-        policy = LearnedPolicy(actor, env.actions, env.features)
-        ids = [item.ids for item in validation]
-        return profiled_speedup(env.session, policy, ids, env.profile)
+
+def _environment(config: TrainConfig, task: Task, games: ReplayGame) -> Env | VecEnv:
+    if config.env.session == "replay":
+        return AdaSpecVecEnv(games)
+    return make_live_env(
+        task.pair,
+        task.prompts,
+        actions=task.actions,
+        features=task.spec.groups,
+        max_length=config.env.max_length,
+        reward=config.env.reward,
+        timing=config.env.timing,
+        max_new_tokens=config.env.max_new_tokens,
+        sampling=sampling_from(config.env),
+        verification=config.env.verification,
+        survival=task.survival,
+        profile=task.profile,
+        batch_size=config.cost.batch_size,
+    )
+
+
+def _run_ppo(
+    config: TrainConfig,
+    folder: Path,
+    console: Console,
+    env: Env | VecEnv,
+    games: ReplayGame,
+    judge: Any,
+    keep: Any,
+    log: RunLog | None,
+    checkpoint: Path | None,
+) -> Trained:
+    agent = new_ppo(env, config.agent, config.seed)
+    start = config.agent.warm_start
+    if start == "hindsight":
+        warm_start(agent, fit_hindsight(games, _regression(config), config.seed), SHARPNESS)
+    elif start:
+        warm_start(agent, load_bundle(Path(start)).actor)
+
+    def reseed(seed: int) -> None:
+        games.seed(seed)
+        if not isinstance(env, VecEnv):
+            agent.get_env().seed(seed)  # type: ignore[union-attr]
+
+    def rounds(values: dict[str, Any]) -> np.ndarray:
+        if isinstance(env, AdaSpecVecEnv):
+            played = env.played
+            assert played is not None
+            return np.stack([played.emitted, played.drafted, played.steps], axis=1)
+        infos = values["infos"]
+        return np.array(
+            [(len(i["round"].tokens), i["round"].drafted, i["steps"]) for i in infos], dtype=float
+        )
 
     monitor = TrainingMonitor(
-        env.reward,
-        config.agent.total_steps,
-        folder / "checkpoints",
-        config.agent.checkpoint_steps,
-        validate,
-        keep,
-        console,
+        total_steps=config.agent.total_steps,
+        checkpoints=folder / "checkpoints",
+        checkpoint_steps=config.agent.checkpoint_steps,
+        seed=config.seed,
+        judge=judge,
+        reseed=reseed,
+        rounds=rounds,
+        on_best=keep,
+        console=console,
     )
     if checkpoint:
-        monitor.restore(load_checkpoint(agent, checkpoint))
+        monitor.restore(load_checkpoint(agent, checkpoint), agent.num_timesteps)
         console.print(f"resuming from {checkpoint} ({agent.num_timesteps:,} steps)")
-    with open_log(config.logger, folder, asdict(config)) as log:
+    if log:
         agent.set_logger(log.logger)
-        began = time.perf_counter()
-        try:
-            agent.learn(
-                config.agent.total_steps - agent.num_timesteps,
-                callback=monitor,
-                reset_num_timesteps=False,
-            )
-        except KeyboardInterrupt:
-            where = bundle_folder if bundle_folder.exists() else "none yet: nothing to keep"
-            console.print(f"\ninterrupted; the best policy so far: {where}")
-            raise
-        finally:
-            monitor.stop_display()
-        seconds = time.perf_counter() - began
-        if not best:  # resumed, and never better than before
-            keep(actor_of(agent), monitor.best, agent.num_timesteps)
-        return _judge(config, pair, folder, bundle_folder, best, seconds, log, console)
-
-
-def live_env(config: TrainConfig, pair: Pair, folder: Path, console: Console) -> SpecDecodeEnv:
-    """The live environment on the training prompts, with a freshly measured cost profile."""
-    settings = config.env
-    prompts = prompts_from(config.data, "train", pair)
-    with Progress(console=console) as progress:
-        task = progress.add_task("cost profile", total=1.0)
-        env = make_live_env(
-            pair,
-            prompts,
-            actions=settings.actions,
-            max_length=settings.max_length,
-            features=settings.features,
-            reward=settings.reward,
-            timing=settings.timing,
-            max_new_tokens=settings.max_new_tokens,
-            sampling=sampling_from(settings),
-            verification=settings.verification,
-            profile_samples=settings.profile_samples,
-            progress=lambda share: progress.update(task, completed=share),
+    try:
+        agent.learn(
+            config.agent.total_steps - agent.num_timesteps,
+            callback=monitor,
+            reset_num_timesteps=False,
         )
-    env.profile.save(folder / "cost_profile.json")
-    console.print(describe(env.profile), highlight=False)
-    return env
+    finally:
+        monitor.stop_display()
+    assert monitor.best is not None
+    return Trained(*monitor.best)
 
 
-def describe(profile: CostProfile) -> str:
-    """The profile in one line."""
-    unit = profile.autoregressive_step
-    drafts = ", ".join(f"{step / unit:.3f}" for step in profile.draft_step)
-    return (
-        f"one autoregressive step {unit * 1e3:.2f} ms; in units of it: draft step {drafts}, "
-        f"verification of {profile.max_length + 1} tokens {profile.verification[-1] / unit:.2f}, "
-        f"round overhead {profile.overhead / unit:.3f}"
+def _regression(config: TrainConfig) -> Any:
+    """The settings of the regression that PPO may start from; its network is PPO's own."""
+    return replace(
+        config.agent,
+        total_steps=min(400_000, config.agent.total_steps),
+        learning_rate=3e-3,
+        n_epochs=8,
     )
 
 
-def new_bundle(
-    actor: Actor, env: SpecDecodeEnv, pair: Pair, training: dict[str, Any]
-) -> PolicyBundle:
-    """A bundle of `actor` for the pair and environment that it was trained in."""
+def new_bundle(actor: Actor, task: Task, training: dict[str, Any]) -> PolicyBundle:
+    """A bundle of `actor` for what it was trained on."""
     return PolicyBundle(
         actor=actor,
-        actions=env.actions,
-        spec=env.features,
-        pair=pair.name,
-        fingerprint=pair.fingerprint,
-        profile=env.profile,
+        actions=task.actions,
+        spec=task.spec,
+        pair=task.pair.name,
+        fingerprint=task.pair.fingerprint,
+        profile=task.profile,
+        survival=task.survival,
         training=training,
     )
 
 
-def _judge(
+def _report(
     config: TrainConfig,
-    pair: Pair,
+    task: Task,
     folder: Path,
-    bundle_folder: Path,
-    best: dict[str, Any],
-    seconds: float,
+    trained: Trained,
     log: RunLog,
     console: Console,
 ) -> float:
-    bundle = load_bundle(bundle_folder)
-    learned = replace(config.controller, name="learned")
-    results = compare(replace(config, controller=learned), pair, bundle, folder, console)
+    bundle = load_bundle(folder / "policy")
+    judged = replace(config, controller=replace(config.controller, name="learned"))
+    results = compare(judged, task.pair, bundle, folder, console)
     chosen = results["methods"]
     summary = {
-        "training_speedup": best["speedup"],
-        "training_steps": best["steps"],
-        "training_seconds": seconds,
+        "training_speedup": trained.verdict.speedup,
+        "training_gain_over_best_fixed": trained.verdict.score,
+        "training_steps": trained.steps,
+        "training_seconds": trained.seconds,
         "speedup": chosen["learned"]["speedup"],
         "speedup_ci95": chosen["learned"]["speedup_ci95"],
         "best_fixed": results["best_fixed"],
         "best_fixed_speedup": chosen[results["best_fixed"]]["speedup"],
-        "policy": str(bundle_folder),
+        "policy": str(folder / "policy"),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    log.finish(summary, bundle_folder)
-    console.print(f"policy: {bundle_folder}", highlight=False, soft_wrap=True)
-    return float(best["speedup"])
+    log.finish(summary, folder / "policy")
+    console.print(f"policy: {folder / 'policy'}", highlight=False, soft_wrap=True)
+    return trained.verdict.speedup

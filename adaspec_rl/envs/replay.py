@@ -1,0 +1,88 @@
+"""The replayed environment of a pair: deterministic, and as exact as decoding."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaspec_rl.control.action import action_list
+from adaspec_rl.control.observation import GROUPS, ObservationSpec
+from adaspec_rl.data.prompts import balanced, embedded_prompts
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.envs.spec_decode import SpecDecodeEnv
+from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.recorder import Recording, record
+from adaspec_rl.replay.session import ReplaySession
+from adaspec_rl.replay.trace import Trace
+
+
+def make_replay_env(
+    trace: Trace | None = None,
+    profile: CostProfile | None = None,
+    *,
+    actions: str | Sequence[Action] = "length",
+    max_length: int | None = None,
+    vocab_size: int = 4096,
+    features: Sequence[str] = GROUPS,
+    reward: str = "throughput",
+    batch_size: int = 1,
+    prompts: int = 2,
+    temperature: float = 0.0,
+) -> SpecDecodeEnv:
+    """An environment over a recording.
+
+    Without a `trace`, `prompts` training prompts of each embedded domain are recorded first, which
+    takes a few seconds; without a `profile`, rounds cost what `nominal_costs` says.
+    """
+    trace = trace or _small_recording(prompts, temperature)
+    longest = max_length or trace.max_length
+    if isinstance(actions, str):
+        actions = action_list(actions, longest, len(trace.drafters))
+    profile = profile or nominal_costs(len(trace.drafters), longest)
+    return SpecDecodeEnv(
+        ReplaySession(trace, profile, batch_size=batch_size),
+        [text.prompt.tolist() for text in trace.texts],
+        actions,
+        ObservationSpec(tuple(features), longest, vocab_size),
+        profile,
+        reward=reward,
+        batch_size=batch_size,
+    )
+
+
+def nominal_costs(drafters: int, max_length: int) -> CostProfile:
+    """A made-up machine on which a drafted token costs a tenth of a plain step."""
+    costs = RoundCosts(
+        context=128,
+        batch_size=1,
+        autoregressive_step=1.0,
+        draft_step=(0.1,) * drafters,
+        stopping_step=(0.01,) * drafters,
+        verification=tuple(1.0 + 0.05 * drafted for drafted in range(max_length + 1)),
+        overhead=0.1,
+    )
+    return CostProfile("nominal", 0.02, (costs,))
+
+
+def _small_recording(prompts: int, temperature: float) -> Trace:
+    pair = load_pair("tiny", "tiny:target", ["tiny:draft"])
+    chosen = balanced(embedded_prompts("train"), prompts)
+    recording = Recording(
+        pair=pair.fingerprint,
+        sampling=Sampling(temperature),
+        verification="coupled",
+        eos_ids=pair.eos_ids,
+        max_new_tokens=64,
+        max_length=8,
+        survival="product",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trace, _ = record(
+            pair,
+            recording,
+            [pair.encode(prompt.text) for prompt in chosen],
+            [prompt.domain for prompt in chosen],
+            Path(folder),
+        )
+    return trace

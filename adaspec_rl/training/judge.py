@@ -1,0 +1,70 @@
+"""How good a policy is while it trains: its replayed speedup on withheld training texts."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adaspec_rl.control.learned import Actor
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.oracle import best_fixed
+from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
+from adaspec_rl.replay.trace import Trace
+
+
+def split(trace: Trace, share: float) -> tuple[Trace, Trace]:
+    """Texts to learn from, and those withheld: every so many-th of each domain."""
+    if not 0 < share < 1:
+        raise ValueError(f"agent.validation_share must be between 0 and 1, got {share}")
+    every = max(2, round(1 / share))
+    withheld = []
+    for domain in dict.fromkeys(trace.domains):
+        members = [n for n, name in enumerate(trace.domains) if name == domain]
+        withheld += members[every - 1 :: every] or members[-1:]
+    learned = [n for n in range(len(trace.texts)) if n not in set(withheld)]
+    if not learned:
+        raise ValueError(
+            f"{len(trace.texts)} training prompts are too few to withhold some of them: "
+            "expected at least 2 a domain"
+        )
+    return trace.select(learned), trace.select(sorted(withheld))
+
+
+class Judge:
+    """Plays every withheld text under each of some cost profiles."""
+
+    def __init__(
+        self,
+        tables: ReplayTables,
+        spec: ObservationSpec,
+        profiles: Sequence[Sequence[RoundCosts]],
+        policy: Sequence[float],
+    ) -> None:
+        self._streams = ReplayStreams(
+            tables, spec, profiles, policy=policy, streams=len(tables.trace.texts)
+        )
+        self._count = len(profiles)
+        longest = max(action.length for action in tables.actions)
+        self.fixed = fixed_speedups(tables.trace, profiles, longest)  # [P]
+
+    def speedups(self, actor: Actor) -> np.ndarray:
+        """Under each profile, `[P]`."""
+        decide = deciding(actor)
+        return np.array([play_all(self._streams, decide, p).speedup for p in range(self._count)])
+
+
+def deciding(actor: Actor) -> Callable[[np.ndarray], np.ndarray]:
+    """The most preferred action of each observation."""
+    return lambda observation: actor(observation).argmax(axis=1)
+
+
+def fixed_speedups(
+    trace: Trace, profiles: Sequence[Sequence[RoundCosts]], max_length: int
+) -> np.ndarray:
+    """What the best fixed draft length reaches under each profile, `[P]`."""
+    found = []
+    for points in profiles:
+        batch_size = points[0].batch_size
+        profile = CostProfile("", 0.0, tuple(points))
+        found.append(best_fixed(trace, profile, max_length=max_length, batch_size=batch_size)[1])
+    return np.array(found)

@@ -1,0 +1,229 @@
+"""Whatever is decided, replay does what decoding would have done."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adaspec_rl.data.prompts import balanced, embedded_prompts
+from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.session import LiveSession, Session
+from adaspec_rl.decoding.survival import ProductSurvival, Survival
+from adaspec_rl.decoding.verification import new_verification
+from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.pairs.pair import Pair, load_pair
+from adaspec_rl.replay.drafts import Drafts, draft_everywhere, draft_one_by_one
+from adaspec_rl.replay.recorder import Recording, record
+from adaspec_rl.replay.session import ReplaySession
+from adaspec_rl.replay.texts import Text, text_rules
+from tests.engine.checkpoints import CONTEXT, new_model, random_tokens
+from tests.replay.recordings import PROMPTS, profile, random_head, toy_recording, toys
+
+COSTS = profile(max_length=8)
+DRAFT_SIGNALS = (
+    "draft_log_probs",
+    "draft_entropies",
+    "draft_margins",
+    "draft_choice_margins",
+    "draft_survivals",
+)
+TARGET_SIGNALS = ("target_entropy", "target_top_probability")
+
+
+def play(session: Session, prompt: Sequence[int], seed: int, actions: Sequence[Action]):
+    """A whole text; the actions are taken in turn, over and over."""
+    rounds: list[Round] = []
+    session.start(prompt, seed)
+    while session.finished is None:
+        rounds.append(session.step(actions[len(rounds) % len(actions)]))
+    return rounds, session.tokens, session.finished
+
+
+def assert_same(
+    live: LiveSession, replay: ReplaySession, prompt: Sequence[int], seed: int, actions
+) -> None:
+    expected, tokens, finished = play(live, prompt, seed, actions)
+    actual, replayed, ended = play(replay, prompt, seed, actions)
+    for a, b in zip(expected, actual):
+        done = [(r.drafter, r.drafted, r.accepted, r.tokens) for r in (a, b)]
+        assert done[0] == done[1]
+        for name in DRAFT_SIGNALS:
+            assert getattr(b, name) == pytest.approx(getattr(a, name), rel=1e-3, abs=1e-3), name
+        # An accepted end of text ends the round before the last position that was verified.
+        if not (a is expected[-1] and finished == "eos" and len(a.tokens) == a.accepted):
+            for name in TARGET_SIGNALS:
+                assert getattr(b, name) == pytest.approx(getattr(a, name), abs=1e-3), name
+    assert (len(actual), replayed, ended) == (len(expected), tokens, finished)
+
+
+ACTIONS = st.builds(
+    Action,
+    st.integers(0, 4),
+    st.integers(0, 1),
+    st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    models=st.integers(1, 9),
+    contexts=st.tuples(st.integers(3, 20), st.just(64)),
+    target_context=st.sampled_from([9, 64]),
+    temperature=st.sampled_from([0.0, 0.8]),
+    eos_ids=st.sets(st.integers(0, 7), max_size=3),
+    max_new_tokens=st.one_of(st.just(1), st.integers(1, 16)),
+    max_length=st.sampled_from([1, 4]),
+    head=st.booleans(),
+    actions=st.lists(ACTIONS, min_size=1, max_size=12),
+)
+def test_toy_models_replay_as_they_decode(
+    tmp_path_factory,
+    models,
+    contexts,
+    target_context,
+    temperature,
+    eos_ids,
+    max_new_tokens,
+    max_length,
+    head,
+    actions,
+):
+    pair = toys(models, contexts=contexts)
+    pair.target.context_length = target_context
+    recording = toy_recording(
+        temperature,
+        eos_ids=tuple(eos_ids),
+        max_new_tokens=max_new_tokens,
+        max_length=max_length,
+    )
+    survival = [random_head(0, models) if head else ProductSurvival() for _ in pair.drafters]
+    trace, used = record(
+        pair, recording, PROMPTS, ["toy"] * 5, tmp_path_factory.mktemp("traces"), heads=survival
+    )
+    live, replay = pair.session(recording, used), ReplaySession(trace, COSTS)
+    actions = [Action(min(a.length, max_length), a.drafter, a.threshold) for a in actions]
+    for number, prompt in enumerate(PROMPTS):
+        assert_same(live, replay, prompt, number, actions)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return load_pair("tiny", "tiny:target", ["tiny:draft", "tiny:code"])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("kind", ["product", "head"])
+def test_the_embedded_pair_replays_as_it_decodes(pair, tmp_path, kind, temperature):
+    prompts = [pair.encode(p.text) for p in balanced(embedded_prompts("train"), 2)]
+    recording = Recording(
+        pair=pair.fingerprint,
+        sampling=Sampling(temperature),
+        verification="coupled",
+        eos_ids=pair.eos_ids,
+        max_new_tokens=32,
+        max_length=8,
+        shard=4,
+    )
+    survival: list[Survival] = [
+        random_head(drafter.model.architecture.hidden_size, d)
+        if kind == "head"
+        else ProductSurvival()
+        for d, drafter in enumerate(pair.drafters)
+    ]
+    trace, _ = record(pair, recording, prompts, ["any"] * 6, tmp_path, heads=survival)
+    live = LiveSession(
+        pair.target,
+        pair.drafters,
+        eos_ids=pair.eos_ids,
+        max_new_tokens=32,
+        sampling=recording.sampling,
+        verification="coupled",
+        survival=survival,
+    )
+    replay = ReplaySession(trace, COSTS)
+    rng = np.random.default_rng(7)
+    stopped = 0
+    for number, prompt in enumerate(prompts):
+        for _ in range(2):
+            actions = [
+                Action(
+                    int(rng.integers(9)),
+                    int(rng.integers(2)),
+                    float(rng.choice([0.0, rng.uniform(0.02, 0.95)])),
+                )
+                for _ in range(32)
+            ]
+            assert_same(live, replay, prompt, number, actions)
+            rounds = play(replay, prompt, number, actions)[0]
+            stopped += sum(r.drafted < a.length for r, a in zip(rounds[:-4], actions))
+    assert stopped > 10  # thresholds had something to do
+
+
+MODELS = {
+    "mistral, sliding window": ("mistral", {"sliding_window": 5}),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "llama": ("llama", {}),
+}
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+}
+
+
+def random_drafter(kind: str, **options) -> DraftModel:
+    family, config = MODELS[kind]
+    model = new_model(family, **(SHAPE | config))
+    lean = LeanModel.from_tensors(
+        model.config.to_dict(), model.state_dict().items(), kind, **options
+    )
+    return DraftModel(lean, lean.vocab_size)
+
+
+def random_text(prompt: int, tokens: int, seed: int) -> Text:
+    """A text that no model would write, so that drafts leave it."""
+    values = random_tokens(1, prompt + tokens, seed)[0].numpy().astype(np.int32)
+    unknown = np.zeros(tokens, dtype=np.float32)
+    return Text(values[:prompt], seed, values[prompt:], "length", tokens, unknown, unknown)
+
+
+def assert_same_drafts(found: Drafts, expected: Drafts) -> None:
+    assert np.array_equal(found.tokens, expected.tokens)
+    known = found.tokens >= 0
+    assert np.allclose(found.signals[known], expected.signals[known], rtol=1e-3, atol=1e-3)
+    assert found.hidden is not None and expected.hidden is not None
+    assert np.allclose(found.hidden[known], expected.hidden[known], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "shapes", [[(9, 30), (1, 22), (20, 30)], [(100, 2), (2, 60)], [(1, 1)], [(119, 1), (1, 40)]]
+)
+def test_a_tree_of_drafts_equals_drafting_position_by_position(kind, temperature, shapes):
+    drafter = random_drafter(kind)
+    texts = [random_text(p, g, seed) for seed, (p, g) in enumerate(shapes)]
+    rules = text_rules(drafter.model, range(len(texts)), "coupled", Sampling(temperature))
+    everywhere = draft_everywhere(drafter, texts, rules, 5, hidden=True)
+    for text, rule, found in zip(texts, rules, everywhere):
+        assert found.tokens.shape == (len(text.tokens), 5)
+        assert_same_drafts(found, draft_one_by_one(drafter, text, rule, 5, hidden=True))
+
+
+def test_a_full_drafter_drafts_what_still_fits():
+    drafter = random_drafter("llama", context_length=24)
+    text = random_text(10, 20, 0)
+    rule = new_verification("coupled", Sampling(0.0), 0, 61, torch.device("cpu"))
+    found = draft_everywhere(drafter, [text], [rule], 4)[0]
+    lengths = (found.tokens >= 0).sum(axis=1)
+    assert lengths.tolist() == [min(4, max(0, 24 - (10 + g) + 1)) for g in range(20)]
