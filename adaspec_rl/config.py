@@ -65,7 +65,8 @@ class EnvConfig:
 class CostConfig:
     """What decoding costs: measured where it runs, or read from a file."""
 
-    path: str | None = None  # of a saved profile; null: measure
+    source: str = "measured"  # measured, file
+    path: str | None = None  # file: a saved profile
     samples: int = 12  # measured: rounds timed of each draft length
     contexts: list[int] = field(default_factory=list)  # measured: tokens before the rounds
     batch_sizes: list[int] = field(default_factory=list)  # measured

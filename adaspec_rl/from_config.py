@@ -8,7 +8,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adaspec_rl.config import Config, DataConfig, EngineConfig, EnvConfig, ModelConfig
+from adaspec_rl.config import (
+    Config,
+    CostConfig,
+    DataConfig,
+    EngineConfig,
+    EnvConfig,
+    ModelConfig,
+)
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import (
     SPLITS,
@@ -149,18 +156,31 @@ def recording_from(
         )
 
 
-def profile_from(
+def saved_profile_from(config: CostConfig) -> CostProfile | None:
+    """The cost profile that a file holds; None where it is to be measured.
+
+    A relative path is one from the working directory or, for named profiles, the project's folder.
+    """
+    if config.source == "measured":
+        return None
+    if config.source != "file":
+        raise ValueError(f"unknown cost.source {config.source!r}: expected measured or file")
+    if not config.path:
+        raise ValueError("cost.path is not set: add cost.path=FILE")
+    path = Path(config.path)
+    named = PROJECT / path
+    return CostProfile.load(named if named.is_file() and not path.is_file() else path)
+
+
+def measured_profile_from(
     config: Config,
     pair: Pair,
     prompts: Sequence[EncodedPrompt],
-    survival: Sequence[Survival],
+    survival: Sequence[Survival] | None,
     spec: ObservationSpec,
     console: Console,
 ) -> CostProfile:
-    """The configured cost profile: read from a file, or measured here with progress."""
-    if config.cost.path:
-        path = Path(config.cost.path)
-        return CostProfile.load(path if path.exists() else PROJECT / path)
+    """What decoding costs here, measured with progress."""
     session = pair.session(
         max_new_tokens=config.env.max_new_tokens,
         sampling=sampling_from(config.env),

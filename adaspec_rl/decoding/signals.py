@@ -80,14 +80,3 @@ def gap(values: torch.Tensor) -> torch.Tensor:
     largest, where = values.max(dim=-1, keepdim=True)
     rest = values.scatter(-1, where, -torch.inf).amax(-1)  # on CPUs twice as fast as topk(2)
     return largest[..., 0] - rest
-
-
-def gap_of(values: torch.Tensor) -> float:
-    """The same of a single row `[V]`, on the host."""
-    if values.device.type != "cpu":
-        return float(gap(values))
-    rest = values.numpy().copy()
-    first = rest.argmax()
-    largest = rest[first]
-    rest[first] = -np.inf
-    return float(largest - rest.max())

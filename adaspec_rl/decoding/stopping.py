@@ -1,5 +1,6 @@
 """Early stopping within a draft, by the estimated chance that all of it survives."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,17 +47,20 @@ class ThresholdStop:
         self._all = 1.0  # the chance that all tokens so far are accepted
 
     def __call__(self, logits: torch.Tensor, choice: Choice, hidden: torch.Tensor | None) -> bool:
-        match, agrees, state = 0, False, None
         if self._survival.needs_evidence:
-            token = int(choice.token)
+            token, margin = choice.weighed()
             match, guess = self._index.predict(self._drafted)
             self._drafted.append(token)
-            agrees = guess == token
-            state = None if hidden is None else hidden.float().cpu().numpy()
-        chance = self._survival.one(logits, choice, match, agrees, state)
+            chance = self._survival.one(margin, match, guess == token, _on_host(hidden))
+        else:
+            chance = math.exp(float(logits.log_softmax(-1)[choice.token]))
         self.chances.append(chance)
         self._all *= chance
         return self._all < self.threshold
+
+
+def _on_host(hidden: torch.Tensor | None) -> np.ndarray | None:
+    return None if hidden is None else hidden.float().cpu().numpy()
 
 
 def chances(
@@ -73,5 +77,7 @@ def chances(
         nothing = np.zeros(count, dtype=np.float32)
         return survival(evidence_of(signals, nothing, nothing, None))
     match, agrees = agreement(index, drafted, first)
-    states = None if hidden is None else hidden.float().cpu().numpy().reshape(count, -1)
+    states = _on_host(hidden)
+    if states is not None:
+        states = states.reshape(count, -1)
     return survival(evidence_of(signals, match, agrees, states))

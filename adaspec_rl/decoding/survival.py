@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-
-from adaspec_rl.decoding.signals import gap_of
-from adaspec_rl.decoding.verification import Choice
 
 MATCH_LIMIT = 8  # tokens; longer matches of the text's end count as this
 MARGIN_LIMIT = 20.0  # nats, likewise
@@ -43,13 +39,12 @@ class Survival(Protocol):
 
     def one(
         self,
-        logits: torch.Tensor,
-        choice: Choice,
+        margin: float,
         match: int,
         agrees: bool,
         hidden: np.ndarray | None,
     ) -> float:
-        """The same for a single token, given its row of logits `[V]` and `hidden` `[hidden]`.
+        """The same for a single token, with `hidden` `[hidden]`; only asked if evidence is needed.
 
         Runs between two forward passes of the drafter: makes as few calls as it can.
         """
@@ -67,13 +62,12 @@ class ProductSurvival:
 
     def one(
         self,
-        logits: torch.Tensor,
-        choice: Choice,
+        margin: float,
         match: int,
         agrees: bool,
         hidden: np.ndarray | None,
     ) -> float:
-        return math.exp(float(logits.log_softmax(-1)[choice.token]))
+        raise NotImplementedError("the product needs a log-probability, no margin")
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,9 @@ class SurvivalHead:
     needs_evidence = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_row", np.zeros(len(self.weight), dtype=np.float32))
+        row = np.zeros(len(self.weight), dtype=np.float32)
+        parts = (row, row[:PLAIN_FEATURES], row[PLAIN_FEATURES:])
+        object.__setattr__(self, "_row", parts)
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         return self.chances(features(evidence))
@@ -103,27 +99,22 @@ class SurvivalHead:
 
     def one(
         self,
-        logits: torch.Tensor,
-        choice: Choice,
+        margin: float,
         match: int,
         agrees: bool,
         hidden: np.ndarray | None,
     ) -> float:
-        row: np.ndarray = self._row  # type: ignore[attr-defined]
-        margin = min(gap_of(choice.scores), MARGIN_LIMIT)
+        row, plain, rest = self._row  # type: ignore[attr-defined]
+        margin = min(margin, MARGIN_LIMIT)
         share = min(match, MATCH_LIMIT) / MATCH_LIMIT
-        row[:PLAIN_FEATURES] = (
-            margin,
-            math.exp(-margin),
-            share,
-            agrees,
-            share if agrees else 0.0,
-            match > 0 and not agrees,
-        )
+        followed = share if agrees else 0.0
+        plain[:] = (margin, math.exp(-margin), share, agrees, followed, match > 0 and not agrees)
         if hidden is not None:
-            row[PLAIN_FEATURES:] = hidden
-        inner = np.tanh(row @ self.weight + self.bias)
-        return 1.0 / (1.0 + math.exp(-(float(inner @ self.output) + self.output_bias)))
+            rest[:] = hidden
+        inner = row.dot(self.weight)
+        inner += self.bias
+        np.tanh(inner, out=inner)
+        return 1.0 / (1.0 + math.exp(-float(inner.dot(self.output)) - self.output_bias))
 
     @property
     def hidden_size(self) -> int:

@@ -7,6 +7,7 @@ keeps a prefix of the draft. All work stays on the device; the results are tenso
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from adaspec_rl.decoding.sampling import GumbelNoise, Sampling, logits_to_log_probs, sample
@@ -21,6 +22,19 @@ class Choice:
     token: torch.Tensor  # scalar
     log_probs: torch.Tensor  # [V], what `verify` needs
     scores: torch.Tensor  # [V]
+
+    def weighed(self) -> tuple[int, float]:
+        """The token's id, and how far the best score is above the second best: waits for both."""
+        if self.scores.device.type != "cpu":
+            best = self.scores.topk(2).values
+            token, first, second = torch.cat([self.token.view(1), best.double()]).tolist()
+            return int(token), first - second
+        token = int(self.token)
+        rest = self.scores.numpy().copy()
+        first = rest[token]  # the best one, unless the token was sampled
+        rest[token] = -np.inf
+        second = rest.max()
+        return token, abs(float(first - second))
 
 
 class Verification(Protocol):

@@ -94,10 +94,11 @@ class AdaSpecVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a text in every stream; the seed is that of all."""
-        super().reset(seed=seed, options=options)
-        if seed is not None:
-            self.game.seed(seed)
+        """Begin a text in every stream; one seed, or the first of a list, is that of all."""
+        first = seed[0] if isinstance(seed, list) else seed
+        super().reset(seed=first, options=options)
+        if first is not None:
+            self.game.seed(first)
         return self.game.reset(), {}
 
     def step(

@@ -59,6 +59,7 @@ def cost_plot(profile: CostProfile, path: Path) -> None:
         if profile.drafters
         else None,
     )
+    axes.set_xticks(lengths)
     axes.set_xlabel("draft length (break-even: all of it accepted)", fontsize=9)
     axes.set_ylabel("cost of a round, plain steps", fontsize=9)
     axes.legend(fontsize=7, frameon=False)

@@ -47,17 +47,25 @@ def measure(
         spec: what policies will observe, which takes time too; None: everything.
 
     Raises:
-        ValueError: a context that the models cannot hold, or texts too short to time.
+        ValueError: nothing to measure, a context that the models cannot hold, or texts too short
+            to time.
     """
     if not prompts or min(map(len, prompts)) < 1:
         raise ValueError("measuring costs needs prompts of at least 1 token")
+    for name, values in (
+        ("cost.samples", [samples]),
+        ("cost.contexts", contexts),
+        ("cost.batch_sizes", batch_sizes),
+    ):
+        if not values or min(values) < 1:
+            raise ValueError(f"{name} needs numbers of at least 1, got {list(values)}: set some")
     limit = min([session.target.context_length, *(d.context_length for d in session.models)])
-    for context in contexts:
-        if context + SPAN + max_length > limit:
-            raise ValueError(
-                f"cost.contexts has {context} tokens but the models hold {limit}: "
-                f"expected at most {limit - SPAN - max_length}"
-            )
+    room = limit - max(session.max_new_tokens, max_length + 1)
+    if max(contexts) > room:
+        raise ValueError(
+            f"cost.contexts has {max(contexts)} tokens but the models hold {limit}, of which "
+            f"{limit - room} are to be generated: expected at most {room}"
+        )
     spec = spec or ObservationSpec(max_length=max_length, vocab_size=session.target.vocab_size)
     observed = _observed(session, prompts[0], spec)
     timed: dict[int, Samples] = {context: defaultdict(list) for context in contexts}

@@ -1,9 +1,10 @@
 """What decoding costs on one machine: the parts of a round, by context length and batch size."""
 
 import json
+import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,17 @@ class RoundCosts:
     def __post_init__(self) -> None:
         positive = (self.autoregressive_step, *self.draft_step, *self.verification)
         others = (self.overhead, *self.stopping_step)
-        if not self.verification or min(positive) <= 0 or min(others) < 0:
-            raise ValueError("a cost profile needs positive seconds for every part of a round")
+        if min(self.context, self.batch_size) < 1 or not self.verification:
+            raise ValueError(
+                "a cost profile needs a context, batch size and verification width of at least 1, "
+                f"got {self.context}, {self.batch_size} and {len(self.verification)}: "
+                "measure it anew"
+            )
+        if not all(map(math.isfinite, positive + others)) or min(positive) <= 0 or min(others) < 0:
+            raise ValueError(
+                "a cost profile needs positive seconds for every part of a round, got "
+                f"{', '.join(f'{part:g}' for part in positive + others)}: measure it anew"
+            )
         if len(self.draft_step) != len(self.stopping_step):
             raise ValueError(
                 f"a cost profile needs a stopping step for each of {len(self.draft_step)} drafters,"
@@ -76,11 +86,25 @@ class CostProfile:
     def __post_init__(self) -> None:
         if not self.points:
             raise ValueError("a cost profile needs at least 1 measured point, got none")
-        if self.policy < 0:
+        if not 0 <= self.policy < math.inf:
             raise ValueError(f"a decision cannot take {self.policy} seconds: measure it anew")
-        drafters = {len(point.draft_step) for point in self.points}
-        if len(drafters) > 1:
-            raise ValueError(f"the points of a cost profile have {sorted(drafters)} drafters")
+        for what, sizes in (
+            ("drafters", {len(point.draft_step) for point in self.points}),
+            ("verification widths", {len(point.verification) for point in self.points}),
+        ):
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"the points of a cost profile have {' and '.join(map(str, sorted(sizes)))} "
+                    f"{what}: expected the same number at each, measure it anew"
+                )
+        ordered = tuple(sorted(self.points, key=_place))
+        places = [_place(point) for point in ordered]
+        if len(set(places)) < len(places):
+            raise ValueError(
+                f"a cost profile has {len(places)} points at {len(set(places))} batch sizes and "
+                "contexts: expected one at each, measure it anew"
+            )
+        object.__setattr__(self, "points", ordered)
 
     @property
     def drafters(self) -> int:
@@ -116,7 +140,7 @@ class CostProfile:
 
     def check(self, drafters: int, max_length: int) -> None:
         """Refuse a profile that does not cover a pair's drafters or the wanted draft lengths."""
-        if self.drafters < drafters:
+        if self.drafters != drafters:
             raise ValueError(
                 f"the cost profile of {self.device} covers {self.drafters} drafters but the pair "
                 f"has {drafters}: measure it for this pair (cost=measured)"
@@ -136,17 +160,18 @@ class CostProfile:
         """What `to_dict` made.
 
         Raises:
-            ValueError: another schema, or something is missing.
+            ValueError: another schema, or something is missing or makes no sense.
         """
         if values.get("schema") != SCHEMA:
             raise ValueError(
                 f"cost profile schema {values.get('schema')} is not {SCHEMA}: measure it anew"
             )
+        content = _exactly(cls, {k: v for k, v in values.items() if k != "schema"})
         try:
-            points = tuple(_point(point) for point in values["points"])
-            return cls(values["device"], values["policy"], points)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the cost profile is incomplete ({error}): measure it anew") from None
+            points = tuple(_point(point) for point in content["points"])
+            return cls(str(content["device"]), content["policy"], points)
+        except TypeError as error:  # text in place of numbers, and the like
+            raise ValueError(f"the cost profile is damaged ({error}): measure it anew") from None
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -168,12 +193,38 @@ class CostProfile:
             raise ValueError(f"the cost profile {path} is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"the cost profile {path} holds no object: measure it anew")
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
-def _point(values: dict[str, Any]) -> RoundCosts:
-    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def _place(point: RoundCosts) -> tuple[int, int]:
+    return point.batch_size, point.context
+
+
+def _point(values: Any) -> RoundCosts:
+    frozen: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in _exactly(RoundCosts, values).items()
+    }
     return RoundCosts(**frozen)
+
+
+def _exactly(cls: type[CostProfile] | type[RoundCosts], values: Any) -> Mapping[str, Any]:
+    """`values`, if they are named as the fields of `cls`."""
+    names = {field.name for field in fields(cls)}
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f"the cost profile has {values!r} in place of {', '.join(sorted(names))}: "
+            "measure it anew"
+        )
+    lacking, unknown = sorted(names - set(values)), sorted(set(values) - names)
+    if lacking:
+        raise ValueError(f"the cost profile lacks {', '.join(lacking)}: measure it anew")
+    if unknown:
+        raise ValueError(f"the cost profile has an unknown {unknown[0]}: measure it anew")
+    return values
 
 
 def device_name(device: torch.device) -> str:

@@ -26,7 +26,8 @@ def pack(tensors: Mapping[str, np.ndarray], fingerprint: str, kind: str) -> byte
         "fingerprint": fingerprint,
         "checksum": _checksum(arrays),
     }
-    return save(arrays, metadata)
+    # One entry only: safetensors writes several in an order that changes from call to call.
+    return save(arrays, {"shard": json.dumps(metadata)})
 
 
 def write(path: Path, content: bytes) -> None:
@@ -62,7 +63,7 @@ def read(path: Path, fingerprint: str, kind: str) -> dict[str, np.ndarray]:
     again = "delete it and run the same command again, which records it anew"
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("shard", "{}"))
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"the trace shard {path} is damaged ({error}): {again}") from None

@@ -26,11 +26,12 @@ from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.evaluation.evaluate import compare
 from adaspec_rl.evaluation.plots import cost_plot
 from adaspec_rl.from_config import (
+    measured_profile_from,
     pair_from,
-    profile_from,
     prompts_from,
     recording_from,
     sampling_from,
+    saved_profile_from,
     set_threads,
 )
 from adaspec_rl.pairs.pair import Pair
@@ -122,6 +123,12 @@ def check_settings(config: TrainConfig) -> None:
         )
     if config.agent.name == "hindsight" and config.resume:
         raise ValueError("agent=hindsight takes seconds and keeps no checkpoints: leave out resume")
+    sizes = config.cost.batch_sizes
+    if config.cost.source == "measured" and config.cost.batch_size not in (1, *sizes):
+        raise ValueError(
+            f"cost.batch_size={config.cost.batch_size} is not among cost.batch_sizes {sizes}: "
+            "add it there"
+        )
     sampling_from(config.env)
 
 
@@ -129,6 +136,12 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
     """Record the training prompts and learn what decoding costs, or find both as they were."""
     limit = config.replay.prompts
     prompts = prompts_from(config.data, "train", pair, limit)
+    if resume:
+        saved: CostProfile | None = CostProfile.load(resume / "cost_profile.json")
+    else:
+        saved = saved_profile_from(config.cost)
+    if saved:  # refused now rather than after the recording
+        _check_profile(config, pair, saved)
     trace, survival = recording_from(config, pair, prompts, console)
     actions = action_list(
         config.env.actions, config.env.max_length, len(pair.drafters), config.env.thresholds
@@ -136,13 +149,14 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
     spec = ObservationSpec(
         tuple(config.env.features), config.env.max_length, pair.target.vocab_size
     )
-    if resume:
-        profile = CostProfile.load(resume / "cost_profile.json")
-    else:
-        profile = profile_from(config, pair, prompts, survival, spec, console)
+    profile = saved or measured_profile_from(config, pair, prompts, survival, spec, console)
+    _check_profile(config, pair, profile)
+    return Task(pair, prompts, trace, tuple(survival), profile, tuple(actions), spec)
+
+
+def _check_profile(config: TrainConfig, pair: Pair, profile: CostProfile) -> None:
     profile.check(len(pair.drafters), config.env.max_length)
     profile.contexts(config.cost.batch_size)
-    return Task(pair, prompts, trace, tuple(survival), profile, tuple(actions), spec)
 
 
 def cost_profiles(

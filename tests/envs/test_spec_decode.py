@@ -1,6 +1,7 @@
 """The live environment keeps Gymnasium's manners."""
 
 import warnings
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -10,21 +11,33 @@ from stable_baselines3.common.env_checker import check_env as check_stable_basel
 
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.envs.reward import Reward
 from adaspec_rl.envs.spec_decode import SpecDecodeEnv
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from tests.toy import ToyModel, greedy_text, similar, toy_session
 
-PROFILE = CostProfile("toy", 1.0, (0.1,), tuple(1.0 + 0.05 * w for w in range(9)), 0.1)
+NEAR = RoundCosts(
+    context=2,
+    batch_size=1,
+    autoregressive_step=1.0,
+    draft_step=(0.1,),
+    stopping_step=(0.02,),
+    verification=tuple(1.0 + 0.05 * w for w in range(9)),
+    overhead=0.1,
+)
+FAR = replace(NEAR, context=6, autoregressive_step=2.0, draft_step=(0.3,))  # from 5 tokens on
+PROFILE = CostProfile("toy", 0.01, (NEAR, FAR, replace(NEAR, batch_size=4, overhead=0.5)))
 PROMPTS = [[1, 2], [3, 4, 5], [6]]
 
 
-def make_env(eos_ids=(), max_new_tokens=12, **options) -> SpecDecodeEnv:
+def make_env(eos_ids=(), max_new_tokens=12, actions=None, **options) -> SpecDecodeEnv:
     target = ToyModel(seed=1)
     session = toy_session(
         target, [similar(target, 0.3)], eos_ids=eos_ids, max_new_tokens=max_new_tokens
     )
-    return SpecDecodeEnv(session, PROMPTS, action_list(), ObservationSpec(), PROFILE, **options)
+    actions = actions or action_list()
+    return SpecDecodeEnv(session, PROMPTS, actions, ObservationSpec(), PROFILE, **options)
 
 
 def test_both_checkers_are_content():
@@ -72,11 +85,44 @@ def test_rewards_cost_seconds_by_the_profile():
     env.reset(options={"prompt": 0})
     env.reward.rate = 1.25
     _, reward, _, _, info = env.step(0)
-    assert info["seconds"] == 1.0 and reward == pytest.approx(1 / 1.25 - 1)
+    assert info["seconds"] == 1.0 + 0.01 and reward == pytest.approx(1 / 1.25 - 1.01)
     _, reward, _, _, info = env.step(3)
-    seconds = 3 * 0.1 + PROFILE.verification[3] + 0.1
+    seconds = 3 * 0.1 + NEAR.verification[3] + 0.1 + 0.01
     assert info["seconds"] == pytest.approx(seconds)
     assert reward == pytest.approx(len(info["round"].tokens) / 1.25 - seconds)
+
+
+def test_rounds_are_costed_at_the_context_before_them():
+    env = make_env()
+    env.reset(options={"prompt": 0})
+    context = len(PROMPTS[0])
+    for _ in range(6):
+        info = env.step(2)[4]
+        costs = NEAR if context <= 4 else FAR  # 4 is as near to both: the shorter one
+        assert info["seconds"] == pytest.approx(costs.seconds(0, 2) + 0.01)
+        assert info["steps"] == pytest.approx(info["seconds"] / costs.autoregressive_step)
+        context += len(info["round"].tokens)
+        if env.session.finished:
+            break
+    assert context > 5
+
+
+def test_a_threshold_costs_what_watching_it_takes():
+    action = Action(3, 0, 1e-30)
+    env = make_env(actions=[FALLBACK, action])
+    env.reset(options={"prompt": 0})
+    info = env.step(1)[4]
+    assert info["round"].drafted == 3
+    assert info["seconds"] == pytest.approx(3 * 0.12 + NEAR.verification[3] + 0.1 + 0.01)
+
+
+def test_rounds_are_costed_at_the_batch_size():
+    env = make_env(batch_size=4)
+    env.reset(options={"prompt": 0})
+    info = env.step(1)[4]
+    assert info["seconds"] == pytest.approx(0.1 + NEAR.verification[1] + 0.5 + 0.01)
+    with pytest.raises(ValueError, match="has no batch size 2, only 1, 4"):
+        make_env(batch_size=2)
 
 
 def test_rewards_may_cost_seconds_by_the_clock():
@@ -87,11 +133,11 @@ def test_rewards_may_cost_seconds_by_the_clock():
 
 
 def test_average_reward_vanishes_at_the_best_rate():
-    rounds = [(3, 2, 1.5), (1, 0, 1.0), (5, 4, 2.0)]  # emitted, accepted, seconds
+    rounds = [(3, 2, 1.5), (1, 0, 1.0), (5, 4, 2.0)]  # emitted, accepted, steps
     rate = sum(r[0] for r in rounds) / sum(r[2] for r in rounds)
-    assert sum(Reward("throughput", 1.0, rate)(*r) for r in rounds) == pytest.approx(0)
-    assert Reward("ratio", 0.5)(3, 2, 1.5) == 1.0
-    assert Reward("accepted", 1.0)(3, 2, 1.5) == 2.0
+    assert sum(Reward("throughput", rate)(*r) for r in rounds) == pytest.approx(0)
+    assert Reward("ratio")(3, 2, 1.5) == 2.0
+    assert Reward("accepted")(3, 2, 1.5) == 2.0
 
 
 @pytest.mark.parametrize(

@@ -1,42 +1,279 @@
-import pytest
+"""Cost profiles: measured whole, saved exactly, and refused when they make no sense."""
 
-from adaspec_rl.replay.cost_profile import CostProfile, measure
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.evaluation.plots import cost_plot
+from adaspec_rl.replay.cost_measurement import measure
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.cost_table import cost_table
 from tests.toy import ToyModel, similar, toy_session
 
+POINT = RoundCosts(
+    context=64,
+    batch_size=1,
+    autoregressive_step=2.0,
+    draft_step=(0.5,),
+    stopping_step=(0.125,),
+    verification=(2.0, 2.25, 2.5),
+    overhead=0.25,
+)
+PROMPTS = [[1, 2], [3], [4, 5]]
 
-def test_measured_parts_add_up_and_survive_saving(tmp_path):
-    target = ToyModel(seed=1)
-    session = toy_session(target, [similar(target, 0.3)], max_new_tokens=40)
-    shares = []
-    profile = measure(session, [[1, 2], [3], [4, 5]], max_length=4, progress=shares.append)
-    assert shares[-1] == 1.0 and shares == sorted(shares)
-    assert profile.max_length == 4 and len(profile.draft_step) == 1
-    assert profile.seconds(0, 0) == profile.autoregressive_step
-    assert profile.seconds(0, 3) == pytest.approx(
-        3 * profile.draft_step[0] + profile.verification[3] + profile.overhead
+
+def profile_of(*points: RoundCosts) -> CostProfile:
+    return CostProfile("toy", 0.01, points)
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> CostProfile:
+    seconds = st.floats(1e-9, 1e3)
+    drafters, widths = draw(st.integers(0, 3)), draw(st.integers(1, 6))
+
+    def several(count: int) -> tuple[float, ...]:
+        return tuple(draw(seconds) for _ in range(count))
+
+    places = st.tuples(st.integers(1, 64), st.integers(1, 4096))
+    points = tuple(
+        RoundCosts(
+            context=context,
+            batch_size=batch_size,
+            autoregressive_step=draw(seconds),
+            draft_step=several(drafters),
+            stopping_step=several(drafters),
+            verification=several(widths),
+            overhead=draw(seconds),
+        )
+        for batch_size, context in draw(st.lists(places, min_size=1, max_size=4, unique=True))
     )
-    profile.save(tmp_path / "profile.json")
-    assert CostProfile.load(tmp_path / "profile.json") == profile
+    return CostProfile(draw(st.text(max_size=8)), draw(seconds), points)
 
 
-def test_a_session_without_drafters_has_only_a_target():
-    profile = measure(toy_session(ToyModel(seed=1), []), [[1, 2], [3]], max_length=2)
-    assert profile.draft_step == () and profile.overhead == 0.0
+def small_session(drafters: int = 1, context_length: int = 64, max_new_tokens: int = 30):
+    target = ToyModel(seed=1, context_length=context_length)
+    models = [similar(target, 0.3, seed) for seed in range(10, 10 + drafters)]
+    return toy_session(target, models, max_new_tokens=max_new_tokens)
+
+
+@given(profiles())
+def test_saving_keeps_every_number(profile):
+    assert CostProfile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
+
+
+def test_files_are_read_back(tmp_path):
+    profile = profile_of(POINT, replace(POINT, context=256, overhead=0.5))
+    profile.save(tmp_path / "made" / "profile.json")
+    assert CostProfile.load(tmp_path / "made" / "profile.json") == profile
+
+
+@given(profiles(), st.integers(0, 5000))
+def test_a_context_is_costed_at_the_nearest_measured_one(profile, context):
+    for batch_size in {point.batch_size for point in profile.points}:
+        found = profile.at(context, batch_size)
+        distances = [abs(p.context - context) for p in profile.contexts(batch_size)]
+        assert found.batch_size == batch_size
+        assert abs(found.context - context) == min(distances)
+
+
+def test_points_are_ordered_and_the_middle_one_stands_for_all():
+    by_place = [
+        replace(POINT, batch_size=batch, context=context)
+        for batch, context in ((1, 64), (1, 256), (1, 1024), (4, 64))
+    ]
+    profile = profile_of(*reversed(by_place))
+    assert list(profile.points) == by_place
+    assert profile.at() == by_place[1] and profile.at(batch_size=4) == by_place[3]
+    with pytest.raises(ValueError, match="has no batch size 8, only 1, 4: measure it"):
+        profile.at(batch_size=8)
+
+
+def test_a_round_costs_its_parts():
+    assert POINT.max_length == 2
+    assert POINT.seconds(0, 0) == 2.0 == POINT.seconds(0, 0, stopping=True)
+    assert POINT.seconds(0, 2) == 2 * 0.5 + 2.5 + 0.25
+    assert POINT.seconds(0, 2, stopping=True) == 2 * (0.5 + 0.125) + 2.5 + 0.25
+    with pytest.raises(ValueError, match="covers drafts of up to 2 tokens, got 3"):
+        POINT.seconds(0, 3)
 
 
 def test_features_are_in_units_of_one_autoregressive_step():
-    profile = CostProfile("cpu", 2.0, (0.5,), (2.0, 2.1, 2.2), 0.1)
-    features = profile.features()
-    assert features.draft_step == 0.25 and features.overhead == 0.05
-    assert features.verification_step == pytest.approx(0.05)
+    features = replace(POINT, batch_size=4).features()
+    assert features.draft_step == 0.25 and features.overhead == 0.125
+    assert features.verification_step == 0.125 and features.batch_size == 4
 
 
-def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="positive seconds"):
-        CostProfile("cpu", 0.0, (0.5,), (2.0,), 0.1)
-    with pytest.raises(ValueError, match="covers drafts of up to 2 tokens, got 3"):
-        CostProfile("cpu", 2.0, (0.5,), (2.0, 2.1, 2.2), 0.1).seconds(0, 3)
-    with pytest.raises(ValueError, match="lacks device, autoregressive_step"):
-        CostProfile.from_dict({"schema": 1})
-    with pytest.raises(ValueError, match="schema 7 is not 1"):
-        CostProfile.from_dict({"schema": 7})
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"autoregressive_step": 0.0}, "positive seconds for every part of a round, got 0,"),
+        ({"overhead": -1.0}, "positive seconds .* -1, 0.125"),
+        ({"draft_step": (float("nan"),)}, "positive seconds .* nan"),
+        ({"verification": (2.0, float("inf"))}, "positive seconds .* inf"),
+        ({"verification": ()}, "verification width of at least 1, got 64, 1 and 0"),
+        ({"context": 0}, "context.* of at least 1, got 0, 1 and 3"),
+        ({"stopping_step": ()}, "stopping step for each of 1 drafters, got 0"),
+    ],
+)
+def test_senseless_points_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(POINT, **change)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], "at least 1 measured point, got none"),
+        ([{}, {}], "2 points at 1 batch sizes and contexts"),
+        ([{}, {"context": 9, "verification": (2.0,)}], "have 1 and 3 verification widths"),
+        (
+            [{}, {"context": 9, "draft_step": (), "stopping_step": ()}],
+            "have 0 and 1 drafters: expected the same number",
+        ),
+    ],
+)
+def test_points_that_do_not_go_together_are_refused(points, message):
+    with pytest.raises(ValueError, match=message):
+        profile_of(*(replace(POINT, **change) for change in points))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_decision_takes_some_time_or_none(seconds):
+    with pytest.raises(ValueError, match="cannot take"):
+        CostProfile("toy", seconds, (POINT,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(schema=1), "schema 1 is not 2: measure it anew"),
+        (lambda d: d.pop("schema"), "schema None is not 2"),
+        (lambda d: d.pop("policy"), "lacks policy: measure it anew"),
+        (lambda d: d.update(moon=1), "has an unknown moon"),
+        (lambda d: d["points"][0].pop("overhead"), "lacks overhead"),
+        (lambda d: d.update(points=[7]), "has 7 in place of autoregressive_step, "),
+        (lambda d: d.update(points=7), "is damaged"),
+        (lambda d: d.update(policy="soon"), "is damaged"),
+        (lambda d: d["points"][0].update(context="far"), "is damaged"),
+        (lambda d: d["points"][0].update(draft_step=["free"]), "is damaged"),
+        (lambda d: d["points"][0].update(verification=1.0), "is damaged"),
+        (lambda d: d["points"][0].update(overhead=-1), "positive seconds"),
+    ],
+)
+def test_damaged_files_are_refused_by_name_in_one_sentence(tmp_path, change, message):
+    content = json.loads(json.dumps(profile_of(POINT).to_dict()))
+    change(content)
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as caught:
+        CostProfile.load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no cost profile"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[]", "holds no object"),
+    ],
+)
+def test_files_that_hold_no_profile_are_refused(tmp_path, content, message):
+    path = tmp_path / "profile.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        CostProfile.load(path)
+
+
+def test_a_profile_of_something_else_is_refused():
+    profile_of(POINT).check(drafters=1, max_length=2)
+    with pytest.raises(ValueError, match="covers 1 drafters but the pair has 2"):
+        profile_of(POINT).check(drafters=2, max_length=2)
+    with pytest.raises(ValueError, match="covers 1 drafters but the pair has 0"):
+        profile_of(POINT).check(drafters=0, max_length=2)
+    with pytest.raises(ValueError, match="up to 2 tokens but env.max_length is 3"):
+        profile_of(POINT).check(drafters=1, max_length=3)
+
+
+@pytest.mark.parametrize("drafters", [0, 1, 2])
+def test_measuring_covers_every_context_length_and_drafter(drafters):
+    shares: list[float] = []
+    profile = measure(
+        small_session(drafters),
+        PROMPTS,
+        max_length=3,
+        samples=2,
+        contexts=(20, 8),
+        spec=ObservationSpec(max_length=3, vocab_size=8),
+        progress=shares.append,
+    )
+    assert shares[-1] == 1.0 and shares == sorted(shares)
+    assert [(p.batch_size, p.context) for p in profile.points] == [(1, 8), (1, 20)]
+    assert profile.drafters == drafters and profile.max_length == 3
+    assert all(len(p.stopping_step) == drafters for p in profile.points)
+
+
+def test_rounds_are_timed_near_their_context():
+    session = small_session(context_length=128)
+    measure(session, PROMPTS, max_length=2, samples=1, contexts=(40,))
+    prompts = [width for width in session.target.forwards if width > 10]
+    # The target reads all of a stretched prompt but its last token; verification reads it whole.
+    assert prompts and set(prompts) <= {39, 40}
+
+
+def test_larger_batches_keep_what_is_not_a_forward():
+    session = small_session(context_length=128)
+    profile = measure(
+        session, PROMPTS, max_length=2, samples=1, contexts=(8, 16), batch_sizes=(4, 1)
+    )
+    assert [(p.batch_size, p.context) for p in profile.points] == [(1, 8), (1, 16), (4, 8), (4, 16)]
+    for context in (8, 16):
+        single, several = profile.at(context, 1), profile.at(context, 4)
+        assert several.overhead == single.overhead
+        assert several.stopping_step == single.stopping_step
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contexts": (8, 50)}, r"has 50 tokens but the models hold 64, of which 30 .* at most 34"),
+        ({"contexts": ()}, r"cost.contexts needs numbers of at least 1, got \[\]"),
+        ({"contexts": (0,)}, r"cost.contexts needs numbers of at least 1, got \[0\]"),
+        ({"samples": 0}, "cost.samples needs numbers"),
+        ({"batch_sizes": ()}, "cost.batch_sizes needs numbers"),
+        ({"prompts": [[]]}, "needs prompts of at least 1 token"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options, message):
+    settings = {"prompts": PROMPTS, "contexts": (8,), "max_length": 2, "samples": 1, **options}
+    with pytest.raises(ValueError, match=message):
+        measure(small_session(), **settings)
+
+
+def test_texts_too_short_for_a_draft_are_refused():
+    with pytest.raises(ValueError, match=r"too short to time drafts of 6 tokens.* \(it is 4\)"):
+        measure(small_session(max_new_tokens=4), PROMPTS, max_length=6, samples=1, contexts=(8,))
+
+
+def test_people_see_every_point(tmp_path):
+    profile = profile_of(POINT, replace(POINT, batch_size=16, context=1024))
+    console = Console(width=100, record=True, quiet=False, file=(tmp_path / "out").open("w"))
+    console.print(cost_table(profile))
+    shown = console.export_text()
+    rows = [line.replace("│", " ").split() for line in shown.splitlines() if "2000.00" in line]
+    assert [row[:2] for row in rows] == [["1", "64"], ["16", "1024"]]
+    assert rows[0][3:] == ["0.250", "0.062", "1.25", "0.125", "0.005"]
+    cost_plot(profile, tmp_path / "costs.png")
+    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_without_drafters_is_drawn_too(tmp_path):
+    cost_plot(profile_of(replace(POINT, draft_step=(), stopping_step=())), tmp_path / "costs.png")
+    assert (tmp_path / "costs.png").exists()

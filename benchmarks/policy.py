@@ -1,0 +1,276 @@
+"""What learning is worth: `python benchmarks/policy.py --seeds 5 --json FILE`.
+
+Records the embedded pair's training and held-out prompts, measures what decoding costs here, trains
+with several seeds, and replays every policy on the held-out prompts beside the best fixed draft
+length in hindsight, each domain's own best, the full-information baseline, and the oracle. With
+`--live`, the first seed's policy also decodes, beside the best fixed length.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from report import finish
+from rich.console import Console
+
+from adaspec_rl import config as schema
+from adaspec_rl.config import TrainConfig
+from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.learned import Actor, LearnedPolicy
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, run_benchmark
+from adaspec_rl.from_config import (
+    pair_from,
+    prompts_from,
+    recording_from,
+    sampling_from,
+    set_threads,
+)
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.oracle import fixed_steps, lengths_of, oracle
+from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
+from adaspec_rl.replay.trace import Trace
+from adaspec_rl.training.judge import deciding
+from adaspec_rl.training.train import Task, learn, prepare
+
+CONF = Path(__file__).parents[1] / "conf"
+DRAFT_STEPS = (0.03, 0.06, 0.12, 0.25)  # of an autoregressive step
+
+
+def configured(overrides: Sequence[str]) -> TrainConfig:
+    """`train_policy.py`'s configuration."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train_policy", overrides=[f"runs={RUNS}", *overrides])
+    found = OmegaConf.to_object(config)
+    assert isinstance(found, TrainConfig)
+    return found
+
+
+RUNS = "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The held-out texts, and what can be had on them in hindsight."""
+
+    trace: Trace
+    profile: CostProfile
+    fixed: np.ndarray  # [A, N] steps of each fixed length
+    tokens: np.ndarray  # [N]
+    domains: np.ndarray  # [N]
+    oracle: float
+
+    @classmethod
+    def of(cls, trace: Trace, profile: CostProfile) -> "HeldOut":
+        """`trace` under `profile`."""
+        return cls(
+            trace,
+            profile,
+            fixed_steps(trace, lengths_of(trace), profile),
+            np.diff(trace.starts),
+            np.array(trace.domains),
+            oracle(trace, profile).speedup,
+        )
+
+    @property
+    def best_fixed(self) -> float:
+        """Speedup of the best single draft length."""
+        return float(self.tokens.sum() / self.fixed.sum(axis=1).min())
+
+    @property
+    def best_length(self) -> int:
+        """That length."""
+        return int(self.fixed.sum(axis=1).argmin())
+
+    @property
+    def domain_fixed(self) -> float:
+        """Speedup when every domain has its own best length."""
+        steps = [
+            self.fixed[:, self.domains == name].sum(axis=1).min() for name in set(self.domains)
+        ]
+        return float(self.tokens.sum() / sum(steps))
+
+    def speedup(self, actor: Actor, task: Task) -> float:
+        """Replayed speedup of a policy."""
+        tables = ReplayTables(self.trace, task.actions)
+        streams = ReplayStreams.of(tables, task.spec, self.profile, streams=len(self.tokens))
+        return play_all(streams, deciding(actor)).speedup
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, and the half width of a 95% interval over seeds (Student's t)."""
+    quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
+    if len(values) < 2:
+        return float(np.mean(values)), 0.0, 0.0
+    half = quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(np.mean(values)), float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def temperature_figures(
+    options: argparse.Namespace, temperature: float, console: Console
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """All figures of one temperature."""
+    overrides = [f"env.temperature={temperature}", *options.overrides]
+    config = configured(overrides)
+    pair = pair_from(config.model, config.engine)
+    task = prepare(config, pair, console)
+    prompts = prompts_from(config.data, "test", pair, options.prompts)
+    trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
+    held = HeldOut.of(trace, task.profile)
+    console.print(
+        f"temperature {temperature:g}: best fixed length {held.best_length} {held.best_fixed:.3f}, "
+        f"by domain {held.domain_fixed:.3f}, oracle {held.oracle:.3f}"
+    )
+    learned, hindsight, seconds, actors = [], [], [], []
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            made = learn(replace(config, seed=seed), task, Path(folder), console)
+            seconds.append(time.perf_counter() - began)
+            actors.append(made.actor)
+            learned.append(held.speedup(made.actor, task))
+            regression = configured([*overrides, "agent=hindsight", f"seed={seed}"])
+            known = learn(regression, task, Path(folder), console)
+            hindsight.append(held.speedup(known.actor, task))
+        console.print(
+            f"seed {seed}: validated {made.verdict.speedup:.3f}, held out {learned[-1]:.3f}, "
+            f"hindsight {hindsight[-1]:.3f}, {seconds[-1]:.0f} s"
+        )
+    t = f"t{temperature:g}"
+    gap = held.oracle - held.best_fixed
+    samples = {
+        f"learned_vs_best_fixed_{t}": [value / held.best_fixed for value in learned],
+        f"learned_vs_domain_fixed_{t}": [value / held.domain_fixed for value in learned],
+        f"gap_closed_{t}": [(value - held.best_fixed) / gap for value in learned],
+        f"learned_vs_hindsight_{t}": [a / b for a, b in zip(learned, hindsight)],
+        f"training_seconds_{t}": seconds,
+    }
+    figures, details = {}, {}
+    for name, values in samples.items():
+        mean, low, high = interval(values)
+        figures[name] = mean
+        details[name] = {"mean": mean, "ci95": [low, high], "seeds": values}
+    details[f"replayed_{t}"] = {
+        "best_fixed": held.best_fixed,
+        "best_length": held.best_length,
+        "domain_fixed": held.domain_fixed,
+        "oracle": held.oracle,
+        "learned": learned,
+        "hindsight": hindsight,
+        "cost_profile": task.profile.to_dict(),
+    }
+    if options.live:
+        delivered = live_ratio(config, task, prompts, held, actors[0], options, console)
+        predicted = learned[0] / held.best_fixed
+        figures[f"live_vs_best_fixed_{t}"] = delivered
+        figures[f"live_minus_replayed_{t}"] = delivered - predicted
+    if options.conditioned and temperature == 0:
+        found = conditioned_figures(config, overrides, task, held, console)
+        figures |= found
+    return figures, details
+
+
+def live_ratio(
+    config: TrainConfig,
+    task: Task,
+    prompts: Sequence[EncodedPrompt],
+    held: HeldOut,
+    actor: Actor,
+    options: argparse.Namespace,
+    console: Console,
+) -> float:
+    """Throughput of the policy over that of the best fixed length, decoding for real."""
+    session = task.pair.session(
+        max_new_tokens=config.env.max_new_tokens,
+        sampling=sampling_from(config.env),
+        verification=config.env.verification,
+        survival=task.survival,
+    )
+    policy = LearnedPolicy(actor, task.actions, task.spec)
+    lengths = sorted({held.best_length - 1, held.best_length, held.best_length + 1} - {0})
+    controllers = [FixedLength(0), *(FixedLength(length) for length in lengths), policy]
+    records = run_benchmark(
+        session, controllers, prompts, cost=task.profile.at().features(), seed=config.seed
+    )
+    sums: dict[str, list[float]] = {}
+    for record in records:
+        total = sums.setdefault(record.method, [0.0, 0.0])
+        total[0] += len(record.generation.tokens)
+        total[1] += record.generation.seconds
+    rates = {method: tokens / seconds for method, (tokens, seconds) in sums.items()}
+    for method, rate in rates.items():
+        console.print(f"live {method}: {rate / rates[AUTOREGRESSIVE]:.3f}")
+    fixed = max(rates[f"fixed_{length}"] for length in lengths)
+    return rates[policy.name] / fixed
+
+
+def conditioned_figures(
+    config: TrainConfig, overrides: Sequence[str], task: Task, held: HeldOut, console: Console
+) -> dict[str, float]:
+    """One policy for all machines against one for each of four."""
+    randomised = configured([*overrides, "env.cost=randomised"])
+    with tempfile.TemporaryDirectory() as folder:
+        general = learn(randomised, task, Path(folder), console).actor
+        figures = {}
+        for step in DRAFT_STEPS:
+            profile = machine(step, config.env.max_length, len(task.pair.drafters))
+            own = replace(task, profile=profile)
+            special = learn(config, own, Path(folder), console).actor
+            there = HeldOut.of(held.trace, profile)
+            ratio = there.speedup(general, own) / there.speedup(special, own)
+            console.print(
+                f"draft step {step}: conditioned ÷ specialised {ratio:.4f} "
+                f"(best fixed {there.best_fixed:.3f}, conditioned "
+                f"{there.speedup(general, own):.3f}, oracle {there.oracle:.3f})"
+            )
+            figures[f"conditioned_vs_specialised_{step:g}"] = ratio
+    figures["conditioned_vs_specialised_min"] = min(figures.values())
+    return figures
+
+
+def machine(draft_step: float, max_length: int, drafters: int) -> CostProfile:
+    """A machine on which a drafted token costs `draft_step` plain steps."""
+    costs = RoundCosts(
+        context=128,
+        batch_size=1,
+        autoregressive_step=1.0,
+        draft_step=(draft_step,) * drafters,
+        stopping_step=(0.1 * draft_step,) * drafters,
+        verification=tuple(1.0 + 0.02 * k for k in range(max_length + 1)),
+        overhead=0.05,
+    )
+    return CostProfile(f"draft step {draft_step}", 0.01, (costs,))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
+    parser.add_argument("--prompts", type=int, help="held out, a domain; all by default")
+    parser.add_argument("--live", action="store_true", help="also decode with the first policy")
+    parser.add_argument("--conditioned", action="store_true", help="also cost-conditioned policies")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("overrides", nargs="*", help="as for train_policy.py")
+    options = parser.parse_intermixed_args(arguments)
+    set_threads(None)
+    console = Console()
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for temperature in options.temperatures:
+        found, more = temperature_figures(options, temperature, console)
+        figures |= found
+        details |= more
+    finish(figures, options.json, details={"details": details})
+
+
+if __name__ == "__main__":
+    main()

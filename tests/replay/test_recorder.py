@@ -1,0 +1,243 @@
+"""Recordings resume, are what their fingerprint says, and are made once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.survival import ProductSurvival, SurvivalHead
+from adaspec_rl.replay.fitting import fit_head, log_loss
+from adaspec_rl.replay.recorder import InProcess, ShardRecorder, record
+from adaspec_rl.replay.trace import table_from_tensors
+from tests.engine.checkpoints import random_tokens
+from tests.replay.recordings import PROMPTS, Toys, random_head, toy_recording, toys
+from tests.replay.test_replay_equals_live import random_drafter
+from tests.replay.test_shards import contents
+from tests.toy import greedy_text
+
+DOMAINS = ["toy"] * len(PROMPTS)
+
+
+def equal(first: SurvivalHead, second: SurvivalHead) -> bool:
+    pairs = zip(first.tensors().values(), second.tensors().values())
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_texts_are_the_targets_own(tmp_path):
+    models = toys()
+    trace, _ = record(models, toy_recording(), PROMPTS, DOMAINS, tmp_path)
+    for text, prompt in zip(trace.texts, PROMPTS):
+        assert text.prompt.tolist() == prompt
+        assert text.tokens.tolist() == greedy_text(models.target, prompt, 12)
+        assert (text.finished, text.budget) == ("length", 12)
+    assert trace.domains == tuple(DOMAINS) and trace.starts[-1] == 60
+
+
+def test_texts_are_seeded_by_their_number(tmp_path):
+    recording = replace(toy_recording(1.0), seed=40)
+    trace, _ = record(toys(), recording, [[1, 2]] * 6, ["toy"] * 6, tmp_path)
+    assert [text.seed for text in trace.texts] == [40, 41, 42, 43, 44, 45]
+    assert len({tuple(text.tokens.tolist()) for text in trace.texts}) == 6
+
+
+@pytest.mark.parametrize("survival", ["product", "head"])
+@pytest.mark.parametrize("kept", range(9))
+def test_an_interrupted_recording_goes_on_where_it_was(tmp_path, survival, kept):
+    """Five prompts in shards of two: three shards of texts, then three of each drafter."""
+    recording = toy_recording(0.8, survival=survival)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    complete = record(toys(), recording, PROMPTS, DOMAINS, whole)[0]
+    shards_made, seen = [2, 4, 5, 7, 9, 10, 12, 14, 15], []
+
+    def interrupt(done: int, total: int) -> None:
+        assert total == 15
+        if done == shards_made[kept]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record(toys(), recording, PROMPTS, DOMAINS, cut, progress=interrupt)
+    before = contents(cut)
+    assert sum("survival" not in name for name in before) == kept + 1
+    models = toys()
+    resumed, _ = record(
+        models, recording, PROMPTS, DOMAINS, cut, progress=lambda done, total: seen.append(done)
+    )
+    assert seen == sorted(seen) and seen[-1] == 15
+    assert before.items() <= contents(cut).items()
+    assert contents(cut) == contents(whole)
+    for a, b in zip(resumed.drafters, complete.drafters):
+        assert np.array_equal(a.tokens, b.tokens) and np.array_equal(a.survival, b.survival)
+
+
+def test_a_finished_recording_costs_no_forward_pass(tmp_path):
+    recording = toy_recording(survival="head")
+    first, heads = record(toys(), recording, PROMPTS, DOMAINS, tmp_path)
+    models = toys()
+    second, again = record(models, recording, PROMPTS, DOMAINS, tmp_path)
+    assert models.forwards == 0
+    assert first.fingerprint == second.fingerprint
+    assert all(equal(a, b) for a, b in zip(heads, again))
+    for a, b in zip(first.drafters, second.drafters):
+        assert a.name == b.name
+        for part in ("tokens", "accepted", "signals", "survival"):
+            assert np.array_equal(getattr(a, part), getattr(b, part))
+
+
+def test_a_resumed_recording_makes_only_what_is_missing(tmp_path):
+    recording = toy_recording()
+    trace, _ = record(toys(), recording, PROMPTS, DOMAINS, tmp_path)
+    (tmp_path / trace.fingerprint / "drafts-1-0001.safetensors").unlink()
+    models = toys()
+    record(models, recording, PROMPTS, DOMAINS, tmp_path)
+    assert not models.target.forwards and not models.drafters[0].model.forwards
+    assert models.forwards > 0
+
+
+def test_a_damaged_shard_stops_a_recording(tmp_path):
+    trace, _ = record(toys(), toy_recording(), PROMPTS, DOMAINS, tmp_path)
+    path = tmp_path / trace.fingerprint / "drafts-0-0001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="drafts-0-0001.* is damaged"):
+        record(toys(), toy_recording(), PROMPTS, DOMAINS, tmp_path)
+
+
+def test_rejection_at_a_temperature_is_refused():
+    with pytest.raises(ValueError, match="cannot be replayed.*use env.verification=coupled"):
+        toy_recording(0.8, verification="rejection")
+    assert toy_recording(0.0, verification="rejection").verification == "rejection"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"survival": "luck"}, "unknown survival 'luck': expected one of product, head"),
+        ({"max_length": 0}, "at least 1, got 0, 12 and 2"),
+        ({"max_new_tokens": 0}, "at least 1, got 4, 0 and 2"),
+        ({"shard": 0}, "at least 1, got 4, 12 and 0"),
+    ],
+)
+def test_nonsense_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        toy_recording(**settings)
+
+
+def test_anything_that_matters_changes_the_fingerprint():
+    recording = toy_recording(0.8)
+    changed = [
+        replace(recording, pair="others"),
+        replace(recording, sampling=Sampling(0.9)),
+        replace(recording, sampling=Sampling(0.8, top_p=0.5)),
+        replace(recording, eos_ids=(3,)),
+        replace(recording, max_new_tokens=13),
+        replace(recording, max_length=5),
+        replace(recording, survival="head"),
+        replace(recording, seed=1),
+        replace(recording, shard=3),
+    ]
+    found = [item.fingerprint(PROMPTS, None) for item in (recording, *changed)]
+    found += [recording.fingerprint(prompts, None) for prompts in ([[1, 2]], PROMPTS[::-1], [])]
+    product, heads = [ProductSurvival()], [random_head(0, seed) for seed in range(3)]
+    found += [recording.fingerprint(PROMPTS, given) for given in (product, product * 2)]
+    found += [recording.fingerprint(PROMPTS, [head]) for head in heads]
+    assert len(set(found)) == len(found)
+
+
+def test_the_same_recording_has_the_same_fingerprint():
+    prompts = [np.array(prompt).tolist() for prompt in PROMPTS]
+    for heads in (None, [ProductSurvival()], [random_head(5), random_head(5)]):
+        found = {toy_recording(0.8).fingerprint(prompts, heads) for _ in range(20)}
+        assert len(found) == 1
+
+
+def test_given_heads_are_used_and_not_fitted(tmp_path):
+    heads = [random_head(0, 1), random_head(0, 2)]
+    recording = toy_recording(survival="head")
+    models = toys()
+    trace, used = record(models, recording, PROMPTS, DOMAINS, tmp_path, heads=heads)
+    assert used == heads
+    assert not list(tmp_path.rglob("survival-*"))
+    again = ShardRecorder(models, recording, trace.fingerprint)
+    for d, (table, head) in enumerate(zip(trace.drafters, heads)):
+        expected = table_from_tensors("again", [load(again.drafts(trace.texts, d, head))])
+        assert np.array_equal(table.survival, expected.survival)
+    assert not np.allclose(trace.drafters[0].survival, trace.drafters[1].survival)
+    plain, _ = record(toys(), toy_recording(), PROMPTS, DOMAINS, tmp_path)
+    assert not np.allclose(plain.drafters[0].survival, trace.drafters[0].survival)
+
+
+def test_workers_may_finish_in_any_order(tmp_path):
+    class Backwards(InProcess):
+        def run(self, jobs):
+            yield from reversed(list(super().run(jobs)))
+
+    recording, asked = toy_recording(0.8, survival="head"), []
+    models = toys()
+
+    def workers(fingerprint: str) -> Backwards:
+        asked.append(fingerprint)
+        return Backwards(ShardRecorder(models, recording, fingerprint))
+
+    trace, _ = record(models, recording, PROMPTS, DOMAINS, tmp_path / "a", workers=workers)
+    record(toys(), recording, PROMPTS, DOMAINS, tmp_path / "b")
+    assert asked == [trace.fingerprint]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def learnable(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The answer depends on the third feature, and some luck."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(count, 9)).astype(np.float32)
+    inputs[:, 3] *= 100  # scales are no obstacle
+    chances = 1 / (1 + np.exp(-3 * inputs[:, 2]))
+    return inputs, (rng.random(count) < chances).astype(np.float32)
+
+
+def base_rate_loss(answers: np.ndarray) -> float:
+    rate = answers.mean()
+    return float(-rate * np.log(rate) - (1 - rate) * np.log(1 - rate))
+
+
+def test_a_fitted_head_beats_the_base_rate_and_is_deterministic():
+    inputs, answers = learnable(8000, 0)
+    shares: list[float] = []
+    head = fit_head(inputs, answers, seed=3, progress=shares.append)
+    assert shares[-1] == 1.0 and shares == sorted(shares)
+    unseen, truth = learnable(4000, 1)
+    assert log_loss(head, unseen, truth) < 0.75 * base_rate_loss(truth)
+    assert equal(head, fit_head(inputs, answers, seed=3))
+    assert not equal(head, fit_head(inputs, answers, seed=4))
+
+
+def test_a_head_is_fitted_on_what_the_drafter_shows(tmp_path):
+    """The drafter knows the target well on some tokens only; its hidden state tells which."""
+    drafter, twin = random_drafter("llama"), random_drafter("llama")
+    blur = np.random.default_rng(0).normal(size=drafter.model.weights.norm.shape) * 0.5
+    twin.model.weights.norm += twin.model.weights.norm.new_tensor(blur)
+    models = Toys(twin.model, [drafter])
+    prompts = [random_tokens(1, 4, seed)[0].tolist() for seed in range(40)]
+    recording = toy_recording(0.8, survival="head", max_new_tokens=60, max_length=3, shard=16)
+    trace, heads = record(models, recording, prompts, ["any"] * 40, tmp_path)
+    head = heads[0]
+    assert isinstance(head, SurvivalHead) and head.hidden_size == 32
+    recorder = ShardRecorder(models, recording, trace.fingerprint)
+    inputs, answers = recorder.examples(trace.texts, 0)
+    assert 0.1 < answers.mean() < 0.9
+    assert log_loss(head, inputs, answers) < base_rate_loss(answers)
+    drafted = trace.drafters[0].accepted > 0
+    assert np.array_equal(drafted, answers == 1)  # what it learns from is the first drafted token
+    assert np.allclose(trace.drafters[0].survival[:, 0], head.chances(inputs), atol=1e-4)
+
+
+def test_files_lie_in_a_folder_named_after_the_fingerprint(tmp_path: Path):
+    trace, _ = record(toys(), toy_recording(survival="head"), PROMPTS, DOMAINS, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [trace.fingerprint]
+    assert sorted(path.name for path in (tmp_path / trace.fingerprint).iterdir()) == [
+        *(f"drafts-{d}-000{n}.safetensors" for d in range(2) for n in range(3)),
+        *(f"survival-{d}.safetensors" for d in range(2)),
+        *(f"texts-000{n}.safetensors" for n in range(3)),
+    ]
