@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from adaspec_rl.data.prompts import (
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.pairs.pair import Pair, load_pair
+from adaspec_rl.replay.cluster import RayWorkers
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.recorder import Recording, record
@@ -126,23 +128,20 @@ def recording_from(
         seed=config.seed,
         shard=config.replay.shard,
     )
-    workers = None
-    if config.replay.workers > 1:
-        from adaspec_rl.replay.cluster import ray_workers
+    with ExitStack() as stack:
 
-        workers = ray_workers(
-            lambda: pair_from(config.model, config.engine),
-            recording,
-            config.replay.workers,
-            device_of(config.model),
-        )
-    with Progress(
-        TextColumn("recording"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
+        def ray_workers(fingerprint: str) -> RayWorkers:
+            pool = RayWorkers(
+                lambda: pair_from(config.model, config.engine),
+                recording,
+                fingerprint,
+                count=config.replay.workers,
+                device=device_of(config.model),
+            )
+            return stack.enter_context(pool)
+
+        columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn())
+        progress = stack.enter_context(Progress(*columns, TimeRemainingColumn(), console=console))
         task = progress.add_task("", total=None)
         return record(
             pair,
@@ -151,7 +150,7 @@ def recording_from(
             [item.prompt.domain for item in prompts],
             Path(config.replay.cache),
             heads=heads,
-            workers=workers,
+            workers=ray_workers if config.replay.workers > 1 else None,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
 

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
 from adaspec_rl.decoding.survival import Evidence, ProductSurvival, SurvivalHead, features
-from adaspec_rl.decoding.verification import Choice
 
 
 def evidence(count: int = 5, hidden: int = 3, seed: int = 0) -> Evidence:
@@ -41,10 +39,9 @@ def test_a_head_gives_the_same_chances_one_by_one_and_after_a_round_trip(hidden)
     assert made.hidden_size == hidden
     single = []
     for n in range(5):
-        scores = torch.tensor([0.0, float(seen.choice_margin[n])])  # their gap is the margin
-        choice = Choice(torch.tensor(1), scores, scores)
         state = None if seen.hidden is None else seen.hidden[n]
-        single.append(made.one(scores, choice, int(seen.match[n]), bool(seen.agrees[n]), state))
+        margin = float(seen.choice_margin[n])
+        single.append(made.one(margin, int(seen.match[n]), bool(seen.agrees[n]), state))
     assert np.allclose(single, chances, atol=1e-6)
     assert (SurvivalHead.from_tensors(made.tensors())(seen) == chances).all()
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,21 @@ import pytest
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.decoding.survival import ProductSurvival
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.training import bundle as bundles
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
 
-PROFILE = CostProfile("cpu", 2e-3, (3e-4,), tuple(2e-3 + 1e-4 * w for w in range(9)), 1e-4)
+COSTS = RoundCosts(
+    context=64,
+    batch_size=1,
+    autoregressive_step=2e-3,
+    draft_step=(3e-4,),
+    stopping_step=(2e-5,),
+    verification=tuple(2e-3 + 1e-4 * w for w in range(9)),
+    overhead=1e-4,
+)
+PROFILE = CostProfile("cpu", 5e-5, (COSTS, replace(COSTS, context=256, overhead=2e-4)))
 
 
 def make_bundle() -> PolicyBundle:
@@ -31,6 +42,7 @@ def make_bundle() -> PolicyBundle:
         pair="toy",
         fingerprint="0123456789abcdef",
         profile=PROFILE,
+        survival=(ProductSurvival(),),
         training={"steps": 10},
     )
 
@@ -122,13 +134,14 @@ def test_truncated_and_altered_files_are_refused(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema=99), "schema 99 but this version reads 1"),
+        (lambda d: d.update(schema=99), "schema 99 but this version reads 2"),
         (lambda d: d["observation"]["features"][0].update(name="moon"), "first difference: moon"),
         (lambda d: d["observation"]["features"][0].update(scale=9), "their order or scale"),
         (lambda d: d["actions"].pop(), "actions"),
         (lambda d: d.pop("network"), "incomplete"),
         (lambda d: d["observation"].update(groups=["weather"]), "unknown feature group"),
-        (lambda d: d["cost_profile"].pop("overhead"), "lacks overhead"),
+        (lambda d: d["cost_profile"]["points"][0].pop("overhead"), "lacks overhead"),
+        (lambda d: d["cost_profile"].update(schema=1), "schema 1 is not 2: measure it anew"),
     ],
 )
 def test_foreign_bundles_are_refused_with_what_differs(saved, change, message):

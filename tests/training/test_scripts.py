@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from adaspec_rl.envs.replay import nominal_costs
+
 ROOT = Path(__file__).parents[2]
 SMOKE = "experiment=smoke"
 
@@ -45,7 +47,7 @@ def test_training_writes_everything_and_says_where(trained):
     names = {path.name for path in made.iterdir()}
     assert {
         "policy", "summary.json", "results.json", "results.csv", "checkpoints", "csv",
-        "cost_profile.json",
+        "cost_profile.json", "cost_profile.png",
     } <= names  # fmt: skip
     assert printed.rstrip().endswith(f"policy: {made / 'policy'}")
     assert "learned" in printed and "fixed_4" in printed
@@ -88,6 +90,21 @@ def test_training_resumes_from_its_last_checkpoint(trained):
     printed = run("train_policy.py", SMOKE, f"resume={first}", "agent.total_steps=384", cwd=folder)
     assert "resuming from" in printed and "step_256.pt" in printed
     assert (newest(folder) / "checkpoints" / "step_384.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("drafters", "covered", "message"),
+    [
+        (1, 2, "covers drafts of up to 2 tokens but env.max_length is 4"),
+        (2, 4, "covers 2 drafters but the pair has 1"),
+    ],
+)
+def test_costs_of_something_else_are_refused_before_recording(tmp_path, drafters, covered, message):
+    path = tmp_path / "costs.json"
+    nominal_costs(drafters, covered).save(path)
+    printed = run("train_policy.py", SMOKE, f"cost={path}", cwd=tmp_path, code=2)
+    assert message in printed and "Traceback" not in printed
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
 
 
 def test_sweeps_run_each_job_with_its_own_wandb_run(tmp_path):
@@ -147,6 +164,10 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
         ("train_policy.py", ["env.actions=words"], "unknown action list 'words'"),
         ("train_policy.py", ["agent.batch_size=100"], "agent.batch_size must divide"),
         ("train_policy.py", ["resume=nowhere"], "nowhere has no checkpoints"),
+        ("train_policy.py", ["cost=nowhere.json"], "there is no cost profile nowhere.json"),
+        ("train_policy.py", ["cost=nothing"], "cost=nothing does not exist: expected one of file,"),
+        ("train_policy.py", ["cost=file"], "cost.path is not set: add cost.path=FILE"),
+        ("train_policy.py", ["cost.batch_size=4"], "cost.batch_size=4 is not among"),
         ("train_policy.py", ["data=jsonl"], "data.path is not set"),
         ("train_policy.py", ["data=jsonl", "data.path=no.jsonl"], "no prompt file no.jsonl"),
         ("evaluate.py", [], "no trained policy under runs: run train_policy.py first"),
