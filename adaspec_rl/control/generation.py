@@ -32,17 +32,28 @@ class StreamObserver:
         self.observer = observer
         self.index = SuffixIndex(MATCH_LIMIT)
 
+        self._matches = "context" in observer.spec.groups
+        self._seen: np.ndarray | None = None  # the observation, until it changes
+
     def start(self, prompt: Sequence[int]) -> None:
-        self.index.start(prompt)
+        if self._matches:
+            self.index.start(prompt)
         self.observer.reset(suffix_match=self.index.match)
+        self._seen = None
 
     def update(self, round_: Round) -> None:
-        self.index.extend(round_.tokens)
+        if not self.observer.spec.changes:
+            return
+        if self._matches:
+            self.index.extend(round_.tokens)
         self.observer.update(RoundArrays.from_rounds([round_], [self.index.match]))
+        self._seen = None
 
     def observation(self) -> np.ndarray:
-        """`[features]` float32."""
-        return self.observer.observation()[0]
+        """`[features]` float32; the same array as long as nothing has changed."""
+        if self._seen is None:
+            self._seen = self.observer.observation()[0]
+        return self._seen
 
 
 def generate(

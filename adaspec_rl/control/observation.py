@@ -62,6 +62,11 @@ class ObservationSpec:
         return len(self.names)
 
     @property
+    def changes(self) -> bool:
+        """Whether rounds change the observation at all."""
+        return self.groups != ("cost",)
+
+    @property
     def needs_signals(self) -> bool:
         """Whether rounds must carry their signals."""
         return any(group in SIGNALLED for group in self.groups)
@@ -180,22 +185,31 @@ class Observer:
         self._match[rows] = np.minimum(suffix_match, MATCH_LIMIT)
 
     def update(self, rounds: RoundArrays) -> None:
-        """Take in one round of every stream."""
-        drafting = rounds.drafted > 0
+        """Take in one round of every stream. Groups that nobody sees are not kept up."""
+        groups = self.spec.groups
+        if "history" in groups or "draft" in groups:
+            drafting = rounds.drafted > 0
+        if "history" in groups:
+            self._update_history(rounds, drafting)
+        if "target" in groups:
+            self._target[:] = rounds.target.T
+        if "draft" in groups:
+            np.copyto(self._draft, rounds.draft.T, where=drafting)
+        if "context" in groups:
+            self._generated += rounds.emitted
+            np.log1p(self._generated, out=self._log_generated)
+            np.minimum(rounds.suffix_match, MATCH_LIMIT, out=self._match, casting="same_kind")
+
+    def _update_history(self, rounds: RoundArrays, drafting: np.ndarray) -> None:
         reached = np.minimum(rounds.accepted + 1, rounds.drafted)
         rate = rounds.accepted / np.maximum(reached, 1)
         np.copyto(self._emas, rate + (self._emas - rate) * self._decay, where=drafting)
-        np.copyto(self._draft, rounds.draft.T, where=drafting)
         for recent, latest in ((self._accepted, rounds.accepted), (self._drafted, rounds.drafted)):
             recent[1:] = recent[:-1]  # NumPy copies overlapping views first
             recent[0] = latest
         self._since_draft += 1
         np.minimum(self._since_draft, 8, out=self._since_draft)
         self._since_draft[drafting] = 0
-        self._target[:] = rounds.target.T
-        self._generated += rounds.emitted
-        np.log1p(self._generated, out=self._log_generated)
-        np.minimum(rounds.suffix_match, MATCH_LIMIT, out=self._match, casting="same_kind")
 
     def observation(self) -> np.ndarray:
         """`[batch, features]` float32, a fresh array."""

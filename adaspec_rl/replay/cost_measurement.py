@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from adaspec_rl.control.generation import StreamObserver
-from adaspec_rl.control.learned import Actor
+from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
 from adaspec_rl.decoding.drafters import DraftModel
 from adaspec_rl.decoding.round import FALLBACK, Action
@@ -216,6 +216,7 @@ def _observed(session: LiveSession, prompt: Sequence[int], spec: ObservationSpec
         tuple(rng.normal(size=shape).astype(np.float32) for shape in zip(widths, widths[1:])),
         tuple(np.zeros(width, dtype=np.float32) for width in widths[1:]),
     )
+    policy = LearnedPolicy(actor, [FALLBACK] * widths[-1], spec)
     action = Action(min(3, spec.max_length)) if session.models else FALLBACK
     seconds: dict[bool, list[float]] = {True: [], False: []}  # observed or not
     observer = StreamObserver(Observer(spec, CostFeatures(0.1, 0.1, 0.1)))
@@ -228,7 +229,7 @@ def _observed(session: LiveSession, prompt: Sequence[int], spec: ObservationSpec
             played = session.step(action)
             if observed:
                 observer.update(played)
-                actor(observer.observation()).argmax()
+                policy.decide(observer.observation())
             if played.drafted == action.length:
                 seconds[observed].append(time.perf_counter() - began)
     medians = {key: statistics.median(values) for key, values in seconds.items() if values}
