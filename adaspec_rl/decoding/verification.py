@@ -30,10 +30,11 @@ class Choice:
             token, first, second = torch.cat([self.token.view(1), best.double()]).tolist()
             return int(token), first - second
         token = int(self.token)
-        rest = self.scores.numpy().copy()
-        first = rest[token]  # the best one, unless the token was sampled
-        rest[token] = -np.inf
-        second = rest.max()
+        scores = self.scores.numpy()  # shares the tensor's memory: left as it was found
+        first = scores[token]  # the best one, unless the token was sampled
+        scores[token] = -np.inf
+        second = scores.max()
+        scores[token] = first
         return token, abs(float(first - second))
 
 

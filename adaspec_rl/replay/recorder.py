@@ -52,11 +52,9 @@ class Recording:
             raise ValueError(
                 f"unknown survival {self.survival!r}: expected one of {', '.join(SURVIVALS)}"
             )
-        if min(self.max_length, self.max_new_tokens, self.shard) < 1:
-            raise ValueError(
-                "max_length, max_new_tokens and shard must be at least 1, got "
-                f"{self.max_length}, {self.max_new_tokens} and {self.shard}"
-            )
+        for name in ("max_length", "max_new_tokens", "shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def fingerprint(
         self, prompts: Sequence[Sequence[int]], heads: Sequence[Survival] | None

@@ -134,8 +134,12 @@ def check_settings(config: TrainConfig) -> None:
 
 def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | None = None) -> Task:
     """Record the training prompts and learn what decoding costs, or find both as they were."""
-    limit = config.replay.prompts
-    prompts = prompts_from(config.data, "train", pair, limit)
+    actions = action_list(
+        config.env.actions, config.env.max_length, len(pair.drafters), config.env.thresholds
+    )
+    features = tuple(config.env.features)
+    spec = ObservationSpec(features, config.env.max_length, pair.target.vocab_size)
+    prompts = prompts_from(config.data, "train", pair, config.replay.prompts)
     if resume:
         saved: CostProfile | None = CostProfile.load(resume / "cost_profile.json")
     else:
@@ -143,12 +147,6 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
     if saved:  # refused now rather than after the recording
         _check_profile(config, pair, saved)
     trace, survival = recording_from(config, pair, prompts, console)
-    actions = action_list(
-        config.env.actions, config.env.max_length, len(pair.drafters), config.env.thresholds
-    )
-    spec = ObservationSpec(
-        tuple(config.env.features), config.env.max_length, pair.target.vocab_size
-    )
     profile = saved or measured_profile_from(config, pair, prompts, survival, spec, console)
     _check_profile(config, pair, profile)
     return Task(pair, prompts, trace, tuple(survival), profile, tuple(actions), spec)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def test_training_writes_everything_and_says_where(trained):
     assert summary["speedup"] == results["methods"]["learned"]["speedup"]
     assert results["lossless"]["identical"] == results["lossless"]["compared"] == 9
     curve = (made / "csv" / "progress.csv").read_text().splitlines()
-    assert "adaspec/speedup" in curve[0] and len(curve) == 3  # two rollouts
+    assert "adaspec/speedup" in curve[0] and len(curve) == 5  # four rollouts
+    assert list((folder / "runs" / "traces").glob("*/texts-0000.safetensors"))
 
 
 def test_evaluation_takes_the_newest_policy_and_says_so(trained):
@@ -81,15 +83,39 @@ def test_sampling_and_a_fixed_controller(trained):
     )  # fmt: skip
     results = json.loads((newest(folder, "evaluate") / "results.json").read_text())
     assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_2"}
-    assert results["temperature"] == 0.8 and results["lossless"] is None
+    assert results["temperature"] == 0.8
+    assert results["lossless"]["identical"] == results["lossless"]["compared"]  # coupled
 
 
 def test_training_resumes_from_its_last_checkpoint(trained):
     folder, _ = trained
-    first = newest(folder)
-    printed = run("train_policy.py", SMOKE, f"resume={first}", "agent.total_steps=384", cwd=folder)
-    assert "resuming from" in printed and "step_256.pt" in printed
-    assert (newest(folder) / "checkpoints" / "step_384.pt").exists()
+    whole = newest(folder)
+    killed = folder / "killed"  # as a run leaves it that was killed after 1024 of 2048 steps
+    shutil.copytree(whole, killed)
+    for name in ("step_1536.pt", "step_2048.pt"):
+        (killed / "checkpoints" / name).unlink(missing_ok=True)
+    printed = run("train_policy.py", SMOKE, "resume=killed", cwd=folder)
+    assert "resuming from" in printed and "step_1024.pt" in printed
+    for name in ("policy.safetensors", "policy.json"):  # the same bundle as in one go
+        assert (newest(folder) / "policy" / name).read_bytes() == (
+            whole / "policy" / name
+        ).read_bytes()
+
+
+def test_other_ways_to_learn(trained):
+    folder, _ = trained
+    policy = newest(folder) / "policy"
+    for arguments in (
+        ["agent=hindsight"],
+        ["agent.warm_start=hindsight", "env.cost=randomised", "env.profiles=4"],
+        [
+            "env=live", f"agent.warm_start={policy}", "agent.n_steps=32", "agent.batch_size=32",
+            "agent.total_steps=32", "env.verification=rejection", "env.temperature=0.8",
+        ],
+    ):  # fmt: skip
+        run("train_policy.py", SMOKE, "evaluation.lengths=[1]", *arguments, cwd=folder)
+        results = json.loads((newest(folder) / "results.json").read_text())
+        assert "learned" in results["methods"], arguments
 
 
 @pytest.mark.parametrize(
@@ -110,7 +136,7 @@ def test_costs_of_something_else_are_refused_before_recording(tmp_path, drafters
 def test_sweeps_run_each_job_with_its_own_wandb_run(tmp_path):
     run(
         "train_policy.py", "-m", SMOKE, "agent.learning_rate=1e-4,3e-4", "logger=wandb",
-        "agent.total_steps=128", "evaluation.lengths=[1]", cwd=tmp_path,
+        "agent.total_steps=512", "evaluation.lengths=[1]", cwd=tmp_path,
     )  # fmt: skip
     sweep = newest(tmp_path)
     jobs = sorted(path for path in sweep.iterdir() if path.is_dir())
@@ -125,7 +151,7 @@ def test_sweeps_run_each_job_with_its_own_wandb_run(tmp_path):
 
 def test_interrupting_keeps_the_best_policy(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train_policy.py"), SMOKE, "agent.total_steps=100000"],
+        [sys.executable, str(ROOT / "train_policy.py"), SMOKE, "agent.total_steps=10000000"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -163,6 +189,9 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
         ("train_policy.py", ["env.max_new_tokens=0"], "max_new_tokens must be at least 1, got 0"),
         ("train_policy.py", ["env.actions=words"], "unknown action list 'words'"),
         ("train_policy.py", ["agent.batch_size=100"], "agent.batch_size must divide"),
+        ("train_policy.py", ["env=live", "agent=hindsight"], "use env=replay"),
+        ("train_policy.py", ["control.survival=luck"], "unknown survival 'luck'"),
+        ("train_policy.py", ["env.session=dream"], "unknown env.session 'dream'"),
         ("train_policy.py", ["resume=nowhere"], "nowhere has no checkpoints"),
         ("train_policy.py", ["cost=nowhere.json"], "there is no cost profile nowhere.json"),
         ("train_policy.py", ["cost=nothing"], "cost=nothing does not exist: expected one of file,"),
