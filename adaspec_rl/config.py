@@ -96,7 +96,7 @@ class AgentConfig:
 
     name: str = "ppo"
     warm_start: str | None = None  # hindsight, or a bundle's folder to fine-tune
-    total_steps: int = 1_000_000
+    total_steps: int = 2_000_000
     learning_rate: float = 1e-3
     n_steps: int = 32  # of each stream, between updates
     batch_size: int = 4096
