@@ -21,7 +21,7 @@ class Recorder:
     name = "recorder"
     observes = ObservationSpec(("history", "target"))
 
-    def reset(self) -> None:
+    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         self.seen, self.told = [], []
 
     def decide(self, observation):
