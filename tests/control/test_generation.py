@@ -1,6 +1,7 @@
 """Generating under a controller: everything it is given, everything it is told, all of the time."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
