@@ -81,7 +81,7 @@ class DraftModel:
         position = len(sequence)
         while True:
             row = self.fit(self.model.extend(unread, keep=1)[0, 0])  # [V]
-            choice = rule.propose(row, position)
+            choice = rule.propose(row, position, weigh=stop is not None)
             state = self.model.last_hidden
             rows.append(row)
             choices.append(choice)

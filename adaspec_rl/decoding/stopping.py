@@ -60,7 +60,11 @@ class ThresholdStop:
 
 
 def _on_host(hidden: torch.Tensor | None) -> np.ndarray | None:
-    return None if hidden is None else hidden.float().cpu().numpy()
+    if hidden is None:
+        return None
+    if hidden.device.type == "cpu" and hidden.dtype == torch.float32:
+        return hidden.numpy()  # the shortest way
+    return hidden.float().cpu().numpy()
 
 
 def chances(

@@ -85,9 +85,11 @@ class SurvivalHead:
     needs_evidence = True
 
     def __post_init__(self) -> None:
-        row = np.zeros(len(self.weight), dtype=np.float32)
-        parts = (row, row[:PLAIN_FEATURES], row[PLAIN_FEATURES:])
-        object.__setattr__(self, "_row", parts)
+        # What `one` works in: a row of features that ends in a constant 1, which takes the bias.
+        row = np.ones(len(self.weight) + 1, dtype=np.float32)
+        matrix = np.concatenate([self.weight, self.bias[None]])
+        parts = (row, row[:PLAIN_FEATURES], row[PLAIN_FEATURES:-1], matrix, self.bias.copy())
+        object.__setattr__(self, "_scratch", parts)
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         return self.chances(features(evidence))
@@ -104,15 +106,14 @@ class SurvivalHead:
         agrees: bool,
         hidden: np.ndarray | None,
     ) -> float:
-        row, plain, rest = self._row  # type: ignore[attr-defined]
+        row, plain, rest, matrix, inner = self._scratch  # type: ignore[attr-defined]
         margin = min(margin, MARGIN_LIMIT)
         share = min(match, MATCH_LIMIT) / MATCH_LIMIT
         followed = share if agrees else 0.0
         plain[:] = (margin, math.exp(-margin), share, agrees, followed, match > 0 and not agrees)
         if hidden is not None:
             rest[:] = hidden
-        inner = row.dot(self.weight)
-        inner += self.bias
+        np.dot(row, matrix, out=inner)
         np.tanh(inner, out=inner)
         return 1.0 / (1.0 + math.exp(-float(inner.dot(self.output)) - self.output_bias))
 

@@ -7,7 +7,6 @@ keeps a prefix of the draft. All work stays on the device; the results are tenso
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from adaspec_rl.decoding.sampling import GumbelNoise, Sampling, logits_to_log_probs, sample
@@ -23,26 +22,31 @@ class Choice:
     log_probs: torch.Tensor  # [V], what `verify` needs
     scores: torch.Tensor  # [V]
 
+    best: torch.Tensor | None = None  # [2], the two best scores, if they were asked for
+
     def weighed(self) -> tuple[int, float]:
         """The token's id, and how far the best score is above the second best: waits for both."""
-        if self.scores.device.type != "cpu":
-            best = self.scores.topk(2).values
-            token, first, second = torch.cat([self.token.view(1), best.double()]).tolist()
-            return int(token), first - second
-        token = int(self.token)
-        scores = self.scores.numpy()  # shares the tensor's memory: left as it was found
-        first = scores[token]  # the best one, unless the token was sampled
-        scores[token] = -np.inf
-        second = scores.max()
-        scores[token] = first
-        return token, abs(float(first - second))
+        assert self.best is not None, "the choice was made without weighing it"
+        if self.best.device.type == "cpu":
+            first, second = self.best.tolist()
+            return int(self.token), first - second
+        token, first, second = torch.cat([self.token.view(1), self.best.double()]).tolist()
+        return int(token), first - second
+
+
+def choose(log_probs: torch.Tensor, scores: torch.Tensor, weigh: bool) -> Choice:
+    """The token of the best score in `scores` `[V]`."""
+    if not weigh:
+        return Choice(scores.argmax(-1), log_probs, scores)
+    best = scores.topk(2)  # hardly more than the argmax
+    return Choice(best.indices[0], log_probs, scores, best.values)
 
 
 class Verification(Protocol):
     """One rule, holding the random state of one sequence."""
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        """Choose a drafter's token for `position` from its logits `[V]`."""
+    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
+        """Choose a drafter's token for `position` from its logits `[V]`; `weigh` keeps `best`."""
         ...
 
     def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
@@ -79,8 +83,8 @@ def leading(kept: torch.Tensor) -> torch.Tensor:
 class Greedy:
     """Temperature 0: a drafted token stands iff it is the target's most probable one."""
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        return Choice(logits.argmax(-1), logits, logits)
+    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
+        return choose(logits, logits, weigh)
 
     def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
         return logits
@@ -108,9 +112,10 @@ class Rejection:
     sampling: Sampling
     generator: torch.Generator
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
+    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        return Choice(sample(log_probs.exp(), self.generator), log_probs, log_probs)
+        best = log_probs.topk(2).values if weigh else None
+        return Choice(sample(log_probs.exp(), self.generator), log_probs, log_probs, best)
 
     def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
         return logits_to_log_probs(logits, self.sampling)
@@ -146,10 +151,9 @@ class Coupled:
     sampling: Sampling
     noise: GumbelNoise
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
+    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        scores = log_probs + self.noise.at(position)[0]
-        return Choice(scores.argmax(-1), log_probs, scores)
+        return choose(log_probs, log_probs + self.noise.at(position)[0], weigh)
 
     def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
         return logits_to_log_probs(logits, self.sampling) + self.noise.at(position, len(logits))
