@@ -16,7 +16,8 @@ from adaspec_rl.replay.drafts import Drafts
 from adaspec_rl.replay.texts import Text
 
 UNITS, EPOCHS, BATCH = 32, 8, 512
-RATE, DECAY = 3e-3, 1e-2
+RATE, DECAY = 3e-3, 0.3
+SETTINGS = (UNITS, EPOCHS, BATCH, RATE, DECAY)  # a head fitted with others is another head
 SAMPLES = 400_000  # tokens at most, drawn evenly
 
 

@@ -19,7 +19,7 @@ from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.replay import shards
 from adaspec_rl.replay.drafts import draft_everywhere
-from adaspec_rl.replay.fitting import examples, fit_head
+from adaspec_rl.replay.fitting import SETTINGS, examples, fit_head
 from adaspec_rl.replay.texts import Text, generate_texts, replayable, text_rules
 from adaspec_rl.replay.trace import (
     Trace,
@@ -63,6 +63,8 @@ class Recording:
         digest = hashlib.sha256(shards.SCHEMA.encode())
         digest.update(json.dumps(asdict(self), sort_keys=True).encode())
         digest.update(json.dumps([list(prompt) for prompt in prompts]).encode())
+        if heads is None and self.survival == "head":
+            digest.update(repr(SETTINGS).encode())
         for head in heads or ():
             digest.update(head.name.encode())
             if isinstance(head, SurvivalHead):
