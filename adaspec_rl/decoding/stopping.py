@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from adaspec_rl.decoding.suffix_index import SuffixIndex
-from adaspec_rl.decoding.survival import Evidence, Survival
+from adaspec_rl.decoding.survival import Evidence, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import Choice
 
 
@@ -47,7 +47,7 @@ class ThresholdStop:
         self._all = 1.0  # the chance that all tokens so far are accepted
 
     def __call__(self, logits: torch.Tensor, choice: Choice, hidden: torch.Tensor | None) -> bool:
-        if self._survival.needs_evidence:
+        if isinstance(self._survival, SurvivalHead):
             token, margin = choice.weighed()
             match, guess = self._index.predict(self._drafted)
             self._drafted.append(token)

@@ -37,19 +37,6 @@ class Survival(Protocol):
         """Chances `[N]`."""
         ...
 
-    def one(
-        self,
-        margin: float,
-        match: int,
-        agrees: bool,
-        hidden: np.ndarray | None,
-    ) -> float:
-        """The same for a single token, with `hidden` `[hidden]`; only asked if evidence is needed.
-
-        Runs between two forward passes of the drafter: makes as few calls as it can.
-        """
-        ...
-
 
 class ProductSurvival:
     """Takes the drafter at its word: its own probability of the token."""
@@ -59,15 +46,6 @@ class ProductSurvival:
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         return np.exp(evidence.log_prob)
-
-    def one(
-        self,
-        margin: float,
-        match: int,
-        agrees: bool,
-        hidden: np.ndarray | None,
-    ) -> float:
-        raise NotImplementedError("the product needs a log-probability, no margin")
 
 
 @dataclass(frozen=True)
@@ -106,6 +84,10 @@ class SurvivalHead:
         agrees: bool,
         hidden: np.ndarray | None,
     ) -> float:
+        """The same for a single token, with `hidden` `[hidden]`.
+
+        Runs between two forward passes of the drafter: makes as few calls as it can.
+        """
         row, plain, rest, matrix, inner = self._scratch  # type: ignore[attr-defined]
         margin = min(margin, MARGIN_LIMIT)
         share = min(match, MATCH_LIMIT) / MATCH_LIMIT
