@@ -20,7 +20,6 @@ class ToyModel:
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.device = torch.device("cpu")
-        self.last_hidden = None
         generator = torch.Generator().manual_seed(seed)
         self.table = sharpness * torch.randn((vocab_size,) * 3, generator=generator)
         self.forwards: list[int] = []  # widths, in order

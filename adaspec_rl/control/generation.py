@@ -11,7 +11,6 @@ from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.decoding.session import Session
 from adaspec_rl.decoding.suffix_index import SuffixIndex
-from adaspec_rl.decoding.survival import MATCH_LIMIT
 
 
 @dataclass(slots=True)
@@ -30,8 +29,7 @@ class StreamObserver:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.index = SuffixIndex(MATCH_LIMIT)
-
+        self.index = SuffixIndex()
         self._matches = "context" in observer.spec.groups
         self._seen: np.ndarray | None = None  # the observation, until it changes
 
@@ -46,7 +44,8 @@ class StreamObserver:
             return
         if self._matches:
             self.index.extend(round_.tokens)
-        self.observer.update(RoundArrays.from_rounds([round_], [self.index.match]))
+        match = self.index.match if self._matches else 0
+        self.observer.update(RoundArrays.from_rounds([round_], [match]))
         self._seen = None
 
     def observation(self) -> np.ndarray:

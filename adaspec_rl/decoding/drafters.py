@@ -19,7 +19,6 @@ class Draft:
     logits: torch.Tensor | None  # [k, V], the drafter's; None for a drafter without any
     log_probs: torch.Tensor | None  # [k, V], what the tokens were drawn from; None: a point mass
     scores: torch.Tensor | None = None  # [k, V], what they were chosen from (`Verification.scores`)
-    hidden: torch.Tensor | None = None  # [k, hidden], what the logits were computed from
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -27,9 +26,7 @@ class Draft:
 
 PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and yet finite
 
-# Told a drafted token's logits `[V]`, choice and hidden state `[hidden]` (None: not known), it says
-# whether to stop drafting.
-Stop = Callable[[torch.Tensor, Choice, torch.Tensor | None], bool]
+Stop = Callable[[Choice], bool]  # told each drafted token, it says whether to stop drafting
 
 
 class Drafter(Protocol):
@@ -77,31 +74,26 @@ class DraftModel:
         unread = sequence[None, self._read :]  # [1, n - read]
         rows: list[torch.Tensor] = []
         choices: list[Choice] = []
-        hidden: list[torch.Tensor] = []
         position = len(sequence)
         while True:
             row = self.fit(self.model.extend(unread, keep=1)[0, 0])  # [V]
-            choice = rule.propose(row, position, weigh=stop is not None)
-            state = self.model.last_hidden
+            choice = rule.propose(row, position)
             rows.append(row)
             choices.append(choice)
-            if state is not None:
-                hidden.append(state[0, -1])
             self._read = position
             position += 1
             if len(rows) == length:
                 break
-            if stop is not None and stop(row, choice, hidden[-1] if hidden else None):
+            if stop is not None and stop(choice):
                 break
-            unread = choice.token.view(1, 1)
+            unread = choice.token[None]
         logits = torch.stack(rows)
         plain = choices[0].scores is rows[0]  # greedy: chosen from the logits as they are
         return Draft(
-            tokens=torch.stack([choice.token for choice in choices]),
+            tokens=torch.cat([choice.token for choice in choices]),
             logits=logits,
             log_probs=logits if plain else torch.stack([choice.log_probs for choice in choices]),
             scores=logits if plain else torch.stack([choice.scores for choice in choices]),
-            hidden=torch.stack(hidden) if hidden else None,
         )
 
     def keep(self, length: int) -> None:

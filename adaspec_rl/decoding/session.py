@@ -15,7 +15,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.stopping import ThresholdStop, chances
 from adaspec_rl.decoding.suffix_index import SuffixIndex
-from adaspec_rl.decoding.survival import MATCH_LIMIT, ProductSurvival, Survival
+from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
 
@@ -165,9 +165,7 @@ class LiveSession:
         survivals: tuple[float, ...] = ()
         if self._signals and draft:  # of the text as it was before the round
             signals = np.array(values[4 + drafted :], dtype=np.float32).reshape(-1, len(SIGNALS))
-            survivals = self._survivals(
-                action.drafter, draft, stop, signals, values[1 : 1 + drafted]
-            )
+            survivals = self._survivals(action.drafter, stop, signals, values[1 : 1 + drafted])
         kept, emitted = self._commit(int(values[0]), values[1 : 2 + drafted])
         if draft:
             self.models[action.drafter].keep(n + kept)
@@ -191,32 +189,31 @@ class LiveSession:
     def _stop(self, action: Action) -> ThresholdStop | None:
         if not action.length or action.threshold == 0:
             return None
-        return ThresholdStop(action.threshold, self.survival[action.drafter], self._indexed())
+        survival = self.survival[action.drafter]
+        return ThresholdStop(action.threshold, survival, self._indexed(), self._last)
 
     def _survivals(
         self,
         drafter: int,
-        draft: Draft,
         stop: ThresholdStop | None,
         signals: np.ndarray,
-        tokens: list[int],
+        values: list[float],
     ) -> tuple[float, ...]:
         """The estimated survival of each drafted token; those that `stop` saw are known."""
-        known = stop.chances if stop else []
-        survival = self.survival[drafter]
-        rest: list[float] = []
-        if len(known) < len(tokens):
-            hidden = None if draft.hidden is None else draft.hidden[len(known) :]
-            found = chances(
-                survival, signals[len(known) :], self._indexed(), tokens, len(known), hidden
-            )
-            rest = found.tolist()
-        return tuple(itertools.accumulate((*known, *rest), operator.mul))
+        found = stop.chances if stop else []
+        if len(found) < len(values):
+            survival, tokens = self.survival[drafter], [int(value) for value in values]
+            found = chances(survival, signals, self._indexed(), tokens, self._last).tolist()
+        return tuple(itertools.accumulate(found, operator.mul))
+
+    @property
+    def _last(self) -> int:
+        return (self._generated or self._prompt)[-1]
 
     def _indexed(self) -> SuffixIndex:
         """The index of all committed tokens; made when it is first asked for."""
         if self._index is None:
-            self._index = SuffixIndex(MATCH_LIMIT)
+            self._index = SuffixIndex()
             self._index.extend(self._prompt + self._generated)
         return self._index
 
@@ -274,6 +271,6 @@ def _report(
     if draft is not None and draft.logits is None:
         parts.append(torch.zeros(len(SIGNALS) * len(draft), device=logits.device))
     elif draft is not None and draft.logits is not None:
-        found = draft_signals(draft.logits, draft.tokens, draft.scores)
+        found = draft_signals(draft.logits, draft.tokens, draft.log_probs, draft.scores)
         parts.append(found.reshape(-1).double())
     return torch.cat(parts)

@@ -3,37 +3,47 @@
 import numpy as np
 import torch
 
+from adaspec_rl.decoding.verification import choice_margin
+
 SIGNALS = ("log_prob", "entropy", "margin", "choice_margin")
 FEW = 16  # rows
 
 
 def draft_signals(
-    logits: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor | None = None
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    log_probs: torch.Tensor | None = None,
+    scores: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Signals `[..., 4]` float32 of `tokens` `[...]` drawn with finite `logits` `[..., V]`.
+    """Signals `[..., 4]` float32 of `tokens` `[...]` drafted with finite `logits` `[..., V]`.
 
-    In the order of `SIGNALS`: the token's log-probability by the drafter; the entropy of the
-    drafter's distribution (both in nats); the gap between the drafter's first and second choice;
-    the same gap in what it chose from, tempered and with coupling's noise. `scores` `[..., V]`
-    are these; None: the logits themselves.
+    In the order of `SIGNALS`: the token's log-probability in the distribution it was chosen from;
+    the entropy of the drafter's own, untempered one (both in nats); the gap between the drafter's
+    first and second choice; how far the token's score is above every other's. `log_probs` and
+    `scores` `[..., V]` are what `Verification.weigh` said; None, or the logits: a greedy choice.
     """
+    if log_probs is logits:
+        log_probs = None
     if scores is logits:
         scores = None
     if logits.device.type == "cpu" and tokens.dim() == 1 and len(tokens) <= FEW:
-        choices = None if scores is None else scores.numpy()
-        return torch.from_numpy(_few_signals(logits.numpy(), tokens.numpy(), choices))
-    log_probs = logits.log_softmax(-1)
+        chosen = [None if values is None else values.numpy() for values in (log_probs, scores)]
+        return torch.from_numpy(_few_signals(logits.numpy(), tokens.numpy(), *chosen))
+    own = logits.log_softmax(-1)
     margin = gap(logits)
+    drawn = own if log_probs is None else log_probs
     columns = [
-        log_probs.gather(-1, tokens[..., None])[..., 0],
-        entropy(log_probs),
+        drawn.gather(-1, tokens[..., None])[..., 0],
+        entropy(own),
         margin,
-        margin if scores is None else gap(scores),
+        margin if scores is None else choice_margin(scores, tokens),
     ]
     return torch.stack(columns, dim=-1)
 
 
-def _few_signals(x: np.ndarray, tokens: np.ndarray, scores: np.ndarray | None) -> np.ndarray:
+def _few_signals(
+    x: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray | None, scores: np.ndarray | None
+) -> np.ndarray:
     """The same in NumPy: for a few rows it is several times as fast, as calls cost most."""
     rows = np.arange(len(x))
     first = tokens if scores is None else x.argmax(1)  # greedy: the token is the first choice
@@ -42,13 +52,12 @@ def _few_signals(x: np.ndarray, tokens: np.ndarray, scores: np.ndarray | None) -
     total = weights.sum(1)
     log_total = np.log(total) + top
     signals = np.empty((len(x), 4), dtype=np.float32)
-    signals[:, 0] = x[rows, tokens] - log_total
+    signals[:, 0] = x[rows, tokens] - log_total if log_probs is None else log_probs[rows, tokens]
     signals[:, 1] = log_total - np.einsum("ij,ij->i", weights, x) / total
     signals[:, 2] = top - _second(x, first)
     signals[:, 3] = signals[:, 2]
     if scores is not None:
-        best = scores.argmax(1)
-        signals[:, 3] = scores[rows, best] - _second(scores, best)
+        signals[:, 3] = scores[rows, tokens] - _second(scores, tokens)
     return signals
 
 
@@ -78,5 +87,4 @@ def entropy(log_probs: torch.Tensor) -> torch.Tensor:
 def gap(values: torch.Tensor) -> torch.Tensor:
     """How far the largest of `values` `[..., V]` is above the second largest, `[...]`."""
     largest, where = values.max(dim=-1, keepdim=True)
-    rest = values.scatter(-1, where, -torch.inf).amax(-1)  # on CPUs twice as fast as topk(2)
-    return largest[..., 0] - rest
+    return choice_margin(values, where[..., 0])

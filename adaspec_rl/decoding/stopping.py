@@ -1,34 +1,12 @@
 """Early stopping within a draft, by the estimated chance that all of it survives."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from adaspec_rl.decoding.suffix_index import SuffixIndex
-from adaspec_rl.decoding.survival import Evidence, Survival, SurvivalHead
+from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.verification import Choice
-
-
-def agreement(
-    index: SuffixIndex, drafted: Sequence[int], first: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Match length before each drafted token from `first` on, and whether it is what followed."""
-    guesses = [index.predict(drafted[:depth]) for depth in range(first, len(drafted))]
-    match = np.array([length for length, _ in guesses], dtype=np.float32)
-    agrees = [guess == token for (_, guess), token in zip(guesses, drafted[first:])]
-    return match, np.array(agrees, dtype=np.float32)
-
-
-def evidence_of(
-    signals: np.ndarray,
-    match: np.ndarray,
-    agrees: np.ndarray,
-    hidden: np.ndarray | None,
-) -> Evidence:
-    """From signals `[N, 4]` and what `agreement` found."""
-    return Evidence(signals[:, 0], signals[:, 3], match, agrees, hidden)
 
 
 class ThresholdStop:
@@ -38,33 +16,43 @@ class ThresholdStop:
         chances: estimated for each token that it was asked about.
     """
 
-    def __init__(self, threshold: float, survival: Survival, index: SuffixIndex) -> None:
+    def __init__(
+        self, threshold: float, survival: Survival, index: SuffixIndex, previous: int
+    ) -> None:
+        """`previous` is the last committed token, which `index` has seen."""
         self.threshold = threshold
         self.chances: list[float] = []
         self._survival = survival
-        self._index = index
-        self._drafted: list[int] = []
+        self._previous = previous
+        self._suffix = index.suffix() if survival.needs_match else None
         self._all = 1.0  # the chance that all tokens so far are accepted
 
-    def __call__(self, logits: torch.Tensor, choice: Choice, hidden: torch.Tensor | None) -> bool:
-        if isinstance(self._survival, SurvivalHead):
-            token, margin = choice.weighed()
-            match, guess = self._index.predict(self._drafted)
-            self._drafted.append(token)
-            chance = self._survival.one(margin, match, guess == token, _on_host(hidden))
+    def __call__(self, choice: Choice) -> bool:
+        survival, suffix = self._survival, self._suffix
+        log_prob = choice.log_prob() if survival.needs_log_prob else 0.0
+        if suffix is None:
+            chance = survival.one(0, 0, log_prob, 0.0, 0, False)
         else:
-            chance = math.exp(float(logits.log_softmax(-1)[choice.token]))
+            token, margin = choice.weighed()
+            if self.chances:  # only now is it known that the token before is of use
+                suffix.append(self._previous)
+            agrees = suffix.guess == token
+            chance = survival.one(token, self._previous, log_prob, margin, suffix.match, agrees)
+            self._previous = token
         self.chances.append(chance)
         self._all *= chance
         return self._all < self.threshold
 
 
-def _on_host(hidden: torch.Tensor | None) -> np.ndarray | None:
-    if hidden is None:
-        return None
-    if hidden.device.type == "cpu" and hidden.dtype == torch.float32:
-        return hidden.numpy()  # the shortest way
-    return hidden.float().cpu().numpy()
+def agreement(index: SuffixIndex, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:
+    """Match length before each drafted token, and whether the token is what followed there."""
+    suffix = index.suffix()
+    match, agrees = [], []
+    for token in drafted:
+        match.append(suffix.match)
+        agrees.append(suffix.guess == token)
+        suffix.append(token)
+    return match, agrees
 
 
 def chances(
@@ -72,16 +60,18 @@ def chances(
     signals: np.ndarray,
     index: SuffixIndex,
     drafted: Sequence[int],
-    first: int,
-    hidden: torch.Tensor | None,
+    previous: int,
 ) -> np.ndarray:
-    """Chances of the drafted tokens from `first` on, given their signals and hidden states."""
-    count = len(drafted) - first
-    if not survival.needs_evidence:
-        nothing = np.zeros(count, dtype=np.float32)
-        return survival(evidence_of(signals, nothing, nothing, None))
-    match, agrees = agreement(index, drafted, first)
-    states = _on_host(hidden)
-    if states is not None:
-        states = states.reshape(count, -1)
-    return survival(evidence_of(signals, match, agrees, states))
+    """Chances `[k]` of drafted tokens after `previous`, given their signals `[k, 4]`."""
+    match, agrees = agreement(index, drafted) if survival.needs_match else ([], [])
+    tokens = np.array([previous, *drafted], dtype=np.int64)
+    return survival(
+        Evidence(
+            token=tokens[1:],
+            previous=tokens[:-1],
+            log_prob=signals[:, 0],
+            choice_margin=signals[:, 3],
+            match=np.array(match),
+            agrees=np.array(agrees),
+        )
+    )

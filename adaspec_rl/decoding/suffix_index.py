@@ -1,47 +1,69 @@
 """What followed the text's end the last time it occurred: a free guess at what comes next."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+SIZES = (8, 4, 2, 1)  # tokens in the ends that are looked for: half the work of trying all up to 8
 
 
 class SuffixIndex:
-    """Remembers what followed every run of 1 to `limit` tokens; a token costs O(limit).
+    """Remembers what followed every run of 1, 2, 4 and 8 tokens."""
 
-    Attributes:
-        match: tokens in the longest suffix of the text that occurred earlier, up to `limit`.
-    """
-
-    def __init__(self, limit: int = 8) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
         self.start(())
 
     def start(self, text: Iterable[int]) -> None:
         """Begin with another text."""
         self._next: dict[tuple[int, ...], int] = {}
         self._end: tuple[int, ...] = ()
-        self.match = 0
         self.extend(text)
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Append `tokens`."""
+        end, following = self._end, self._next
         for token in tokens:
-            end, following = self._end, self._next
-            for size in range(1, len(end) + 1):
-                following[end[-size:]] = token
-            self._end = (*end, token)[-self.limit :]
-            # A suffix matches at most one token longer than the one before it.
-            self.match = self._longest(self._end, self.match + 1)
+            for size in SIZES:
+                if size <= len(end):
+                    following[end[-size:]] = token
+            end = (*end[1 - SIZES[0] :], token)
+        self._end = end
 
-    def predict(self, drafted: Sequence[int] = ()) -> tuple[int, int | None]:
-        """Match length and following token, as if `drafted` had been appended.
+    @property
+    def match(self) -> int:
+        """Tokens in the longest end that occurred earlier: 8, 4, 2, 1 or 0."""
+        return self.suffix().match
 
-        Earlier occurrences are looked for in the text alone, not in `drafted`.
-        """
-        end = (*self._end, *drafted)[-self.limit :]
-        match = self._longest(end, self.match + len(drafted))
-        return match, self._next[end[-match:]] if match else None
+    def suffix(self) -> "Suffix":
+        """The text's end, to which drafted tokens may be appended."""
+        return Suffix(self._next, self._end)
 
-    def _longest(self, end: tuple[int, ...], limit: int) -> int:
-        match = min(limit, len(end))
-        while match and end[-match:] not in self._next:
-            match -= 1
-        return match
+
+class Suffix:
+    """The end of a text and its draft; earlier occurrences are looked for in the text alone.
+
+    Attributes:
+        match: tokens in the longest end that occurs in the text, followed by something.
+        guess: what followed there the last time; None: there is no match.
+    """
+
+    __slots__ = ("_end", "_next", "guess", "match")
+    match: int
+    guess: int | None
+
+    def __init__(self, following: dict[tuple[int, ...], int], end: tuple[int, ...]) -> None:
+        self._next, self._end = following, end
+        self._find()
+
+    def append(self, token: int) -> None:
+        """Draft `token`."""
+        self._end = (*self._end[1 - SIZES[0] :], token)
+        self._find()
+
+    def _find(self) -> None:
+        end, following = self._end, self._next
+        for size in SIZES:
+            if size <= len(end):
+                guess = following.get(end[-size:])
+                if guess is not None:
+                    self.match, self.guess = size, guess
+                    return
+        self.match, self.guess = 0, None

@@ -5,36 +5,56 @@ stopping compares with an action's threshold.
 """
 
 import math
+from array import array
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-MATCH_LIMIT = 8  # tokens; longer matches of the text's end count as this
-MARGIN_LIMIT = 20.0  # nats, likewise
-PLAIN_FEATURES = 6  # those of `SurvivalHead` that are not the hidden state
+from adaspec_rl.decoding.suffix_index import SIZES
+
+MATCH_LIMIT = SIZES[0]  # tokens; longer matches of the text's end count as this
+AGREEMENTS = 2 * len(SIZES) + 1  # no match, or one of each size that disagrees or agrees
+# Nats, where the head's curves have their knots; straight in between, level at the ends.
+MARGINS = (*(n / 5 for n in range(11)), 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
+SURPRISES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an estimate may use, of `N` drafted tokens (float arrays)."""
+    """What an estimate may use, of `N` drafted tokens."""
 
+    token: np.ndarray  # [N] integers
+    previous: np.ndarray  # [N] integers, the token before it
     log_prob: np.ndarray  # [N], of the token, by the drafter
-    choice_margin: np.ndarray  # [N], between the drafter's first and second choice
+    choice_margin: np.ndarray  # [N], how far its score is above every other's
     match: np.ndarray  # [N], longest earlier occurrence of the text before the token
     agrees: np.ndarray  # [N], 1 where the token is what followed there, else 0
-    hidden: np.ndarray | None  # [N, hidden], what the drafter's logits were computed from
 
 
 class Survival(Protocol):
     """Estimates the chance that a drafted token is accepted, given that all before it were."""
 
     name: str
-    needs_evidence: bool  # beyond the log-probability
+
+    @property
+    def needs_match(self) -> bool:
+        """Also which tokens they are, and their margins."""
+        ...
+
+    @property
+    def needs_log_prob(self) -> bool: ...
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         """Chances `[N]`."""
+        ...
+
+    def one(
+        self, token: int, previous: int, log_prob: float, margin: float, match: int, agrees: bool
+    ) -> float:
+        """The same of a single token; what is not needed may be anything."""
         ...
 
 
@@ -42,76 +62,75 @@ class ProductSurvival:
     """Takes the drafter at its word: its own probability of the token."""
 
     name = "product"
-    needs_evidence = False
+    needs_match = False
+    needs_log_prob = True
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         return np.exp(evidence.log_prob)
 
+    def one(
+        self, token: int, previous: int, log_prob: float, margin: float, match: int, agrees: bool
+    ) -> float:
+        return math.exp(log_prob)
+
 
 @dataclass(frozen=True)
 class SurvivalHead:
-    """A calibrated estimate: one small hidden layer, fitted on recorded texts (`replay.fitting`).
+    """A calibrated estimate: log-odds that are a sum of looked-up numbers, fitted on recordings.
 
-    Sees the drafter's hidden state, its confidence, and whether an n-gram lookup agrees with it.
+    They say how much the drafter's confidence means, given what an n-gram lookup says; which tokens
+    the drafter is usually right about; and after which ones. Asking costs a few microseconds and no
+    array operation, which decides how often asking pays: with a network on the drafter's hidden
+    state, as good an estimate took a quarter of a small drafter's forward pass (`replay.fitting`).
     """
 
-    weight: np.ndarray  # [6 + hidden, units] float32, feature scaling included
-    bias: np.ndarray  # [units]
-    output: np.ndarray  # [units]
-    output_bias: float
+    agreement: np.ndarray  # [9, margins] float32, by agreement, at each of `MARGINS`
+    surprise: np.ndarray  # [surprises] float32, at minus each log-probability; [0]: not used
+    token: np.ndarray  # [V] float32
+    previous: np.ndarray  # [V] float32
     name = "head"
-    needs_evidence = True
+    needs_match = True
 
     def __post_init__(self) -> None:
-        # What `one` works in: a row of features that ends in a constant 1, which takes the bias.
-        row = np.ones(len(self.weight) + 1, dtype=np.float32)
-        matrix = np.concatenate([self.weight, self.bias[None]])
-        parts = (row, row[:PLAIN_FEATURES], row[PLAIN_FEATURES:-1], matrix, self.bias.copy())
-        object.__setattr__(self, "_scratch", parts)
-
-    def __call__(self, evidence: Evidence) -> np.ndarray:
-        return self.chances(features(evidence))
-
-    def chances(self, inputs: np.ndarray) -> np.ndarray:
-        """Chances `[N]` of `features` `[N, 6 + hidden]`."""
-        inner = np.tanh(inputs @ self.weight + self.bias)
-        return 1.0 / (1.0 + np.exp(-(inner @ self.output + self.output_bias)))
-
-    def one(
-        self,
-        margin: float,
-        match: int,
-        agrees: bool,
-        hidden: np.ndarray | None,
-    ) -> float:
-        """The same for a single token, with `hidden` `[hidden]`.
-
-        Runs between two forward passes of the drafter: makes as few calls as it can.
-        """
-        row, plain, rest, matrix, inner = self._scratch  # type: ignore[attr-defined]
-        margin = min(margin, MARGIN_LIMIT)
-        share = min(match, MATCH_LIMIT) / MATCH_LIMIT
-        followed = share if agrees else 0.0
-        plain[:] = (margin, math.exp(-margin), share, agrees, followed, match > 0 and not agrees)
-        if hidden is not None:
-            rest[:] = hidden
-        np.dot(row, matrix, out=inner)
-        np.tanh(inner, out=inner)
-        return 1.0 / (1.0 + math.exp(-float(inner.dot(self.output)) - self.output_bias))
+        parts = (
+            _curves(self.agreement, MARGINS),
+            _curves(self.surprise[None], SURPRISES)[0] if self.needs_log_prob else None,
+            array("d", self.token.tolist()),  # a lookup touches less memory than in a list
+            array("d", self.previous.tolist()),
+        )
+        object.__setattr__(self, "_looked_up", parts)
 
     @property
-    def hidden_size(self) -> int:
-        """Width of the drafter's hidden state; 0: it is not used."""
-        return len(self.weight) - PLAIN_FEATURES
+    def needs_log_prob(self) -> bool:
+        return bool(len(self.surprise))
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        rows = agreement_class(evidence.match, evidence.agrees)
+        agreement, surprise, token, previous = (
+            values.astype(np.float64) for values in self.tensors().values()
+        )
+        index, share = between(evidence.choice_margin, MARGINS)
+        low, high = agreement[rows, index], agreement[rows, index + 1]
+        odds = low + (high - low) * share + token[evidence.token] + previous[evidence.previous]
+        if self.needs_log_prob:
+            index, share = between(-evidence.log_prob, SURPRISES)
+            low, high = surprise[index], surprise[index + 1]
+            odds = odds + low + (high - low) * share
+        return 1.0 / (1.0 + np.exp(-odds))
+
+    def one(
+        self, token: int, previous: int, log_prob: float, margin: float, match: int, agrees: bool
+    ) -> float:
+        curves, surprise, tokens, after = self._looked_up  # type: ignore[attr-defined]
+        row = 2 * min(match, MATCH_LIMIT).bit_length() - 1 + agrees if match else 0
+        odds = _read(curves[row], margin, MARGINS) + tokens[token] + after[previous]
+        if surprise is not None:
+            odds += _read(surprise, -log_prob, SURPRISES)
+        return 1.0 / (1.0 + math.exp(-odds))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Its arrays by name, for files."""
-        return {
-            "weight": self.weight,
-            "bias": self.bias,
-            "output": self.output,
-            "output_bias": np.array([self.output_bias], dtype=np.float32),
-        }
+        return {name: getattr(self, name) for name in _TENSORS}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "SurvivalHead":
@@ -120,35 +139,61 @@ class SurvivalHead:
         Raises:
             ValueError: an array is missing or of the wrong shape.
         """
-        missing = [
-            name for name in ("weight", "bias", "output", "output_bias") if name not in tensors
-        ]
+        missing = [name for name in _TENSORS if name not in tensors]
         if missing:
             raise ValueError(f"the survival head lacks {', '.join(missing)}: fit it anew")
-        weight, units = tensors["weight"], tensors["bias"].shape
-        fits = weight.ndim == 2 and weight.shape[1:] == units == tensors["output"].shape
-        if not fits or len(weight) < PLAIN_FEATURES:
+        head = cls(**{name: tensors[name] for name in _TENSORS}) if _fit(tensors) else None
+        if head is None:
+            shapes = {name: list(tensors[name].shape) for name in _TENSORS}
             raise ValueError(
-                f"the survival head has a weight of shape {list(weight.shape)} and {list(units)} "
-                "units, which do not fit: fit it anew"
+                f"the survival head has arrays of shapes {shapes}, expected agreement "
+                f"[{AGREEMENTS}, {len(MARGINS)}], surprise [0] or [{len(SURPRISES)}], and token "
+                "and previous of one length: fit it anew"
             )
-        return cls(
-            weight, tensors["bias"], tensors["output"], float(tensors["output_bias"].reshape(-1)[0])
-        )
+        return head
 
 
-def features(evidence: Evidence) -> np.ndarray:
-    """What a `SurvivalHead` sees, `[N, 6 + hidden]` float32."""
-    width = 0 if evidence.hidden is None else evidence.hidden.shape[1]
-    table = np.empty((len(evidence.log_prob), PLAIN_FEATURES + width), dtype=np.float32)
-    match = np.minimum(evidence.match, MATCH_LIMIT) / MATCH_LIMIT
-    margin = np.minimum(evidence.choice_margin, MARGIN_LIMIT)
-    table[:, 0] = margin
-    table[:, 1] = np.exp(-margin)
-    table[:, 2] = match
-    table[:, 3] = evidence.agrees
-    table[:, 4] = match * evidence.agrees
-    table[:, 5] = (match > 0) * (1.0 - evidence.agrees)
-    if evidence.hidden is not None:
-        table[:, PLAIN_FEATURES:] = evidence.hidden
-    return table
+_TENSORS = ("agreement", "surprise", "token", "previous")
+
+
+def _fit(tensors: Mapping[str, np.ndarray]) -> bool:
+    shapes = {name: tensors[name].shape for name in _TENSORS}
+    return (
+        shapes["agreement"] == (AGREEMENTS, len(MARGINS))
+        and shapes["surprise"] in ((0,), (len(SURPRISES),))
+        and shapes["token"] == shapes["previous"]
+        and len(shapes["token"]) == 1
+    )
+
+
+def agreement_class(match: np.ndarray, agrees: np.ndarray) -> np.ndarray:
+    """Row of `SurvivalHead.agreement` of each token, `[N]`."""
+    size = _BIT_LENGTHS[np.minimum(match, MATCH_LIMIT).astype(np.int64)]
+    return np.where(size > 0, 2 * size - 1 + agrees.astype(np.int64), 0)
+
+
+_BIT_LENGTHS = np.array([length.bit_length() for length in range(MATCH_LIMIT + 1)])
+
+
+def between(values: np.ndarray, knots: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the knot below each of `values` `[N]`, and the share of the way to the next one."""
+    x = np.clip(np.asarray(values, dtype=np.float64), knots[0], knots[-1])
+    places = np.array(knots)
+    index = np.clip(np.searchsorted(places, x, side="right") - 1, 0, len(knots) - 2)
+    return index, (x - places[index]) / (places[index + 1] - places[index])
+
+
+Curve = tuple[list[float], list[float]]  # values at the knots, and slopes after them
+
+
+def _curves(values: np.ndarray, knots: tuple[float, ...]) -> list[Curve]:
+    """Of each row of `values` `[N, knots]`."""
+    values = values.astype(np.float64)
+    slopes = np.diff(values, axis=1, append=values[:, -1:]) / np.diff(knots, append=math.inf)
+    return list(zip(values.tolist(), slopes.tolist()))
+
+
+def _read(curve: Curve, x: float, knots: tuple[float, ...]) -> float:
+    values, slopes = curve
+    at = bisect_right(knots, x) - 1
+    return values[at] + slopes[at] * (x - knots[at]) if at >= 0 else values[0]

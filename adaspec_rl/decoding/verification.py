@@ -4,6 +4,7 @@ Every rule sees the target's logits `[k + 1, V]` at the drafted positions and th
 keeps a prefix of the draft. All work stays on the device; the results are tensors.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,41 +19,60 @@ RULES = ("greedy", "rejection", "coupled")
 class Choice:
     """A drafter's token and what it was chosen from."""
 
-    token: torch.Tensor  # scalar
-    log_probs: torch.Tensor  # [V], what `verify` needs
+    token: torch.Tensor  # [1]
+    log_probs: torch.Tensor  # [V], what `verify` needs; greedy: up to a constant
     scores: torch.Tensor  # [V]
 
-    best: torch.Tensor | None = None  # [2], the two best scores, if they were asked for
-
     def weighed(self) -> tuple[int, float]:
-        """The token's id, and how far the best score is above the second best: waits for both."""
-        assert self.best is not None, "the choice was made without weighing it"
-        if self.best.device.type == "cpu":
-            first, second = self.best.tolist()
-            return int(self.token), first - second
-        token, first, second = torch.cat([self.token.view(1), self.best.double()]).tolist()
-        return int(token), first - second
+        """The token's id, and how far its score is above every other's: waits for both."""
+        if self.scores.device.type != "cpu":
+            margin = choice_margin(self.scores, self.token[0])
+            token, known = torch.stack([self.token[0].double(), margin.double()]).tolist()
+            return int(token), known
+        token, scores = int(self.token.item()), self.scores.numpy()
+        own = scores.item(token)
+        scores[token] = -math.inf  # quicker than a copy without it
+        second = scores.item(scores.argmax())  # `best` has just called it: quicker than max
+        scores[token] = own
+        return token, own - second
+
+    def log_prob(self) -> float:
+        """The token's log-probability in what it was chosen from, in nats: waits for it."""
+        if self.log_probs.device.type == "cpu":  # plain indexing takes several times as long
+            value = self.log_probs.numpy().item(int(self.token.item()))
+        else:
+            value = self.log_probs[self.token].item()
+        if self.log_probs is self.scores:  # greedy: not normalised
+            value -= self.log_probs.logsumexp(-1).item()
+        return value
 
 
-def choose(log_probs: torch.Tensor, scores: torch.Tensor, weigh: bool) -> Choice:
-    """The token of the best score in `scores` `[V]`."""
-    if not weigh:
-        return Choice(scores.argmax(-1), log_probs, scores)
-    best = scores.topk(2)  # hardly more than the argmax
-    return Choice(best.indices[0], log_probs, scores, best.values)
+def choice_margin(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """How far the scores `[..., V]` of `tokens` `[...]` are above every other's, `[...]`."""
+    where = tokens[..., None]
+    others = scores.scatter(-1, where, -torch.inf).amax(-1)  # on CPUs twice as fast as topk(2)
+    return scores.gather(-1, where)[..., 0] - others
+
+
+def best(scores: torch.Tensor) -> torch.Tensor:
+    """Index of the largest of `scores` `[V]`, `[1]`."""
+    if scores.device.type == "cpu":  # NumPy's argmax takes half the time
+        return torch.from_numpy(scores.numpy().argmax(0, keepdims=True))
+    return scores.argmax(-1, keepdim=True)
 
 
 class Verification(Protocol):
     """One rule, holding the random state of one sequence."""
 
-    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
-        """Choose a drafter's token for `position` from its logits `[V]`; `weigh` keeps `best`."""
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
+        """Choose a drafter's token for `position` from its logits `[V]`."""
         ...
 
-    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
-        """What tokens are chosen from at `position`, `position + 1`, …: `[k, V]` from logits.
+    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and scores `[k, V]` at `position`, `position + 1`, … from logits.
 
-        Greedy and coupled choices are its argmax; a sampled one is a draw from its softmax.
+        Greedy and coupled choices are the scores' argmax; a sampled one is a draw from the
+        log-probabilities. Greedily, both are the logits themselves, which are not normalised.
         """
         ...
 
@@ -83,11 +103,11 @@ def leading(kept: torch.Tensor) -> torch.Tensor:
 class Greedy:
     """Temperature 0: a drafted token stands iff it is the target's most probable one."""
 
-    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
-        return choose(logits, logits, weigh)
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
+        return Choice(best(logits), logits, logits)
 
-    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
-        return logits
+    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits, logits
 
     def verify(
         self,
@@ -112,13 +132,14 @@ class Rejection:
     sampling: Sampling
     generator: torch.Generator
 
-    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        best = log_probs.topk(2).values if weigh else None
-        return Choice(sample(log_probs.exp(), self.generator), log_probs, log_probs, best)
+        token = sample(log_probs.exp(), self.generator)
+        return Choice(token.view(1), log_probs, log_probs)
 
-    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
-        return logits_to_log_probs(logits, self.sampling)
+    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = logits_to_log_probs(logits, self.sampling)
+        return log_probs, log_probs
 
     def verify(
         self,
@@ -151,12 +172,14 @@ class Coupled:
     sampling: Sampling
     noise: GumbelNoise
 
-    def propose(self, logits: torch.Tensor, position: int, weigh: bool = False) -> Choice:
+    def propose(self, logits: torch.Tensor, position: int) -> Choice:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        return choose(log_probs, log_probs + self.noise.at(position)[0], weigh)
+        scores = log_probs + self.noise.at(position)[0]
+        return Choice(best(scores), log_probs, scores)
 
-    def scores(self, logits: torch.Tensor, position: int) -> torch.Tensor:
-        return logits_to_log_probs(logits, self.sampling) + self.noise.at(position, len(logits))
+    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = logits_to_log_probs(logits, self.sampling)
+        return log_probs, log_probs + self.noise.at(position, len(logits))
 
     def verify(
         self,
@@ -165,7 +188,7 @@ class Coupled:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        picks = self.scores(logits, position).argmax(-1)  # [k + 1]
+        picks = self.weigh(logits, position)[1].argmax(-1)  # [k + 1]
         accepted = leading(picks[:-1] == tokens)
         return accepted, row(picks, accepted)
 

@@ -16,7 +16,6 @@ class LanguageModel(Protocol):
     vocab_size: int
     context_length: int  # the most tokens that one row can hold
     device: torch.device
-    last_hidden: torch.Tensor | None  # [B, K, hidden] behind the last logits; None: not exposed
 
     @property
     def lengths(self) -> torch.Tensor:

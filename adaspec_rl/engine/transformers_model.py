@@ -52,7 +52,6 @@ class TransformersModel:
         self.vocab_size = int(config.vocab_size)
         self.context_length = int(limit)
         self.device = model.device
-        self.last_hidden: torch.Tensor | None = None  # transformers' models do not all say
         model.eval()
         self._model = model
         self._chunk = prefill_chunk or default_chunk(self.device)

@@ -14,7 +14,7 @@ from adaspec_rl.decoding.drafters import Drafter, DraftModel
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_index import SuffixIndex
-from adaspec_rl.decoding.survival import MATCH_LIMIT, Evidence, Survival
+from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.verification import Greedy, Verification
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.replay.texts import Text
@@ -33,7 +33,6 @@ class Drafts:
 
     tokens: np.ndarray  # [G, K] int32
     signals: np.ndarray  # [G, K, 4] float32, in the order of `decoding.signals.SIGNALS`
-    hidden: np.ndarray | None  # [G, K, hidden] float32, the drafter's; None: not known or not kept
 
     @classmethod
     def empty(cls, count: int, depth: int) -> "Drafts":
@@ -41,7 +40,6 @@ class Drafts:
         return cls(
             np.full((count, depth), -1, dtype=np.int32),
             np.zeros((count, depth, len(SIGNALS)), dtype=np.float32),
-            None,
         )
 
     def accepted(self, text: Text) -> np.ndarray:
@@ -51,29 +49,25 @@ class Drafts:
         own = np.lib.stride_tricks.sliding_window_view(np.concatenate([text.tokens, beyond]), depth)
         return (self.tokens == own[:count]).cumprod(axis=1).sum(axis=1, dtype=np.int32)
 
-    def evidence(self, text: Text) -> Evidence:
-        """What is known of every drafted token, `[G * K]`."""
-        count, depth = self.tokens.shape
-        match, agrees = _agreements(text, self.tokens)
-        hidden = None if self.hidden is None else self.hidden.reshape(count * depth, -1)
+    def evidence(self, text: Text, match: bool = True) -> Evidence:
+        """What is known of every drafted token, `[G * K]`; `match=False` spares the lookups."""
+        tokens = np.maximum(self.tokens, 0)  # where there is none, any will do
+        committed = np.concatenate([text.prompt[-1:], text.tokens[:-1]])
+        unknown = np.zeros(tokens.size)
+        lengths, agrees = _agreements(text, self.tokens) if match else (unknown, unknown)
         return Evidence(
+            token=tokens.reshape(-1),
+            previous=np.column_stack([committed, tokens[:, :-1]]).reshape(-1),
             log_prob=self.signals[..., 0].reshape(-1),
             choice_margin=self.signals[..., 3].reshape(-1),
-            match=match,
+            match=lengths,
             agrees=agrees,
-            hidden=hidden,
         )
 
     def survivals(self, text: Text, survival: Survival) -> np.ndarray:
         """Estimated chance that all tokens of a draft up to each one survive, `[G, K]` float32."""
-        if not survival.needs_evidence:
-            unused = np.zeros(0, dtype=np.float32)
-            log_prob = self.signals[..., 0].reshape(-1)
-            known = Evidence(log_prob, unused, unused, unused, None)
-        else:
-            known = self.evidence(text)
-        chances = survival(known).reshape(self.tokens.shape)
-        return np.cumprod(chances, axis=1, dtype=np.float32)
+        chances = survival(self.evidence(text, survival.needs_match)).reshape(self.tokens.shape)
+        return np.cumprod(chances, axis=1).astype(np.float32)
 
 
 @torch.inference_mode()
@@ -82,10 +76,8 @@ def draft_everywhere(
     texts: Sequence[Text],
     rules: Sequence[Verification],
     max_length: int,
-    *,
-    hidden: bool = False,
 ) -> list[Drafts]:
-    """Drafts of every text; `rules[b]` chooses the tokens of text `b`; `hidden` keeps the states.
+    """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
 
     Drafters that are no `LeanModel`, or whose context a text fills, go position by position.
     """
@@ -100,14 +92,9 @@ def draft_everywhere(
         return [
             drafts
             for part in parts
-            for drafts in _by_tree(
-                drafter, drafter.model, texts[part], rules[part], max_length, hidden
-            )
+            for drafts in _by_tree(drafter, drafter.model, texts[part], rules[part], max_length)
         ]
-    return [
-        draft_one_by_one(drafter, text, rule, max_length, hidden=hidden)
-        for text, rule in zip(texts, rules)
-    ]
+    return [draft_one_by_one(drafter, text, rule, max_length) for text, rule in zip(texts, rules)]
 
 
 def len_of(text: Text) -> int:
@@ -116,9 +103,7 @@ def len_of(text: Text) -> int:
 
 
 @torch.inference_mode()
-def draft_one_by_one(
-    drafter: Drafter, text: Text, rule: Verification, max_length: int, *, hidden: bool = False
-) -> Drafts:
+def draft_one_by_one(drafter: Drafter, text: Text, rule: Verification, max_length: int) -> Drafts:
     """The same for any drafter, position by position: slower, as decoding itself would do it."""
     whole = torch.tensor(np.concatenate([text.prompt, text.tokens]), dtype=torch.long)
     count, start = len(text.tokens), len(text.prompt)
@@ -133,13 +118,8 @@ def draft_one_by_one(
         drafter.keep(n)
         found.tokens[g, :length] = draft.tokens.cpu().numpy()
         if draft.logits is not None:
-            signals = draft_signals(draft.logits, draft.tokens, draft.scores)
+            signals = draft_signals(draft.logits, draft.tokens, draft.log_probs, draft.scores)
             found.signals[g, :length] = signals.cpu().numpy()
-        if hidden and draft.hidden is not None:
-            if found.hidden is None:
-                shape = (count, max_length, draft.hidden.shape[1])
-                found.hidden = np.zeros(shape, dtype=np.float32)
-            found.hidden[g, :length] = draft.hidden.float().cpu().numpy()
     return found
 
 
@@ -149,24 +129,16 @@ def _by_tree(
     texts: Sequence[Text],
     rules: Sequence[Verification],
     max_length: int,
-    keep_hidden: bool,
 ) -> list[Drafts]:
     tree = _Tree(drafter, model, texts, rules)
     found = [Drafts.empty(len(text.tokens), max_length) for text in texts]
-    if keep_hidden:
-        for drafts in found:
-            shape = (*drafts.tokens.shape, tree.hidden.shape[-1])
-            drafts.hidden = np.zeros(shape, dtype=np.float32)
     for block in tree.blocks(max_length):
-        for depth, (tokens, signals, hidden) in enumerate(tree.grow(block, max_length)):
+        for depth, (tokens, signals) in enumerate(tree.grow(block, max_length)):
             chosen, known = tokens.cpu().numpy(), signals.cpu().numpy()
-            states = hidden.float().cpu().numpy() if keep_hidden else None
             for b, drafts in enumerate(found):
                 width = len(drafts.tokens[block])  # 0 where the text has ended
                 drafts.tokens[block, depth] = chosen[b, :width]
                 drafts.signals[block, depth] = known[b, :width]
-                if drafts.hidden is not None and states is not None:
-                    drafts.hidden[block, depth] = states[b, :width]
     return found
 
 
@@ -194,8 +166,6 @@ class _Tree:
             padded[b, : len(whole)] = torch.from_numpy(whole.astype(np.int64))
         model.reset(len(texts))
         self.logits = model.extend(padded.to(model.device))  # [B, T - 1, V]
-        assert model.last_hidden is not None
-        self.hidden = model.last_hidden  # [B, T - 1, hidden]
 
     def blocks(self, max_length: int) -> Iterator[slice]:
         """Ranges of positions whose drafts fit the model's context together."""
@@ -204,48 +174,45 @@ class _Tree:
         for first in range(0, self.count, size):
             yield slice(first, min(first + size, self.count))
 
-    def grow(
-        self, block: slice, max_length: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """For each depth: the block's drafted tokens `[B, W]`, signals and hidden states."""
+    def grow(self, block: slice, max_length: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """For each depth: the block's drafted tokens `[B, W]` and signals `[B, W, 4]`."""
         first = self.starts[:, None] + torch.arange(block.start, block.stop)  # [B, W]
         first = first.clamp_max(self.trunk)  # of texts that have ended: drafted in vain
         rows = torch.arange(len(first))[:, None]
-        logits, hidden = self.logits[rows, first - 1], self.hidden[rows, first - 1]
+        logits = self.logits[rows, first - 1]
         trunk = torch.arange(self.trunk) < first[..., None]  # [B, W, T - 1]
         own = torch.eye(block.stop - block.start, dtype=torch.bool).expand(len(first), -1, -1)
         mask = trunk
         for depth in range(max_length):
             logits = self.drafter.fit(logits)
-            scores = self._scores(logits, block.start + depth)
+            log_probs, scores = self._weighed(logits, block.start + depth)
             tokens = scores.argmax(-1)
-            yield tokens, draft_signals(logits, tokens, scores), hidden
+            yield tokens, draft_signals(logits, tokens, log_probs, scores)
             if depth + 1 == max_length:
                 break
             mask = torch.cat([mask, own], dim=-1)
             logits = self.model.forward(tokens, positions=first + depth, mask=mask)
-            assert self.model.last_hidden is not None
-            hidden = self.model.last_hidden
         self.model.rollback(self.trunk)
 
-    def _scores(self, logits: torch.Tensor, offset: int) -> torch.Tensor:
-        """What row `b`'s rule chooses from at its positions `start + offset …`, `[B, W, V]`."""
+    def _weighed(self, logits: torch.Tensor, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What row `b`'s rule weighs at its positions `start + offset …`, `[B, W, V]` both."""
         if all(isinstance(rule, Greedy) for rule in self.rules):
-            return logits
+            return logits, logits
         starts = self.starts.tolist()
-        return torch.stack(
-            [rule.scores(logits[b], starts[b] + offset) for b, rule in enumerate(self.rules)]
-        )
+        found = [rule.weigh(logits[b], starts[b] + offset) for b, rule in enumerate(self.rules)]
+        log_probs, scores = zip(*found)
+        return torch.stack(log_probs), torch.stack(scores)
 
 
 def _agreements(text: Text, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`decoding.stopping.agreement` at every position, `[G * K]` each."""
-    index = SuffixIndex(MATCH_LIMIT)
+    index = SuffixIndex()
     index.start(text.prompt.tolist())
-    match, agrees = [], []
+    match: list[int] = []
+    agrees: list[bool] = []
     for drafted, committed in zip(tokens.tolist(), text.tokens.tolist()):
         found = agreement(index, drafted)
-        match.append(found[0])
-        agrees.append(found[1])
+        match += found[0]
+        agrees += found[1]
         index.extend([committed])
-    return np.concatenate(match), np.concatenate(agrees)
+    return np.array(match), np.array(agrees)

@@ -7,7 +7,6 @@ import numpy as np
 
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.suffix_index import SuffixIndex
-from adaspec_rl.decoding.survival import MATCH_LIMIT
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.trace import Trace
 
@@ -82,7 +81,7 @@ def draft_lengths(
 def suffix_matches(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     """Longest earlier match of each text's end: after its prompt `[N]`, after each token `[M]`."""
     starts, after = [], []
-    index = SuffixIndex(MATCH_LIMIT)
+    index = SuffixIndex()
     for text in trace.texts:
         index.start(text.prompt.tolist())
         starts.append(index.match)

@@ -15,11 +15,11 @@ import numpy as np
 
 from adaspec_rl.decoding.drafters import Drafter
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
+from adaspec_rl.decoding.survival import Evidence, ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.replay import shards
 from adaspec_rl.replay.drafts import draft_everywhere
-from adaspec_rl.replay.fitting import SETTINGS, examples, fit_head
+from adaspec_rl.replay.fitting import FOLDS, SETTINGS, examples, fit_head, joined
 from adaspec_rl.replay.texts import Text, generate_texts, replayable, text_rules
 from adaspec_rl.replay.trace import (
     Trace,
@@ -64,7 +64,7 @@ class Recording:
         digest.update(json.dumps(asdict(self), sort_keys=True).encode())
         digest.update(json.dumps([list(prompt) for prompt in prompts]).encode())
         if heads is None and self.survival == "head":
-            digest.update(repr(SETTINGS).encode())
+            digest.update(repr((FOLDS, SETTINGS)).encode())
         for head in heads or ():
             digest.update(head.name.encode())
             if isinstance(head, SurvivalHead):
@@ -102,11 +102,11 @@ class ShardRecorder:
         )
         return shards.pack(texts_to_tensors(made), self.fingerprint, "texts")
 
-    def examples(self, texts: Sequence[Text], drafter: int) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, texts: Sequence[Text], drafter: int) -> tuple[Evidence, np.ndarray]:
         """What a survival head learns from `texts`."""
         rules = self._rules([text.seed for text in texts])
         chosen = self.models.drafters[drafter]
-        drafts = draft_everywhere(chosen, texts, rules, 1, hidden=True)
+        drafts = draft_everywhere(chosen, texts, rules, 1)
         return examples(zip(texts, drafts))
 
     def drafts(self, texts: Sequence[Text], drafter: int, survival: Survival) -> bytes:
@@ -116,7 +116,6 @@ class ShardRecorder:
             texts,
             self._rules([text.seed for text in texts]),
             self.recording.max_length,
-            hidden=survival.needs_evidence,
         )
         survivals = [item.survivals(text, survival) for text, item in zip(texts, drafts)]
         tensors = drafts_to_tensors(texts, drafts, survivals)
@@ -171,7 +170,8 @@ def record(
     Args:
         cache: recordings lie in this folder, each in one of its own.
         heads: survival estimates by drafter, e.g. those fitted on other prompts; None: as
-            `recording.survival` says, heads being fitted on these very texts.
+            `recording.survival` says. Heads are then fitted on these texts; those returned on all
+            of them, those that estimated a shard's drafts only on others, where there are others.
         workers: makes what runs the jobs, given the fingerprint; None: this process does.
         progress: told prompts done, of how many (each counts once for the target and for each
             drafter).
@@ -206,9 +206,15 @@ def record(
     texts = [texts_from_tensors(shards.read(path, fingerprint, "texts")) for path in paths]
     tables, chosen = [], []
     for d in range(count):
-        survival = heads[d] if heads else _survival(recording, here, texts, d, folder, fingerprint)
+        if heads:
+            survival, estimates = heads[d], [heads[d]]
+        else:
+            survival, estimates = _fitted(here, texts, d, folder)
         paths = [folder / f"drafts-{d}-{n:04d}.safetensors" for n in range(len(parts))]
-        make(paths, [Job("drafts", (part, d, survival)) for part in texts], sizes)
+        jobs = [
+            Job("drafts", (part, d, estimates[n % len(estimates)])) for n, part in enumerate(texts)
+        ]
+        make(paths, jobs, sizes)
         kind = f"drafts of drafter {d}"
         found = [shards.read(path, fingerprint, kind) for path in paths]
         tables.append(table_from_tensors(models.drafters[d].name, found))
@@ -217,21 +223,40 @@ def record(
     return Trace.assemble(fingerprint, every, domains, tables, recording.max_length), chosen
 
 
-def _survival(
-    recording: Recording,
-    recorder: ShardRecorder,
-    texts: Sequence[Sequence[Text]],
-    drafter: int,
-    folder: Path,
-    fingerprint: str,
-) -> Survival:
-    if recording.survival == "product":
-        return ProductSurvival()
+def _fitted(
+    recorder: ShardRecorder, texts: Sequence[Sequence[Text]], drafter: int, folder: Path
+) -> tuple[Survival, list[Survival]]:
+    """The drafter's estimate, and for shard `n` number `n % count`, which has not seen it.
+
+    What is trained on a trace has to meet estimates as good as they will be on new texts.
+    """
+    if recorder.recording.survival == "product":
+        return ProductSurvival(), [ProductSurvival()]
     path = folder / f"survival-{drafter}.safetensors"
     kind = f"survival of drafter {drafter}"
+    folds = min(FOLDS, len(texts))
+    names = ["all", *(f"without{fold}" for fold in range(folds))]
     if not path.exists():
         found = [recorder.examples(part, drafter) for part in texts]
-        inputs, answers = (np.concatenate(parts) for parts in zip(*found))
-        head = fit_head(inputs, answers, seed=recording.seed)
-        shards.write(path, shards.pack(head.tensors(), fingerprint, kind))
-    return SurvivalHead.from_tensors(shards.read(path, fingerprint, kind))
+        chosen = [range(len(texts))] + [
+            [n for n in range(len(texts)) if n % folds != fold or folds == 1]
+            for fold in range(folds)
+        ]
+        tensors: dict[str, np.ndarray] = {}
+        for name, parts in zip(names, chosen):
+            head = fit_head(
+                joined([found[n][0] for n in parts]),
+                np.concatenate([found[n][1] for n in parts]),
+                recorder.models.target.vocab_size,
+                log_probs=recorder.recording.sampling.temperature > 0,
+            )
+            tensors |= {f"{name}.{part}": array for part, array in head.tensors().items()}
+        shards.write(path, shards.pack(tensors, recorder.fingerprint, kind))
+    stored = shards.read(path, recorder.fingerprint, kind)
+    heads: list[Survival] = [
+        SurvivalHead.from_tensors(
+            {k.removeprefix(f"{name}."): v for k, v in stored.items() if k.startswith(f"{name}.")}
+        )
+        for name in names
+    ]
+    return heads[0], heads[1:]

@@ -76,7 +76,7 @@ def generate_texts(
     while any(row.finished is None for row in rows):
         unread = torch.tensor([[row.last] for row in rows], device=target.device)
         logits = target.extend(unread)[:, 0]  # [B, V]
-        scores = [rule.scores(logits[b : b + 1], rows[b].length) for b, rule in enumerate(rules)]
+        scores = [rule.weigh(logits[b : b + 1], rows[b].length)[1] for b, rule in enumerate(rules)]
         chosen = torch.cat(scores).argmax(-1)
         log_probs = logits.log_softmax(-1)
         signals = [chosen, entropy(log_probs).double(), log_probs.amax(-1).exp().double()]

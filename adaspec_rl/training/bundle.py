@@ -25,7 +25,7 @@ from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.replay.cost_profile import CostProfile
 
-SCHEMA = 2
+SCHEMA = 3
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 PACKAGES = ("adaspec_rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 

@@ -1,54 +1,72 @@
 import numpy as np
 import pytest
 
-from adaspec_rl.decoding.survival import Evidence, ProductSurvival, SurvivalHead, features
+from adaspec_rl.decoding.survival import Evidence, ProductSurvival, SurvivalHead
+from tests.replay.recordings import random_head
+
+VOCAB = 30
 
 
-def evidence(count: int = 5, hidden: int = 3, seed: int = 0) -> Evidence:
+def evidence(count: int = 200, seed: int = 0) -> Evidence:
     rng = np.random.default_rng(seed)
     return Evidence(
-        log_prob=-rng.exponential(size=count),
-        choice_margin=rng.exponential(size=count),
-        match=rng.integers(0, 12, count).astype(float),
-        agrees=rng.integers(0, 2, count).astype(float),
-        hidden=rng.normal(size=(count, hidden)) if hidden else None,
+        token=rng.integers(0, VOCAB, count),
+        previous=rng.integers(0, VOCAB, count),
+        log_prob=-rng.exponential(scale=3, size=count),
+        choice_margin=rng.exponential(scale=5, size=count) - 1,  # below 0: not the first choice
+        match=rng.integers(0, 12, count),
+        agrees=rng.integers(0, 2, count),
     )
 
 
-def head(hidden: int = 3, units: int = 4, seed: int = 1) -> SurvivalHead:
-    rng = np.random.default_rng(seed)
-    size = features(evidence(hidden=hidden)).shape[1]
-    return SurvivalHead(
-        rng.normal(size=(size, units)).astype(np.float32),
-        rng.normal(size=units).astype(np.float32),
-        rng.normal(size=units).astype(np.float32),
-        0.25,
-    )
+def one_by_one(estimate, seen: Evidence) -> list[float]:
+    columns = (seen.token, seen.previous, seen.log_prob, seen.choice_margin, seen.match)
+    rows = zip(*(column.tolist() for column in columns), seen.agrees.astype(bool).tolist())
+    return [estimate.one(*row) for row in rows]
 
 
 def test_the_product_takes_the_drafter_at_its_word():
-    seen = evidence(hidden=0)
+    seen = evidence()
     assert np.allclose(ProductSurvival()(seen), np.exp(seen.log_prob))
+    assert np.allclose(one_by_one(ProductSurvival(), seen), np.exp(seen.log_prob))
 
 
-@pytest.mark.parametrize("hidden", [0, 3])
-def test_a_head_gives_the_same_chances_one_by_one_and_after_a_round_trip(hidden):
-    seen, made = evidence(hidden=hidden), head(hidden)
+@pytest.mark.parametrize("log_probs", [True, False])
+def test_a_head_gives_the_same_chances_one_by_one_and_after_a_round_trip(log_probs):
+    seen, made = evidence(), random_head(VOCAB, log_probs=log_probs)
     chances = made(seen)
     assert ((chances > 0) & (chances < 1)).all()
-    assert made.hidden_size == hidden
-    single = []
-    for n in range(5):
-        state = None if seen.hidden is None else seen.hidden[n]
-        margin = float(seen.choice_margin[n])
-        single.append(made.one(margin, int(seen.match[n]), bool(seen.agrees[n]), state))
-    assert np.allclose(single, chances, atol=1e-6)
+    assert made.needs_log_prob == log_probs
+    assert np.allclose(one_by_one(made, seen), chances, rtol=1e-12)
     assert (SurvivalHead.from_tensors(made.tensors())(seen) == chances).all()
 
 
+def test_confidence_counts_without_jumps():
+    """A rounding error in a margin or log-probability moves the estimate as little."""
+    seen, made = evidence(), random_head(VOCAB)
+    nudged = Evidence(
+        seen.token,
+        seen.previous,
+        seen.log_prob - 1e-6,
+        np.round(seen.choice_margin) + 1e-6,  # across a knot
+        seen.match,
+        seen.agrees,
+    )
+    level = Evidence(
+        seen.token,
+        seen.previous,
+        seen.log_prob,
+        np.round(seen.choice_margin) - 1e-6,
+        seen.match,
+        seen.agrees,
+    )
+    assert np.abs(made(nudged) - made(level)).max() < 1e-3
+
+
 def test_damaged_heads_are_refused():
-    tensors = head().tensors()
-    with pytest.raises(ValueError, match="lacks output"):
-        SurvivalHead.from_tensors({k: v for k, v in tensors.items() if k != "output"})
-    with pytest.raises(ValueError, match="do not fit"):
-        SurvivalHead.from_tensors({**tensors, "bias": tensors["bias"][:-1]})
+    tensors = random_head(VOCAB).tensors()
+    with pytest.raises(ValueError, match="lacks surprise"):
+        SurvivalHead.from_tensors({k: v for k, v in tensors.items() if k != "surprise"})
+    for name in tensors:
+        with pytest.raises(ValueError, match="fit it anew"):
+            SurvivalHead.from_tensors({**tensors, name: tensors[name][:-1]})

@@ -9,7 +9,13 @@ import numpy as np
 from adaspec_rl.decoding.drafters import Drafter, DraftModel
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
-from adaspec_rl.decoding.survival import PLAIN_FEATURES, Survival, SurvivalHead
+from adaspec_rl.decoding.survival import (
+    AGREEMENTS,
+    MARGINS,
+    SURPRISES,
+    Survival,
+    SurvivalHead,
+)
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.recorder import Recording, record
 from adaspec_rl.replay.trace import Trace
@@ -77,16 +83,12 @@ def toy_trace(folder: Path, models: Toys | None = None, **settings) -> Trace:
     return record(models or toys(), recording, PROMPTS, ["toy"] * len(PROMPTS), folder)[0]
 
 
-def random_head(hidden: int, seed: int = 0, units: int = 6) -> SurvivalHead:
+def random_head(vocab_size: int, seed: int = 0, log_probs: bool = True) -> SurvivalHead:
     """Chances all over the place."""
     rng = np.random.default_rng(seed)
-    weight = rng.normal(size=(PLAIN_FEATURES + hidden, units)) / (PLAIN_FEATURES + hidden) ** 0.5
-    return SurvivalHead(
-        weight.astype(np.float32),
-        rng.normal(size=units).astype(np.float32),
-        rng.normal(size=units).astype(np.float32),
-        1.0,
-    )
+    surprises = len(SURPRISES) if log_probs else 0
+    shapes = [(AGREEMENTS, len(MARGINS)), surprises, vocab_size, vocab_size]
+    return SurvivalHead(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
 
 
 def profile(

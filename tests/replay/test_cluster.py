@@ -96,7 +96,7 @@ def test_results_come_in_order_if_asked(ray):
     ("load", "job", "message"),
     [
         (load_nothing, Job("texts", ([[1]], 0)), "worker failed: OSError: the folder /models is"),
-        (toys, Job("drafts", ((), 7, random_head(0))), "worker failed: IndexError: "),
+        (toys, Job("drafts", ((), 7, random_head(8))), "worker failed: IndexError: "),
         (Suicidal(), Job("texts", ([[1]], 0)), "a replay worker died .* run the same command"),
     ],
 )

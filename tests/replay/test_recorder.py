@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load
 
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.survival import ProductSurvival, SurvivalHead
-from adaspec_rl.replay.fitting import fit_head, log_loss
+from adaspec_rl.decoding.survival import Evidence, ProductSurvival, SurvivalHead
+from adaspec_rl.replay.fitting import fit_head, joined, log_loss
 from adaspec_rl.replay.recorder import InProcess, ShardRecorder, record
 from adaspec_rl.replay.trace import table_from_tensors
 from tests.engine.checkpoints import random_tokens
@@ -141,7 +141,7 @@ def test_anything_that_matters_changes_the_fingerprint():
     ]
     found = [item.fingerprint(PROMPTS, None) for item in (recording, *changed)]
     found += [recording.fingerprint(prompts, None) for prompts in ([[1, 2]], PROMPTS[::-1], [])]
-    product, heads = [ProductSurvival()], [random_head(0, seed) for seed in range(3)]
+    product, heads = [ProductSurvival()], [random_head(8, seed) for seed in range(3)]
     found += [recording.fingerprint(PROMPTS, given) for given in (product, product * 2)]
     found += [recording.fingerprint(PROMPTS, [head]) for head in heads]
     assert len(set(found)) == len(found)
@@ -149,13 +149,13 @@ def test_anything_that_matters_changes_the_fingerprint():
 
 def test_the_same_recording_has_the_same_fingerprint():
     prompts = [np.array(prompt).tolist() for prompt in PROMPTS]
-    for heads in (None, [ProductSurvival()], [random_head(5), random_head(5)]):
+    for heads in (None, [ProductSurvival()], [random_head(8), random_head(8)]):
         found = {toy_recording(0.8).fingerprint(prompts, heads) for _ in range(20)}
         assert len(found) == 1
 
 
 def test_given_heads_are_used_and_not_fitted(tmp_path):
-    heads = [random_head(0, 1), random_head(0, 2)]
+    heads = [random_head(8, 1), random_head(8, 2)]
     recording = toy_recording(survival="head")
     models = toys()
     trace, used = record(models, recording, PROMPTS, DOMAINS, tmp_path, heads=heads)
@@ -188,13 +188,19 @@ def test_workers_may_finish_in_any_order(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def learnable(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The answer depends on the third feature, and some luck."""
+def learnable(count: int, seed: int) -> tuple[Evidence, np.ndarray]:
+    """The answer depends on the margin where a match agrees, and on the token, and some luck."""
     rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(count, 9)).astype(np.float32)
-    inputs[:, 3] *= 100  # scales are no obstacle
-    chances = 1 / (1 + np.exp(-3 * inputs[:, 2]))
-    return inputs, (rng.random(count) < chances).astype(np.float32)
+    seen = Evidence(
+        token=rng.integers(0, 8, count),
+        previous=rng.integers(0, 8, count),
+        log_prob=-rng.exponential(size=count),
+        choice_margin=rng.exponential(scale=2, size=count),
+        match=rng.integers(0, 12, count),
+        agrees=rng.integers(0, 2, count),
+    )
+    odds = 2.0 * (seen.token % 2) - 3 + seen.choice_margin * (seen.agrees * seen.match > 0)
+    return seen, (rng.random(count) < 1 / (1 + np.exp(-odds))).astype(np.float32)
 
 
 def base_rate_loss(answers: np.ndarray) -> float:
@@ -202,19 +208,28 @@ def base_rate_loss(answers: np.ndarray) -> float:
     return float(-rate * np.log(rate) - (1 - rate) * np.log(1 - rate))
 
 
-def test_a_fitted_head_beats_the_base_rate_and_is_deterministic():
-    inputs, answers = learnable(8000, 0)
-    shares: list[float] = []
-    head = fit_head(inputs, answers, seed=3, progress=shares.append)
-    assert shares[-1] == 1.0 and shares == sorted(shares)
+@pytest.mark.parametrize("log_probs", [True, False])
+def test_a_fitted_head_is_calibrated_and_beats_the_base_rate(log_probs):
+    seen, answers = learnable(30_000, 0)
+    head = fit_head(seen, answers, 8, log_probs=log_probs)
+    assert head.needs_log_prob == log_probs
     unseen, truth = learnable(4000, 1)
-    assert log_loss(head, unseen, truth) < 0.75 * base_rate_loss(truth)
-    assert equal(head, fit_head(inputs, answers, seed=3))
-    assert not equal(head, fit_head(inputs, answers, seed=4))
+    assert log_loss(head, unseen, truth) < 0.8 * base_rate_loss(truth)
+    chances = head(unseen)
+    sure = chances > 0.7
+    assert sure.sum() > 100 and abs(chances[sure].mean() - truth[sure].mean()) < 0.05
+    assert equal(head, fit_head(seen, answers, 8, log_probs=log_probs))
+
+
+def test_a_token_seen_once_says_little():
+    seen, answers = learnable(400, 0)
+    seen.token[0], answers[0] = 8, 1.0  # never accepted elsewhere, never seen again
+    head = fit_head(seen, answers, 10)
+    assert 0 <= head.token[8] < 0.3 and head.token[9] == 0
 
 
 def test_a_head_is_fitted_on_what_the_drafter_shows(tmp_path):
-    """The drafter knows the target well on some tokens only; its hidden state tells which."""
+    """Like the drafter's twin, the target, on some tokens only; each shard by a head of others."""
     drafter, twin = random_drafter("llama"), random_drafter("llama")
     blur = np.random.default_rng(0).normal(size=drafter.model.weights.norm.shape) * 0.5
     twin.model.weights.norm += twin.model.weights.norm.new_tensor(blur)
@@ -223,14 +238,22 @@ def test_a_head_is_fitted_on_what_the_drafter_shows(tmp_path):
     recording = toy_recording(0.8, survival="head", max_new_tokens=60, max_length=3, shard=16)
     trace, heads = record(models, recording, prompts, ["any"] * 40, tmp_path)
     head = heads[0]
-    assert isinstance(head, SurvivalHead) and head.hidden_size == 32
+    assert isinstance(head, SurvivalHead) and head.token.shape == (61,)
     recorder = ShardRecorder(models, recording, trace.fingerprint)
-    inputs, answers = recorder.examples(trace.texts, 0)
+    seen, answers = recorder.examples(trace.texts, 0)
     assert 0.1 < answers.mean() < 0.9
-    assert log_loss(head, inputs, answers) < base_rate_loss(answers)
+    assert log_loss(head, seen, answers) < base_rate_loss(answers)
     drafted = trace.drafters[0].accepted > 0
     assert np.array_equal(drafted, answers == 1)  # what it learns from is the first drafted token
-    assert np.allclose(trace.drafters[0].survival[:, 0], head.chances(inputs), atol=1e-4)
+    shard = slice(trace.starts[16], trace.starts[32])  # the second one
+    others = joined([recorder.examples(trace.texts[part], 0)[0] for part in OTHERS])
+    truth = np.delete(answers, np.arange(shard.start, shard.stop))
+    own = fit_head(others, truth, 61)
+    assert np.allclose(trace.drafters[0].survival[shard, 0], own(seen)[shard], atol=1e-4)
+    assert not np.allclose(own(seen)[shard], head(seen)[shard], atol=1e-4)
+
+
+OTHERS = (slice(0, 16), slice(32, 40))
 
 
 def test_files_lie_in_a_folder_named_after_the_fingerprint(tmp_path: Path):

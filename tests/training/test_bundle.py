@@ -134,7 +134,7 @@ def test_truncated_and_altered_files_are_refused(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema=99), "schema 99 but this version reads 2"),
+        (lambda d: d.update(schema=99), "schema 99 but this version reads 3"),
         (lambda d: d["observation"]["features"][0].update(name="moon"), "first difference: moon"),
         (lambda d: d["observation"]["features"][0].update(scale=9), "their order or scale"),
         (lambda d: d["actions"].pop(), "actions"),
