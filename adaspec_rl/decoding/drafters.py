@@ -26,7 +26,8 @@ class Draft:
 
 PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and yet finite
 
-Stop = Callable[[Choice], bool]  # told each drafted token, it says whether to stop drafting
+# Told each drafted token's logits `[V]` and choice, it says whether to stop drafting.
+Stop = Callable[[torch.Tensor, Choice], bool]
 
 
 class Drafter(Protocol):
@@ -84,7 +85,7 @@ class DraftModel:
             position += 1
             if len(rows) == length:
                 break
-            if stop is not None and stop(choice):
+            if stop is not None and stop(row, choice):
                 break
             unread = choice.token[None]
         logits = torch.stack(rows)

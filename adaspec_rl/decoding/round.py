@@ -1,6 +1,25 @@
 """What goes into one round of speculation, and what comes out."""
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class DraftedToken:
+    """What a `StopRule` is told of the newest token of a draft."""
+
+    depth: int  # tokens in the draft so far, this one included
+    probability: float  # of the token, in the distribution that it was chosen from
+    entropy: float  # nats, of the drafter's own distribution; 0 where it was not asked for
+    survival: float  # estimated chance that all so far survive; 1 where it was not asked for
+
+
+class StopRule(Protocol):
+    """Decides within a round: asked after each drafted token but the last, whether to stop."""
+
+    needs: frozenset[str]  # of `entropy` and `survival`, both of which take time
+
+    def __call__(self, token: DraftedToken) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -8,14 +27,24 @@ class Action:
     """Draft up to `length` tokens with drafter number `drafter`; 0 tokens is the fallback.
 
     Drafting stops early after a token at which the estimated chance that everything drafted so far
-    survives falls under `threshold` (0 = never).
+    survives falls under `threshold` (0 = never), or at which `rule` says so.
     """
 
     length: int
     drafter: int = 0
     threshold: float = 0.0
+    rule: StopRule | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether anything is asked while drafting."""
+        return self.threshold > 0 or self.rule is not None
 
     def __post_init__(self) -> None:
+        if self.rule is not None and self.threshold:
+            raise ValueError(
+                f"an action stops by its threshold or by its rule, got {self.threshold} and a rule"
+            )
         if self.length < 0:
             raise ValueError(f"draft length must be at least 0, got {self.length}")
         if not 0 <= self.threshold <= 1:

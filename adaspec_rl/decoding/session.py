@@ -13,7 +13,7 @@ from adaspec_rl.decoding.drafters import Draft, Drafter
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
-from adaspec_rl.decoding.stopping import ThresholdStop, chances
+from adaspec_rl.decoding.stopping import RuleStop, RunningSurvival, ThresholdStop, chances
 from adaspec_rl.decoding.suffix_index import SuffixIndex
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.verification import new_verification, row
@@ -186,21 +186,25 @@ class LiveSession:
             seconds=self.clock() - began,
         )
 
-    def _stop(self, action: Action) -> ThresholdStop | None:
-        if not action.length or action.threshold == 0:
+    def _stop(self, action: Action) -> ThresholdStop | RuleStop | None:
+        if not action.length or not action.stops:
             return None
-        survival = self.survival[action.drafter]
-        return ThresholdStop(action.threshold, survival, self._indexed(), self._last)
+        if action.rule is not None and "survival" not in action.rule.needs:
+            return RuleStop(action.rule, None)
+        running = RunningSurvival(self.survival[action.drafter], self._indexed(), self._last)
+        if action.rule is not None:
+            return RuleStop(action.rule, running)
+        return ThresholdStop(action.threshold, running)
 
     def _survivals(
         self,
         drafter: int,
-        stop: ThresholdStop | None,
+        stop: ThresholdStop | RuleStop | None,
         signals: np.ndarray,
         values: list[float],
     ) -> tuple[float, ...]:
         """The estimated survival of each drafted token; those that `stop` saw are known."""
-        found = stop.chances if stop else []
+        found = stop.running.chances if stop and stop.running else []
         if len(found) < len(values):
             survival, tokens = self.survival[drafter], [int(value) for value in values]
             found = chances(survival, signals, self._indexed(), tokens, self._last).tolist()
@@ -217,7 +221,7 @@ class LiveSession:
             self._index.extend(self._prompt + self._generated)
         return self._index
 
-    def _draft(self, action: Action, stop: ThresholdStop | None) -> Draft | None:
+    def _draft(self, action: Action, stop: ThresholdStop | RuleStop | None) -> Draft | None:
         if not action.length:
             return None
         n, drafter = self._length, self.models[action.drafter]

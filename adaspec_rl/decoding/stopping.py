@@ -1,33 +1,35 @@
 """Early stopping within a draft, by the estimated chance that all of it survives."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from adaspec_rl.decoding.round import DraftedToken, StopRule
+from adaspec_rl.decoding.signals import draft_signals
 from adaspec_rl.decoding.suffix_index import SuffixIndex
 from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.verification import Choice
 
 
-class ThresholdStop:
-    """Stops a draft after the token at which its estimated survival falls under `threshold`.
+class RunningSurvival:
+    """Follows one draft: the estimated chance that all of its tokens so far survive.
 
     Attributes:
-        chances: estimated for each token that it was asked about.
+        chances: estimated for each token.
     """
 
-    def __init__(
-        self, threshold: float, survival: Survival, index: SuffixIndex, previous: int
-    ) -> None:
+    def __init__(self, survival: Survival, index: SuffixIndex, previous: int) -> None:
         """`previous` is the last committed token, which `index` has seen."""
-        self.threshold = threshold
         self.chances: list[float] = []
         self._survival = survival
         self._previous = previous
         self._suffix = index.suffix() if survival.needs_match else None
-        self._all = 1.0  # the chance that all tokens so far are accepted
+        self._all = 1.0
 
-    def __call__(self, choice: Choice) -> bool:
+    def append(self, choice: Choice) -> float:
+        """The chance that the draft survives with this token at its end."""
         survival, suffix = self._survival, self._suffix
         log_prob = choice.log_prob() if survival.needs_log_prob else 0.0
         if suffix is None:
@@ -41,7 +43,42 @@ class ThresholdStop:
             self._previous = token
         self.chances.append(chance)
         self._all *= chance
-        return self._all < self.threshold
+        return self._all
+
+
+class ThresholdStop:
+    """Stops a draft after the token at which its estimated survival falls under `threshold`."""
+
+    def __init__(self, threshold: float, running: RunningSurvival) -> None:
+        self.threshold = threshold
+        self.running = running
+
+    def __call__(self, logits: torch.Tensor, choice: Choice) -> bool:
+        return self.running.append(choice) < self.threshold
+
+
+class RuleStop:
+    """Asks a rule, telling it what it needs to know."""
+
+    def __init__(self, rule: StopRule, running: RunningSurvival | None) -> None:
+        """`running` is None where the rule does not need the survival."""
+        self.rule = rule
+        self.running = running
+        self._entropy = "entropy" in rule.needs
+        self._depth = 0
+
+    def __call__(self, logits: torch.Tensor, choice: Choice) -> bool:
+        self._depth += 1
+        entropy = 0.0
+        if self._entropy:
+            found = draft_signals(
+                logits[None], choice.token, choice.log_probs[None], choice.scores[None]
+            )
+            log_prob, entropy = found[0, :2].tolist()
+        else:
+            log_prob = choice.log_prob()
+        survival = self.running.append(choice) if self.running else 1.0
+        return self.rule(DraftedToken(self._depth, math.exp(log_prob), entropy, survival))
 
 
 def agreement(index: SuffixIndex, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:

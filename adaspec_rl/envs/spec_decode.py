@@ -93,7 +93,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         costs = self.profile.at(self._context, self.batch_size)
         seconds = played.seconds
         if self.timing == "profile":
-            profiled = costs.seconds(played.drafter, played.drafted, chosen.threshold > 0)
+            profiled = costs.seconds(played.drafter, played.drafted, chosen.stops)
             seconds = profiled + self.profile.policy
         self._context += len(played.tokens)
         steps = seconds / costs.autoregressive_step

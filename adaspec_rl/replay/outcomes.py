@@ -31,6 +31,7 @@ def outcomes(trace: Trace, actions: Sequence[Action]) -> Outcomes:
     """
     for action in actions:
         check_action(trace, action)
+        assert action.rule is None, "rules are asked round by round: use a ReplaySession"
     context, left, room = positions(trace)
     drafted = np.zeros((len(actions), len(left)), dtype=np.int16)
     accepted = np.zeros_like(drafted)
@@ -44,7 +45,11 @@ def outcomes(trace: Trace, actions: Sequence[Action]) -> Outcomes:
 
 
 def check_action(trace: Trace, action: Action) -> None:
-    """Refuse what was not recorded."""
+    """Refuse what was not recorded.
+
+    Raises:
+        ValueError: longer drafts, or another drafter, than the trace has.
+    """
     if action.length > trace.max_length:
         raise ValueError(
             f"an action drafts {action.length} tokens but the trace holds drafts of up to "
@@ -104,7 +109,7 @@ def round_steps(
         for a, action in enumerate(actions):
             for drafted in range(depth):
                 count = min(drafted, action.length)
-                seconds = point.seconds(action.drafter, count, action.threshold > 0)
+                seconds = point.seconds(action.drafter, count, action.stops)
                 table[c, a, drafted] = (seconds + policy) / point.autoregressive_step
     return table
 

@@ -1,14 +1,15 @@
 """A session that replays a trace: the same rounds as decoding, at the cost of a table lookup."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.signals import SIGNALS
-from adaspec_rl.replay.cost_profile import CostProfile
-from adaspec_rl.replay.outcomes import check_action, draft_lengths
-from adaspec_rl.replay.trace import Trace
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.outcomes import check_action
+from adaspec_rl.replay.trace import DraftTable, Trace
 
 
 class ReplaySession:
@@ -21,6 +22,8 @@ class ReplaySession:
         for number, text in enumerate(trace.texts):
             seeds = self._numbers.setdefault(tuple(text.prompt.tolist()), {})
             seeds.setdefault(text.seed, number)
+        self._drafts = [_Drafts.of(table) for table in trace.drafters]
+        self._known_costs: dict[int, RoundCosts] = {}
         self._finished: str | None = "length"
         self._made = 0
 
@@ -30,7 +33,7 @@ class ReplaySession:
 
     @property
     def tokens(self) -> list[int]:
-        return self._text.tokens[: self._made].tolist()
+        return list(self._tokens[: self._made])
 
     def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
         """Begin a recorded text. A seed that was not recorded stands for one that was.
@@ -48,6 +51,9 @@ class ReplaySession:
             number = list(seeds.values())[seed % len(seeds)]
         self.number = number
         self._text = self.trace.texts[number]
+        self._tokens = tuple(self._text.tokens.tolist())
+        self._first = int(self.trace.starts[number])
+        self._signals = signals
         self._made = 0
         self._finished = None
 
@@ -61,37 +67,83 @@ class ReplaySession:
             raise ValueError(f"the generation is finished ({self._finished}): call start() first")
         check_action(self.trace, action)
         text, made = self._text, self._made
-        at = int(self.trace.starts[self.number]) + made
-        context = len(text.prompt) + made
-        drafted = accepted = 0
-        signals = np.zeros((len(SIGNALS), 0))
-        survival: list[float] = []
-        if action.length:
-            table = self.trace.drafters[action.drafter]
-            here = slice(at, at + 1)
-            room = np.array([text.budget - made - 1])
-            drafted = int(draft_lengths(table.tokens[here], table.survival[here], action, room)[0])
-            accepted = min(int(table.accepted[at]), drafted)
-            signals = table.signals[at, :drafted].T.astype(float)
-            survival = table.survival[at, :drafted].astype(float).tolist()
-        emitted = text.tokens[made : made + accepted + 1]
-        last = made + len(emitted) - 1
+        at = self._first + made
+        costs = self._costs(len(text.prompt) + made)
+        drafted = self._drafted(action, at, text.budget - made - 1) if action.length else 0
+        accepted = min(self._drafts[action.drafter].accepted[at], drafted) if drafted else 0
+        emitted = self._tokens[made : made + accepted + 1]
         self._made += len(emitted)
-        if self._made == len(text.tokens):
+        if self._made == len(self._tokens):
             self._finished = text.finished
-        costs = self.profile.at(context, self.batch_size)
+        seconds = costs.seconds(action.drafter, drafted, action.stops)
+        if not self._signals:
+            return Round(action.drafter, drafted, accepted, emitted, seconds)
+        last = self._made - 1
+        signals, survivals = np.zeros((len(SIGNALS), 0)), ()
+        if drafted:
+            table = self.trace.drafters[action.drafter]
+            signals = table.signals[at, :drafted].T.astype(float)
+            survivals = tuple(table.survival[at, :drafted].astype(float).tolist())
         log_probs, entropies, margins, choice_margins = (tuple(row.tolist()) for row in signals)
         return Round(
             drafter=action.drafter,
             drafted=drafted,
             accepted=accepted,
-            tokens=tuple(emitted.tolist()),
-            seconds=costs.seconds(action.drafter, drafted, action.threshold > 0),
+            tokens=emitted,
+            seconds=seconds,
             draft_log_probs=log_probs,
             draft_entropies=entropies,
             draft_margins=margins,
             draft_choice_margins=choice_margins,
-            draft_survivals=tuple(survival),
+            draft_survivals=survivals,
             target_entropy=float(text.target_entropy[last]),
             target_top_probability=float(text.target_top_probability[last]),
+        )
+
+    def _drafted(self, action: Action, at: int, room: int) -> int:
+        """Tokens that `action` drafts at position `at` of the trace."""
+        drafts = self._drafts[action.drafter]
+        allowed = min(action.length, room, drafts.longest[at])
+        if not action.stops:
+            return allowed
+        survival = drafts.survival[at]
+        if action.rule is None:
+            threshold = float(np.float32(action.threshold))
+            for depth in range(allowed - 1):
+                if survival[depth] < threshold:
+                    return depth + 1
+            return allowed
+        probability, entropy, stops = drafts.probability[at], drafts.entropy[at], action.rule
+        for depth in range(allowed - 1):
+            seen = DraftedToken(depth + 1, probability[depth], entropy[depth], survival[depth])
+            if stops(seen):
+                return depth + 1
+        return allowed
+
+    def _costs(self, context: int) -> RoundCosts:
+        """`CostProfile.at`, remembered."""
+        found = self._known_costs.get(context)
+        if found is None:
+            found = self._known_costs[context] = self.profile.at(context, self.batch_size)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Drafts:
+    """A `DraftTable` as lists, in which a single position is found faster than in arrays."""
+
+    accepted: list[int]  # [M]
+    longest: list[int]  # [M] tokens that the drafter's context had room for
+    probability: list[list[float]]  # [M][K]
+    entropy: list[list[float]]
+    survival: list[list[float]]
+
+    @classmethod
+    def of(cls, table: DraftTable) -> "_Drafts":
+        return cls(
+            table.accepted.tolist(),
+            (table.tokens >= 0).sum(axis=1).tolist(),
+            np.exp(table.signals[:, :, 0].astype(float)).tolist(),
+            table.signals[:, :, 1].tolist(),
+            table.survival.tolist(),
         )

@@ -1,6 +1,7 @@
 """Whatever is decided, replay does what decoding would have done."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.drafters import DraftModel
-from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession, Session
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
@@ -61,11 +62,41 @@ def assert_same(
     assert (len(actual), replayed, ended) == (len(expected), tokens, finished)
 
 
-ACTIONS = st.builds(
-    Action,
-    st.integers(0, 4),
-    st.integers(0, 1),
-    st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
+@dataclass(frozen=True)
+class Limits:
+    """A rule that looks at everything it can be told."""
+
+    entropy: float
+    survival: float
+    needs = frozenset({"entropy", "survival"})
+
+    def __call__(self, token: DraftedToken) -> bool:
+        unlikely = token.probability < 0.2 and token.depth > 1
+        return unlikely or token.entropy > self.entropy or token.survival < self.survival
+
+
+@dataclass(frozen=True)
+class Sure:
+    """A rule that needs nothing but the token's probability."""
+
+    probability: float
+    needs = frozenset[str]()
+
+    def __call__(self, token: DraftedToken) -> bool:
+        return token.probability < self.probability
+
+
+RULES = st.one_of(
+    st.builds(Limits, st.floats(0.1, 2.0), st.floats(0.01, 0.9)), st.builds(Sure, st.floats(0, 1))
+)
+ACTIONS = st.one_of(
+    st.builds(
+        Action,
+        st.integers(0, 4),
+        st.integers(0, 1),
+        st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
+    ),
+    st.builds(Action, st.integers(1, 4), st.integers(0, 1), rule=RULES),
 )
 
 
@@ -111,7 +142,7 @@ def test_toy_models_replay_as_they_decode(
         pair, recording, PROMPTS, ["toy"] * 5, tmp_path_factory.mktemp("traces"), heads=survival
     )
     live, replay = pair.session(recording, used), ReplaySession(trace, COSTS)
-    actions = [Action(min(a.length, max_length), a.drafter, a.threshold) for a in actions]
+    actions = [replace(a, length=min(a.length, max_length)) for a in actions]
     for number, prompt in enumerate(PROMPTS):
         assert_same(live, replay, prompt, number, actions)
 
@@ -161,8 +192,10 @@ def test_the_embedded_pair_replays_as_it_decodes(pair, tmp_path, kind, temperatu
                     int(rng.integers(2)),
                     float(rng.choice([0.0, rng.uniform(0.02, 0.95)])),
                 )
-                for _ in range(32)
+                for _ in range(24)
             ]
+            rules = [Limits(float(rng.uniform(0.2, 3.0)), float(rng.uniform(0.02, 0.9)))]
+            actions += [Action(8, int(rng.integers(2)), rule=rule) for rule in (*rules, Sure(0.5))]
             assert_same(live, replay, prompt, number, actions)
             rounds = play(replay, prompt, number, actions)[0]
             stopped += sum(r.drafted < a.length for r, a in zip(rounds[:-4], actions))
