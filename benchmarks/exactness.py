@@ -14,7 +14,8 @@ from report import finish
 from rich.progress import track
 from transformers import AutoModelForCausalLM
 
-from adaspec_rl.control.controller import Controller, FixedLength
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from adaspec_rl import config as schema
 from adaspec_rl.config import TrainConfig
-from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, run_benchmark

@@ -30,7 +30,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 from transformers.utils import is_sklearn_available, logging
 
-from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.decoding.round import FALLBACK, Action, Round
+from adaspec_rl.decoding.round import Action, Round
 
 
 class Controller(Protocol):
@@ -33,22 +33,3 @@ class Controller(Protocol):
     def observe(self, round_: Round) -> None:
         """Learn what the round did."""
         ...
-
-
-class FixedLength:
-    """The same draft length in every round; length 0 is autoregressive decoding."""
-
-    observes = None
-
-    def __init__(self, length: int, drafter: int = 0) -> None:
-        self.action = Action(length, drafter) if length else FALLBACK
-        self.name = f"fixed_{length}" if length else "autoregressive"
-
-    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
-        pass
-
-    def decide(self, observation: np.ndarray | None) -> Action:
-        return self.action
-
-    def observe(self, round_: Round) -> None:
-        pass

@@ -8,7 +8,7 @@ import numpy as np
 
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
-from adaspec_rl.decoding.round import Round
+from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.session import Session
 from adaspec_rl.decoding.suffix_index import SuffixIndex
 
@@ -22,6 +22,7 @@ class Generation:
     rounds: list[Round] = field(repr=False)
     seconds: float = 0.0  # all of it: prompt, rounds, decisions
     controller_seconds: float = 0.0  # observations and decisions alone
+    actions: list[Action] = field(default_factory=list, repr=False)  # what each round was told
 
 
 class StreamObserver:
@@ -73,7 +74,7 @@ def generate(
     controller.reset(prompt, seed)
     if observer:
         observer.start(prompt)
-    rounds = []
+    rounds, actions = [], []
     while session.finished is None:
         before = clock()
         action = controller.decide(observer.observation() if observer else None)
@@ -84,5 +85,7 @@ def generate(
         if observer:
             observer.update(round_)
         rounds.append(round_)
+        actions.append(action)
         deciding += decided - before + clock() - stepped
-    return Generation(session.tokens, session.finished, rounds, clock() - began, deciding)
+    seconds = clock() - began
+    return Generation(session.tokens, session.finished, rounds, seconds, deciding, actions)

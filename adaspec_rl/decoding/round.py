@@ -35,6 +35,15 @@ class Action:
     threshold: float = 0.0
     rule: StopRule | None = None
 
+    def __str__(self) -> str:
+        if self.length == 0:
+            return "a plain step"
+        if not self.stops:
+            return f"draft {self.length}"
+        if self.rule is not None:
+            return f"draft up to {self.length}, while the rule says so"
+        return f"draft up to {self.length}, stop below {self.threshold:g}"
+
     @property
     def stops(self) -> bool:
         """Whether anything is asked while drafting."""

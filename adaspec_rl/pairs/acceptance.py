@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import Generation, generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.corpus import DOMAINS

@@ -56,6 +56,10 @@ class Pair:
         """Token ids of a prompt, begin token included where the tokenizer has one."""
         return self.tokenizer(text)["input_ids"]
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return str(self.tokenizer.decode(list(tokens)))
+
 
 def load_pair(
     name: str,

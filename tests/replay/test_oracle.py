@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.replay.cost_profile import CostProfile
