@@ -33,11 +33,18 @@ class EngineConfig:
 class DataConfig:
     """Which prompts."""
 
-    source: str = "embedded"  # embedded, jsonl
-    path: str | None = None  # jsonl: the file
-    test_share: float = 0.5  # jsonl: held out of training
+    source: str = "embedded"  # embedded, jsonl, gsm8k, hub
+    path: str | None = None  # jsonl, gsm8k: the file
+    name: str | None = None  # hub: the dataset's id, or the folder of a copy
+    config: str | None = None  # hub: its subset
+    split: str = "train"  # hub: its own split that is read
+    column: str | None = None  # hub: holds the texts; null: text, prompt, question or turns
+    domain_column: str | None = None  # hub: holds the domains; null: the dataset is one domain
+    template: str | None = None  # all but embedded: put around each {text}
+    test_share: float = 0.5  # all but embedded: held out of training; 1: everything
     train_prompts: int | None = None  # a domain; null: all
     test_prompts: int | None = None  # likewise
+    max_prompt_tokens: int | None = None  # longer ones are left out, with a warning; null: refused
 
 
 @dataclass
@@ -114,8 +121,10 @@ class AgentConfig:
 class ControllerConfig:
     """What is judged beside the fixed lengths."""
 
-    name: str = "learned"  # learned, fixed
+    name: str = "learned"  # a file in conf/controller, without its ending
     length: int = 3  # fixed: the draft length
+    parameters: dict[str, Any] = field(default_factory=dict)  # in place of tuned ones
+    guard: bool | None = None  # fall back where speculation loses; null: learned policies only
 
 
 @dataclass
@@ -136,6 +145,10 @@ class EvaluationConfig:
     max_new_tokens: int = 128
     lengths: list[int] = field(default_factory=list)  # fixed draft lengths to compare with
     warmup: int = 2  # prompts
+    mode: str = "live"  # live, replay, both
+    temperatures: list[float] = field(default_factory=list)  # empty: env.temperature alone
+    trials: int = 12  # parameter settings tried for every method that has parameters
+    tuning_prompts: int = 24  # training prompts a domain on which they are tried
     resamples: int = 2000  # of the bootstrap
 
 
@@ -153,6 +166,7 @@ class Config:
     agent: AgentConfig = field(default_factory=AgentConfig)
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    controllers: Any = None  # all, or a list of names; null: the one in `controller`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
     threads: int | None = None  # of torch on the CPU; null: one a core
@@ -171,6 +185,7 @@ class EvaluateConfig(Config):
     """`evaluate.py`."""
 
     policy: str | None = None  # a bundle's folder; null: the newest under `runs`
+    resume: str | None = None  # an interrupted comparison's folder: go on from there
 
 
 def register() -> None:

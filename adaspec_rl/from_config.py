@@ -18,12 +18,16 @@ from adaspec_rl.config import (
     ModelConfig,
 )
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.data.hub import hub_prompts
 from adaspec_rl.data.prompts import (
     SPLITS,
     EncodedPrompt,
+    Prompt,
     balanced,
     embedded_prompts,
+    gsm8k_prompts,
     jsonl_prompts,
+    short_prompts,
 )
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
@@ -65,18 +69,15 @@ def prompts_from(
 ) -> list[EncodedPrompt]:
     """The prompts of a split, domains in turn, checked against the pair's context.
 
+    Those longer than `data.max_prompt_tokens` are left out, with a logged warning.
+
     Raises:
         ValueError: a prompt is empty or does not fit; says which.
     """
     assert split in SPLITS
-    if config.source == "embedded":
-        prompts = embedded_prompts(split)
-    elif config.source == "jsonl":
-        if config.path is None:
-            raise ValueError("data.path is not set: add data.path=FILE")
-        prompts = jsonl_prompts(Path(config.path), split, config.test_share)
-    else:
-        raise ValueError(f"unknown data.source {config.source!r}: expected embedded or jsonl")
+    prompts = _prompts_of(config, split)
+    if config.max_prompt_tokens is not None:
+        prompts = short_prompts(prompts, pair.encode, config.max_prompt_tokens)
     limit = config.train_prompts if split == "train" else config.test_prompts
     counts = [count for count in (limit, per_domain) if count is not None]
     chosen = balanced(prompts, min(counts) if counts else None)
@@ -88,9 +89,38 @@ def prompts_from(
         if len(item.ids) >= room:
             raise ValueError(
                 f"prompt {item.prompt.id} has {len(item.ids)} tokens but the context of "
-                f"{pair.target.name} holds {room}: shorten it"
+                f"{pair.target.name} holds {room}: shorten it, or leave such prompts out with "
+                "data.max_prompt_tokens=N"
             )
     return encoded
+
+
+def _prompts_of(config: DataConfig, split: str) -> list[Prompt]:
+    """The split's prompts from the configured source."""
+    share, template = config.test_share, config.template
+    if config.source == "embedded":
+        return embedded_prompts(split)
+    if config.source in ("jsonl", "gsm8k"):
+        if config.path is None:
+            raise ValueError("data.path is not set: add data.path=FILE")
+        read = {"jsonl": jsonl_prompts, "gsm8k": gsm8k_prompts}[config.source]
+        return read(Path(config.path), split, share, template)
+    if config.source == "hub":
+        if config.name is None:
+            raise ValueError("data.name is not set: add data.name=OWNER/NAME")
+        return hub_prompts(
+            config.name,
+            split,
+            share,
+            template,
+            config=config.config,
+            hub_split=config.split,
+            column=config.column,
+            domain_column=config.domain_column,
+        )
+    raise ValueError(
+        f"unknown data.source {config.source!r}: expected embedded, jsonl, gsm8k or hub"
+    )
 
 
 def sampling_from(config: EnvConfig) -> Sampling:

@@ -4,7 +4,13 @@ from collections import Counter
 import pytest
 
 from adaspec_rl.data.build_prompts import build
-from adaspec_rl.data.prompts import EMBEDDED, balanced, embedded_prompts, jsonl_prompts
+from adaspec_rl.data.prompts import (
+    EMBEDDED,
+    balanced,
+    embedded_prompts,
+    gsm8k_prompts,
+    jsonl_prompts,
+)
 
 
 def test_embedded_prompts_are_plenty_and_disjoint():
@@ -59,9 +65,12 @@ def test_a_file_is_split_by_its_texts(tmp_path):
     [
         ("{not json", "line 1 is not JSON"),
         ("[1, 2]", "line 1: expected an object"),
-        ('{"words": "x"}', "expected one of the keys text, prompt, question, turns, found words"),
-        ('{"text": ""}', "line 1: expected one of the keys"),
-        ("", "has no prompt in its test split"),
+        ('{"words": "x"}', "a text in one of the keys text, prompt, question, turns, found words"),
+        ('{"text": ""}', "line 1: expected a text in one of the keys"),
+        ('{"text": 5}', "line 1: expected a text in one of the keys"),
+        ('{"turns": [{"role": "user"}]}', "line 1: expected a text in one of the keys"),
+        ('\n\n{"words": "x"}', "line 3: expected a text"),
+        ("", r"has no prompt in its test split \(.*, 0 prompts in all\): add prompts to it"),
     ],
 )
 def test_bad_files_are_refused_by_line(tmp_path, content, message):
@@ -69,6 +78,58 @@ def test_bad_files_are_refused_by_line(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         jsonl_prompts(path, "test")
+
+
+@pytest.mark.parametrize("everything", ["train", "test"])
+def test_a_split_may_hold_everything(tmp_path, everything):
+    path = write(tmp_path / "p.jsonl", [{"text": f"prompt {number}"} for number in range(100)])
+    share, other = (1.0, "train") if everything == "test" else (0.0, "test")
+    assert len(jsonl_prompts(path, everything, share)) == 100
+    remedy = "lower" if everything == "test" else "raise"
+    with pytest.raises(ValueError, match=f"in its {other} split .*: {remedy} data.test_share"):
+        jsonl_prompts(path, other, share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_is_from_0_to_1(tmp_path, share):
+    path = write(tmp_path / "p.jsonl", [{"text": "Once"}])
+    with pytest.raises(ValueError, match=f"data.test_share must be from 0 to 1, got {share}"):
+        jsonl_prompts(path, "test", share)
+
+
+def test_a_template_goes_around_the_text_and_moves_no_prompt(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"text": f"{{odd}} {number}"} for number in range(40)])
+    bare = jsonl_prompts(path, "test")
+    dressed = jsonl_prompts(path, "test", template="Q: {text}\nA:")
+    assert [prompt.text for prompt in dressed] == [f"Q: {prompt.text}\nA:" for prompt in bare]
+    assert [prompt.id for prompt in dressed] == [prompt.id for prompt in bare]
+    with pytest.raises(ValueError, match=r"data.template must contain {text}, got 'Q: {question}'"):
+        jsonl_prompts(path, "test", template="Q: {question}")
+
+
+def test_two_prompts_of_one_id_are_refused(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"id": 7, "text": "Once"}, {"id": "7", "text": "upon"}])
+    with pytest.raises(ValueError, match="has 2 prompts with the id 7: ids must differ"):
+        jsonl_prompts(path, "test", 1.0)
+
+
+def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        json.dumps({"text": "one\u2028line"}, ensure_ascii=False) + "\r\n", encoding="utf-8"
+    )
+    assert [prompt.text for prompt in jsonl_prompts(path, "test", 1.0)] == ["one\u2028line"]
+
+
+def test_gsm8k_is_one_domain_of_bare_questions(tmp_path):
+    rows = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(30)]
+    path = write(tmp_path / "test.jsonl", rows)
+    train, test = gsm8k_prompts(path, "train"), gsm8k_prompts(path, "test")
+    assert {prompt.domain for prompt in train + test} == {"gsm8k"}
+    assert {prompt.text for prompt in train + test} == {row["question"] for row in rows}
+    assert len(train) + len(test) == 30 and train and test
+    with pytest.raises(ValueError, match="line 1: expected a text in one of the keys question, fo"):
+        gsm8k_prompts(write(tmp_path / "other.jsonl", [{"text": "Once"}]), "test")
 
 
 def test_balancing_takes_domains_in_turn():
