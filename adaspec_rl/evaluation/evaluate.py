@@ -1,127 +1,284 @@
-"""Compare fixed lengths and a policy on held-out prompts; write and print the results."""
+"""Compare controllers on held-out prompts, live or replayed; write and print the results."""
 
+import shlex
+import sys
+import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adaspec_rl.config import Config, ControllerConfig, EvaluateConfig
-from adaspec_rl.control.controller import Controller, FixedLength
-from adaspec_rl.control.observation import CostFeatures
-from adaspec_rl.evaluation.benchmark import run_benchmark
+from adaspec_rl.config import Config, EvaluateConfig
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
+from adaspec_rl.evaluation.contestants import Contestants, contestants
+from adaspec_rl.evaluation.examples import examples
+from adaspec_rl.evaluation.figures import report_figures
+from adaspec_rl.evaluation.journal import Journal
 from adaspec_rl.evaluation.losslessness import compare_texts
 from adaspec_rl.evaluation.plots import speedup_plot
-from adaspec_rl.evaluation.results import assemble, results_table, write_results
+from adaspec_rl.evaluation.policy_map import policy_map
+from adaspec_rl.evaluation.publish import publish
+from adaspec_rl.evaluation.report import write_report
+from adaspec_rl.evaluation.results import ORACLE, SCHEMA, assemble, results_table, write_results
 from adaspec_rl.from_config import pair_from, prompts_from, sampling_from, set_threads
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.replay.cost_profile import device_name
+from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
+
+LIVE, REPLAY = "live", "replay"
+MODES = {LIVE: (LIVE,), REPLAY: (REPLAY,), "both": (REPLAY, LIVE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One mode and temperature: its figures, and some generations to look at."""
+
+    figures: dict[str, Any]
+    shown: list[dict[str, Any]]
 
 
 def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
-    """`evaluate.py`: returns what `results.json` in `folder` holds."""
+    """`evaluate.py`: returns what `results.json` in `folder` holds.
+
+    Writes there `results.json` and `.csv`, `report.html`, pictures, and the generations themselves
+    (`generations-*.jsonl`), from which `resume=FOLDER` goes on.
+    """
     set_threads(config.threads)
-    bundle = None
-    if config.controller.name == "learned":
-        path = Path(config.policy) if config.policy else newest_bundle(Path(config.runs))
-        console.print(f"policy: {path}" + ("" if config.policy else " (the newest)"))
-        bundle = load_bundle(path)
+    if config.evaluation.mode not in MODES:
+        raise ValueError(
+            f"unknown evaluation.mode {config.evaluation.mode!r}: expected {', '.join(MODES)}"
+        )
+    if config.resume:
+        folder = Path(config.resume)
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
     pair = pair_from(config.model, config.engine)
-    if bundle:
-        bundle.check_pair(pair.name, pair.fingerprint)
-    return compare(config, pair, bundle, folder, console)
+    temperatures = config.evaluation.temperatures or [config.env.temperature]
+    found, bundle = [], None
+    for temperature in temperatures:
+        own = replace(config, env=replace(config.env, temperature=temperature))
+        bundle = _bundle(own, pair, console)
+        for mode in MODES[config.evaluation.mode]:
+            found.append(compare(own, pair, bundle, folder, console, mode=mode))
+    results = conclude(config, pair, bundle, found, folder)
+    publish(config.logger, folder, results, asdict(config))
+    return results
 
 
-def newest_bundle(runs: Path) -> Path:
-    """The bundle written last under `runs`."""
+def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundle | None:
+    """The policy to judge; of several, the newest that was trained at this temperature."""
+    if config.controllers is None and config.controller.name != "learned" and not config.policy:
+        return None
+    path = Path(config.policy) if config.policy else None
+    if path is None:
+        path = newest_bundle(Path(config.runs), config.env.temperature)
+    console.print(f"policy: {path}" + ("" if config.policy else " (the newest)"))
+    bundle = load_bundle(path)
+    bundle.check_pair(pair.name, pair.fingerprint)
+    return bundle
+
+
+def newest_bundle(runs: Path, temperature: float | None = None) -> Path:
+    """The bundle written last under `runs`, of those trained at `temperature` if there are any."""
     found = sorted(runs.rglob(f"policy/{DESCRIPTION}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ValueError(
             f"no trained policy under {runs}: run train_policy.py first, or set policy=FOLDER"
         )
+    for path in reversed(found):
+        if temperature is not None:
+            try:
+                fits = load_bundle(path.parent).training["temperature"] == temperature
+            except ValueError:
+                continue  # of an older version; chosen only if there is nothing else
+            if fits:
+                return path.parent
     return found[-1].parent
 
 
 def compare(
-    config: Config, pair: Pair, bundle: PolicyBundle | None, folder: Path, console: Console
-) -> dict[str, Any]:
-    """Run every method on the held-out prompts, interleaved; write results and print the table."""
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    folder: Path,
+    console: Console,
+    *,
+    mode: str = LIVE,
+) -> Comparison:
+    """Run every method on the held-out prompts, interleaved, and print the table."""
     sampling = sampling_from(config.env)
-    session = pair.session(
-        max_new_tokens=config.evaluation.max_new_tokens,
-        sampling=sampling,
-        verification=config.env.verification,
-        survival=bundle.survival if bundle else None,
-    )
     prompts = prompts_from(config.data, "test", pair, config.evaluation.prompts)
-    # Without a policy nobody looks at the cost features.
-    batch_size = config.cost.batch_size
-    cost = bundle.costs(batch_size) if bundle else CostFeatures(0.0, 0.0, 0.0)
-    controllers = methods(config.evaluation.lengths, config.controller, bundle)
-    with Progress(console=console) as progress:
-        task = progress.add_task("evaluation", total=len(prompts))
+    entered = contestants(config, pair, bundle, prompts, console, replayed=mode == REPLAY)
+    name = f"generations-{mode}-t{sampling.temperature:g}.jsonl"
+    journal = Journal(folder / name, _settings(config, pair, prompts, entered, mode))
+    with Progress(
+        TextColumn(f"{mode}, temperature {sampling.temperature:g}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} prompts"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task("", total=len(prompts))
+        session, timing = _session(config, pair, bundle, entered, mode)
         records = run_benchmark(
             session,
-            controllers,
+            entered.controllers,
             prompts,
-            cost=cost,
+            cost=entered.cost,
             seed=config.seed,
-            warmup=config.evaluation.warmup,
+            warmup=config.evaluation.warmup if mode == LIVE else 0,
+            time=timing,
+            done=list(journal.prompts),
+            on_prompt=journal.append,
             progress=lambda done, total: progress.update(task, completed=done),
         )
-    deterministic = sampling.temperature == 0 or config.env.verification == "coupled"
-    ids = {item.prompt.id: item.ids for item in prompts}
-    results = assemble(
+    figures = _figures(config, pair, prompts, entered, records, mode)
+    console.print(results_table(figures))
+    console.print(_footnote(figures), highlight=False)
+    shown = examples(
         records,
-        lossless=compare_texts(records, ids, pair.target) if deterministic else None,
+        prompts,
+        entered.controllers,
+        pair,
+        temperature=sampling.temperature,
+        cost=entered.cost,
+        methods=_worth_showing(figures),
+    )
+    return Comparison(figures, shown)
+
+
+def _session(
+    config: Config, pair: Pair, bundle: PolicyBundle | None, entered: Contestants, mode: str
+) -> tuple[Any, ProfileTime | None]:
+    if mode == REPLAY:
+        bench = entered.bench
+        assert bench is not None and bench.held_out is not None
+        session = ReplaySession(bench.held_out, bench.profile, batch_size=bench.batch_size)
+        return session, ProfileTime(bench.profile.policy)
+    live = pair.session(
+        max_new_tokens=config.evaluation.max_new_tokens,
+        sampling=sampling_from(config.env),
+        verification=config.env.verification,
+        survival=entered.survival,
+    )
+    return live, None
+
+
+def _settings(
+    config: Config, pair: Pair, prompts: Sequence[EncodedPrompt], entered: Contestants, mode: str
+) -> dict[str, Any]:
+    """What generations depend on: those of other settings are not gone on with."""
+    return {
+        "schema": SCHEMA,
+        "mode": mode,
+        "pair": pair.fingerprint,
+        "env": {
+            key: getattr(config.env, key)
+            for key in ("temperature", "top_k", "top_p", "verification", "max_length")
+        },
+        "max_new_tokens": config.evaluation.max_new_tokens,
+        "seed": config.seed,
+        "prompts": [item.prompt.id for item in prompts],
+        "methods": {
+            controller.name: entered.about[controller.name].get("parameters", {})
+            for controller in entered.controllers
+        },
+        "policy": entered.policy,
+    }
+
+
+def _figures(
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    entered: Contestants,
+    records: Sequence[Record],
+    mode: str,
+) -> dict[str, Any]:
+    sampling, rule = sampling_from(config.env), config.env.verification
+    deterministic = sampling.temperature == 0 or rule == "coupled"
+    ids = {item.prompt.id: item.ids for item in prompts}
+    return assemble(
+        records,
+        # A replayed text is the recorded one by construction.
+        lossless=compare_texts(records, ids, pair.target)
+        if deterministic and mode == LIVE
+        else None,
         context={
+            "mode": mode,
             "pair": {"name": pair.name, "fingerprint": pair.fingerprint},
-            "device": device_name(pair.target.device),
-            "versions": package_versions(),
-            "seed": config.seed,
             "temperature": sampling.temperature,
-            "verification": "greedy" if sampling.temperature == 0 else config.env.verification,
+            "verification": "greedy" if sampling.temperature == 0 else rule,
             "prompts": len(prompts),
             "max_new_tokens": config.evaluation.max_new_tokens,
         },
+        about=entered.about,
         resamples=config.evaluation.resamples,
         seed=config.seed,
     )
+
+
+def conclude(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    found: Sequence[Comparison],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write results, report and pictures of all comparisons."""
+    first = found[0].figures
+    results = {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": device_name(pair.target.device),
+        "versions": package_versions(),
+        "pair": first["pair"],
+        "seed": config.seed,
+        "comparisons": [item.figures for item in found],
+    }
+    report = {
+        **results,
+        "title": f"{first['pair']['name']}: who decodes fastest?",
+        "created": time.strftime("%Y-%m-%d") if first["mode"] == LIVE else None,
+        "examples": [example for item in found for example in item.shown],
+        "profile": bundle.profile.to_dict() if bundle else None,
+        "policy_map": policy_map(bundle) if bundle else None,
+    }
     write_results(results, folder)
-    speedup_plot(results, folder / "speedup.png")
-    console.print(results_table(results))
-    console.print(_footnote(results), highlight=False)
+    write_report(folder / "report.html", report)
+    report_figures(report, folder)
+    for item in found:
+        figures = item.figures
+        alone = len(found) == 1
+        name = "speedup" if alone else f"speedup-{figures['mode']}-t{figures['temperature']:g}"
+        speedup_plot({**figures, "device": results["device"]}, folder / f"{name}.png")
     return results
 
 
-def methods(
-    lengths: Sequence[int], controller: ControllerConfig, bundle: PolicyBundle | None
-) -> list[Controller]:
-    """Autoregressive decoding, each fixed length, and the configured controller."""
-    chosen: dict[str, Controller] = {}
-    extra: list[Controller] = [bundle.controller()] if bundle else []
-    if controller.name == "fixed":
-        extra = [FixedLength(controller.length)]
-    elif controller.name != "learned":
-        raise ValueError(f"unknown controller {controller.name!r}: expected learned or fixed")
-    for item in (FixedLength(0), *(FixedLength(length) for length in lengths), *extra):
-        chosen.setdefault(item.name, item)
-    return list(chosen.values())
+def _worth_showing(figures: dict[str, Any]) -> list[str]:
+    """The learned policy first, then what it is compared with, then the fastest others."""
+    methods = figures["methods"]
+    first = ["learned", figures["best_fixed"], AUTOREGRESSIVE, ORACLE]
+    others = sorted(methods, key=lambda name: -methods[name]["speedup"])
+    return [name for name in dict.fromkeys([*first, *others]) if name in methods]
 
 
-def _footnote(results: dict[str, Any]) -> str:
+def _footnote(figures: dict[str, Any]) -> str:
     repetition = ", ".join(
-        f"{domain} {values['repetition']:.0%}" for domain, values in results["domains"].items()
+        f"{domain} {values['repetition']:.0%}" for domain, values in figures["domains"].items()
     )
     lines = [f"Repeated 8-grams in the output: {repetition}."]
-    lossless = results["lossless"]
+    lossless = figures["lossless"]
     if lossless:
         same = f"{lossless['identical']} of {lossless['compared']}"
         lines.append(
             f"Texts identical to autoregressive decoding: {same} ({lossless['ties']} ties)."
         )
-    else:
+    elif figures["mode"] == LIVE:
         lines.append("Sampled by rejection: the distribution is the target's, texts differ.")
     return "\n".join(lines)

@@ -218,19 +218,22 @@ def _observed(session: LiveSession, prompt: Sequence[int], spec: ObservationSpec
     )
     policy = LearnedPolicy(actor, [FALLBACK] * widths[-1], spec)
     action = Action(min(3, spec.max_length)) if session.models else FALLBACK
-    seconds: dict[bool, list[float]] = {True: [], False: []}  # observed or not
+    stepping: dict[bool, list[float]] = {True: [], False: []}  # with signals or without
+    deciding: list[float] = []
     observer = StreamObserver(Observer(spec, CostFeatures(0.1, 0.1, 0.1)))
-    for observed in (True, False) * 4:
-        session.start(prompt, signals=observed and spec.needs_signals)
+    for signals in (True, False) * 4 if spec.needs_signals else (False,) * 4:
+        session.start(prompt, signals=signals)
         session.step(action)
         observer.start(prompt)
         while session.finished is None and len(session.tokens) < SPAN:
             began = time.perf_counter()
             played = session.step(action)
-            if observed:
-                observer.update(played)
-                policy.decide(observer.observation())
+            stepped = time.perf_counter()
+            observer.update(played)
+            policy.decide(observer.observation())
+            deciding.append(time.perf_counter() - stepped)
             if played.drafted == action.length:
-                seconds[observed].append(time.perf_counter() - began)
-    medians = {key: statistics.median(values) for key, values in seconds.items() if values}
-    return max(0.0, medians[True] - medians[False]) if len(medians) == 2 else 0.0
+                stepping[signals].append(stepped - began)
+    medians = {key: statistics.median(values) for key, values in stepping.items() if values}
+    more = max(0.0, medians[True] - medians[False]) if len(medians) == 2 else 0.0
+    return more + (statistics.median(deciding) if deciding else 0.0)

@@ -23,7 +23,7 @@ from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.reward import REWARDS, check_choice
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
-from adaspec_rl.evaluation.evaluate import compare
+from adaspec_rl.evaluation.evaluate import compare, conclude
 from adaspec_rl.evaluation.plots import cost_plot
 from adaspec_rl.from_config import (
     measured_profile_from,
@@ -345,9 +345,13 @@ def _report(
     console: Console,
 ) -> float:
     bundle = load_bundle(folder / "policy")
-    judged = replace(config, controller=replace(config.controller, name="learned"))
-    results = compare(judged, task.pair, bundle, folder, console)
-    chosen = results["methods"]
+    judged = replace(
+        config, controllers=None, controller=replace(config.controller, name="learned")
+    )
+    comparison = compare(judged, task.pair, bundle, folder, console)
+    results = conclude(judged, task.pair, bundle, [comparison], folder)
+    figures = comparison.figures
+    chosen = figures["methods"]
     summary = {
         "training_speedup": trained.verdict.speedup,
         "training_gain_over_best_fixed": trained.verdict.score,
@@ -355,11 +359,11 @@ def _report(
         "training_seconds": trained.seconds,
         "speedup": chosen["learned"]["speedup"],
         "speedup_ci95": chosen["learned"]["speedup_ci95"],
-        "best_fixed": results["best_fixed"],
-        "best_fixed_speedup": chosen[results["best_fixed"]]["speedup"],
+        "best_fixed": figures["best_fixed"],
+        "best_fixed_speedup": chosen[figures["best_fixed"]]["speedup"],
         "policy": str(folder / "policy"),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    log.finish(summary, folder / "policy")
+    log.finish(summary, folder / "policy", results)
     console.print(f"policy: {folder / 'policy'}", highlight=False, soft_wrap=True)
     return trained.verdict.speedup

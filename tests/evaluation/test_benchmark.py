@@ -2,14 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import EncodedPrompt, Prompt
-from adaspec_rl.evaluation.benchmark import run_benchmark
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.evaluation.benchmark import Record, run_benchmark
+from adaspec_rl.evaluation.journal import Journal
 from adaspec_rl.evaluation.losslessness import compare_texts, is_tie
 from adaspec_rl.evaluation.results import assemble, results_table, write_results
 from tests.toy import ToyModel, similar, toy_session
@@ -66,11 +69,14 @@ def test_a_tie_is_a_gap_within_the_noise():
 
 def test_results_hold_every_figure_and_print(tmp_path):
     target, records = run()
-    context = {"pair": {"name": "toy"}, "temperature": 0.0}
-    results = assemble(records, lossless=compare_texts(records, IDS, target), context=context)
-    write_results(results, tmp_path)
-    read = json.loads((tmp_path / "results.json").read_text())
-    assert read["schema"] == 1 and set(read["domains"]) == {"even", "odd"}
+    context = {"pair": {"name": "toy"}, "temperature": 0.0, "mode": "live"}
+    about = {"fixed_3": {"source": "somewhere", "parameters": {"length": 3}}}
+    results = assemble(
+        records, lossless=compare_texts(records, IDS, target), context=context, about=about
+    )
+    write_results({"schema": 2, "comparisons": [results]}, tmp_path)
+    (read,) = json.loads((tmp_path / "results.json").read_text())["comparisons"]
+    assert set(read["domains"]) == {"even", "odd"} and read["oracle"] is None
     for scope in (read, *read["domains"].values()):  # whatever the turn of the first prompt
         assert list(scope["methods"]) == ["autoregressive", "fixed_1", "fixed_3"]
     figures = read["methods"]["fixed_3"]
@@ -83,8 +89,18 @@ def test_results_hold_every_figure_and_print(tmp_path):
     assert 1 < figures["mean_accepted_tokens"] <= 4 and 0 < figures["acceptance_rate"] <= 1
     best = max(read["methods"], key=lambda name: read["methods"][name]["speedup"])
     assert read["best_fixed"] == best
+    assert read["methods"][best]["versus_best_fixed"] == 1.0
+    assert figures["versus_best_fixed"] == pytest.approx(
+        figures["speedup"] / read["methods"][best]["speedup"]
+    )
+    assert figures["parameters"] == {"length": 3} and figures["source"] == "somewhere"
+    depths = figures["acceptance_by_depth"]
+    assert len(depths) == 3 and all(reached >= kept for reached, kept in depths)
+    assert depths[1][0] == depths[0][1]  # the second token is reached where the first stood
+    assert len(base["draft_length_by_position"]) == len(figures["draft_length_by_position"])
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
+    assert {row["mode"] for row in rows} == {"live"}
     assert len(rows) == 9 and {row["domain"] for row in rows} == {"all", "even", "odd"}
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
     console.print(results_table(results))
@@ -97,3 +113,81 @@ def test_nothing_to_compare_is_refused():
         run_benchmark(session, [FixedLength(0)], [], cost=COST)
     with pytest.raises(ValueError, match="different names"):
         run_benchmark(session, [FixedLength(0), FixedLength(0)], PROMPTS, cost=COST)
+
+
+class Learner:
+    """Drafts one token more after every text that it has seen."""
+
+    name, observes = "learner", None
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.rounds = 0
+
+    def reset(self, prompt=(), seed=0):
+        self.texts += 1
+
+    def decide(self, observation):
+        return Action(min(self.texts, 4))
+
+    def observe(self, round_):
+        self.rounds += 1
+
+
+def drafted(records):
+    return [[r.drafted for r in record.generation.rounds] for record in records]
+
+
+def test_an_interrupted_comparison_goes_on_as_if_nothing_had_happened(tmp_path):
+    def session():
+        target = ToyModel(seed=1)
+        return toy_session(target, [similar(target, 0.2)])
+
+    settings = {"prompts": 6}
+    journal = Journal(tmp_path / "a.jsonl", settings)
+    whole = run_benchmark(
+        session(), [FixedLength(0), Learner()], PROMPTS, cost=COST, on_prompt=journal.append
+    )
+    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 7
+    (tmp_path / "b.jsonl").write_text("".join(lines[:4]) + lines[4][:50])  # killed while writing
+    reopened = Journal(tmp_path / "b.jsonl", settings)
+    assert len(reopened.prompts) == 3
+    learner = Learner()
+    rest = run_benchmark(
+        session(),
+        [FixedLength(0), learner],
+        PROMPTS,
+        cost=COST,
+        done=list(reopened.prompts),
+        on_prompt=reopened.append,
+    )
+    assert drafted(rest) == drafted(whole)
+    assert learner.texts == 6
+    assert [r.generation.tokens for r in rest] == [r.generation.tokens for r in whole]
+    first = 3 * 2  # records of the first three prompts, as they were timed
+    assert rest[:first] == [without_actions(record) for record in whole[:first]]
+    assert [len(p) for p in Journal(tmp_path / "b.jsonl", settings).prompts] == [2] * 6
+
+
+def without_actions(record: Record) -> Record:
+    """A record as a file gives it back: decisions in words, no actions."""
+    return replace(record, generation=replace(record.generation, actions=[]))
+
+
+def test_the_journal_of_another_comparison_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    Journal(path, {"seed": 0})
+    with pytest.raises(ValueError, match="holds another comparison"):
+        Journal(path, {"seed": 1})
+    path.write_text(path.read_text() + "[{}]\n")
+    with pytest.raises(ValueError, match="is damaged"):
+        Journal(path, {"seed": 0})
+
+
+def test_warming_up_teaches_nothing():
+    target = ToyModel(seed=1)
+    learner = Learner()
+    controllers = [FixedLength(0), learner]
+    run_benchmark(toy_session(target, [similar(target, 0.2)]), controllers, PROMPTS, cost=COST)
+    assert learner.texts == len(PROMPTS)

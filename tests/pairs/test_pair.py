@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adaspec_rl.control.controller import FixedLength
+from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.corpus import DOMAINS

@@ -42,18 +42,24 @@ def newest(folder: Path, script: str = "train_policy") -> Path:
     return sorted((folder / "runs" / script).iterdir())[-1]
 
 
+def comparison(folder: Path) -> dict:
+    """The only one in a run's results."""
+    (found,) = json.loads((folder / "results.json").read_text())["comparisons"]
+    return found
+
+
 def test_training_writes_everything_and_says_where(trained):
     folder, printed = trained
     made = newest(folder)
     names = {path.name for path in made.iterdir()}
     assert {
         "policy", "summary.json", "results.json", "results.csv", "checkpoints", "csv",
-        "cost_profile.json", "cost_profile.png",
+        "cost_profile.json", "cost_profile.png", "report.html", "speedup.png",
     } <= names  # fmt: skip
     assert printed.rstrip().endswith(f"policy: {made / 'policy'}")
     assert "learned" in printed and "fixed_4" in printed
     summary = json.loads((made / "summary.json").read_text())
-    results = json.loads((made / "results.json").read_text())
+    results = comparison(made)
     assert summary["speedup"] == results["methods"]["learned"]["speedup"]
     assert results["lossless"]["identical"] == results["lossless"]["compared"] == 9
     curve = (made / "csv" / "progress.csv").read_text().splitlines()
@@ -68,10 +74,13 @@ def test_evaluation_takes_the_newest_policy_and_says_so(trained):
     assert f"policy: {Path('runs') / made.relative_to(folder / 'runs')}/policy (the newest)" in (
         printed.replace("\n", "")
     )
-    results = json.loads((newest(folder, "evaluate") / "results.json").read_text())
+    results = comparison(newest(folder, "evaluate"))
     assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_4", "learned"}
-    for key in ("schema", "pair", "device", "versions", "seed", "temperature", "best_fixed"):
+    for key in ("mode", "pair", "temperature", "best_fixed", "lossless"):
         assert key in results
+    whole = json.loads((newest(folder, "evaluate") / "results.json").read_text())
+    for key in ("schema", "command", "device", "versions", "seed"):
+        assert key in whole
     assert set(results["domains"]) == {"code", "prose", "dialogue"}
 
 
@@ -81,7 +90,7 @@ def test_sampling_and_a_fixed_controller(trained):
         "evaluate.py", SMOKE, "controller=fixed", "controller.length=2", "env.temperature=0.8",
         "evaluation.lengths=[1]", cwd=folder,
     )  # fmt: skip
-    results = json.loads((newest(folder, "evaluate") / "results.json").read_text())
+    results = comparison(newest(folder, "evaluate"))
     assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_2"}
     assert results["temperature"] == 0.8
     assert results["lossless"]["identical"] == results["lossless"]["compared"]  # coupled
@@ -114,7 +123,7 @@ def test_other_ways_to_learn(trained):
         ],
     ):  # fmt: skip
         run("train_policy.py", SMOKE, "evaluation.lengths=[1]", *arguments, cwd=folder)
-        results = json.loads((newest(folder) / "results.json").read_text())
+        results = comparison(newest(folder))
         assert "learned" in results["methods"], arguments
 
 

@@ -1,0 +1,251 @@
+"""Who takes part in a comparison: built, tuned and guarded as configured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from adaspec_rl.config import AgentConfig, Config, DataConfig
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.guard import Guarded
+from adaspec_rl.control.learned import LearnedPolicy
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.envs.vector import ReplayGame
+from adaspec_rl.evaluation.methods import METHODS, Workbench
+from adaspec_rl.evaluation.tuning import spread, tuned
+from adaspec_rl.from_config import (
+    measured_profile_from,
+    prompts_from,
+    recording_from,
+    saved_profile_from,
+)
+from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.replay.oracle import OracleController, best_fixed, oracle
+from adaspec_rl.replay.streams import ReplayTables
+from adaspec_rl.replay.trace import Trace
+from adaspec_rl.training.bundle import PolicyBundle
+from adaspec_rl.training.hindsight import fit_hindsight
+
+LEARNED, HINDSIGHT, ORACLE = "learned", "hindsight", "oracle"
+NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
+NOTHING = CostFeatures(0.0, 0.0, 0.0)  # shown where nobody looks at costs
+
+
+@dataclass(frozen=True, slots=True)
+class Contestants:
+    """Controllers, and what results say of each."""
+
+    controllers: list[Controller]
+    about: dict[str, dict[str, Any]]  # by name: source and, where there are any, parameters
+    cost: CostFeatures
+    survival: list[Survival] | None  # by drafter
+    bench: Workbench | None  # None where nothing needed a recording
+    policy: str | None  # of the bundle: the recording that it learned from
+
+
+def chosen_names(config: Config) -> list[str]:
+    """The configured controllers: `controllers`, or else the one in `controller`.
+
+    Raises:
+        ValueError: there is no such controller.
+    """
+    wanted = config.controllers
+    if wanted == "all":
+        return list(NAMES)
+    names = [config.controller.name] if wanted is None else wanted
+    if isinstance(names, str):
+        names = [names]
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(
+                f"unknown controller {name!r}: expected all or some of {', '.join(NAMES)}"
+            )
+    return list(dict.fromkeys(names))
+
+
+def contestants(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    prompts: Sequence[EncodedPrompt],
+    console: Console,
+    *,
+    replayed: bool,
+) -> Contestants:
+    """Autoregressive decoding, the configured fixed lengths, and the configured controllers."""
+    names = chosen_names(config)
+    if LEARNED in names and bundle is None:
+        raise ValueError("controller=learned needs a policy: set policy=FOLDER")
+    fixed = [FixedLength(0), *(FixedLength(length) for length in config.evaluation.lengths)]
+    alone = names == ["fixed"] and config.controllers is None
+    if alone:  # one given length; nothing to tune
+        fixed.append(FixedLength(config.controller.length))
+        names = []
+    found: dict[str, Controller] = {}
+    for item in fixed:
+        found.setdefault(item.name, item)
+    about: dict[str, dict[str, Any]] = {name: {"source": "one length throughout"} for name in found}
+    about["autoregressive"] = {"source": "plain decoding"}
+    survival = list(bundle.survival) if bundle else None
+    bench: Workbench | None = None
+    if replayed or set(names) - {LEARNED}:
+        bench, survival = workbench(
+            config, pair, bundle, prompts, console, held_out=replayed or ORACLE in names
+        )
+    parameters = _parameters(config, [name for name in names if name in METHODS], bench, console)
+    for name in names:
+        controller, facts = _build(name, config, bundle, bench, parameters.get(name, {}))
+        if _guarded(name, config):
+            assert bench is not None or bundle is not None
+            controller = Guarded(controller)
+            controller.name = name  # as results call it; that it is guarded, they say elsewhere
+            facts["guarded"] = True
+        found[controller.name], about[controller.name] = controller, facts
+    cost = bundle.costs(config.cost.batch_size) if bundle else NOTHING
+    policy = str(bundle.training.get("recording")) if bundle else None
+    return Contestants(list(found.values()), about, cost, survival, bench, policy)
+
+
+def _guarded(name: str, config: Config) -> bool:
+    if name == ORACLE:
+        return False
+    return name == LEARNED if config.controller.guard is None else config.controller.guard
+
+
+def _build(
+    name: str,
+    config: Config,
+    bundle: PolicyBundle | None,
+    bench: Workbench | None,
+    parameters: Mapping[str, Any],
+) -> tuple[Controller, dict[str, Any]]:
+    if name == LEARNED:
+        assert bundle is not None
+        return bundle.controller(), {"source": f"PPO on replays ({config.agent.name})"}
+    assert bench is not None
+    if name == HINDSIGHT:
+        if bundle is None:
+            raise ValueError("controller=hindsight needs a policy's actions: set policy=FOLDER")
+        return hindsight(bundle, bench), {"source": "regression on all recorded outcomes"}
+    if name == ORACLE:
+        assert bench.held_out is not None
+        best = oracle(bench.held_out, bench.profile, batch_size=bench.batch_size)
+        source = "the best schedule of draft lengths in hindsight, a shortest path"
+        return OracleController(bench.held_out, best), {"source": source}
+    method = METHODS[name]
+    made = method.build(bench, **parameters)
+    facts: dict[str, Any] = {"source": method.source}
+    if parameters:
+        facts["parameters"] = dict(parameters)
+    return made, facts
+
+
+def hindsight(bundle: PolicyBundle, bench: Workbench) -> Controller:
+    """The full-information baseline, fitted on the bench's texts with the bundle's actions."""
+    points = bench.profile.contexts(bench.batch_size)
+    game = ReplayGame(
+        ReplayTables(bench.trace, bundle.actions),
+        bundle.spec,
+        [points],
+        policy=[bench.profile.policy],
+        streams=256,
+        seed=bench.seed,
+    )
+    reached = best_fixed(bench.trace, bench.profile, batch_size=bench.batch_size)[1]
+    game.streams.rates[:] = max(1.0, reached)
+    agent = AgentConfig(
+        name="hindsight", total_steps=100_000, learning_rate=3e-3, n_epochs=8, hidden=[64, 64]
+    )
+    actor = fit_hindsight(game, agent, bench.seed)
+    return LearnedPolicy(actor, bundle.actions, bundle.spec, name=HINDSIGHT)
+
+
+def workbench(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    prompts: Sequence[EncodedPrompt],
+    console: Console,
+    *,
+    held_out: bool,
+) -> tuple[Workbench, list[Survival]]:
+    """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
+    training = prompts_from(training_data(config.data), "train", pair, config.replay.prompts)
+    trace, survival = recording_from(config, pair, training, console)
+    if bundle and bundle.training.get("recording") != trace.fingerprint:
+        survival = list(bundle.survival)
+    own: Trace | None = None
+    if held_out:
+        budget = config.evaluation.max_new_tokens
+        there = replace(config, env=replace(config.env, max_new_tokens=budget))
+        own, _ = recording_from(there, pair, prompts, console, heads=survival)
+    profile = _profile(config, pair, bundle, training, survival, console)
+    small = spread(trace, config.evaluation.tuning_prompts)
+    longest = config.env.max_length
+    bench = Workbench(small, own, profile, longest, config.cost.batch_size, config.seed)
+    return bench, survival
+
+
+def training_data(data: DataConfig) -> DataConfig:
+    """Where parameters are tuned: the training split or, if all is held out, embedded prompts."""
+    return DataConfig() if data.source != "embedded" and data.test_share == 1 else data
+
+
+def _profile(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    training: Sequence[EncodedPrompt],
+    survival: list[Survival],
+    console: Console,
+) -> CostProfile:
+    """A given one, else the policy's own, else what is measured here."""
+    saved = saved_profile_from(config.cost)
+    if saved or bundle:
+        return saved or bundle.profile  # type: ignore[union-attr]
+    spec = ObservationSpec(tuple(config.env.features), config.env.max_length)
+    return measured_profile_from(config, pair, training, survival, spec, console)
+
+
+def _parameters(
+    config: Config, names: Sequence[str], bench: Workbench | None, console: Console
+) -> dict[str, dict[str, Any]]:
+    """By method: those given for the configured one, else tuned ones."""
+    given = dict(config.controller.parameters)
+    found: dict[str, dict[str, Any]] = {}
+    trials = config.evaluation.trials
+    if not names:
+        return found
+    with Progress(console=console) as progress:
+        task = progress.add_task("tuning", total=max(1, trials * len(names)))
+        for number, name in enumerate(names):
+            method = METHODS[name]
+            assert bench is not None
+            unknown = [key for key in given if key not in method.space]
+            if config.controllers is None and unknown:
+                raise ValueError(
+                    f"controller={name} has no parameter {unknown[0]!r}: expected some of "
+                    f"{', '.join(method.space) or 'none'}"
+                )
+            if config.controllers is None and given:
+                found[name] = given
+            elif not method.space:
+                found[name] = {}
+            else:
+                found[name] = tuned(
+                    method,
+                    bench,
+                    trials=trials,
+                    seed=config.seed,
+                    cache=Path(config.runs) / "tuned",
+                    progress=lambda: progress.advance(task),
+                )
+            progress.update(task, completed=trials * (number + 1))
+    return found

@@ -1,0 +1,95 @@
+"""The report's static pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from adaspec_rl.evaluation.plots import BEST, FIXED, LEARNED
+
+BUCKET = 8  # generated tokens to a point of the draft length
+
+
+def report_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write `draft_length.png`, `acceptance_by_depth.png`, `policy_map.png`: those with data.
+
+    The curves are of the first comparison that has them. Returns what was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for key, draw in (
+        ("draft_length_by_position", _draft_length),
+        ("acceptance_by_depth", _acceptance),
+    ):
+        for comparison in report.get("comparisons") or []:
+            curves = {n: m[key] for n, m in _drafting(comparison).items() if m.get(key)}
+            if curves:
+                path = folder / f"{key.removesuffix('_by_position')}.png"
+                figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+                draw(figure.subplots(), curves, comparison.get("best_fixed"))
+                figure.suptitle(f"temperature {comparison['temperature']:g}", fontsize=10)
+                figure.savefig(path, dpi=150)
+                written.append(path)
+                break
+    policy = report.get("policy_map")
+    if policy and policy.get("drafted"):
+        written.append(_policy_map(policy, folder / "policy_map.png"))
+    return written
+
+
+def _drafting(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: m for n, m in comparison["methods"].items() if n != "autoregressive"}
+
+
+def _draft_length(axes: Axes, curves: Mapping[str, Any], best: str | None) -> None:
+    for name, means in curves.items():
+        known = [(BUCKET * (n + 0.5), mean) for n, mean in enumerate(means) if mean is not None]
+        axes.plot(*zip(*known), **_look(name, best))
+    _finish(axes, "generated tokens", "mean draft length")
+
+
+def _acceptance(axes: Axes, curves: Mapping[str, Any], best: str | None) -> None:
+    for name, counts in curves.items():
+        known = [(n, a / r) for n, (r, a) in enumerate(counts, start=1) if r]
+        if known:
+            axes.plot(*zip(*known), marker="o", ms=3, **_look(name, best))
+    axes.set_ylim(0, 1)
+    _finish(axes, "depth in the draft", "accepted, of those reached")
+
+
+def _policy_map(policy: Mapping[str, Any], path: Path) -> Path:
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    x, y, drafted = policy["x"], policy["y"], policy["drafted"]
+    if len(x) == 1:  # nothing changes along it
+        axes.bar(y, [row[0] for row in drafted], width=0.8 / len(y), color=LEARNED)
+        _finish(axes, policy["y_name"], "tokens drafted", legend=False)
+    else:
+        image = axes.pcolormesh(x, y, drafted, cmap="OrRd", vmin=0, shading="nearest")
+        figure.colorbar(image, label="tokens drafted")
+        _finish(axes, policy["x_name"], policy["y_name"], legend=False)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _look(name: str, best: str | None) -> dict[str, Any]:
+    if name == "learned":
+        return {"color": LEARNED, "lw": 2, "label": name, "zorder": 3}
+    if name == best:
+        return {"color": BEST, "lw": 1.5, "label": f"best fixed ({name[6:]})"}
+    if name == "oracle":
+        return {"color": "#333", "lw": 1.2, "ls": "--", "label": name}
+    return {"color": FIXED, "lw": 0.8, "label": "others"}
+
+
+def _finish(axes: Axes, x: str, y: str, legend: bool = True) -> None:
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        handles, labels = axes.get_legend_handles_labels()
+        once = dict(zip(labels, handles))
+        axes.legend(once.values(), once.keys(), fontsize=7, frameon=False)

@@ -1,0 +1,89 @@
+"""Generations on disk as they are made, so that an interrupted comparison goes on where it was."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from adaspec_rl.control.generation import Generation
+from adaspec_rl.decoding.round import Round
+from adaspec_rl.evaluation.benchmark import Record
+
+ROUND_FIELDS = tuple(field.name for field in fields(Round))
+
+
+class Journal:
+    """A JSON-lines file: what is compared, then one line a prompt with every method's generation.
+
+    A line is written whole or, when the process is killed, cut off and ignored.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Open or begin the journal of a comparison under `settings`.
+
+        Raises:
+            ValueError: the file belongs to another comparison, or is damaged before its last line.
+        """
+        self.path = path
+        header = json.dumps(settings, sort_keys=True)
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
+        whole = lines[:-1]  # the last one is empty, or was cut off
+        if whole and whole[0] != header:
+            raise ValueError(
+                f"{path} holds another comparison (other prompts, methods or settings): "
+                "choose another folder, or repeat the command that began it"
+            )
+        try:
+            self.prompts = [[_record(row) for row in json.loads(line)] for line in whole[1:]]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it and start anew") from None
+        if not whole:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(header + "\n", encoding="utf-8")
+        elif lines[-1]:
+            _replace(path, "\n".join(whole) + "\n")
+
+    def append(self, records: Sequence[Record]) -> None:
+        """All methods' generations after one prompt."""
+        line = json.dumps([_row(record) for record in records])
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.prompts.append(list(records))
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.partial")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    made = record.generation
+    return {
+        "method": record.method,
+        "prompt": record.prompt,
+        "domain": record.domain,
+        "tokens": made.tokens,
+        "finished": made.finished,
+        "seconds": made.seconds,
+        "controller_seconds": made.controller_seconds,
+        "decisions": record.decisions,
+        "rounds": [[getattr(played, name) for name in ROUND_FIELDS] for played in made.rounds],
+    }
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    rounds = [Round(*_untabled(values)) for values in row["rounds"]]
+    made = Generation(
+        row["tokens"], row["finished"], rounds, row["seconds"], row["controller_seconds"]
+    )
+    return Record(row["method"], row["prompt"], row["domain"], made, tuple(row["decisions"]))
+
+
+def _untabled(values: Sequence[Any]) -> list[Any]:
+    """JSON knows no tuples."""
+    return [tuple(value) if isinstance(value, list) else value for value in values]

@@ -1,0 +1,102 @@
+"""The same search for every method: so many trials on the training recording, no more, no less."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.generation import generate
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.evaluation.methods import Method, Workbench
+from adaspec_rl.replay.session import ReplaySession
+from adaspec_rl.replay.trace import Trace
+
+COST = CostFeatures(0.0, 0.0, 0.0)  # tuned methods do not look at it
+
+
+def tuned(
+    method: Method,
+    bench: Workbench,
+    *,
+    trials: int,
+    seed: int,
+    cache: Path,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The best parameters of `trials` tried on the bench's training texts; found once, then kept.
+
+    The first trial is the method's own defaults, the others Optuna's (TPE, seeded); where the
+    trials suffice for every value of a single integer, each is tried.
+    """
+    path = cache / f"{method.name}-{_fingerprint(method, bench, trials, seed)}.json"
+    if path.exists():
+        return json.loads(path.read_text())["parameters"]
+    session = ReplaySession(bench.trace, bench.profile, batch_size=bench.batch_size)
+
+    def objective(trial: optuna.Trial) -> float:
+        parameters = {name: space.suggest(trial, name) for name, space in method.space.items()}
+        rate = replayed_throughput(method.build(bench, **parameters), session, bench.trace)
+        progress()
+        return rate
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=_sampler(method, trials, seed))
+    if not isinstance(study.sampler, optuna.samplers.GridSampler):
+        study.enqueue_trial({name: space.default for name, space in method.space.items()})
+    study.optimize(objective, n_trials=trials)
+    found = {"parameters": study.best_params, "tokens_per_second": study.best_value}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=2) + "\n")
+    os.replace(partial, path)
+    return study.best_params
+
+
+def _sampler(method: Method, trials: int, seed: int) -> optuna.samplers.BaseSampler:
+    spaces = list(method.space.items())
+    if len(spaces) == 1 and isinstance(spaces[0][1].default, int):
+        name, space = spaces[0]
+        values = range(int(space.low), int(space.high) + 1)
+        if len(values) <= trials:
+            return optuna.samplers.GridSampler({name: list(values)}, seed=seed)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+
+
+def replayed_throughput(controller: Controller, session: ReplaySession, trace: Trace) -> float:
+    """Tokens a second of a controller over all texts of a trace, in order."""
+    tokens, seconds = 0, 0.0
+    for text in trace.texts:
+        made = generate(session, controller, text.prompt.tolist(), cost=COST, seed=text.seed)
+        tokens += len(made.tokens)
+        seconds += sum(played.seconds for played in made.rounds)
+    return tokens / seconds
+
+
+def spread(trace: Trace, count: int) -> Trace:
+    """`count` of a trace's texts a domain, spread over all of them."""
+    chosen: list[int] = []
+    for domain in dict.fromkeys(trace.domains):
+        members = [n for n, name in enumerate(trace.domains) if name == domain]
+        chosen += members[:: max(1, len(members) // count)][:count]
+    return trace.select(sorted(chosen))
+
+
+def _fingerprint(method: Method, bench: Workbench, trials: int, seed: int) -> str:
+    """Of all that the outcome depends on."""
+    seeds: Sequence[int] = [text.seed for text in bench.trace.texts]
+    settings = [
+        repr(method.space),
+        bench.trace.fingerprint,
+        seeds,
+        bench.profile.to_dict(),
+        bench.batch_size,
+        bench.max_length,
+        trials,
+        seed,
+    ]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

@@ -1,0 +1,80 @@
+"""Every method by name: it builds, tunes with the same budget, and plays recorded texts."""
+
+import json
+
+import pytest
+
+from adaspec_rl.control.generation import generate
+from adaspec_rl.evaluation.contestants import NAMES
+from adaspec_rl.evaluation.methods import METHODS, Range, Workbench
+from adaspec_rl.evaluation.tuning import COST, replayed_throughput, spread, tuned
+from adaspec_rl.replay.session import ReplaySession
+from tests.replay.recordings import profile, toy_trace
+from tests.training.test_scripts import ROOT
+
+COSTS = profile(drafters=2, max_length=4)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace")
+    trace = toy_trace(folder, survival="head", max_new_tokens=24)
+    return Workbench(trace, None, COSTS, max_length=4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_plays_with_its_own_parameters(bench, name):
+    method = METHODS[name]
+    parameters = {key: space.default for key, space in method.space.items()}
+    controller = method.build(bench, **parameters)
+    assert controller.name == name
+    session = ReplaySession(bench.trace, bench.profile)
+    for text in bench.trace.texts:
+        made = generate(session, controller, text.prompt.tolist(), cost=COST, seed=text.seed)
+        assert made.tokens == text.tokens.tolist()
+        assert max(action.length for action in made.actions) <= 4
+
+
+def test_every_name_has_a_file_in_conf():
+    files = {path.stem for path in (ROOT / "conf" / "controller").glob("*.yaml")}
+    assert files == set(NAMES)
+
+
+def test_tuning_spends_its_trials_once_and_never_does_worse_than_the_defaults(bench, tmp_path):
+    method, tried = METHODS["sglang_tiers"], []
+    found = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=lambda: tried.append(1))
+    assert len(tried) == 6 and set(found) == set(method.space)
+    session = ReplaySession(bench.trace, bench.profile)
+    plain = {key: space.default for key, space in method.space.items()}
+    rates = [
+        replayed_throughput(method.build(bench, **parameters), session, bench.trace)
+        for parameters in (found, plain)
+    ]
+    assert rates[0] >= rates[1]
+    (kept,) = tmp_path.glob("*.json")
+    assert json.loads(kept.read_text())["tokens_per_second"] == rates[0]
+    again = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=lambda: tried.append(1))
+    assert again == found and len(tried) == 6  # looked up
+    other = tuned(
+        method, bench, trials=6, seed=1, cache=tmp_path / "new", progress=lambda: tried.append(1)
+    )
+    assert other == found and len(tried) == 12  # the same search finds the same
+
+
+def test_integers_stay_integers():
+    class Trial:
+        def suggest_int(self, name, low, high, log):
+            return ("int", low, high, log)
+
+        def suggest_float(self, name, low, high, log):
+            return ("float", low, high, log)
+
+    assert Range(3, 1, 12).suggest(Trial(), "length") == ("int", 1, 12, False)
+    assert Range(0.5, 0.1, 1.0, log=True).suggest(Trial(), "x") == ("float", 0.1, 1.0, True)
+
+
+def test_tuning_texts_are_spread_over_a_domain(bench):
+    chosen = spread(bench.trace, 2)
+    assert len(chosen.texts) == 2
+    assert chosen.texts[0].seed == bench.trace.texts[0].seed
+    assert chosen.texts[1].seed == bench.trace.texts[2].seed
