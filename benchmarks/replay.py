@@ -35,9 +35,13 @@ THRESHOLDS = (0.2, 0.35, 0.45, 0.55, 0.7)
 
 
 def recorded(
-    pair: Pair, prompts: Sequence[EncodedPrompt], temperature: float, options: argparse.Namespace
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    temperature: float,
+    options: argparse.Namespace,
+    heads: Sequence[Survival] | None = None,
 ) -> tuple[Trace, list[Survival], float]:
-    """A fresh recording and the seconds it took, the survival heads included."""
+    """A fresh recording and the seconds it took, fitted survival heads included."""
     recording = Recording(
         pair=pair.fingerprint,
         sampling=Sampling(temperature),
@@ -54,6 +58,7 @@ def recorded(
             [item.ids for item in prompts],
             [item.prompt.domain for item in prompts],
             Path(folder),
+            heads=heads,
         )
         return trace, survival, time.perf_counter() - began
 
@@ -172,8 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
     for temperature in (0.0, 0.8):
         trace, survival, seconds = recorded(pair, prompts, temperature, options)
         outcomes = int(trace.starts[-1]) * len(actions)
+        # Fitted, each shard's drafts were judged by a head of the other shards; decoding has one.
+        same_heads, _, _ = recorded(pair, prompts, temperature, options, survival)
         differing, total = differing_rounds(
-            pair, trace, survival, temperature, options.max_new_tokens
+            pair, same_heads, survival, temperature, options.max_new_tokens
         )
         t = f"t{temperature:g}"
         figures[f"rounds_compared_{t}"] = total

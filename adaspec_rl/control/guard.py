@@ -22,14 +22,15 @@ class Guarded:
     Gains and losses are measured in autoregressive steps: a round gains its tokens less its
     seconds. Each spell of speculation begins with probes, drafts of one token by the drafter that
     the other controller would use. When they have won `proof` steps, the other controller is in
-    charge; when the spell's balance falls under 0, plain decoding takes over.
+    charge; when the spell's balance falls under 0 (during probes, one of which was accepted, under
+    -0.6), plain decoding takes over.
 
     Then the guard waits. After a rejected probe `longest` tokens; after a spell that had something
     accepted `shortest` ones, twice as many each time this happens again. And it always waits until
     it can afford a probe: a reserve, which `advance` and all that speculation wins go to, pays for
     all that it loses; `allowance` steps a token decoded plainly fill it up. So in total, decoding
     never falls behind `1 - allowance` times autoregressive speed by more than `advance` steps and
-    one round.
+    one round. (Of a round's loss, 2 steps count: beyond that it is taken for noise.)
 
     A step takes as long as the median of the latest plain rounds, or the very last one if that was
     quicker. One is slipped in after `refresh` tokens without any, and wherever a sequence begins,

@@ -75,14 +75,17 @@ def _finite(value: Any) -> Any:
 
 
 def verdicts(report: Mapping[str, Any]) -> list[str]:
-    """One sentence for each comparison; the first is the page's headline."""
+    """One sentence for each comparison; the first is the page's headline, the others are short."""
     comparisons = report.get("comparisons") or []
     if len(comparisons) == 1:
         return [verdict(comparisons[0])]
-    return [f"{_setting(item)}, {_lower(verdict(item))}" for item in comparisons]
+    return [
+        f"{_setting(item)}, {_lower(verdict(item, by_domain=item is comparisons[0]))}"
+        for item in comparisons
+    ]
 
 
-def verdict(comparison: Mapping[str, Any]) -> str:
+def verdict(comparison: Mapping[str, Any], by_domain: bool = True) -> str:
     """What a comparison found, in one sentence that states losses just as it states wins."""
     methods, best = comparison["methods"], comparison.get("best_fixed")
     name = _subject(methods)
@@ -96,8 +99,10 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     if best is not None:
         against = f"{_against(methods, name, best)}{_gap(comparison, name)}"
         clauses[0] += f": {against}"
-    clauses += [text for text in (_domains(comparison, name), _differing(comparison)) if text]
-    return "; ".join(clauses) + "."
+    if by_domain:
+        clauses.append(_domains(comparison, name))
+    clauses.append(_differing(comparison))
+    return "; ".join(filter(None, clauses)) + "."
 
 
 def _subject(methods: Mapping[str, Any]) -> str | None:
@@ -127,19 +132,17 @@ def versus(
 
 def _against(methods: Mapping[str, Any], name: str, best: str) -> str:
     ratio, interval = versus(methods, name, best)
-    digits = _digits(ratio, interval)
-    fixed = f"the best fixed length ({_length(best)}"
-    spread = ""
+    digits, sign = _digits(ratio, interval), _sign(ratio, interval)
+    facts = [_length(best)]
+    if sign == 0:
+        facts.append(_signed(ratio, digits))
     if interval:
         low, high = (_signed(bound, digits) for bound in interval)
-        spread = f"95% interval {low} to {high})"
-    if _sign(ratio, interval) == 0:
-        return f"no clear difference to {fixed}; {_signed(ratio, digits)}, {spread or ')'}".replace(
-            ", )", ")"
-        )
-    word = "faster" if ratio > 1 else "slower"
-    end = f"; {spread}" if spread else ")"
-    return f"{_size(ratio, digits)} {word} than {fixed}{end}"
+        facts.append(f"95% interval {low} to {high}")
+    change = "no clear difference to"
+    if sign:
+        change = f"{_size(ratio, digits)} {'faster' if sign > 0 else 'slower'} than"
+    return f"{change} the best fixed length ({'; '.join(facts)})"
 
 
 def _gap(comparison: Mapping[str, Any], name: str) -> str:
@@ -191,8 +194,8 @@ def _differing(comparison: Mapping[str, Any]) -> str:
 
 
 def _setting(comparison: Mapping[str, Any]) -> str:
-    how = "Decoding live" if comparison.get("mode", "live") == "live" else "Replayed"
-    return f"{how} at temperature {comparison['temperature']:g}"
+    how = "Live" if comparison.get("mode", "live") == "live" else "Replayed"
+    return f"{how}, at temperature {comparison['temperature']:g}"
 
 
 def _sign(ratio: float, interval: Sequence[float] | None) -> int:
@@ -202,8 +205,10 @@ def _sign(ratio: float, interval: Sequence[float] | None) -> int:
 
 
 def _digits(ratio: float, interval: Sequence[float] | None) -> int:
+    """Decimals of percentages: one where none would hide the size, or make bounds alike."""
+    numbers = (ratio, *(interval or ()))
     narrow = interval is not None and interval[1] - interval[0] < 0.02
-    return 1 if narrow or abs(ratio - 1) < 0.01 else 0
+    return 1 if narrow or any(abs(number - 1) < 0.01 for number in numbers) else 0
 
 
 def _size(ratio: float, digits: int) -> str:

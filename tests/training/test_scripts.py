@@ -96,6 +96,56 @@ def test_sampling_and_a_fixed_controller(trained):
     assert results["lossless"]["identical"] == results["lossless"]["compared"]  # coupled
 
 
+REPLAYED = (SMOKE, "controllers=[svip,learned,hindsight,oracle]", "evaluation.mode=replay",
+            "evaluation.trials=2", "evaluation.tuning_prompts=1")  # fmt: skip
+
+
+def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupted(trained):
+    folder, _ = trained
+    run("evaluate.py", *REPLAYED, cwd=folder)
+    first = newest(folder, "evaluate")
+    run("evaluate.py", *REPLAYED, cwd=folder)
+    second = newest(folder, "evaluate")
+    assert first != second
+    names = {path.name for path in first.iterdir() if path.suffix != ".log" and path.is_file()}
+    assert {"results.json", "results.csv", "report.html", "generations-replay-t0.jsonl"} <= names
+    found = {name: (first / name).read_bytes() for name in names}
+    assert {name: (second / name).read_bytes() for name in names} == found
+    figures = comparison(first)
+    assert set(figures["methods"]) == {
+        "autoregressive", "fixed_1", "fixed_4", "svip", "hindsight", "learned", "oracle",
+    }  # fmt: skip
+    assert figures["methods"]["learned"]["guarded"]
+    assert set(figures["methods"]["svip"]["parameters"]) == {"threshold"}
+    best = max(figures["methods"], key=lambda name: figures["methods"][name]["speedup"])
+    assert best == "oracle" and figures["methods"]["oracle"]["gap_closed"] == 1.0
+    journal = second / "generations-replay-t0.jsonl"  # as a killed run leaves it
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"[{")
+    for name in names - {journal.name}:
+        (second / name).unlink()
+    run("evaluate.py", *REPLAYED, f"resume={second.relative_to(folder)}", cwd=folder)
+    changed = {"results.json", "report.html"}  # they hold the command
+    for name in names - changed:
+        assert (second / name).read_bytes() == found[name], name
+    assert comparison(second) == figures
+    printed = run(
+        "evaluate.py", *REPLAYED, "seed=1", f"resume={second.relative_to(folder)}", cwd=folder,
+        code=2,
+    )  # fmt: skip
+    assert "holds another comparison" in printed
+
+
+def test_a_baseline_decodes_without_any_policy(tmp_path):
+    run(
+        "evaluate.py", SMOKE, "controller=svip", "controller.parameters={threshold: 0.5}",
+        "controller.guard=true", "evaluation.lengths=[1]", "cost.samples=1", cwd=tmp_path,
+    )  # fmt: skip
+    figures = comparison(newest(tmp_path, "evaluate"))
+    assert set(figures["methods"]) == {"autoregressive", "fixed_1", "svip"}
+    assert figures["methods"]["svip"]["parameters"] == {"threshold": 0.5}
+    assert figures["lossless"]["identical"] == figures["lossless"]["compared"] == 6
+
+
 def test_training_resumes_from_its_last_checkpoint(trained):
     folder, _ = trained
     whole = newest(folder)
@@ -203,13 +253,20 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
         ("train_policy.py", ["env.session=dream"], "unknown env.session 'dream'"),
         ("train_policy.py", ["resume=nowhere"], "nowhere has no checkpoints"),
         ("train_policy.py", ["cost=nowhere.json"], "there is no cost profile nowhere.json"),
-        ("train_policy.py", ["cost=nothing"], "cost=nothing does not exist: expected one of file,"),
+        (
+            "train_policy.py",
+            ["cost=nothing"],
+            "cost=nothing does not exist: expected one of cpu_2_threads,",
+        ),
         ("train_policy.py", ["cost=file"], "cost.path is not set: add cost.path=FILE"),
         ("train_policy.py", ["cost.batch_size=4"], "cost.batch_size=4 is not among"),
         ("train_policy.py", ["data=jsonl"], "data.path is not set"),
         ("train_policy.py", ["data=jsonl", "data.path=no.jsonl"], "no prompt file no.jsonl"),
         ("evaluate.py", [], "no trained policy under runs: run train_policy.py first"),
         ("evaluate.py", ["policy=nowhere"], "nowhere is not a policy bundle"),
+        ("evaluate.py", ["evaluation.mode=dream"], "unknown evaluation.mode 'dream'"),
+        ("evaluate.py", ["resume=nowhere"], "there is no folder nowhere to resume"),
+        ("evaluate.py", ["controller=magic"], "controller=magic does not exist: expected one of"),
         ("evaluate.py", ["controller=fixed", "evaluation.max_new_tokens=0"], "got 0"),
     ],
 )
