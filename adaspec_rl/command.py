@@ -57,7 +57,9 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
 
 
 def expand(argument: str) -> list[str]:
-    """`cost=PATH.json` in Hydra's own words: the group `file` and its path."""
+    """`cost=PATH.json` and a controller's parameters (no schema has them) in Hydra's own words."""
+    if argument.startswith("controller.parameters."):
+        return [f"++{argument}"]
     saved = re.fullmatch(r"cost=(.+\.json)", argument)
     return ["cost=file", f"cost.path={saved.group(1)}"] if saved else [argument]
 

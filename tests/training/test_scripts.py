@@ -137,7 +137,7 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
 
 def test_a_baseline_decodes_without_any_policy(tmp_path):
     run(
-        "evaluate.py", SMOKE, "controller=svip", "controller.parameters={threshold: 0.5}",
+        "evaluate.py", SMOKE, "controller=svip", "controller.parameters.threshold=0.5",
         "controller.guard=true", "evaluation.lengths=[1]", "cost.samples=1", cwd=tmp_path,
     )  # fmt: skip
     figures = comparison(newest(tmp_path, "evaluate"))
@@ -266,6 +266,11 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
         ("evaluate.py", ["policy=nowhere"], "nowhere is not a policy bundle"),
         ("evaluate.py", ["evaluation.mode=dream"], "unknown evaluation.mode 'dream'"),
         ("evaluate.py", ["resume=nowhere"], "there is no folder nowhere to resume"),
+        (
+            "evaluate.py",
+            ["controller.parameters.x=1", "policy=nowhere"],
+            "nowhere is not a policy bundle",
+        ),
         ("evaluate.py", ["controller=magic"], "controller=magic does not exist: expected one of"),
         ("evaluate.py", ["controller=fixed", "evaluation.max_new_tokens=0"], "got 0"),
     ],
