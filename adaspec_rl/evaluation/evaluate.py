@@ -114,6 +114,7 @@ def compare(
     sampling = sampling_from(config.env)
     prompts = prompts_from(config.data, "test", pair, config.evaluation.prompts)
     entered = contestants(config, pair, bundle, prompts, console, replayed=mode == REPLAY)
+    session, timing = _session(config, pair, bundle, entered, mode)  # refuses before files are made
     name = f"generations-{mode}-t{sampling.temperature:g}.jsonl"
     journal = Journal(folder / name, _settings(config, pair, prompts, entered, mode))
     with Progress(
@@ -124,7 +125,6 @@ def compare(
         console=console,
     ) as progress:
         task = progress.add_task("", total=len(prompts))
-        session, timing = _session(config, pair, bundle, entered, mode)
         records = run_benchmark(
             session,
             entered.controllers,
