@@ -3,17 +3,16 @@
     python benchmarks/guard.py [--length K] [--prompts N] [--threads T] [--json PATH]
 
 The guard wraps fixed drafts of K tokens. A hostile drafter is the pair's own with every proposed
-token changed to another one, at the same cost. All methods play a prompt in turn, the order
-rotating, and do not stop at an end of text; the guard keeps what it has learned from one generation
-to the next.
+token changed to another one, at the same cost. Each prompt is played by both methods and then
+once more in the opposite order, so that a drift of the machine cancels out, without stopping
+at an end of text. A guard keeps what it has learned from one generation to the next.
 
 Figures, ratios of tokens a second: `guard_hostile_vs_autoregressive` and `guard_good_vs_unguarded`,
 whole generations of 128 tokens, the median over the prompts;
 `guard_recovered_share`, guarded against unguarded from 64 tokens after a drafter that had been
 hostile for 96 to 159 tokens turned into the real one, to the end of the generation, sum over sum;
 `guard_fresh_recovered_share`, likewise where the guard has seen nothing but the hostile tokens;
-`unguarded_hostile_vs_autoregressive` and `unguarded_good_vs_autoregressive`, for comparison; and
-`guard_identical_share`, of prompts on which all methods wrote the same text. The JSON has all
+and `guard_identical_share`, of prompts on which all methods wrote the same text. The JSON has all
 ratios both ways and 95% intervals (prompts resampled).
 """
 
@@ -105,47 +104,41 @@ def play(session: LiveSession, controller: Controller, prompt: list[int]) -> Gen
 
 
 class Comparison:
-    """Generations of several controllers, in turn on the same prompts."""
+    """A guard against its baseline, on the same prompts."""
 
-    def __init__(self, *controllers: Controller) -> None:
-        self.controllers = list(controllers)
-        self.counted: list[list[tuple[int, float]]] = []  # by prompt and controller
-        self.identical: list[bool] = []  # whether all wrote the same, by prompt
+    def __init__(self, baseline: Callable[[], Controller], guard: Callable[[], Controller]) -> None:
+        """Both are called for every generation."""
+        self.methods = (baseline, guard)
+        self.counted: list[np.ndarray] = []  # tokens and seconds [methods, 2], by prompt
+        self.identical: list[bool] = []  # whether all texts were the same, by prompt
 
     def play(self, session: LiveSession, prompt: list[int], count: Count = whole) -> None:
-        turn, number = len(self.counted), len(self.controllers)
-        made = {
-            index: play(session, self.controllers[index], prompt)
-            for index in sorted(range(number), key=lambda index: (index + turn) % number)
-        }
-        self.identical.append(all(other.tokens == made[0].tokens for other in made.values()))
-        self.counted.append([count(made[index]) for index in range(number)])
-
-    def table(self) -> np.ndarray:
-        """Tokens and seconds, `[prompts, controllers, 2]`."""
-        return np.array(self.counted)
+        totals, texts = np.zeros((2, 2)), set()
+        for index in (0, 1, 1, 0) if len(self.counted) % 2 else (1, 0, 0, 1):
+            made = play(session, self.methods[index](), prompt)
+            texts.add(tuple(made.tokens))
+            totals[index] += count(made)
+        self.counted.append(totals)
+        self.identical.append(len(texts) == 1)
 
 
-def of_sums(table: np.ndarray, one: int, other: int) -> float:
-    """Tokens a second of controller number `one` against `other`'s, over all generations."""
-    tokens, seconds = table.sum(0).T
-    return float(tokens[one] / seconds[one] * seconds[other] / tokens[other])
+def of_sums(table: np.ndarray) -> float:
+    """The guard's tokens a second against the baseline's, in `[prompts, methods, 2]`."""
+    (tokens, guarded), (seconds, guarded_seconds) = table.sum(0).T
+    return float(guarded / guarded_seconds * seconds / tokens)
 
 
-def of_pairs(table: np.ndarray, one: int, other: int) -> float:
-    """Likewise, the median of what single generations show."""
+def of_pairs(table: np.ndarray) -> float:
+    """Likewise, the median of what single prompts show."""
     speeds = table[..., 0] / table[..., 1]
-    return float(np.median(speeds[:, one] / speeds[:, other]))
+    return float(np.median(speeds[:, 1] / speeds[:, 0]))
 
 
-def interval(
-    ratio: Callable[[np.ndarray, int, int], float], table: np.ndarray, one: int, other: int
-) -> list[float]:
-    """95% of what `ratio` is on resampled generations."""
+def interval(ratio: Callable[[np.ndarray], float], table: np.ndarray) -> list[float]:
+    """95% of what `ratio` is on resampled prompts."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(table), size=(2000, len(table)))
-    found = [ratio(table[draw], one, other) for draw in draws]
-    return np.quantile(found, [0.025, 0.975]).tolist()
+    return np.quantile([ratio(table[draw]) for draw in draws], [0.025, 0.975]).tolist()
 
 
 def session_of(pair: Pair, drafter: Drafter, max_new_tokens: int) -> LiveSession:
@@ -155,7 +148,7 @@ def session_of(pair: Pair, drafter: Drafter, max_new_tokens: int) -> LiveSession
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, default=2, help="of the guarded drafts")
-    parser.add_argument("--prompts", type=int, default=32, help="a domain")
+    parser.add_argument("--prompts", type=int, default=48, help="a domain")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -168,9 +161,11 @@ def main() -> None:
         pair.encode(prompt.text) for prompt in balanced(embedded_prompts("test"), options.prompts)
     ]
     plain, unguarded = FixedLength(0), FixedLength(options.length)
-    bad = Comparison(plain, unguarded, Guarded(unguarded))
-    good = Comparison(plain, unguarded, Guarded(unguarded))
-    recovery = Comparison(unguarded, Guarded(unguarded), Guarded(unguarded))
+    tried, trusted, betrayed = (Guarded(unguarded) for _ in range(3))
+    bad = Comparison(lambda: plain, lambda: tried)
+    good = Comparison(lambda: unguarded, lambda: trusted)
+    recovery = Comparison(lambda: unguarded, lambda: betrayed)
+    fresh = Comparison(lambda: unguarded, lambda: Guarded(unguarded))
     bad_session = session_of(pair, hostile, TOKENS)
     good_session = session_of(pair, real, TOKENS)
     recovery_session = session_of(pair, alternating, HOSTILE + 2 * WITHIN + TOKENS)
@@ -180,29 +175,29 @@ def main() -> None:
     for number, prompt in enumerate(track(prompts, "generating")):
         bad.play(bad_session, prompt)
         good.play(good_session, prompt)
+        if number >= len(prompts) // 3:  # these are long
+            continue
         recovered = HOSTILE + number * 17 % WITHIN
         alternating.until = len(prompt) + recovered
-        recovery.controllers[2] = Guarded(unguarded)  # knows nothing yet
-        recovery.play(recovery_session, prompt, after(recovered + WITHIN))
+        counted = after(recovered + WITHIN)
+        recovery.play(recovery_session, prompt, counted)
+        fresh.play(recovery_session, prompt, counted)
     compared = {
-        "guard_hostile_vs_autoregressive": (of_pairs, bad.table(), 2, 0),
-        "guard_recovered_share": (of_sums, recovery.table(), 1, 0),
-        "guard_fresh_recovered_share": (of_sums, recovery.table(), 2, 0),
-        "guard_good_vs_unguarded": (of_pairs, good.table(), 2, 1),
-        "unguarded_hostile_vs_autoregressive": (of_pairs, bad.table(), 1, 0),
-        "unguarded_good_vs_autoregressive": (of_pairs, good.table(), 1, 0),
+        "guard_hostile_vs_autoregressive": (of_pairs, np.array(bad.counted)),
+        "guard_recovered_share": (of_sums, np.array(recovery.counted)),
+        "guard_fresh_recovered_share": (of_sums, np.array(fresh.counted)),
+        "guard_good_vs_unguarded": (of_pairs, np.array(good.counted)),
     }
-    figures = {name: ratio(*of_what) for name, (ratio, *of_what) in compared.items()}
-    figures["guard_identical_share"] = float(
-        np.mean(bad.identical + good.identical + recovery.identical)
-    )
+    figures = {name: ratio(table) for name, (ratio, table) in compared.items()}
+    identical = [bad.identical, good.identical, recovery.identical, fresh.identical]
+    figures["guard_identical_share"] = float(np.mean(np.concatenate(identical)))
     details = {
         name: {
-            "interval": interval(ratio, *of_what),
-            "of_sums": of_sums(*of_what),
-            "of_pairs": of_pairs(*of_what),
+            "interval": interval(ratio, table),
+            "of_sums": of_sums(table),
+            "of_pairs": of_pairs(table),
         }
-        for name, (ratio, *of_what) in compared.items()
+        for name, (ratio, table) in compared.items()
     }
     finish(figures, options.json, details={"details": details})
 

@@ -14,6 +14,9 @@ REMEMBERED = 5  # latest plain steps, whose median is the autoregressive step
 WORST = 2.0  # the most steps that one round can count against speculation: the rest is noise
 SLACK = 0.6  # steps that a spell of probes may lose after one was accepted
 RESERVE = 32.0  # the most steps that are put aside for losses to come
+QUICKER = 0.75  # of a remembered step: what one in a new sequence may take, as far as is known
+FRESH = 32  # tokens in which a step hardly changes
+DOUBT = 2.0  # steps that a new sequence may lose, were its steps that quick, before one is taken
 
 
 class Guarded:
@@ -23,7 +26,8 @@ class Guarded:
     seconds. Each spell of speculation begins with probes, drafts of one token by the drafter that
     the other controller would use. When they have won `proof` steps, the other controller is in
     charge; when the spell's balance falls under 0 (during probes, one of which was accepted, under
-    -0.6), plain decoding takes over.
+    -0.6), plain decoding takes over. (If the last plain step is some time ago, a trusted controller
+    is not dismissed before another one was measured.)
 
     Then the guard waits. After a rejected probe `longest` tokens; after a spell that had something
     accepted `shortest` ones, twice as many each time this happens again. And it always waits until
@@ -33,8 +37,10 @@ class Guarded:
     one round. (Of a round's loss, 2 steps count: beyond that it is taken for noise.)
 
     A step takes as long as the median of the latest plain rounds, or the very last one if that was
-    quicker. One is slipped in after `refresh` tokens without any, and wherever a sequence begins,
-    as the last one may have ended with slower steps. All else persists from sequence to sequence.
+    quicker. One is slipped in after `refresh` tokens without any. Where a sequence begins, the last
+    one may have ended with slower steps, so one is slipped in there as well, unless speculation is
+    trusted: then as soon as it would lose if steps were a quarter quicker than remembered. All else
+    persists from sequence to sequence.
 
     The other controller observes the rounds that it chose, and no others: no probes, no plain
     steps of the guard's. So it may be asked and not obeyed, and not be told of parts of the text. A
@@ -45,13 +51,13 @@ class Guarded:
         self,
         controller: Controller,
         *,
-        allowance: float = 0.0075,
-        advance: float = 2.0,
+        allowance: float = 0.006,
+        advance: float = 3.0,
         shortest: int = 8,
         longest: int = 40,
         proof: float = 1.5,
         limit: float = 8.0,
-        refresh: int = 256,
+        refresh: int = 512,
     ) -> None:
         """Called `guarded_` and the other controller's name.
 
@@ -91,26 +97,33 @@ class Guarded:
         self._interval = shortest
         self._plain: deque[float] = deque(maxlen=REMEMBERED)  # seconds
         self._since_plain = 0  # tokens
+        self._doubted = False  # the step is remembered from another sequence
+        self._credit = 0.0  # what this sequence has won since, were steps quicker
         self._obeyed = False
 
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         self.controller.reset(prompt, seed)
-        self._since_plain = self.refresh
+        self._doubted, self._credit = True, DOUBT
 
     def decide(self, observation: np.ndarray | None) -> Action:
         self._obeyed = False
-        if self._wait or self._since_plain >= self.refresh or len(self._plain) < MEASURED:
+        if self._wait or self._must_measure:
             return FALLBACK
         action = self.controller.decide(observation)
         self._obeyed = self.trusted or action.length < 2
         return action if self._obeyed else Action(1, action.drafter)
+
+    @property
+    def _must_measure(self) -> bool:
+        unsure = self._doubted and (not self.trusted or self._credit < 0)
+        return unsure or self._since_plain >= self.refresh or len(self._plain) < MEASURED
 
     def observe(self, round_: Round) -> None:
         if self._obeyed:
             self.controller.observe(round_)
         if not round_.drafted:
             self._plain.append(round_.seconds)
-            self._since_plain = 0
+            self._since_plain, self._doubted = 0, False
             if self._wait:
                 self._wait -= 1
                 self._reserve = min(self._reserve + self.allowance, RESERVE)
@@ -118,7 +131,9 @@ class Guarded:
         self._since_plain += len(round_.tokens)
         self._accepted |= round_.accepted > 0
         step = min(sorted(self._plain)[(len(self._plain) - 1) // 2], self._plain[-1])
-        gain = max(len(round_.tokens) - round_.seconds / step, -WORST)
+        won, spent = len(round_.tokens), round_.seconds / step
+        gain = max(won - spent, -WORST)
+        self._credit = min(self._credit + max(won - spent / QUICKER, -WORST), self.limit)
         self._reserve = min(self._reserve + gain, RESERVE)
         self._balance = min(self._balance + gain, self.limit)
         if self._balance == self.limit:
@@ -126,7 +141,10 @@ class Guarded:
         if self._balance >= self.proof:
             self.trusted = True
         elif self._balance < (-SLACK if self._accepted and not self.trusted else 0.0):
-            self._fall_back()
+            if self.trusted and self._since_plain > FRESH:
+                self._since_plain, self._balance = self.refresh, 0.0
+            else:
+                self._fall_back()
 
     def _fall_back(self) -> None:
         wait = self._interval if self._accepted else self.longest

@@ -15,7 +15,12 @@ MANY_DOMAINS = 4  # more gains than these are counted, not listed; losses always
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write `report` (JSON-able) as a web page, atomically. Sections without data are left out."""
+    """Write `report` (JSON-able) as a web page, atomically.
+
+    Sections without data are left out. What was measured live comes before what was replayed.
+    """
+    measured = sorted(report.get("comparisons") or [], key=lambda item: item["mode"] != "live")
+    report = {**report, "comparisons": measured}
     page = (files(__package__) / "report_template.html").read_text(encoding="utf-8")
     for name, present in sections(report).items():
         page = re.sub(
@@ -194,7 +199,7 @@ def _differing(comparison: Mapping[str, Any]) -> str:
 
 
 def _setting(comparison: Mapping[str, Any]) -> str:
-    how = "Live" if comparison.get("mode", "live") == "live" else "Replayed"
+    how = "Live" if comparison["mode"] == "live" else "Replayed"
     return f"{how}, at temperature {comparison['temperature']:g}"
 
 

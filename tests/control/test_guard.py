@@ -162,6 +162,19 @@ def test_a_good_drafter_is_hardly_ever_interrupted():
     assert steps < 1.01 * play(Simulated(lambda position: 0.8, seed=1), FixedLength(4), 20_000)
 
 
+def test_a_new_sequence_is_measured_only_where_that_could_matter():
+    session = Simulated(lambda position: 0.9, max_new_tokens=64)
+    guard = Guarded(FixedLength(4))
+    play(session, guard, 200)
+    del session.rounds[:]
+    play(session, guard, 6400)
+    assert len(drafts(session, 0)) <= 6400 / 512
+    session.chance = lambda position: 0.9 * (position % 64 > 8)  # bad beginnings raise doubts
+    del session.rounds[:]
+    play(session, guard, 6400)
+    assert len(drafts(session, 0)) > 3 * 6400 / 512
+
+
 def test_spikes_do_not_trip_it():
     session = Simulated(lambda position: 0.8, spikes=0.02)
     guard = Guarded(FixedLength(4))
@@ -197,7 +210,7 @@ def test_it_notices_that_plain_steps_have_become_quicker():
     play(session, Guarded(FixedLength(4)), 4000)
     used = drafts(session, 4)
     assert sum(position < 2000 for position in used) > 500
-    assert max(used) < 2000 + 256 + 64
+    assert max(used) < 2000 + 512 + 64
 
 
 def plain_runs(session: Simulated) -> list[int]:
