@@ -12,7 +12,11 @@ class ModelConfig:
 
     name: str = "???"
     target: str = "???"
-    drafter: str = "???"
+    drafter: str = "???"  # the general draft model, `draft` among the drafters
+    # Which drafters, by name: draft, one of `specialists`, early_exit, ngram, or another source.
+    drafters: list[str] = field(default_factory=lambda: ["draft", "ngram"])
+    specialists: dict[str, str] = field(default_factory=dict)  # further draft models, by name
+    exit_layer: int | None = None  # early_exit: the target's layers that draft; null: a quarter
     dtype: str = "float32"
     device: str = "cpu"  # cpu, cuda, cuda:1, auto
     device_map: str | None = None  # the target's, as transformers understands it

@@ -31,7 +31,7 @@ from adaspec_rl.data.prompts import (
 )
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
-from adaspec_rl.pairs.pair import Pair, load_pair
+from adaspec_rl.pairs.pair import EXIT, Pair, load_pair
 from adaspec_rl.replay.cluster import RayWorkers
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile
@@ -52,7 +52,7 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
     return load_pair(
         config.name,
         config.target,
-        [config.drafter],
+        [drafter_source(config, name) for name in config.drafters],
         dtype=config.dtype,
         device=device,
         device_map=config.device_map,
@@ -62,6 +62,15 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
         shape=config.shape,
         drafter_shape=config.drafter_shape,
     )
+
+
+def drafter_source(config: ModelConfig, name: str) -> str:
+    """What `load_pair` calls the drafter that `model.drafters` calls `name`."""
+    if name == "draft":
+        return config.drafter
+    if name == EXIT and config.exit_layer is not None:
+        return f"{EXIT}:{config.exit_layer}"
+    return config.specialists.get(name, name)
 
 
 def prompts_from(

@@ -87,7 +87,10 @@ def main() -> None:
     pair = pair_from(config.model, config.engine)
     prompts = prompts_from(config.data, "train", pair)
     spec = ObservationSpec(
-        tuple(config.env.features), config.env.max_length, pair.target.vocab_size
+        tuple(config.env.features),
+        config.env.max_length,
+        pair.target.vocab_size,
+        len(pair.drafters),
     )
     profile = measured_profile_from(config, pair, prompts, None, spec, console)
     command = shlex.join(["python", "benchmarks/costs.py", *sys.argv[1:]])

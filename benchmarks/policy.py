@@ -1,8 +1,8 @@
 """What learning is worth: `python benchmarks/policy.py --seeds 5 --json FILE`.
 
 Records the embedded pair's training and held-out prompts, measures what decoding costs here, trains
-with several seeds, and replays every policy on the held-out prompts beside the best fixed draft
-length in hindsight, each domain's own best, the full-information baseline, and the oracle. With
+with several seeds, and replays every policy on the held-out prompts beside the best fixed drafter
+and length in hindsight, each domain's own best, the full-information baseline, and the oracle. With
 `--live`, the first seed's policy also decodes, beside the best fixed length.
 """
 
@@ -25,6 +25,7 @@ from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.round import Action
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, run_benchmark
 from adaspec_rl.from_config import (
     pair_from,
@@ -41,6 +42,7 @@ from adaspec_rl.training.judge import deciding
 from adaspec_rl.training.train import Task, learn, prepare
 
 CONF = Path(__file__).parents[1] / "conf"
+LOOKUP_STEP = 0.004
 DRAFT_STEPS = (0.03, 0.06, 0.12, 0.25)  # of an autoregressive step
 
 
@@ -82,17 +84,17 @@ class HeldOut:
 
     @property
     def best_fixed(self) -> float:
-        """Speedup of the best single draft length."""
+        """Speedup of the best single drafter and length."""
         return float(self.tokens.sum() / self.fixed.sum(axis=1).min())
 
     @property
-    def best_length(self) -> int:
-        """That length."""
-        return int(self.fixed.sum(axis=1).argmin())
+    def best_action(self) -> Action:
+        """That drafter and length."""
+        return lengths_of(self.trace)[int(self.fixed.sum(axis=1).argmin())]
 
     @property
     def domain_fixed(self) -> float:
-        """Speedup when every domain has its own best length."""
+        """Speedup when every domain has its own best drafter and length."""
         steps = [
             self.fixed[:, self.domains == name].sum(axis=1).min() for name in set(self.domains)
         ]
@@ -126,7 +128,7 @@ def temperature_figures(
     trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
     held = HeldOut.of(trace, task.profile)
     console.print(
-        f"temperature {temperature:g}: best fixed length {held.best_length} {held.best_fixed:.3f}, "
+        f"temperature {temperature:g}: best fixed ({held.best_action}) {held.best_fixed:.3f}, "
         f"by domain {held.domain_fixed:.3f}, oracle {held.oracle:.3f}"
     )
     learned, hindsight, seconds, actors = [], [], [], []
@@ -160,7 +162,8 @@ def temperature_figures(
         details[name] = {"mean": mean, "ci95": [low, high], "seeds": values}
     details[f"replayed_{t}"] = {
         "best_fixed": held.best_fixed,
-        "best_length": held.best_length,
+        "best_action": str(held.best_action),
+        "drafters": [table.name for table in held.trace.drafters],
         "domain_fixed": held.domain_fixed,
         "oracle": held.oracle,
         "learned": learned,
@@ -187,7 +190,7 @@ def live_ratio(
     options: argparse.Namespace,
     console: Console,
 ) -> float:
-    """Throughput of the policy over that of the best fixed length, decoding for real."""
+    """Throughput of the policy over that of the best fixed setting, decoding for real."""
     session = task.pair.session(
         max_new_tokens=config.env.max_new_tokens,
         sampling=sampling_from(config.env),
@@ -195,8 +198,10 @@ def live_ratio(
         survival=task.survival,
     )
     policy = LearnedPolicy(actor, task.actions, task.spec)
-    lengths = sorted({held.best_length - 1, held.best_length, held.best_length + 1} - {0})
-    controllers = [FixedLength(0), *(FixedLength(length) for length in lengths), policy]
+    best = held.best_action
+    near = [best.length + more for more in (-1, 0, 1) if best.length + more > 0]
+    fixed = [FixedLength(length, best.drafter) for length in near]
+    controllers = [FixedLength(0), *fixed, policy]
     records = run_benchmark(
         session, controllers, prompts, cost=task.profile.at().features(), seed=config.seed
     )
@@ -208,8 +213,7 @@ def live_ratio(
     rates = {method: tokens / seconds for method, (tokens, seconds) in sums.items()}
     for method, rate in rates.items():
         console.print(f"live {method}: {rate / rates[AUTOREGRESSIVE]:.3f}")
-    fixed = max(rates[f"fixed_{length}"] for length in lengths)
-    return rates[policy.name] / fixed
+    return rates[policy.name] / max(rates[controller.name] for controller in fixed)
 
 
 def conditioned_figures(
@@ -237,15 +241,20 @@ def conditioned_figures(
 
 
 def machine(draft_step: float, max_length: int, drafters: int) -> CostProfile:
-    """A machine on which a drafted token costs `draft_step` plain steps."""
+    """A machine on which a drafted token costs `draft_step` plain steps, of a lookup next to none.
+
+    The first drafter is taken for a model, all others for lookups.
+    """
+    steps = (draft_step, *(LOOKUP_STEP,) * (drafters - 1))
     costs = RoundCosts(
         context=128,
         batch_size=1,
         autoregressive_step=1.0,
-        draft_step=(draft_step,) * drafters,
-        stopping_step=(0.1 * draft_step,) * drafters,
+        draft_step=steps,
+        stopping_step=tuple(0.1 * step for step in steps),
         verification=tuple(1.0 + 0.02 * k for k in range(max_length + 1)),
-        overhead=0.05,
+        overhead=(0.05,) * drafters,
+        catch_up=(0.0,) * drafters,
     )
     return CostProfile(f"draft step {draft_step}", 0.01, (costs,))
 

@@ -87,7 +87,7 @@ def live_steps_per_second(
 def game(tables: ReplayTables, features: Sequence[str], streams: int) -> ReplayGame:
     """Replayed streams under nominal costs."""
     trace = tables.trace
-    spec = ObservationSpec(tuple(features), trace.max_length)
+    spec = ObservationSpec(tuple(features), trace.max_length, drafters=len(trace.drafters))
     profile = nominal_costs(len(trace.drafters), trace.max_length)
     return ReplayGame(tables, spec, [profile.points], policy=[0.0], streams=streams)
 

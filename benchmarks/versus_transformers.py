@@ -1,6 +1,6 @@
 """Tokens a second of whole generations, ours against transformers' `generate`.
 
-    python benchmarks/versus_transformers.py [--prompts N] [--json PATH]
+    python benchmarks/versus_transformers.py [--policy FOLDER] [--prompts N] [--json PATH]
 
 Every method has a family of settings; each family is judged at the setting that was fastest on
 training prompts, found in the same run. On the held-out prompts, all methods then play each prompt
@@ -8,8 +8,11 @@ in turn, the order rotating by one each time. Both sides hold float32 weights an
 
 Figures: `autoregressive_vs_generate` and `fixed_vs_best_assisted` (our best fixed length against
 the best way to use `assistant_model`), ratios of tokens a second, at temperature 0 and (`_t0.8`)
-0.8; `identical_share`, our greedy texts that equal `generate`'s. Where scikit-learn is installed,
-transformers adapts its confidence threshold as it goes; the JSON says whether it was.
+0.8; `identical_share`, our greedy texts that equal `generate`'s. With `--policy`, a trained one,
+guarded, takes part at the temperature that it was trained at: `learned_vs_generate`, and
+`learned_vs_best_mode` against the fastest of all modes of `generate`, prompt lookup included. Where
+scikit-learn is installed, transformers adapts its confidence threshold as it goes; the JSON says
+whether it was.
 """
 
 import argparse
@@ -30,16 +33,20 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 from transformers.utils import is_sklearn_available, logging
 
+from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
+from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.pairs.pair import Pair, checkpoint_of, load_pair
+from adaspec_rl.pairs.pair import NGRAM, Pair, checkpoint_of, load_pair
+from adaspec_rl.training.bundle import PolicyBundle, load_bundle
 
 TEMPERATURES = (0.0, 0.8)
 NO_COST = CostFeatures(0.0, 0.0, 0.0)
 LENGTHS = (1, 2, 3, 4, 5, 6, 8)
+LEARNED = "our learned policy"
 ASSISTED = ("assisted default", "assisted constant", "assisted heuristic", "assisted threshold")
 
 Run = Callable[[list[int], float, int], list[int]]  # prompt, temperature, seed -> new tokens
@@ -68,26 +75,37 @@ class Timing:
 
 
 class Ours:
-    """Fixed draft lengths through our engine; length 0 is autoregressive."""
+    """Fixed draft lengths through our engine, and a trained policy."""
 
-    def __init__(self, pair: Pair, max_new_tokens: int) -> None:
+    def __init__(self, pair: Pair, max_new_tokens: int, policy: PolicyBundle | None) -> None:
+        self.policy = policy
         self.sessions = {
-            temperature: pair.session(max_new_tokens=max_new_tokens, sampling=Sampling(temperature))
+            temperature: pair.session(
+                max_new_tokens=max_new_tokens,
+                sampling=Sampling(temperature),
+                verification="coupled" if policy else "rejection",
+                survival=policy.survival if policy else None,
+            )
             for temperature in TEMPERATURES
         }
 
-    def method(self, family: str, length: int) -> Method:
-        controller = FixedLength(length)
+    def method(self, family: str, setting: str, controller: Controller) -> Method:
+        cost = self.policy.costs() if self.policy else NO_COST
 
         def run(prompt: list[int], temperature: float, seed: int) -> list[int]:
             session = self.sessions[temperature]
-            return generate(session, controller, prompt, cost=NO_COST, seed=seed).tokens
+            return generate(session, controller, prompt, cost=cost, seed=seed).tokens
 
-        return Method(family, f"length {length}" if length else "", run)
+        return Method(family, setting, run)
 
-    def methods(self) -> list[Method]:
-        fixed = [self.method("our fixed length", length) for length in range(1, 9)]
-        return [self.method("our autoregressive", 0), *fixed]
+    def methods(self, temperature: float) -> list[Method]:
+        made = [self.method("our autoregressive", "", FixedLength(0))]
+        for number, family in enumerate(("our fixed length", "our fixed lookup")):
+            for length in LENGTHS:
+                made.append(self.method(family, f"length {length}", FixedLength(length, number)))
+        if self.policy and self.policy.training["temperature"] == temperature:
+            made.append(self.method(LEARNED, "", Guarded(self.policy.controller())))
+        return made
 
 
 class Theirs:
@@ -214,14 +232,18 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--target", default="tiny:target", help="tiny:NAME or a folder")
     parser.add_argument("--drafter", default="tiny:draft")
+    parser.add_argument("--policy", type=Path, help="a bundle for these two and ngram")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    pair = load_pair("pair", options.target, [options.drafter])
+    pair = load_pair("pair", options.target, [options.drafter, NGRAM])
+    policy = load_bundle(options.policy) if options.policy else None
+    if policy:
+        policy.check_pair(pair.name, pair.fingerprint)
+    ours = Ours(pair, options.max_new_tokens, policy)
     theirs = Theirs(options.target, options.drafter, options.max_new_tokens)
-    methods = [*Ours(pair, options.max_new_tokens).methods(), *theirs.methods()]
     training, held_out = (
         [pair.encode(prompt.text) for prompt in balanced(embedded_prompts(split), count)]
         for split, count in (("train", options.tune_prompts), ("test", options.prompts))
@@ -229,17 +251,23 @@ def main() -> None:
     figures: dict[str, float] = {}
     details: dict[str, dict[str, Any]] = {}
     for temperature in TEMPERATURES:
+        methods = [*ours.methods(temperature), *theirs.methods()]
         chosen = tuned(methods, training, temperature)
         timings = measure(chosen, held_out, temperature, "comparing")
         show(chosen, timings, temperature)
         found = {method.family: timing for method, timing in zip(chosen, timings)}
         suffix = f"_t{temperature:g}" if temperature else ""
-        ours, fixed = found["our autoregressive"], found["our fixed length"]
-        figures[f"autoregressive_vs_generate{suffix}"] = ours.speed / found["generate"].speed
+        plain, fixed = found["our autoregressive"], found["our fixed length"]
+        figures[f"autoregressive_vs_generate{suffix}"] = plain.speed / found["generate"].speed
         best = max(found[family].speed for family in ASSISTED)
         figures[f"fixed_vs_best_assisted{suffix}"] = fixed.speed / best
+        if LEARNED in found:
+            speed = found[LEARNED].speed
+            modes = [method.family for method in theirs.methods() if method.family != "generate"]
+            figures[f"learned_vs_generate{suffix}"] = speed / found["generate"].speed
+            figures[f"learned_vs_best_mode{suffix}"] = speed / max(found[m].speed for m in modes)
         if not temperature:
-            pairs = [*zip(ours.texts, found["generate"].texts)]
+            pairs = [*zip(plain.texts, found["generate"].texts)]
             pairs += zip(fixed.texts, found["generate"].texts)
             figures["identical_share"] = sum(a == b for a, b in pairs) / len(pairs)
         details[f"temperature {temperature:g}"] = {

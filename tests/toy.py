@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.decoding.drafters import Drafter, DraftModel
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 
@@ -67,7 +67,7 @@ def similar(model: ToyModel, weight: float, seed: int = 99) -> ToyModel:
 
 def toy_session(
     target: ToyModel,
-    drafters: Sequence[ToyModel],
+    drafters: Sequence[ToyModel | Drafter],
     *,
     max_new_tokens: int = 20,
     temperature: float = 0.0,
@@ -77,7 +77,10 @@ def toy_session(
 ) -> LiveSession:
     return LiveSession(
         target,
-        [DraftModel(drafter, target.vocab_size) for drafter in drafters],
+        [
+            DraftModel(drafter, target.vocab_size) if isinstance(drafter, ToyModel) else drafter
+            for drafter in drafters
+        ],
         eos_ids=eos_ids,
         max_new_tokens=max_new_tokens,
         sampling=sampling or Sampling(temperature),

@@ -8,9 +8,9 @@ import numpy as np
 
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
+from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.session import Session
-from adaspec_rl.decoding.suffix_index import SuffixIndex
 
 
 @dataclass(slots=True)
@@ -30,23 +30,24 @@ class StreamObserver:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.index = SuffixIndex()
-        self._matches = "context" in observer.spec.groups
+        self._text = TextFeatures()
+        self._reads = "context" in observer.spec.groups
         self._seen: np.ndarray | None = None  # the observation, until it changes
 
     def start(self, prompt: Sequence[int]) -> None:
-        if self._matches:
-            self.index.start(prompt)
-        self.observer.reset(suffix_match=self.index.match)
+        if self._reads:
+            self._text.start(prompt)
+        self.observer.reset(text=self._text.values)
         self._seen = None
 
     def update(self, round_: Round) -> None:
         if not self.observer.spec.changes:
             return
-        if self._matches:
-            self.index.extend(round_.tokens)
-        match = self.index.match if self._matches else 0
-        self.observer.update(RoundArrays.from_rounds([round_], [match]))
+        if self._reads:
+            self._text.extend(round_.tokens)
+        spec = self.observer.spec
+        arrays = RoundArrays.from_rounds([round_], [self._text.values], spec.needs_signals)
+        self.observer.update(arrays)
         self._seen = None
 
     def observation(self) -> np.ndarray:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from adaspec_rl.control.text_features import LOOKUP_SPANS
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.decoding.survival import MATCH_LIMIT
 
-GROUPS = ("history", "target", "draft", "context", "cost")
+GROUPS = ("history", "drafters", "target", "draft", "context", "cost")
 SIGNALLED = ("target", "draft")  # groups that need a session's signals, which take time
 EMA_SPANS = (2.0, 6.0, 20.0)  # rounds
+DRAFTER_SPAN = 6.0  # rounds with a drafter, of its own acceptance average
 RECENT = 4  # rounds shown one by one
 PRIOR_ACCEPTANCE = 0.5  # what the averages start from
 
@@ -28,11 +30,13 @@ class CostFeatures:
     verification_step: float  # of one more verified position
     overhead: float  # of a round
     batch_size: int = 1
+    other_draft_steps: tuple[float, ...] = ()  # of the second drafter, the third, …
 
     def values(self) -> np.ndarray:
-        """The features of the group `cost`, unscaled, `[4]`."""
+        """The features of the group `cost`, unscaled, `[3 + drafters]`."""
         size = math.log2(self.batch_size)
-        return np.array([self.draft_step, self.verification_step, self.overhead, size])
+        first = (self.draft_step, self.verification_step, self.overhead, size)
+        return np.array([*first, *self.other_draft_steps])
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class ObservationSpec:
     groups: tuple[str, ...] = GROUPS
     max_length: int = 8
     vocab_size: int = 4096
+    drafters: int = 1
     names: tuple[str, ...] = field(init=False)
     scales: tuple[float, ...] = field(init=False)
 
@@ -53,13 +58,19 @@ class ObservationSpec:
             )
         if not self.groups:
             raise ValueError(f"no feature group chosen: expected some of {', '.join(GROUPS)}")
-        table = _features(self.max_length, self.vocab_size)
+        if self.drafters < 1:
+            raise ValueError(f"at least 1 drafter is needed, got {self.drafters}")
+        table = self.table()
         chosen = [item for group in GROUPS if group in self.groups for item in table[group]]
         object.__setattr__(self, "names", tuple(name for name, _ in chosen))
         object.__setattr__(self, "scales", tuple(scale for _, scale in chosen))
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def table(self) -> dict[str, list[tuple[str, float]]]:
+        """`(name, scale)` of every feature, by group, chosen or not."""
+        return _features(self.max_length, self.vocab_size, self.drafters)
 
     @property
     def changes(self) -> bool:
@@ -72,7 +83,9 @@ class ObservationSpec:
         return any(group in SIGNALLED for group in self.groups)
 
 
-def _features(max_length: int, vocab_size: int) -> dict[str, list[tuple[str, float]]]:
+def _features(
+    max_length: int, vocab_size: int, drafters: int
+) -> dict[str, list[tuple[str, float]]]:
     """`(name, scale)` of every feature, by group, in the order in which `Observer` fills them."""
     span, surprise = float(max_length), math.log(vocab_size)
     recent = range(1, RECENT + 1)
@@ -83,6 +96,10 @@ def _features(max_length: int, vocab_size: int) -> dict[str, list[tuple[str, flo
             *((f"drafted_{ago}_ago", span) for ago in recent),
             ("rounds_since_draft", 8.0),
         ],
+        "drafters": [
+            *((f"drafter_{d}_acceptance_ema", 1.0) for d in range(drafters)),
+            *((f"drafter_{d}_unread", math.log1p(1024)) for d in range(drafters)),
+        ],
         "target": [("target_entropy", surprise), ("target_top_probability", 1.0)],
         "draft": [
             ("draft_first_probability", 1.0),
@@ -91,12 +108,17 @@ def _features(max_length: int, vocab_size: int) -> dict[str, list[tuple[str, flo
             ("draft_last_entropy", surprise),
             ("draft_last_margin", 10.0),
         ],
-        "context": [("generated", math.log1p(1024)), ("suffix_match", float(MATCH_LIMIT))],
+        "context": [
+            ("generated", math.log1p(1024)),
+            ("suffix_match", math.log2(1 + MATCH_LIMIT)),
+            *((f"lookup_rate_{span:g}", 1.0) for span in LOOKUP_SPANS),
+        ],
         "cost": [
             ("draft_step", 1.0),
             ("verification_step", 1.0),
             ("overhead", 1.0),
             ("batch_size", 6.0),
+            *((f"draft_step_{d}", 1.0) for d in range(1, drafters)),
         ],
     }
 
@@ -110,19 +132,31 @@ class RoundArrays:
     emitted: np.ndarray  # [B]
     target: np.ndarray  # [B, 2], the features of the group `target`, unscaled
     draft: np.ndarray  # [B, 5], likewise; ignored where nothing was drafted
-    suffix_match: np.ndarray  # [B], longest earlier match of the text's end, after the round
+    text: np.ndarray  # [B, 3], `TextFeatures.values` after the round
+    drafter: np.ndarray  # [B] integers
 
     @classmethod
-    def from_rounds(cls, rounds: Sequence[Round], suffix_match: Sequence[int]) -> "RoundArrays":
-        """Rounds of several streams, and each stream's suffix match after it."""
-        table = np.array([_numbers(round_) for round_ in rounds])  # [B, 10]
+    def from_rounds(
+        cls, rounds: Sequence[Round], text: Sequence[Sequence[float]], signals: bool = True
+    ) -> "RoundArrays":
+        """Rounds of several streams, and each stream's `TextFeatures.values` after it.
+
+        `signals=False` spares the groups `target` and `draft`, which are then 0.
+        """
+        if signals:
+            table = np.array([_numbers(round_) for round_ in rounds])  # [B, 10]
+        else:
+            table = np.zeros((len(rounds), 10))
+            for row, r in zip(table, rounds):
+                row[:3] = r.drafted, r.accepted, len(r.tokens)
         return cls(
             drafted=table[:, 0],
             accepted=table[:, 1],
             emitted=table[:, 2],
             target=table[:, 3:5],
             draft=table[:, 5:],
-            suffix_match=np.array(suffix_match, dtype=float),
+            text=np.array(text),
+            drafter=np.array([round_.drafter for round_ in rounds]),
         )
 
 
@@ -147,7 +181,7 @@ class Observer:
         """`cost` holds for all streams; None: `set_costs` says what each one costs."""
         self.spec = spec
         self.batch = batch
-        table = _features(spec.max_length, spec.vocab_size)
+        table = spec.table()
         every = [name for group in GROUPS for name, _ in table[group]]
         self._chosen = np.array([every.index(name) for name in spec.names])
         self._scales = np.asarray(spec.scales, dtype=np.float32)[:, None]
@@ -155,7 +189,7 @@ class Observer:
         # All features, unscaled, one contiguous row each: [F, B].
         self._values = np.zeros((len(every), batch), dtype=np.float32)
         ends = np.cumsum([len(table[group]) for group in GROUPS])
-        history, self._target, self._draft, context, self._costs = (
+        history, drafters, self._target, self._draft, context, self._costs = (
             self._values[end - len(table[group]) : end] for group, end in zip(GROUPS, ends)
         )
         emas = len(EMA_SPANS)
@@ -163,34 +197,47 @@ class Observer:
         self._accepted = history[emas : emas + RECENT]  # [RECENT, B], the latest first
         self._drafted = history[emas + RECENT : -1]
         self._since_draft = history[-1]
-        self._log_generated, self._match = context[0], context[1]
+        self._own_emas, self._log_unread = drafters[: spec.drafters], drafters[spec.drafters :]
+        self._unread = np.zeros((spec.drafters, batch), dtype=np.float32)
+        self._own_decay = math.exp(-1.0 / DRAFTER_SPAN)
+        self._columns = np.arange(batch)
+        self._log_generated, self._text = context[0], context[1:]
         self._generated = np.zeros(batch, dtype=np.float32)
         if cost is not None:
             self.set_costs(cost.values())
         self.reset()
 
     def set_costs(self, values: np.ndarray, rows: np.ndarray | slice = slice(None)) -> None:
-        """What decoding costs in `rows`: `CostFeatures.values` `[4]` of all, or `[rows, 4]`."""
-        self._costs[:, rows] = values[:, None] if values.ndim == 1 else values.T
+        """What decoding costs in `rows`: `CostFeatures.values` `[C]` of all, or `[rows, C]`.
+
+        Drafters that the observation has no features for are left out.
+        """
+        known = min(values.shape[-1], len(self._costs))
+        found = values[..., :known]
+        self._costs[:known, rows] = found[:, None] if found.ndim == 1 else found.T
 
     def reset(
         self,
         rows: np.ndarray | slice = slice(None),
-        suffix_match: np.ndarray | float = 0.0,
+        text: np.ndarray | Sequence[float] = (0.0, 0.0, 0.0),
     ) -> None:
-        """Begin new sequences in `rows` (all by default)."""
+        """Begin new sequences in `rows` (all by default), `TextFeatures.values` `[rows, 3]`."""
         self._generated[rows] = 0
         self._values[: -len(self._costs), rows] = 0.0
         self._emas[:, rows] = PRIOR_ACCEPTANCE
-        self._match[rows] = np.minimum(suffix_match, MATCH_LIMIT)
+        self._own_emas[:, rows] = PRIOR_ACCEPTANCE
+        self._unread[:, rows] = 0.0
+        self._read(np.asarray(text, dtype=np.float32), rows)
 
     def update(self, rounds: RoundArrays) -> None:
         """Take in one round of every stream. Groups that nobody sees are not kept up."""
         groups = self.spec.groups
-        if "history" in groups or "draft" in groups:
+        if "history" in groups or "draft" in groups or "drafters" in groups:
             drafting = rounds.drafted > 0
         if "history" in groups:
             self._update_history(rounds, drafting)
+        if "drafters" in groups:
+            self._update_drafters(rounds, drafting)
         if "target" in groups:
             self._target[:] = rounds.target.T
         if "draft" in groups:
@@ -198,11 +245,26 @@ class Observer:
         if "context" in groups:
             self._generated += rounds.emitted
             np.log1p(self._generated, out=self._log_generated)
-            np.minimum(rounds.suffix_match, MATCH_LIMIT, out=self._match, casting="same_kind")
+            self._read(rounds.text, slice(None))
+
+    def _read(self, text: np.ndarray, rows: np.ndarray | slice) -> None:
+        """What texts `[rows, 3]` say."""
+        self._text[:, rows] = text.T if text.ndim == 2 else text[:, None]
+        match = np.minimum(self._text[0], MATCH_LIMIT, out=self._text[0])
+        np.log2(1.0 + match, out=match)  # the difference between 1 and 3 is what matters
+
+    def _update_drafters(self, rounds: RoundArrays, drafting: np.ndarray) -> None:
+        used = rounds.drafter, self._columns
+        before = self._own_emas[used]
+        rate = _acceptance_rate(rounds)
+        mixed = rate + (before - rate) * self._own_decay
+        self._own_emas[used] = np.where(drafting, mixed, before)
+        self._unread += rounds.emitted
+        self._unread[used] = np.where(drafting, 0.0, self._unread[used])
+        np.log1p(self._unread, out=self._log_unread)
 
     def _update_history(self, rounds: RoundArrays, drafting: np.ndarray) -> None:
-        reached = np.minimum(rounds.accepted + 1, rounds.drafted)
-        rate = rounds.accepted / np.maximum(reached, 1)
+        rate = _acceptance_rate(rounds)
         np.copyto(self._emas, rate + (self._emas - rate) * self._decay, where=drafting)
         for recent, latest in ((self._accepted, rounds.accepted), (self._drafted, rounds.drafted)):
             recent[1:] = recent[:-1]  # NumPy copies overlapping views first
@@ -214,3 +276,9 @@ class Observer:
     def observation(self) -> np.ndarray:
         """`[batch, features]` float32, a fresh array."""
         return (self._values[self._chosen] / self._scales).T
+
+
+def _acceptance_rate(rounds: RoundArrays) -> np.ndarray:
+    """Accepted drafted tokens by those that verification looked at, `[B]`; 0 without a draft."""
+    reached = np.minimum(rounds.accepted + 1, rounds.drafted)
+    return rounds.accepted / np.maximum(reached, 1)

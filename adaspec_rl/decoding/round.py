@@ -38,11 +38,12 @@ class Action:
     def __str__(self) -> str:
         if self.length == 0:
             return "a plain step"
+        by = f" by drafter {self.drafter}" if self.drafter else ""
         if not self.stops:
-            return f"draft {self.length}"
+            return f"draft {self.length}{by}"
         if self.rule is not None:
-            return f"draft up to {self.length}, while the rule says so"
-        return f"draft up to {self.length}, stop below {self.threshold:g}"
+            return f"draft up to {self.length}{by}, while the rule says so"
+        return f"draft up to {self.length}{by}, stop below {self.threshold:g}"
 
     @property
     def stops(self) -> bool:

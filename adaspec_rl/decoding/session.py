@@ -14,7 +14,7 @@ from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.stopping import RuleStop, RunningSurvival, ThresholdStop, chances
-from adaspec_rl.decoding.suffix_index import SuffixIndex
+from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
@@ -45,7 +45,7 @@ class Session(Protocol):
 class LiveSession:
     """A target and its drafters, decoding for real (batch 1).
 
-    A round costs one forward pass of the target, plus one of the drafter for each drafted token.
+    A round costs one forward pass of the target, plus what the drafter takes for its draft.
     The target's cache always lacks exactly the last committed token, which the next round reads
     together with the draft.
     """
@@ -124,7 +124,7 @@ class LiveSession:
         self._generated: list[int] = []
         self._finished = None
         self._signals = signals
-        self._index: SuffixIndex | None = None
+        self._automaton: SuffixAutomaton | None = None
         self._rule = new_verification(
             self.verification, self.sampling, seed, self.target.vocab_size, self.target.device
         )
@@ -191,7 +191,7 @@ class LiveSession:
             return None
         if action.rule is not None and "survival" not in action.rule.needs:
             return RuleStop(action.rule, None)
-        running = RunningSurvival(self.survival[action.drafter], self._indexed(), self._last)
+        running = RunningSurvival(self.survival[action.drafter], self._text(), self._last)
         if action.rule is not None:
             return RuleStop(action.rule, running)
         return ThresholdStop(action.threshold, running)
@@ -207,19 +207,18 @@ class LiveSession:
         found = stop.running.chances if stop and stop.running else []
         if len(found) < len(values):
             survival, tokens = self.survival[drafter], [int(value) for value in values]
-            found = chances(survival, signals, self._indexed(), tokens, self._last).tolist()
+            found = chances(survival, signals, self._text(), tokens, self._last).tolist()
         return tuple(itertools.accumulate(found, operator.mul))
 
     @property
     def _last(self) -> int:
         return (self._generated or self._prompt)[-1]
 
-    def _indexed(self) -> SuffixIndex:
-        """The index of all committed tokens; made when it is first asked for."""
-        if self._index is None:
-            self._index = SuffixIndex()
-            self._index.extend(self._prompt + self._generated)
-        return self._index
+    def _text(self) -> SuffixAutomaton:
+        """All committed tokens; read when it is first asked for."""
+        if self._automaton is None:
+            self._automaton = SuffixAutomaton(self._prompt + self._generated)
+        return self._automaton
 
     def _draft(self, action: Action, stop: ThresholdStop | RuleStop | None) -> Draft | None:
         if not action.length:
@@ -230,7 +229,7 @@ class LiveSession:
             return None
         draft = drafter.propose(self._buffer[:n], length, self._rule, stop)
         self._buffer[n : n + len(draft)] = draft.tokens
-        return draft
+        return draft if len(draft) else None
 
     def _commit(self, accepted: int, proposed: list[float]) -> tuple[int, tuple[int, ...]]:
         """Keep the accepted draft and the token after it, up to the end of the text."""
@@ -244,8 +243,8 @@ class LiveSession:
         self._length += len(emitted)
         self._buffer[self._length - 1] = emitted[-1]
         self._generated += emitted
-        if self._index is not None:
-            self._index.extend(emitted)
+        if self._automaton is not None:
+            self._automaton.extend(emitted)
         self.target.rollback(self._length - 1)
         if self._finished is None and self._length == self._room:
             self._finished = self._budget_reason

@@ -8,9 +8,9 @@ import torch
 
 from adaspec_rl.decoding.round import DraftedToken, StopRule
 from adaspec_rl.decoding.signals import draft_signals
-from adaspec_rl.decoding.suffix_index import SuffixIndex
+from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Evidence, Survival
-from adaspec_rl.decoding.verification import Choice
+from adaspec_rl.decoding.verification import Choice, PointMass
 
 
 class RunningSurvival:
@@ -20,15 +20,15 @@ class RunningSurvival:
         chances: estimated for each token.
     """
 
-    def __init__(self, survival: Survival, index: SuffixIndex, previous: int) -> None:
-        """`previous` is the last committed token, which `index` has seen."""
+    def __init__(self, survival: Survival, text: SuffixAutomaton, previous: int) -> None:
+        """`previous` is the last committed token, which `text` ends with."""
         self.chances: list[float] = []
         self._survival = survival
         self._previous = previous
-        self._suffix = index.suffix() if survival.needs_match else None
+        self._suffix = text.suffix() if survival.needs_match else None
         self._all = 1.0
 
-    def append(self, choice: Choice) -> float:
+    def append(self, choice: Choice | PointMass) -> float:
         """The chance that the draft survives with this token at its end."""
         survival, suffix = self._survival, self._suffix
         log_prob = choice.log_prob() if survival.needs_log_prob else 0.0
@@ -53,7 +53,7 @@ class ThresholdStop:
         self.threshold = threshold
         self.running = running
 
-    def __call__(self, logits: torch.Tensor, choice: Choice) -> bool:
+    def __call__(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> bool:
         return self.running.append(choice) < self.threshold
 
 
@@ -67,10 +67,10 @@ class RuleStop:
         self._entropy = "entropy" in rule.needs
         self._depth = 0
 
-    def __call__(self, logits: torch.Tensor, choice: Choice) -> bool:
+    def __call__(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> bool:
         self._depth += 1
         entropy = 0.0
-        if self._entropy:
+        if self._entropy and logits is not None and isinstance(choice, Choice):
             found = draft_signals(
                 logits[None], choice.token, choice.log_probs[None], choice.scores[None]
             )
@@ -81,9 +81,9 @@ class RuleStop:
         return self.rule(DraftedToken(self._depth, math.exp(log_prob), entropy, survival))
 
 
-def agreement(index: SuffixIndex, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:
+def agreement(text: SuffixAutomaton, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:
     """Match length before each drafted token, and whether the token is what followed there."""
-    suffix = index.suffix()
+    suffix = text.suffix()
     match, agrees = [], []
     for token in drafted:
         match.append(suffix.match)
@@ -95,12 +95,12 @@ def agreement(index: SuffixIndex, drafted: Sequence[int]) -> tuple[list[int], li
 def chances(
     survival: Survival,
     signals: np.ndarray,
-    index: SuffixIndex,
+    text: SuffixAutomaton,
     drafted: Sequence[int],
     previous: int,
 ) -> np.ndarray:
     """Chances `[k]` of drafted tokens after `previous`, given their signals `[k, 4]`."""
-    match, agrees = agreement(index, drafted) if survival.needs_match else ([], [])
+    match, agrees = agreement(text, drafted) if survival.needs_match else ([], [])
     tokens = np.array([previous, *drafted], dtype=np.int64)
     return survival(
         Evidence(

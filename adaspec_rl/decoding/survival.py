@@ -13,10 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from adaspec_rl.decoding.suffix_index import SIZES
-
-MATCH_LIMIT = SIZES[0]  # tokens; longer matches of the text's end count as this
-AGREEMENTS = 2 * len(SIZES) + 1  # no match, or one of each size that disagrees or agrees
+MATCH_LIMIT = 16  # tokens; longer matches of the text's end count as this
+# No match, or one of 1, 2-3, 4-7, 8-15 or more tokens that disagrees or agrees.
+AGREEMENTS = 2 * MATCH_LIMIT.bit_length() + 1
 # Nats, where the head's curves have their knots; straight in between, level at the ends.
 MARGINS = (*(n / 5 for n in range(11)), 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
 SURPRISES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -84,7 +83,7 @@ class SurvivalHead:
     state, as good an estimate took a quarter of a small drafter's forward pass (`replay.fitting`).
     """
 
-    agreement: np.ndarray  # [9, margins] float32, by agreement, at each of `MARGINS`
+    agreement: np.ndarray  # [11, margins] float32, by agreement, at each of `MARGINS`
     surprise: np.ndarray  # [surprises] float32, at minus each log-probability; [0]: not used
     token: np.ndarray  # [V] float32
     previous: np.ndarray  # [V] float32

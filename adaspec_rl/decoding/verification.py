@@ -47,6 +47,21 @@ class Choice:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class PointMass:
+    """A drafter's token that was chosen from nothing: all the probability is on it."""
+
+    token: int
+
+    def weighed(self) -> tuple[int, float]:
+        """Like `Choice.weighed`; no other token has a score, which counts as no margin at all."""
+        return self.token, 0.0
+
+    def log_prob(self) -> float:
+        """In nats."""
+        return 0.0
+
+
 def choice_margin(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """How far the scores `[..., V]` of `tokens` `[...]` are above every other's, `[...]`."""
     where = tokens[..., None]

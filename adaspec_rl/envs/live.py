@@ -41,7 +41,7 @@ def make_live_env(
     pair = pair or load_pair("tiny", "tiny:target", ["tiny:draft"])
     if isinstance(actions, str):
         actions = action_list(actions, max_length, len(pair.drafters))
-    spec = ObservationSpec(tuple(features), max_length, pair.target.vocab_size)
+    spec = ObservationSpec(tuple(features), max_length, pair.target.vocab_size, len(pair.drafters))
     check_choice("reward", reward, REWARDS)
     check_choice("timing", timing, TIMINGS)
     if prompts is None:

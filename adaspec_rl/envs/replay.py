@@ -44,7 +44,7 @@ def make_replay_env(
         ReplaySession(trace, profile, batch_size=batch_size),
         [text.prompt.tolist() for text in trace.texts],
         actions,
-        ObservationSpec(tuple(features), longest, vocab_size),
+        ObservationSpec(tuple(features), longest, vocab_size, max(1, len(trace.drafters))),
         profile,
         reward=reward,
         batch_size=batch_size,
@@ -60,7 +60,8 @@ def nominal_costs(drafters: int, max_length: int) -> CostProfile:
         draft_step=(0.1,) * drafters,
         stopping_step=(0.01,) * drafters,
         verification=tuple(1.0 + 0.05 * drafted for drafted in range(max_length + 1)),
-        overhead=0.1,
+        overhead=(0.1,) * drafters,
+        catch_up=(0.001,) * drafters,
     )
     return CostProfile("nominal", 0.02, (costs,))
 

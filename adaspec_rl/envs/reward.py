@@ -19,6 +19,10 @@ class Reward:
     Throughput is a ratio of sums, so its per-round reward is `tokens / rate - seconds / t_AR`, with
     `rate` the best speedup found so far: Dinkelbach's method, at whose fixed point the average
     reward is 0. The fallback then earns exactly `1 / rate - 1`.
+
+    Reading what was committed since its last draft costs a drafter time when it drafts again.
+    Rewards put that down to the rounds that left it unread: else a policy that looks one round
+    ahead, and has not used a drafter for a while, would never begin to.
     """
 
     kind: str
@@ -28,7 +32,7 @@ class Reward:
         check_choice("reward", self.kind, REWARDS)
 
     def __call__(self, emitted: int, accepted: int, steps: float) -> float:
-        """Reward of a round that emitted `emitted` tokens in `steps` autoregressive steps."""
+        """Reward of a round that emitted `emitted` tokens and cost `steps` autoregressive steps."""
         if self.kind == "throughput":
             return emitted / self.rate - steps
         if self.kind == "ratio":

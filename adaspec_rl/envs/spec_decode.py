@@ -11,7 +11,7 @@ from adaspec_rl.control.observation import ObservationSpec, Observer
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
 from adaspec_rl.envs.reward import Reward, check_choice
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.replay.cost_profile import CostProfile, Unread
 
 TIMINGS = ("profile", "clock")
 
@@ -68,6 +68,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.action_space = gym.spaces.Discrete(len(actions))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(features),), np.float32)
         cost = profile.at(batch_size=batch_size).features()
+        self._unread = Unread(profile.drafters)
         self._observer = StreamObserver(Observer(features, cost))
 
     def reset(
@@ -80,6 +81,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         seed = int(self.np_random.integers(2**31))
         self.session.start(self.prompts[number], seed, signals=self.features.needs_signals)
         self._context = len(self.prompts[number])
+        self._unread.start(self._context)
         self._observer.start(self.prompts[number])
         return self._observer.observation(), {"prompt": number}
 
@@ -91,13 +93,16 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         played = self.session.step(chosen)
         self._observer.update(played)
         costs = self.profile.at(self._context, self.batch_size)
-        seconds = played.seconds
+        seconds, emitted = played.seconds, len(played.tokens)
+        before = self._unread.seconds(costs)
+        unread = self._unread.played(played.drafter, played.drafted, emitted)
         if self.timing == "profile":
-            profiled = costs.seconds(played.drafter, played.drafted, chosen.stops)
+            profiled = costs.seconds(played.drafter, played.drafted, chosen.stops, unread)
             seconds = profiled + self.profile.policy
-        self._context += len(played.tokens)
+        self._context += emitted
         steps = seconds / costs.autoregressive_step
-        reward = self.reward(len(played.tokens), played.accepted, steps)
+        owed = (self._unread.seconds(costs) - before) / costs.autoregressive_step
+        reward = self.reward(emitted, played.accepted, steps + owed)
         finished = self.session.finished
         return (
             self._observer.observation(),

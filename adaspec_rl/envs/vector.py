@@ -70,10 +70,11 @@ class ReplayGame:
         self.streams.start(rows, texts, profiles)
 
     def _rewards(self, played: StreamRounds, profile: np.ndarray) -> np.ndarray:
+        steps = played.steps + played.owed
         if self.reward == "throughput":
-            return played.emitted / self.streams.rates[profile] - played.steps
+            return played.emitted / self.streams.rates[profile] - steps
         if self.reward == "ratio":
-            return played.emitted / played.steps
+            return played.emitted / steps
         return played.accepted.astype(np.float64)
 
 

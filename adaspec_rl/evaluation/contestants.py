@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
@@ -15,6 +16,7 @@ from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.evaluation.methods import METHODS, Workbench
@@ -25,14 +27,15 @@ from adaspec_rl.from_config import (
     recording_from,
     saved_profile_from,
 )
-from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.pairs.pair import Pair, short_name
 from adaspec_rl.replay.cost_profile import CostProfile
-from adaspec_rl.replay.oracle import OracleController, best_fixed, oracle
+from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
 from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.replay.trace import Trace
 from adaspec_rl.training.bundle import PolicyBundle
 from adaspec_rl.training.hindsight import fit_hindsight
 
+BEST_LENGTHS = 3  # of each of several drafters
 LEARNED, HINDSIGHT, ORACLE = "learned", "hindsight", "oracle"
 NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
 NOTHING = CostFeatures(0.0, 0.0, 0.0)  # shown where nobody looks at costs
@@ -50,15 +53,19 @@ class Contestants:
     policy: str | None  # of the bundle: the recording that it learned from
 
 
-def chosen_names(config: Config) -> list[str]:
+def chosen_names(config: Config, pair: Pair) -> list[str]:
     """The configured controllers: `controllers`, or else the one in `controller`.
 
+    `all` are all that the pair has the drafters for.
+
     Raises:
-        ValueError: there is no such controller.
+        ValueError: there is no such controller, or the pair lacks a drafter that it needs.
     """
     wanted = config.controllers
+    present = {drafter.name for drafter in pair.drafters}
+    lacking = {name: sorted(m.drafters - present) for name, m in METHODS.items()}
     if wanted == "all":
-        return list(NAMES)
+        return [name for name in NAMES if not lacking.get(name)]
     names = [config.controller.name] if wanted is None else wanted
     if isinstance(names, str):
         names = [names]
@@ -66,6 +73,11 @@ def chosen_names(config: Config) -> list[str]:
         if name not in NAMES:
             raise ValueError(
                 f"unknown controller {name!r}: expected all or some of {', '.join(NAMES)}"
+            )
+        if lacking.get(name):
+            raise ValueError(
+                f"controller={name} needs the drafter {lacking[name][0]}, but the pair has "
+                f"{', '.join(sorted(present))}: add it to model.drafters"
             )
     return list(dict.fromkeys(names))
 
@@ -80,25 +92,32 @@ def contestants(
     replayed: bool,
 ) -> Contestants:
     """Autoregressive decoding, the configured fixed lengths, and the configured controllers."""
-    names = chosen_names(config)
+    names = chosen_names(config, pair)
     if LEARNED in names and bundle is None:
         raise ValueError("controller=learned needs a policy: set policy=FOLDER")
-    fixed = [FixedLength(0), *(FixedLength(length) for length in config.evaluation.lengths)]
     alone = names == ["fixed"] and config.controllers is None
     if alone:  # one given length; nothing to tune
-        fixed.append(FixedLength(config.controller.length))
         names = []
-    found: dict[str, Controller] = {}
-    for item in fixed:
-        found.setdefault(item.name, item)
-    about: dict[str, dict[str, Any]] = {name: {"source": "one length throughout"} for name in found}
-    about["autoregressive"] = {"source": "plain decoding"}
     survival = list(bundle.survival) if bundle else None
     bench: Workbench | None = None
-    if replayed or set(names) - {LEARNED}:
+    several = len(pair.drafters) > 1
+    if replayed or several or set(names) - {LEARNED}:
         bench, survival = workbench(
-            config, pair, bundle, prompts, console, held_out=replayed or ORACLE in names
+            config, pair, bundle, prompts, console, held_out=replayed or several or ORACLE in names
         )
+    lengths = list(config.evaluation.lengths)
+    if several:
+        assert bench is not None
+        fixed = best_of_each_drafter(pair, bench, lengths)
+    else:
+        fixed = [FixedLength(length) for length in lengths]
+    if alone:
+        fixed.append(FixedLength(config.controller.length))
+    found: dict[str, Controller] = {item.name: item for item in (FixedLength(0), *fixed)}
+    about: dict[str, dict[str, Any]] = {
+        name: {"source": "one drafter and length throughout"} for name in found
+    }
+    about["autoregressive"] = {"source": "plain decoding"}
     parameters = _parameters(config, [name for name in names if name in METHODS], bench, console)
     for name in names:
         controller, facts = _build(name, config, bundle, bench, parameters.get(name, {}))
@@ -111,6 +130,23 @@ def contestants(
     cost = bundle.costs(config.cost.batch_size) if bundle else NOTHING
     policy = str(bundle.training.get("recording")) if bundle else None
     return Contestants(list(found.values()), about, cost, survival, bench, policy)
+
+
+def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -> list[FixedLength]:
+    """Of several drafters, each one's best lengths on the comparison's own texts, replayed.
+
+    So the best one is picked in hindsight, without decoding every text with all combinations.
+    """
+    assert bench.held_out is not None
+    found = []
+    for number, drafter in enumerate(pair.drafters):
+        actions = [Action(length, number) for length in lengths if length <= bench.max_length]
+        steps = fixed_steps(bench.held_out, actions, bench.profile, batch_size=bench.batch_size)
+        order = np.argsort(steps.sum(axis=1), kind="stable")[:BEST_LENGTHS]
+        for length in sorted(actions[place].length for place in order):
+            label = f"fixed_{length}" + (f"_{short_name(drafter.name)}" if number else "")
+            found.append(FixedLength(length, number, name=label))
+    return found
 
 
 def _guarded(name: str, config: Config) -> bool:
@@ -210,7 +246,12 @@ def _profile(
     saved = saved_profile_from(config.cost)
     if saved or bundle:
         return saved or bundle.profile  # type: ignore[union-attr]
-    spec = ObservationSpec(tuple(config.env.features), config.env.max_length)
+    spec = ObservationSpec(
+        tuple(config.env.features),
+        config.env.max_length,
+        pair.target.vocab_size,
+        len(pair.drafters),
+    )
     return measured_profile_from(config, pair, training, survival, spec, console)
 
 

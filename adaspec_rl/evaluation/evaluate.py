@@ -25,7 +25,7 @@ from adaspec_rl.evaluation.publish import publish
 from adaspec_rl.evaluation.report import write_report
 from adaspec_rl.evaluation.results import ORACLE, SCHEMA, assemble, results_table, write_results
 from adaspec_rl.from_config import pair_from, prompts_from, sampling_from, set_threads
-from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.pairs.pair import Pair, short_name
 from adaspec_rl.replay.cost_profile import device_name
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
@@ -246,6 +246,7 @@ def conclude(
         "title": f"{first['pair']['name']}: who decodes fastest?",
         "created": time.strftime("%Y-%m-%d") if first["mode"] == LIVE else None,
         "examples": [example for item in found for example in item.shown],
+        "drafters": [short_name(drafter.name) for drafter in pair.drafters],
         "profile": bundle.profile.to_dict() if bundle else None,
         "policy_map": policy_map(bundle) if bundle else None,
     }

@@ -21,12 +21,14 @@ from adaspec_rl.control.hysteresis import Hysteresis
 from adaspec_rl.control.markov import Markov
 from adaspec_rl.control.ruled import Ruled
 from adaspec_rl.control.sliding_window import SlidingWindow
+from adaspec_rl.control.switching import Switching
 from adaspec_rl.control.tapout import TapOut
 from adaspec_rl.control.tiers import SglangTiers
+from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import StopRule
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.markov_solver import solve
-from adaspec_rl.replay.oracle import best_fixed
+from adaspec_rl.replay.oracle import best_fixed, lengths_of
 from adaspec_rl.replay.trace import Trace
 
 
@@ -69,6 +71,7 @@ class Method:
     source: str
     build: Build
     space: Mapping[str, Range] = field(default_factory=dict)  # what is tuned
+    drafters: frozenset[str] = frozenset()  # those that it cannot do without, by name
 
 
 def _fixed(bench: Workbench, length: int) -> Controller:
@@ -104,8 +107,47 @@ def _hysteresis(bench: Workbench, up: float, down: float, off: float, **rest: An
     return Hysteresis(bench.max_length, up=up, down=up * down, off=up * down * off, **rest)
 
 
+def _ucb1(bench: Workbench, **parameters: Any) -> Controller:
+    return Ucb1(bench.max_length, arms=lengths_of(bench.trace, bench.max_length), **parameters)
+
+
+def _switching(
+    bench: Workbench,
+    match: int,
+    lookup_length: int,
+    length: int = 12,
+    threshold: float = 0.0,
+    name: str = "switching",
+) -> Controller:
+    """The model is the first drafter that is one."""
+    names = [table.name for table in bench.trace.drafters]
+    model = next((n for n, name in enumerate(names) if name != NgramLookup.name), None)
+    if model is None:
+        raise ValueError(
+            "controller=switching needs a draft model beside ngram: add one to model.drafters"
+        )
+    return Switching(
+        lookup=names.index(NgramLookup.name),
+        model=model,
+        lookup_length=min(lookup_length, bench.max_length),
+        length=min(length, bench.max_length),
+        threshold=threshold,
+        match=match,
+        name=name,
+    )
+
+
+def _switching_stop(bench: Workbench, **parameters: Any) -> Controller:
+    return _switching(bench, name="switching_stop", **parameters)
+
+
 def _bandit(make: Callable[..., Controller]) -> Build:
-    return lambda bench, **parameters: make(bench.max_length, seed=bench.seed, **parameters)
+    return lambda bench, **parameters: make(
+        bench.max_length,
+        seed=bench.seed,
+        arms=lengths_of(bench.trace, bench.max_length),
+        **parameters,
+    )
 
 
 def _batch_table(bench: Workbench) -> Controller:
@@ -193,7 +235,7 @@ METHODS: dict[str, Method] = {
         Method(
             "ucb1",
             "UCB1 over lengths (BanditSpec, arXiv:2505.15141)",
-            _plain(Ucb1),
+            _ucb1,
             {"exploration": Range(1.0, 0.02, 2.0, log=True)},
         ),
         Method(
@@ -230,6 +272,28 @@ METHODS: dict[str, Method] = {
             "tabular MDP over entropy, position and recent acceptance, by value iteration",
             _markov,
             {"entropy_classes": Range(8, 2, 16), "acceptance_classes": Range(4, 1, 6)},
+        ),
+        Method(
+            "switching",
+            "an n-gram lookup (arXiv:2304.04487) where the match is long, else the draft model",
+            _switching,
+            {
+                "match": Range(4, 1, 16, log=True),
+                "lookup_length": Range(8, 1, 12),
+                "length": Range(3, 1, 12),
+            },
+            drafters=frozenset({NgramLookup.name}),
+        ),
+        Method(
+            "switching_stop",
+            "the same, the draft model stopping early by this project's survival head",
+            _switching_stop,
+            {
+                "match": Range(4, 1, 16, log=True),
+                "lookup_length": Range(8, 1, 12),
+                "threshold": Range(0.5, 0.1, 0.8),
+            },
+            drafters=frozenset({NgramLookup.name}),
         ),
         Method("batch_table", "vLLM's table of lengths by batch size, measured here", _batch_table),
     )

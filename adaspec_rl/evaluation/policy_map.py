@@ -21,6 +21,8 @@ TYPICAL = {
     "draft_last_margin": 1.5,
     "generated": float(np.log1p(64)),
     "suffix_match": 1.0,
+    "lookup_rate_8": 0.3,
+    "lookup_rate_32": 0.3,
 }
 
 
@@ -69,7 +71,7 @@ def _observation(bundle: PolicyBundle, rate: float) -> np.ndarray:
         **{f"acceptance_ema_{span:g}": rate for span in EMA_SPANS},
         **{f"accepted_{ago}_ago": accepted for ago in range(1, RECENT + 1)},
         **{f"drafted_{ago}_ago": length for ago in range(1, RECENT + 1)},
-        **dict(zip(ObservationSpec(groups=("cost",)).names, costs)),
+        **dict(zip(ObservationSpec(groups=("cost",), drafters=spec.drafters).names, costs)),
     }
     scaled = [values.get(name, 0.0) / scale for name, scale in zip(spec.names, spec.scales)]
     return np.array(scaled, dtype=np.float32)

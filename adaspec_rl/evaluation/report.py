@@ -231,8 +231,9 @@ def _is_fixed(name: str) -> bool:
 def _length(name: str) -> str:
     if name == PLAIN:
         return "which is not to draft at all"
-    number = name.removeprefix("fixed_")
-    return f"{number} token" if number == "1" else f"{number} tokens"
+    number, _, drafter = name.removeprefix("fixed_").partition("_")
+    length = f"{number} token" if number == "1" else f"{number} tokens"
+    return f"{length} by {drafter}" if drafter else length
 
 
 def _listed(items: Sequence[str]) -> str:

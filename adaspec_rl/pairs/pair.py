@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from adaspec_rl.decoding.drafters import Drafter, DraftModel
+from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.pairs.inflate import load_inflated
 
 EMBEDDED = Path(__file__).parent / "tiny"
+NGRAM, EXIT = "ngram", "early_exit"  # drafters that need no checkpoint
+EXIT_SHARE = 0.25  # of the target's layers that an early exit runs, where nothing else is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,17 @@ def load_pair(
     With a `shape` (see `pairs.inflate`) the target, with a `drafter_shape` the drafters are
     inflated, and the pair's name says so.
 
+    Args:
+        drafters: draft models, `ngram`, or `early_exit` (`early_exit:L`: after `L` layers).
+
     Raises:
-        ValueError: a model that cannot be had or inflated, or vocabularies that differ.
+        ValueError: a model that cannot be had or inflated, vocabularies that differ, a drafter
+            that is named twice, or an early exit that the target does not offer.
     """
+    if len(set(drafters)) < len(drafters):
+        raise ValueError(f"expected drafters that differ, got {', '.join(drafters)}")
+    others = [drafter for drafter in drafters if _is_free(drafter)]
+    drafters, wanted = [item for item in drafters if item not in others], list(drafters)
     shapes = [shape, *[drafter_shape] * len(drafters)]
     if any(shapes) and "inflated" not in name:
         name = f"{name}-inflated"
@@ -105,14 +116,44 @@ def load_pair(
         )
         for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters))
     ]
+    vocab_size = models[0].vocab_size
+    made: dict[str, Drafter] = {
+        source: DraftModel(model, vocab_size) for source, model in zip(drafters, models[1:])
+    }
+    made |= {drafter: _free_drafter(drafter, models[0]) for drafter in others}
     return Pair(
         name=name,
         target=models[0],
-        drafters=tuple(DraftModel(model, models[0].vocab_size) for model in models[1:]),
+        drafters=tuple(made[drafter] for drafter in wanted),
         tokenizer=tokenizers[0],
         eos_ids=end_of_text_ids(checkpoints[0].source, configs[0], tokenizers[0]),
-        fingerprint=fingerprint(checkpoints, shapes),
+        fingerprint=fingerprint(checkpoints, shapes, wanted if others else ()),
     )
+
+
+def short_name(drafter: str) -> str:
+    """A drafter's name without folders and kinds, for tables."""
+    return drafter.rstrip("/").split("/")[-1].split(":")[-1]
+
+
+def _is_free(drafter: str) -> bool:
+    """Whether it needs no checkpoint of its own."""
+    return drafter == NGRAM or drafter.split(":")[0] == EXIT
+
+
+def _free_drafter(drafter: str, target: LanguageModel) -> Drafter:
+    if drafter == NGRAM:
+        return NgramLookup()
+    if not isinstance(target, LeanModel):
+        raise ValueError(
+            f"{drafter} needs the lean engine, but {target.name} runs in transformers: leave it "
+            "out of model.drafters"
+        )
+    _, _, layers = drafter.partition(":")
+    if layers and not layers.isdecimal():
+        raise ValueError(f"expected {EXIT}:LAYERS, got {drafter!r}")
+    depth = target.architecture.layers
+    return EarlyExit(target, int(layers) if layers else max(1, round(EXIT_SHARE * depth)))
 
 
 def _load(
@@ -213,9 +254,19 @@ def end_of_text_ids(
     return tuple(sorted(ids)) if isinstance(ids, list) else (ids,)
 
 
-def fingerprint(checkpoints: Sequence[Checkpoint], shapes: Sequence[str | None] = ()) -> str:
-    """A short hash of models: configurations, headers and samples of the weights, inflation."""
+def fingerprint(
+    checkpoints: Sequence[Checkpoint],
+    shapes: Sequence[str | None] = (),
+    drafters: Sequence[str] = (),
+) -> str:
+    """A short hash of models: configurations, headers and samples of the weights, inflation.
+
+    `drafters` are the names of all drafters, where some are no checkpoints.
+    """
     digest = hashlib.sha256()
+    if drafters:
+        kinds = [drafter if _is_free(drafter) else "model" for drafter in drafters]
+        digest.update(repr(kinds).encode())
     if any(shapes):
         digest.update(repr(list(shapes)).encode())
     for checkpoint in checkpoints:

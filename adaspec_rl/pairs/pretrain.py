@@ -12,14 +12,21 @@ import json
 import os
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from adaspec_rl.data.corpus import DOMAINS, documents
 from adaspec_rl.pairs.packed_corpus import PackedCorpus
@@ -78,12 +85,17 @@ def new_model(shape: dict[str, Any]) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**SHARED, **shape))
 
 
-def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embeddings and norms."""
+def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings, head and norms."""
     if not hasattr(torch.optim, "Muon"):
-        raise ValueError(f"pretraining needs torch >= 2.9 (Muon), found {torch.__version__}")
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+        raise ValueError(f"training needs torch >= 2.9 (Muon), found {torch.__version__}")
+    outer = ("embed", "lm_head")
+    named = [
+        (p, p.ndim == 2 and not any(part in name for part in outer))
+        for name, p in model.named_parameters()
+    ]
+    matrices = [p for p, inner in named if inner]
+    rest = [p for p, inner in named if not inner]
     return [
         torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0),
@@ -107,7 +119,7 @@ def language_model_loss(
 
 
 def distillation_loss(
-    draft: LlamaForCausalLM, target: LlamaForCausalLM, tokens: torch.Tensor
+    draft: PreTrainedModel, target: PreTrainedModel, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Objective and total-variation distance of windows `[B, L + 1]`.
 
@@ -122,14 +134,23 @@ def distillation_loss(
     return 0.5 * (divergence + variation), variation
 
 
-Loss = Callable[[LlamaForCausalLM, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Model = TypeVar("Model", bound=PreTrainedModel)
+Loss = Callable[[Model, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # objective, metric
+
+
+class Windows(Protocol):
+    """Where token windows come from."""
+
+    def batch(self, seed: int, step: int, rows: int, length: int) -> torch.Tensor:
+        """Windows `[rows, length + 1]` int64 that depend on (seed, step) alone."""
+        ...
 
 
 def train(
     name: str,
-    model: LlamaForCausalLM,
-    loss: Loss,
-    corpus: PackedCorpus,
+    model: Model,
+    loss: Loss[Model],
+    corpus: Windows,
     schedule: Schedule,
     checkpoint: Path,
     seed: int,
@@ -188,7 +209,7 @@ def _progress() -> Progress:
 
 
 def _save(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     steppers: list[torch.optim.Optimizer],
     path: Path,
     step: int,
@@ -209,7 +230,7 @@ def _save(
 
 
 def _resume(
-    model: LlamaForCausalLM, steppers: list[torch.optim.Optimizer], path: Path
+    model: PreTrainedModel, steppers: list[torch.optim.Optimizer], path: Path
 ) -> tuple[int, float, list[tuple[float, float]]]:
     if not path.exists():
         return 0, 0.0, []
@@ -262,7 +283,9 @@ def main(arguments: list[str] | None = None) -> None:
     def distil(model: LlamaForCausalLM, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return distillation_loss(model, target, batch)
 
-    stages: list[tuple[str, LlamaForCausalLM, Loss, dict[str, float], Schedule]] = [
+    stages: list[
+        tuple[str, LlamaForCausalLM, Loss[LlamaForCausalLM], dict[str, float], Schedule]
+    ] = [
         ("target", target, language_model_loss, MIX, long),
         ("draft", new_model(DRAFT).to(options.device), distil, MIX, short),
         ("code", new_model(DRAFT).to(options.device), distil, {"code": 1.0}, shortest),
@@ -284,11 +307,19 @@ def export(
     training: dict[str, float],
 ) -> None:
     """Write a bf16 Hugging Face folder with tokenizer, and how it was trained."""
-    save_tokenizer(tokenizer, folder)
-    torch.nn.Module.to(model, torch.bfloat16)  # transformers' own `to` is not typed
-    model.save_pretrained(folder)
-    torch.nn.Module.to(model, torch.float32)
+    save_model(model, tokenizer, folder, torch.bfloat16)
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype
+) -> None:
+    """Write a Hugging Face folder with tokenizer, the weights as `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    # A copy: a cast and back would round the weights, and RoPE's frequencies with them.
+    rounded = torch.nn.Module.to(deepcopy(model), dtype)  # transformers' own `to` is not typed
+    rounded.save_pretrained(folder)
 
 
 if __name__ == "__main__":

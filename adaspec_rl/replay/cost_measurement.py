@@ -38,8 +38,9 @@ def measure(
     """Time `samples` real rounds of every draft length at every context, and the parts alone.
 
     With R(k) the median seconds of a round of k drafted tokens and V(w) those of a verification of
-    width w, a draft step is what R(k) - V(k + 1) gains a token, and the overhead is the rest. Batch
-    sizes above 1 time forwards alone and keep the overhead of batch 1.
+    width w, a draft step is what R(k) - V(k + 1) gains a token, and the overhead is the rest. What
+    catching up takes a token is seen where a drafter first reads the prompt. Batch sizes above 1
+    time forwards alone and keep the rest of batch 1.
 
     Args:
         prompts: token ids; cut or repeated to each context length.
@@ -106,17 +107,21 @@ def _time_rounds(
     if session.models:
         kinds += [("round", drafter, length) for length in range(1, max_length + 1)]
         kinds += [("stopping", drafter, length) for length in {max_length // 2 + 1, max_length}]
+    lacking: defaultdict[tuple, int] = defaultdict(int)
     for kind in kinds:
         found[kind]  # known, even where nothing was timed yet
     session.start(prompt, signals=False)
     if session.models:
-        session.step(Action(1, drafter))  # the first draft reads the whole prompt
-        session.step(Action(1, drafter, NEVER))  # and the first estimate makes the index
+        first = session.step(Action(1, drafter))  # reads the whole prompt
+        found["catch up", drafter].append(first.seconds)
+        session.step(Action(1, drafter, NEVER))  # and so does the first estimate
     while session.finished is None and len(session.tokens) < SPAN:
-        kind = min(kinds, key=lambda kind: len(found[kind]))
+        kind = min(kinds, key=lambda kind: len(found[kind]) + lacking[kind])
         played = session.step(_action(kind))
         if kind == ("fallback",) or played.drafted == kind[2]:
             found[kind].append(played.seconds)
+        else:  # a lookup may find less than asked for: go on with another kind
+            lacking[kind] += 1
 
 
 def _action(kind: tuple) -> Action:
@@ -153,12 +158,15 @@ def _solve(found: Samples, context: int, drafters: int) -> RoundCosts:
     widths = sorted(kind[1] for kind in median if kind[0] == "verification")
     verification = tuple(median["verification", width] for width in widths)
     longest = len(verification) - 1
-    steps, stopping, overheads = [], [], []
+    steps, stopping, overheads, catching_up = [], [], [], []
     for drafter in range(drafters):
         drafting = [median["round", drafter, k] - verification[k] for k in range(1, longest + 1)]
         rises = [(later - drafting[0]) / k for k, later in enumerate(drafting[1:], 1)]
         steps.append(max(1e-9, statistics.median(rises) if rises else drafting[0]))
-        overheads += [seconds - k * steps[-1] for k, seconds in enumerate(drafting, 1)]
+        rest = [seconds - k * steps[-1] for k, seconds in enumerate(drafting, 1)]
+        overheads.append(max(0.0, statistics.median(rest)))
+        reading = median["catch up", drafter] - median["round", drafter, 1]
+        catching_up.append(max(0.0, reading / context))
         more = [
             (seconds - median["round", drafter, kind[2]]) / kind[2]
             for kind, seconds in median.items()
@@ -172,7 +180,8 @@ def _solve(found: Samples, context: int, drafters: int) -> RoundCosts:
         draft_step=tuple(steps),
         stopping_step=tuple(stopping),
         verification=verification,
-        overhead=max(0.0, statistics.median(overheads)) if overheads else 0.0,
+        overhead=tuple(overheads),
+        catch_up=tuple(catching_up),
     )
 
 
@@ -205,6 +214,7 @@ def _batched(
         stopping_step=single.stopping_step,
         verification=tuple(verification),
         overhead=single.overhead,
+        catch_up=single.catch_up,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 from adaspec_rl.control.observation import CostFeatures
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,35 +25,44 @@ class RoundCosts:
     draft_step: tuple[float, ...]  # one drafted token, by drafter
     stopping_step: tuple[float, ...]  # what it costs more under a threshold, by drafter
     verification: tuple[float, ...]  # the target's forward, by width 1, 2, …
-    overhead: float  # of a round with a draft, beyond its forwards
+    overhead: tuple[float, ...]  # of a round with a draft, beyond its forwards, by drafter
+    catch_up: tuple[float, ...]  # a token committed since the drafter's last round, by drafter
 
     def __post_init__(self) -> None:
         positive = (self.autoregressive_step, *self.draft_step, *self.verification)
-        others = (self.overhead, *self.stopping_step)
+        others = (*self.overhead, *self.stopping_step, *self.catch_up)
         if min(self.context, self.batch_size) < 1 or not self.verification:
             raise ValueError(
                 "a cost profile needs a context, batch size and verification width of at least 1, "
                 f"got {self.context}, {self.batch_size} and {len(self.verification)}: "
                 "measure it anew"
             )
-        if not all(map(math.isfinite, positive + others)) or min(positive) <= 0 or min(others) < 0:
+        if (
+            not all(map(math.isfinite, positive + others))
+            or min(positive) <= 0
+            or min(others, default=0.0) < 0
+        ):
             raise ValueError(
                 "a cost profile needs positive seconds for every part of a round, got "
                 f"{', '.join(f'{part:g}' for part in positive + others)}: measure it anew"
             )
-        if len(self.draft_step) != len(self.stopping_step):
-            raise ValueError(
-                f"a cost profile needs a stopping step for each of {len(self.draft_step)} drafters,"
-                f" got {len(self.stopping_step)}"
-            )
+        for name in ("stopping_step", "overhead", "catch_up"):
+            if len(getattr(self, name)) != len(self.draft_step):
+                raise ValueError(
+                    f"a cost profile needs a {name} for each of {len(self.draft_step)} drafters, "
+                    f"got {len(getattr(self, name))}: measure it anew"
+                )
 
     @property
     def max_length(self) -> int:
         """The longest draft whose verification was measured."""
         return len(self.verification) - 1
 
-    def seconds(self, drafter: int, drafted: int, stopping: bool = False) -> float:
-        """What a round costs that drafted `drafted` tokens; `stopping`: under a threshold."""
+    def seconds(self, drafter: int, drafted: int, stopping: bool = False, unread: int = 0) -> float:
+        """What a round costs that drafted `drafted` tokens.
+
+        `stopping`: under a threshold. `unread`: see `Unread`.
+        """
         if drafted == 0:
             return self.autoregressive_step
         if drafted > self.max_length:
@@ -61,18 +70,47 @@ class RoundCosts:
                 f"the cost profile covers drafts of up to {self.max_length} tokens, got {drafted}"
             )
         step = self.draft_step[drafter] + (self.stopping_step[drafter] if stopping else 0.0)
-        return step * drafted + self.verification[drafted] + self.overhead
+        drafting = step * drafted + self.catch_up[drafter] * unread
+        return drafting + self.verification[drafted] + self.overhead[drafter]
 
-    def features(self, drafter: int = 0) -> CostFeatures:
+    def features(self) -> CostFeatures:
         """As policies see it: in units of one autoregressive step."""
         unit = self.autoregressive_step
         rise = self.verification[-1] - self.verification[0]
         return CostFeatures(
-            draft_step=self.draft_step[drafter] / unit if self.draft_step else 0.0,
+            draft_step=self.draft_step[0] / unit if self.draft_step else 0.0,
             verification_step=rise / max(1, self.max_length) / unit,
-            overhead=self.overhead / unit,
+            overhead=self.overhead[0] / unit if self.overhead else 0.0,
             batch_size=self.batch_size,
+            other_draft_steps=tuple(step / unit for step in self.draft_step[1:]),
         )
+
+
+class Unread:
+    """Tokens that were committed since each drafter's last draft: what it has to catch up on.
+
+    A drafter that drafts in every round has none, its next draft step reads what is new. All have
+    the prompt to read when a text begins.
+    """
+
+    def __init__(self, drafters: int) -> None:
+        self.tokens = [0] * drafters
+
+    def start(self, prompt: int) -> None:
+        """A text begins, after `prompt` tokens."""
+        self.tokens = [prompt] * len(self.tokens)
+
+    def seconds(self, costs: "RoundCosts") -> float:
+        """What reading them would take."""
+        return sum(tokens * rise for tokens, rise in zip(self.tokens, costs.catch_up))
+
+    def played(self, drafter: int, drafted: int, emitted: int) -> int:
+        """Take in a round; returns what its drafter had to catch up on."""
+        self.tokens = [tokens + emitted for tokens in self.tokens]
+        if not drafted:
+            return 0
+        before, self.tokens[drafter] = self.tokens[drafter] - emitted, 0
+        return before
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ def cost_table(profile: CostProfile) -> Table:
         "ms",
         "draft",
         "stop",
+        "catch up",
         f"verify {widest}",
         "overhead",
         "policy",
@@ -31,8 +32,9 @@ def cost_table(profile: CostProfile) -> Table:
             f"{unit * 1e3:.2f}",
             " ".join(f"{step / unit:.3f}" for step in point.draft_step),
             " ".join(f"{step / unit:.3f}" for step in point.stopping_step),
+            " ".join(f"{step / unit:.4f}" for step in point.catch_up),
             f"{point.verification[widest - 1] / unit:.2f}",
-            f"{point.overhead / unit:.3f}",
+            " ".join(f"{part / unit:.3f}" for part in point.overhead),
             f"{profile.policy / unit:.3f}",
         )
     return table

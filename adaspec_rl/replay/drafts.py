@@ -6,14 +6,15 @@ batch of nodes that see the text up to their own position and their own ancestor
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.drafters import Drafter, DraftModel
+from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
-from adaspec_rl.decoding.suffix_index import SuffixIndex
+from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.verification import Greedy, Verification
 from adaspec_rl.engine.lean_model import LeanModel
@@ -79,11 +80,11 @@ def draft_everywhere(
 ) -> list[Drafts]:
     """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
 
-    Drafters that are no `LeanModel`, or whose context a text fills, go position by position.
+    Drafters that run no `LeanModel`, or whose context a text fills, go position by position.
     """
     longest = max(map(len_of, texts))
     if (
-        isinstance(drafter, DraftModel)
+        isinstance(drafter, DraftModel | EarlyExit)
         and isinstance(drafter.model, LeanModel)
         and longest + max_length <= drafter.context_length
     ):
@@ -116,6 +117,7 @@ def draft_one_by_one(drafter: Drafter, text: Text, rule: Verification, max_lengt
             break
         draft = drafter.propose(whole[:n], length, rule)
         drafter.keep(n)
+        length = len(draft)  # nothing where a lookup finds nothing
         found.tokens[g, :length] = draft.tokens.cpu().numpy()
         if draft.logits is not None:
             signals = draft_signals(draft.logits, draft.tokens, draft.log_probs, draft.scores)
@@ -124,7 +126,7 @@ def draft_one_by_one(drafter: Drafter, text: Text, rule: Verification, max_lengt
 
 
 def _by_tree(
-    drafter: DraftModel,
+    drafter: DraftModel | EarlyExit,
     model: LeanModel,
     texts: Sequence[Text],
     rules: Sequence[Verification],
@@ -151,7 +153,7 @@ class _Tree:
 
     def __init__(
         self,
-        drafter: DraftModel,
+        drafter: DraftModel | EarlyExit,
         model: LeanModel,
         texts: Sequence[Text],
         rules: Sequence[Verification],
@@ -165,7 +167,11 @@ class _Tree:
             whole = np.concatenate([text.prompt, text.tokens])[:-1]
             padded[b, : len(whole)] = torch.from_numpy(whole.astype(np.int64))
         model.reset(len(texts))
-        self.logits = model.extend(padded.to(model.device))  # [B, T - 1, V]
+        read = model.extend
+        self._forward = model.forward
+        if isinstance(drafter, EarlyExit):
+            read = self._forward = partial(model.forward, layers=drafter.layers)
+        self.logits = read(padded.to(model.device))  # [B, T - 1, V]
 
     def blocks(self, max_length: int) -> Iterator[slice]:
         """Ranges of positions whose drafts fit the model's context together."""
@@ -191,7 +197,7 @@ class _Tree:
             if depth + 1 == max_length:
                 break
             mask = torch.cat([mask, own], dim=-1)
-            logits = self.model.forward(tokens, positions=first + depth, mask=mask)
+            logits = self._forward(tokens, positions=first + depth, mask=mask)
         self.model.rollback(self.trunk)
 
     def _weighed(self, logits: torch.Tensor, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -206,13 +212,12 @@ class _Tree:
 
 def _agreements(text: Text, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`decoding.stopping.agreement` at every position, `[G * K]` each."""
-    index = SuffixIndex()
-    index.start(text.prompt.tolist())
+    committed = SuffixAutomaton(text.prompt.tolist())
     match: list[int] = []
     agrees: list[bool] = []
-    for drafted, committed in zip(tokens.tolist(), text.tokens.tolist()):
-        found = agreement(index, drafted)
+    for drafted, token in zip(tokens.tolist(), text.tokens.tolist()):
+        found = agreement(committed, drafted)
         match += found[0]
         agrees += found[1]
-        index.extend([committed])
+        committed.extend([token])
     return np.array(match), np.array(agrees)

@@ -35,8 +35,10 @@ def examples(made: Iterable[tuple[Text, Drafts]]) -> tuple[Evidence, np.ndarray]
     seen, answers = [], []
     for text, drafts in made:
         assert drafts.tokens.shape[1] == 1, "longer drafts leave the text"
-        seen.append(drafts.evidence(text))
-        answers.append((drafts.tokens[:, 0] == text.tokens).astype(np.float32))
+        drafted = drafts.tokens[:, 0] >= 0  # elsewhere there was nothing to say
+        evidence = drafts.evidence(text)
+        seen.append(Evidence(*(getattr(evidence, name)[drafted] for name in Evidence.__slots__)))
+        answers.append((drafts.tokens[:, 0] == text.tokens)[drafted].astype(np.float32))
     return joined(seen), np.concatenate(answers)
 
 

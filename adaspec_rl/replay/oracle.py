@@ -7,7 +7,7 @@ import numpy as np
 
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from adaspec_rl.replay.cost_profile import CostProfile
-from adaspec_rl.replay.outcomes import Outcomes, outcomes, steps_of
+from adaspec_rl.replay.outcomes import Outcomes, nearest_context, outcomes, steps_of
 from adaspec_rl.replay.trace import Trace
 
 
@@ -41,7 +41,8 @@ def oracle(
 ) -> Schedule:
     """The cheapest way through every text: a shortest path, solved from its end backwards.
 
-    Knows all outcomes in advance, so no controller that chooses lengths is faster.
+    Knows all outcomes in advance, and its drafters never have to catch up: no controller that
+    chooses drafters and lengths is faster.
     """
     found = outcomes(trace, lengths_of(trace, max_length))
     steps = steps_of(found, profile, batch_size=batch_size)
@@ -73,10 +74,20 @@ def fixed_steps(
     ends = trace.starts[1:]
     rows = np.arange(len(actions))[:, None]
     total = np.zeros(at.shape)
+    points = profile.contexts(batch_size)
+    rises = np.array([np.divide(p.catch_up, p.autoregressive_step) for p in points])  # [C, D]
+    context = nearest_context(points, found.context)
+    drafter = np.array([action.drafter for action in actions])[:, None]
+    unread = np.tile(np.array([len(text.prompt) for text in trace.texts]), (len(actions), 1))
     while (alive := at < ends).any():
         here = np.where(alive, at, 0)
+        drafting = alive & (found.drafted[rows, here] > 0)
+        emitted = np.where(alive, found.emitted[rows, here], 0)
         total += np.where(alive, steps[rows, here], 0.0)
-        at = at + np.where(alive, found.emitted[rows, here], 0)
+        if drafting.any():
+            total += np.where(drafting, unread * rises[context[here], drafter], 0.0)
+        unread = np.where(drafting, 0, unread + emitted)
+        at = at + emitted
     return total
 
 
@@ -87,7 +98,7 @@ def best_fixed(
     max_length: int | None = None,
     batch_size: int = 1,
 ) -> tuple[Action, float]:
-    """The single draft length that is fastest on these very texts, and its speedup."""
+    """The single drafter and length that are fastest on these very texts, and their speedup."""
     actions = lengths_of(trace, max_length)
     steps = fixed_steps(trace, actions, profile, batch_size=batch_size).sum(axis=1)
     choice = int(steps.argmin())

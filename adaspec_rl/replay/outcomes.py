@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.decoding.suffix_index import SuffixIndex
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.trace import Trace
 
@@ -83,17 +83,17 @@ def draft_lengths(
     return np.minimum(allowed, stops)
 
 
-def suffix_matches(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Longest earlier match of each text's end: after its prompt `[N]`, after each token `[M]`."""
+def text_features(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """`TextFeatures.values` of texts after their prompts `[N, 3]` and after each token `[M, 3]`."""
     starts, after = [], []
-    index = SuffixIndex()
+    found = TextFeatures()
     for text in trace.texts:
-        index.start(text.prompt.tolist())
-        starts.append(index.match)
+        found.start(text.prompt.tolist())
+        starts.append(found.values)
         for token in text.tokens.tolist():
-            index.extend([token])
-            after.append(index.match)
-    return np.array(starts, dtype=np.float64), np.array(after, dtype=np.float64)
+            found.extend([token])
+            after.append(found.values)
+    return np.array(starts), np.array(after)
 
 
 def round_steps(

@@ -7,7 +7,7 @@ import numpy as np
 
 from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.signals import SIGNALS
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts, Unread
 from adaspec_rl.replay.outcomes import check_action
 from adaspec_rl.replay.trace import DraftTable, Trace
 
@@ -23,6 +23,7 @@ class ReplaySession:
             seeds = self._numbers.setdefault(tuple(text.prompt.tolist()), {})
             seeds.setdefault(text.seed, number)
         self._drafts = [_Drafts.of(table) for table in trace.drafters]
+        self._unread = Unread(len(trace.drafters))
         self._known_costs: dict[int, RoundCosts] = {}
         self._finished: str | None = "length"
         self._made = 0
@@ -55,6 +56,7 @@ class ReplaySession:
         self._first = int(self.trace.starts[number])
         self._signals = signals
         self._made = 0
+        self._unread.start(len(prompt))
         self._finished = None
 
     def step(self, action: Action) -> Round:
@@ -75,7 +77,8 @@ class ReplaySession:
         self._made += len(emitted)
         if self._made == len(self._tokens):
             self._finished = text.finished
-        seconds = costs.seconds(action.drafter, drafted, action.stops)
+        unread = self._unread.played(action.drafter, drafted, len(emitted))
+        seconds = costs.seconds(action.drafter, drafted, action.stops, unread)
         if not self._signals:
             return Round(action.drafter, drafted, accepted, emitted, seconds)
         last = self._made - 1

@@ -15,7 +15,7 @@ from adaspec_rl.replay.outcomes import (
     nearest_context,
     outcomes,
     round_steps,
-    suffix_matches,
+    text_features,
 )
 from adaspec_rl.replay.trace import Trace
 
@@ -29,6 +29,7 @@ class StreamRounds:
     accepted: np.ndarray
     emitted: np.ndarray
     steps: np.ndarray  # cost, in autoregressive steps
+    owed: np.ndarray  # how much more its drafters now have to catch up on, likewise
     finished: np.ndarray  # bool: the text ended
 
 
@@ -46,11 +47,12 @@ class ReplayTables:
         packed[..., 0], packed[..., 1] = found.drafted, found.accepted
         packed[..., 2] = found.emitted
         self.rounds = packed.view(np.int64).reshape(-1)
-        self.match_at_start, match = suffix_matches(trace)
+        self.prompt_lengths = np.array([len(text.prompt) for text in trace.texts])
+        self.text_at_start, said = text_features(trace)
         entropy = np.concatenate([text.target_entropy for text in trace.texts])
         top = np.concatenate([text.target_top_probability for text in trace.texts])
-        # [M, 3], by the last emitted token.
-        self.after = np.stack([entropy, top, match], axis=1).astype(np.float32)
+        # [M, 5], by the last emitted token.
+        self.after = np.column_stack([entropy, top, said]).astype(np.float32)
         tables = [
             np.stack(
                 [
@@ -92,8 +94,13 @@ class ReplayStreams:
         self.contexts = len(profiles[0])
         self._costs = np.stack(costs).reshape(-1)  # [P * C * A * (K + 1)]
         self._depth = costs[0].shape[2]
+        self.drafters = len(tables.trace.drafters)
+        # What a token that a drafter has not read takes, in autoregressive steps, [P * C, D].
+        self._rises = np.array(
+            [[np.divide(p.catch_up, p.autoregressive_step) for p in points] for points in profiles]
+        ).reshape(-1, self.drafters)
         middle = [points[len(points) // 2] for points in profiles]
-        self.cost_features = np.stack([point.features().values() for point in middle])  # [P, 4]
+        self.cost_features = np.stack([point.features().values() for point in middle])  # [P, F]
         self._context = nearest_context(profiles[0], tables.context)  # [M]
         self.rates = np.ones(len(profiles))
         self.observer = Observer(spec, None, streams)
@@ -101,6 +108,8 @@ class ReplayStreams:
         self.text = np.zeros(streams, dtype=np.int64)
         self.at = np.zeros(streams, dtype=np.int64)  # [B] position in the trace
         self.end = np.zeros(streams, dtype=np.int64)
+        self._unread = np.zeros((streams, self.drafters))  # see `cost_profile.Unread`
+        self._rows = np.arange(streams)
 
     @classmethod
     def of(
@@ -124,8 +133,9 @@ class ReplayStreams:
         self.profile[rows] = profiles
         self.at[rows] = self._starts[texts]
         self.end[rows] = self._ends[texts]
+        self._unread[rows] = self.tables.prompt_lengths[texts][:, None]
         self.observer.set_costs(self.cost_features[profiles], rows)
-        self.observer.reset(rows, self.tables.match_at_start[texts])
+        self.observer.reset(rows, self.tables.text_at_start[texts])
 
     def step(self, actions: np.ndarray) -> StreamRounds:
         """Play one round of action number `actions` `[B]` in every stream.
@@ -139,6 +149,8 @@ class ReplayStreams:
         if self.contexts > 1:
             row = row + self._context.take(at)
         steps = self._costs.take((row * len(t.actions) + actions) * self._depth + drafted)
+        paid, owed = self._catch_up(t.drafter.take(actions), drafted, emitted, row)
+        steps = steps + paid
         last = at + emitted - 1
         draft = (t.drafter.take(actions) * t.positions + at) * t.depth + np.maximum(drafted - 1, 0)
         after = t.after.take(last, axis=0)
@@ -149,22 +161,51 @@ class ReplayStreams:
                 emitted=emitted,
                 target=after[:, :2],
                 draft=t.drafts.take(draft, axis=0) if len(t.drafts) else np.zeros((len(at), 5)),
-                suffix_match=after[:, 2],
+                text=after[:, 2:],
+                drafter=t.drafter.take(actions),
             )
         )
         finished = last + 1 >= self.end
         self.at = np.where(finished, last, last + 1)
-        return StreamRounds(actions, drafted, accepted, emitted, steps, finished)
+        return StreamRounds(actions, drafted, accepted, emitted, steps, owed, finished)
+
+    def _catch_up(
+        self, drafter: np.ndarray, drafted: np.ndarray, emitted: np.ndarray, row: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Steps `[B]` that drafters take to read what was committed without them.
+
+        Returns: what they take now, and by how much what is left to read has grown.
+        """
+        if not self.drafters:
+            return np.zeros(len(drafter)), np.zeros(len(drafter))
+        used = self._rows[drafted > 0], drafter[drafted > 0]
+        rises = self._rises[row]  # [B, D]
+        paid = np.zeros(len(drafter))
+        paid[used[0]] = self._unread[used] * rises[used]
+        own = np.zeros(len(drafter))  # of the drafter in use, which reads what it is told
+        own[used[0]] = rises[used]
+        owed = emitted * (rises.sum(axis=1) - own) - paid
+        self._unread += emitted[:, None]
+        self._unread[used] = 0.0
+        return paid, owed
 
     def every_outcome(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens emitted and steps taken if each action were played now, `[B, A]` both."""
+        """Tokens emitted and steps taken if each action were played now, `[B, A]` both.
+
+        What drafters have to read is put down to the rounds that leave it unread.
+        """
         t = self.tables
         actions = np.arange(len(t.actions))
         played = t.rounds.take(actions * t.positions + self.at[:, None]).view(np.int16)
         played = played.reshape(len(self.at), len(actions), 4)
         row = self.profile * self.contexts + self._context.take(self.at)
         cost = (row[:, None] * len(actions) + actions) * self._depth + played[..., 0]
-        return played[..., 2], self._costs.take(cost)
+        steps = self._costs.take(cost)
+        if self.drafters:
+            rises = self._rises[row]  # [B, D]
+            own = rises[:, t.drafter] * (played[..., 0] > 0)  # [B, A]
+            steps = steps + (rises.sum(axis=1, keepdims=True) - own) * played[..., 2]
+        return played[..., 2], steps
 
     def observation(self) -> np.ndarray:
         """`[B, features]` float32."""

@@ -25,7 +25,7 @@ from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.replay.cost_profile import CostProfile
 
-SCHEMA = 3
+SCHEMA = 4
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 PACKAGES = ("adaspec_rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
@@ -88,6 +88,7 @@ def save_bundle(bundle: PolicyBundle, folder: Path) -> None:
             "groups": list(bundle.spec.groups),
             "max_length": bundle.spec.max_length,
             "vocab_size": bundle.spec.vocab_size,
+            "drafters": bundle.spec.drafters,
             "features": [
                 {"name": name, "scale": scale}
                 for name, scale in zip(bundle.spec.names, bundle.spec.scales)
@@ -152,7 +153,10 @@ def load_bundle(folder: Path) -> PolicyBundle:
 def _assemble(description: dict[str, Any], weights: dict[str, np.ndarray]) -> PolicyBundle:
     observation = description["observation"]
     spec = ObservationSpec(
-        tuple(observation["groups"]), observation["max_length"], observation["vocab_size"]
+        tuple(observation["groups"]),
+        observation["max_length"],
+        observation["vocab_size"],
+        observation["drafters"],
     )
     features = [(item["name"], item["scale"]) for item in observation["features"]]
     if features != list(zip(spec.names, spec.scales)):

@@ -138,7 +138,9 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
         config.env.actions, config.env.max_length, len(pair.drafters), config.env.thresholds
     )
     features = tuple(config.env.features)
-    spec = ObservationSpec(features, config.env.max_length, pair.target.vocab_size)
+    spec = ObservationSpec(
+        features, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
+    )
     prompts = prompts_from(config.data, "train", pair, config.replay.prompts)
     if resume:
         saved: CostProfile | None = CostProfile.load(resume / "cost_profile.json")

@@ -30,7 +30,8 @@ def costs(draft_step: float = 0.15, stopping_step: float = 0.01, policy: float =
         draft_step=(draft_step,),
         stopping_step=(stopping_step,),
         verification=tuple(1 + 0.02 * k for k in range(LONGEST + 1)),
-        overhead=0.05,
+        overhead=(0.05,),
+        catch_up=(0.0,),
     )
     return CostProfile("made up", policy, (point,))
 

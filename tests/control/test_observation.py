@@ -1,11 +1,14 @@
 """Observations: the same from one stream as from many, and what their names say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaspec_rl.control.observation import (
+    DRAFTER_SPAN,
     EMA_SPANS,
     GROUPS,
     CostFeatures,
@@ -15,6 +18,7 @@ from adaspec_rl.control.observation import (
 )
 from adaspec_rl.decoding.round import Round
 
+SAID = (3, 0.5, 0.5)  # of a text
 COST = CostFeatures(draft_step=0.1, verification_step=0.02, overhead=0.05, batch_size=4)
 
 
@@ -24,7 +28,7 @@ def rounds(draw):
     accepted = draw(st.integers(0, drafted))
     unit = st.floats(0.01, 3.0)
     return Round(
-        drafter=0,
+        drafter=draw(st.integers(0, 1)),
         drafted=drafted,
         accepted=accepted,
         tokens=tuple(range(accepted + 1)),
@@ -58,14 +62,15 @@ def drafting(length: int, accepted: int) -> Round:
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(rounds(), rounds(), rounds()), min_size=1, max_size=12))
 def test_many_streams_see_what_single_streams_see(history):
-    spec = ObservationSpec()
-    batch = Observer(spec, COST, batch=3)
-    singles = [Observer(spec, COST) for _ in range(3)]
+    spec = ObservationSpec(drafters=2)
+    cost = replace(COST, other_draft_steps=(0.3,))
+    batch = Observer(spec, cost, batch=3)
+    singles = [Observer(spec, cost) for _ in range(3)]
     for number, played in enumerate(history):
-        matches = [number, 2 * number, 0]
-        batch.update(RoundArrays.from_rounds(played, matches))
-        for single, round_, match in zip(singles, played, matches):
-            single.update(RoundArrays.from_rounds([round_], [match]))
+        said = [(number, 0.5, 0.1), (2 * number, 1.0, 1.0), (0, 0, 0)]
+        batch.update(RoundArrays.from_rounds(played, said))
+        for single, round_, own in zip(singles, played, said):
+            single.update(RoundArrays.from_rounds([round_], [own]))
         together = np.concatenate([single.observation() for single in singles])
         np.testing.assert_array_equal(batch.observation(), together)
 
@@ -73,12 +78,13 @@ def test_many_streams_see_what_single_streams_see(history):
 def test_features_are_what_they_are_called():
     spec = ObservationSpec()
     observer = Observer(spec, COST)
-    observer.reset(suffix_match=4)
+    observer.reset(text=(8, 0.25, 0.75))
     start = dict(zip(spec.names, observer.observation()[0]))
     assert start["acceptance_ema_2"] == 0.5 and start["suffix_match"] == 0.5
+    assert start["lookup_rate_8"] == 0.25 and start["lookup_rate_32"] == 0.75
     assert start["draft_step"] == pytest.approx(0.1) and start["batch_size"] == pytest.approx(2 / 6)
     played = drafting(4, accepted=1)
-    observer.update(RoundArrays.from_rounds([played], [3]))
+    observer.update(RoundArrays.from_rounds([played], [SAID]))
     seen = dict(zip(spec.names, observer.observation()[0]))
     assert seen["accepted_1_ago"] == pytest.approx(1 / 8) and seen["drafted_1_ago"] == 0.5
     decay = np.exp(-1 / EMA_SPANS[0])  # one of two reached positions was accepted: still 0.5
@@ -87,18 +93,39 @@ def test_features_are_what_they_are_called():
     assert seen["target_top_probability"] == pytest.approx(0.7)
     assert seen["rounds_since_draft"] == 0
     fallback = Round(0, 0, 0, (7,), 1.0)
-    observer.update(RoundArrays.from_rounds([fallback], [0]))
+    observer.update(RoundArrays.from_rounds([fallback], [SAID]))
     after = dict(zip(spec.names, observer.observation()[0]))
     assert after["acceptance_ema_2"] == seen["acceptance_ema_2"]
     assert after["draft_survival"] == seen["draft_survival"]
     assert after["rounds_since_draft"] == 1 / 8 and after["accepted_2_ago"] == pytest.approx(1 / 8)
 
 
+def test_every_drafter_has_features_of_its_own():
+    spec = ObservationSpec(("drafters", "cost"), drafters=3)
+    observer = Observer(spec, replace(COST, other_draft_steps=(0.2, 0.3)))
+
+    def seen() -> dict[str, float]:
+        return dict(zip(spec.names, observer.observation()[0].tolist()))
+
+    assert seen()["draft_step_1"] == pytest.approx(0.2) and seen()["draft_step_2"] > 0.29
+    observer.update(RoundArrays.from_rounds([replace(drafting(4, 4), drafter=1)], [SAID]))
+    decay = np.exp(-1 / DRAFTER_SPAN)
+    assert seen()["drafter_1_acceptance_ema"] == pytest.approx(1 - 0.5 * decay)
+    assert seen()["drafter_0_acceptance_ema"] == seen()["drafter_2_acceptance_ema"] == 0.5
+    unread = np.log1p(5) / np.log1p(1024)
+    assert [seen()[f"drafter_{d}_unread"] for d in range(3)] == pytest.approx([unread, 0, unread])
+    observer.update(RoundArrays.from_rounds([replace(drafting(0, 0), drafter=1)], [SAID]))
+    assert seen()["drafter_1_acceptance_ema"] == pytest.approx(1 - 0.5 * decay)  # a fallback
+    assert seen()["drafter_1_unread"] > 0 and seen()["drafter_2_unread"] > unread
+    observer.reset()
+    assert seen()["drafter_1_acceptance_ema"] == 0.5 and seen()["drafter_2_unread"] == 0
+
+
 def test_resetting_some_streams_leaves_the_others_alone():
     observer = Observer(ObservationSpec(), COST, batch=2)
     fresh = observer.observation()
     played = drafting(2, accepted=2)
-    observer.update(RoundArrays.from_rounds([played, played], [1, 1]))
+    observer.update(RoundArrays.from_rounds([played, played], [SAID, SAID]))
     moved = observer.observation()
     observer.reset(np.array([1]))
     after = observer.observation()

@@ -24,10 +24,11 @@ NEAR = RoundCosts(
     draft_step=(0.1,),
     stopping_step=(0.02,),
     verification=tuple(1.0 + 0.05 * w for w in range(9)),
-    overhead=0.1,
+    overhead=(0.1,),
+    catch_up=(0.01,),
 )
 FAR = replace(NEAR, context=6, autoregressive_step=2.0, draft_step=(0.3,))  # from 5 tokens on
-PROFILE = CostProfile("toy", 0.01, (NEAR, FAR, replace(NEAR, batch_size=4, overhead=0.5)))
+PROFILE = CostProfile("toy", 0.01, (NEAR, FAR, replace(NEAR, batch_size=4, overhead=(0.5,))))
 PROMPTS = [[1, 2], [3, 4, 5], [6]]
 
 
@@ -85,11 +86,14 @@ def test_rewards_cost_seconds_by_the_profile():
     env.reset(options={"prompt": 0})
     env.reward.rate = 1.25
     _, reward, _, _, info = env.step(0)
-    assert info["seconds"] == 1.0 + 0.01 and reward == pytest.approx(1 / 1.25 - 1.01)
+    assert info["seconds"] == 1.0 + 0.01 and reward == pytest.approx(
+        1 / 1.25 - 1.01 - 0.01  # what the drafter has not read, it will have to
+    )
     _, reward, _, _, info = env.step(3)
-    seconds = 3 * 0.1 + NEAR.verification[3] + 0.1 + 0.01
+    reading = 3 * 0.01  # the prompt, and what the fallback emitted
+    seconds = reading + 3 * 0.1 + NEAR.verification[3] + 0.1 + 0.01
     assert info["seconds"] == pytest.approx(seconds)
-    assert reward == pytest.approx(len(info["round"].tokens) / 1.25 - seconds)
+    assert reward == pytest.approx(len(info["round"].tokens) / 1.25 - (seconds - reading))
 
 
 def test_rounds_are_costed_at_the_context_before_them():
@@ -99,7 +103,8 @@ def test_rounds_are_costed_at_the_context_before_them():
     for _ in range(6):
         info = env.step(2)[4]
         costs = NEAR if context <= 4 else FAR  # 4 is as near to both: the shorter one
-        assert info["seconds"] == pytest.approx(costs.seconds(0, 2) + 0.01)
+        unread = context if context == len(PROMPTS[0]) else 0  # the first draft reads the prompt
+        assert info["seconds"] == pytest.approx(costs.seconds(0, 2, unread=unread) + 0.01)
         assert info["steps"] == pytest.approx(info["seconds"] / costs.autoregressive_step)
         context += len(info["round"].tokens)
         if env.session.finished:
@@ -113,14 +118,14 @@ def test_a_threshold_costs_what_watching_it_takes():
     env.reset(options={"prompt": 0})
     info = env.step(1)[4]
     assert info["round"].drafted == 3
-    assert info["seconds"] == pytest.approx(3 * 0.12 + NEAR.verification[3] + 0.1 + 0.01)
+    assert info["seconds"] == pytest.approx(2 * 0.01 + 3 * 0.12 + NEAR.verification[3] + 0.1 + 0.01)
 
 
 def test_rounds_are_costed_at_the_batch_size():
     env = make_env(batch_size=4)
     env.reset(options={"prompt": 0})
     info = env.step(1)[4]
-    assert info["seconds"] == pytest.approx(0.1 + NEAR.verification[1] + 0.5 + 0.01)
+    assert info["seconds"] == pytest.approx(2 * 0.01 + 0.1 + NEAR.verification[1] + 0.5 + 0.01)
     with pytest.raises(ValueError, match="has no batch size 2, only 1, 4"):
         make_env(batch_size=2)
 

@@ -15,7 +15,7 @@ from adaspec_rl.replay.streams import ReplayStreams, ReplayTables
 from tests.replay.recordings import profile, toy_trace
 
 ACTIONS = action_list("length_threshold", 4, 2, (0.2, 0.6))
-SPEC = ObservationSpec(max_length=4, vocab_size=8)
+SPEC = ObservationSpec(max_length=4, vocab_size=8, drafters=2)
 PROFILES = [profile(n) for n in range(2)]
 STREAMS = 6
 
@@ -132,9 +132,10 @@ def test_rewards_are_what_they_are_called(tables, reward):
     for _ in range(20):
         rate = game.streams.rates[game.streams.profile]  # of the text that is played
         _, rewards, played, _ = game.step(rng.integers(len(ACTIONS), size=STREAMS))
+        steps = played.steps + played.owed
         expected = {
-            "throughput": played.emitted / rate - played.steps,
-            "ratio": played.emitted / played.steps,
+            "throughput": played.emitted / rate - steps,
+            "ratio": played.emitted / steps,
             "accepted": played.accepted,
         }
         assert np.allclose(rewards, expected[reward], atol=1e-6)

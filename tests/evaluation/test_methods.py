@@ -1,15 +1,19 @@
 """Every method by name: it builds, tunes with the same budget, and plays recorded texts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from adaspec_rl.control.generation import generate
+from adaspec_rl.decoding.drafters import NgramLookup
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.evaluation.contestants import NAMES
 from adaspec_rl.evaluation.methods import METHODS, Range, Workbench
 from adaspec_rl.evaluation.tuning import COST, replayed_throughput, spread, tuned
 from adaspec_rl.replay.session import ReplaySession
-from tests.replay.recordings import profile, toy_trace
+from tests.replay.recordings import profile, toy_trace, toys
 from tests.training.test_scripts import ROOT
 
 COSTS = profile(drafters=2, max_length=4)
@@ -22,9 +26,20 @@ def bench(tmp_path_factory):
     return Workbench(trace, None, COSTS, max_length=4)
 
 
+@pytest.fixture(scope="module")
+def looking(tmp_path_factory):
+    """The same with a lookup beside one model."""
+    models = toys(noise=(0.4,))
+    models.drafters = [*models.drafters, NgramLookup()]
+    folder = tmp_path_factory.mktemp("trace")
+    trace = toy_trace(folder, models, survival="head", max_new_tokens=24)
+    return Workbench(trace, None, COSTS, max_length=4)
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_plays_with_its_own_parameters(bench, name):
+def test_a_method_plays_with_its_own_parameters(bench, looking, name):
     method = METHODS[name]
+    bench = looking if method.drafters else bench
     parameters = {key: space.default for key, space in method.space.items()}
     controller = method.build(bench, **parameters)
     assert controller.name == name
@@ -33,6 +48,28 @@ def test_a_method_plays_with_its_own_parameters(bench, name):
         made = generate(session, controller, text.prompt.tolist(), cost=COST, seed=text.seed)
         assert made.tokens == text.tokens.tolist()
         assert max(action.length for action in made.actions) <= 4
+
+
+def test_switching_looks_up_where_much_of_the_text_has_occurred_before(looking):
+    session = ReplaySession(looking.trace, looking.profile)
+    text = max(looking.trace.texts, key=lambda text: len(text.tokens))
+    seen = set()
+    for match in (1, 3, 16):
+        controller = METHODS["switching"].build(looking, match=match, lookup_length=4, length=2)
+        made = generate(session, controller, text.prompt.tolist(), cost=COST, seed=text.seed)
+        automaton = SuffixAutomaton(text.prompt.tolist())
+        for action, played in zip(made.actions, made.rounds):
+            assert action == (Action(4, 1) if automaton.match >= match else Action(2, 0))
+            seen.add(action.drafter)
+            automaton.extend(played.tokens)
+    assert seen == {0, 1}
+
+
+def test_switching_needs_a_lookup_and_a_model(bench):
+    assert METHODS["switching"].drafters == {"ngram"}
+    alone = replace(bench, trace=replace(bench.trace, drafters=()))
+    with pytest.raises(ValueError, match="needs a draft model beside ngram"):
+        METHODS["switching"].build(alone, match=1, lookup_length=4, length=2)
 
 
 def test_every_name_has_a_file_in_conf():

@@ -25,7 +25,8 @@ COSTS = RoundCosts(
     draft_step=(3.2e-4,),
     stopping_step=(8e-5,),
     verification=tuple(2.4e-3 + 1.5e-4 * width for width in range(9)),
-    overhead=2e-4,
+    overhead=(2e-4,),
+    catch_up=(1e-5,),
 )
 PROFILE = CostProfile("some CPU, 2 threads", 4e-5, (COSTS,))
 EVIL = "</script><img src=x onerror=alert(1)><!--"

@@ -104,7 +104,8 @@ def profile(
             draft_step=tuple(rng.uniform(0.05, 0.2, drafters).tolist()),
             stopping_step=tuple(rng.uniform(0.0, 0.05, drafters).tolist()),
             verification=tuple(np.sort(rng.uniform(1.0, 1.6, max_length + 1)).tolist()),
-            overhead=float(rng.uniform(0.0, 0.1)),
+            overhead=tuple(rng.uniform(0.0, 0.1, drafters).tolist()),
+            catch_up=tuple(rng.uniform(0.0, 0.02, drafters).tolist()),
         )
         for size in batch_sizes
         for context in (3, 8, 14)

@@ -22,8 +22,10 @@ POINT = RoundCosts(
     draft_step=(0.5,),
     stopping_step=(0.125,),
     verification=(2.0, 2.25, 2.5),
-    overhead=0.25,
+    overhead=(0.25,),
+    catch_up=(0.0625,),
 )
+NONE = dict.fromkeys(("draft_step", "stopping_step", "overhead", "catch_up"), ())
 PROMPTS = [[1, 2], [3], [4, 5]]
 
 
@@ -48,7 +50,8 @@ def profiles(draw: st.DrawFn) -> CostProfile:
             draft_step=several(drafters),
             stopping_step=several(drafters),
             verification=several(widths),
-            overhead=draw(seconds),
+            overhead=several(drafters),
+            catch_up=several(drafters),
         )
         for batch_size, context in draw(st.lists(places, min_size=1, max_size=4, unique=True))
     )
@@ -67,7 +70,7 @@ def test_saving_keeps_every_number(profile):
 
 
 def test_files_are_read_back(tmp_path):
-    profile = profile_of(POINT, replace(POINT, context=256, overhead=0.5))
+    profile = profile_of(POINT, replace(POINT, context=256, overhead=(0.5,)))
     profile.save(tmp_path / "made" / "profile.json")
     assert CostProfile.load(tmp_path / "made" / "profile.json") == profile
 
@@ -98,6 +101,7 @@ def test_a_round_costs_its_parts():
     assert POINT.seconds(0, 0) == 2.0 == POINT.seconds(0, 0, stopping=True)
     assert POINT.seconds(0, 2) == 2 * 0.5 + 2.5 + 0.25
     assert POINT.seconds(0, 2, stopping=True) == 2 * (0.5 + 0.125) + 2.5 + 0.25
+    assert POINT.seconds(0, 2, unread=4) == 2 * 0.5 + 4 * 0.0625 + 2.5 + 0.25
     with pytest.raises(ValueError, match="covers drafts of up to 2 tokens, got 3"):
         POINT.seconds(0, 3)
 
@@ -112,12 +116,12 @@ def test_features_are_in_units_of_one_autoregressive_step():
     ("change", "message"),
     [
         ({"autoregressive_step": 0.0}, "positive seconds for every part of a round, got 0,"),
-        ({"overhead": -1.0}, "positive seconds .* -1, 0.125"),
+        ({"overhead": (-1.0,)}, "positive seconds .* -1, 0.125"),
         ({"draft_step": (float("nan"),)}, "positive seconds .* nan"),
         ({"verification": (2.0, float("inf"))}, "positive seconds .* inf"),
         ({"verification": ()}, "verification width of at least 1, got 64, 1 and 0"),
         ({"context": 0}, "context.* of at least 1, got 0, 1 and 3"),
-        ({"stopping_step": ()}, "stopping step for each of 1 drafters, got 0"),
+        ({"stopping_step": ()}, "stopping_step for each of 1 drafters, got 0"),
     ],
 )
 def test_senseless_points_are_refused(change, message):
@@ -132,7 +136,7 @@ def test_senseless_points_are_refused(change, message):
         ([{}, {}], "2 points at 1 batch sizes and contexts"),
         ([{}, {"context": 9, "verification": (2.0,)}], "have 1 and 3 verification widths"),
         (
-            [{}, {"context": 9, "draft_step": (), "stopping_step": ()}],
+            [{}, {"context": 9, **NONE}],
             "have 0 and 1 drafters: expected the same number",
         ),
     ],
@@ -151,8 +155,8 @@ def test_a_decision_takes_some_time_or_none(seconds):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema=1), "schema 1 is not 2: measure it anew"),
-        (lambda d: d.pop("schema"), "schema None is not 2"),
+        (lambda d: d.update(schema=1), "schema 1 is not 3: measure it anew"),
+        (lambda d: d.pop("schema"), "schema None is not 3"),
         (lambda d: d.pop("policy"), "lacks policy: measure it anew"),
         (lambda d: d.update(moon=1), "has an unknown moon"),
         (lambda d: d["points"][0].pop("overhead"), "lacks overhead"),
@@ -162,7 +166,7 @@ def test_a_decision_takes_some_time_or_none(seconds):
         (lambda d: d["points"][0].update(context="far"), "is damaged"),
         (lambda d: d["points"][0].update(draft_step=["free"]), "is damaged"),
         (lambda d: d["points"][0].update(verification=1.0), "is damaged"),
-        (lambda d: d["points"][0].update(overhead=-1), "positive seconds"),
+        (lambda d: d["points"][0].update(overhead=[-1]), "positive seconds"),
     ],
 )
 def test_damaged_files_are_refused_by_name_in_one_sentence(tmp_path, change, message):
@@ -269,11 +273,11 @@ def test_people_see_every_point(tmp_path):
     shown = console.export_text()
     rows = [line.replace("│", " ").split() for line in shown.splitlines() if "2000.00" in line]
     assert [row[:2] for row in rows] == [["1", "64"], ["16", "1024"]]
-    assert rows[0][3:] == ["0.250", "0.062", "1.25", "0.125", "0.005"]
+    assert rows[0][3:] == ["0.250", "0.062", "0.0312", "1.25", "0.125", "0.005"]
     cost_plot(profile, tmp_path / "costs.png")
     assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_profile_without_drafters_is_drawn_too(tmp_path):
-    cost_plot(profile_of(replace(POINT, draft_step=(), stopping_step=())), tmp_path / "costs.png")
+    cost_plot(profile_of(replace(POINT, **NONE)), tmp_path / "costs.png")
     assert (tmp_path / "costs.png").exists()

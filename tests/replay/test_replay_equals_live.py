@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adaspec_rl.data.prompts import balanced, embedded_prompts
-from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.decoding.drafters import DraftModel, NgramLookup
 from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession, Session
@@ -25,7 +25,7 @@ from adaspec_rl.replay.texts import Text, text_rules
 from tests.engine.checkpoints import CONTEXT, new_model, random_tokens
 from tests.replay.recordings import PROMPTS, profile, random_head, toy_recording, toys
 
-COSTS = profile(max_length=8)
+COSTS = profile(max_length=8, drafters=4)
 DRAFT_SIGNALS = (
     "draft_log_probs",
     "draft_entropies",
@@ -93,10 +93,10 @@ ACTIONS = st.one_of(
     st.builds(
         Action,
         st.integers(0, 4),
-        st.integers(0, 1),
+        st.integers(0, 2),
         st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
     ),
-    st.builds(Action, st.integers(1, 4), st.integers(0, 1), rule=RULES),
+    st.builds(Action, st.integers(1, 4), st.integers(0, 2), rule=RULES),
 )
 
 
@@ -127,6 +127,7 @@ def test_toy_models_replay_as_they_decode(
     actions,
 ):
     pair = toys(models, contexts=contexts)
+    pair.drafters = [*pair.drafters, NgramLookup()]
     pair.target.context_length = target_context
     recording = toy_recording(
         temperature,
@@ -149,7 +150,7 @@ def test_toy_models_replay_as_they_decode(
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    return load_pair("tiny", "tiny:target", ["tiny:draft", "tiny:code"])
+    return load_pair("tiny", "tiny:target", ["tiny:draft", "early_exit:3", "tiny:code", "ngram"])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -189,13 +190,13 @@ def test_the_embedded_pair_replays_as_it_decodes(pair, tmp_path, kind, temperatu
             actions = [
                 Action(
                     int(rng.integers(9)),
-                    int(rng.integers(2)),
+                    int(rng.integers(4)),
                     float(rng.choice([0.0, rng.uniform(0.02, 0.95)])),
                 )
                 for _ in range(24)
             ]
             rules = [Limits(float(rng.uniform(0.2, 3.0)), float(rng.uniform(0.02, 0.9)))]
-            actions += [Action(8, int(rng.integers(2)), rule=rule) for rule in (*rules, Sure(0.5))]
+            actions += [Action(8, int(rng.integers(4)), rule=rule) for rule in (*rules, Sure(0.5))]
             assert_same(live, replay, prompt, number, actions)
             rounds = play(replay, prompt, number, actions)[0]
             stopped += sum(r.drafted < a.length for r, a in zip(rounds[:-4], actions))

@@ -15,7 +15,7 @@ from adaspec_rl.replay.trace import Trace
 from tests.replay.recordings import profile, toy_trace
 
 ACTIONS = action_list("length_threshold", 4, 2, (0.2, 0.6))
-SPEC = ObservationSpec(max_length=4, vocab_size=8)
+SPEC = ObservationSpec(max_length=4, vocab_size=8, drafters=2)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ class OneByOne:
 )
 def test_streams_equal_sessions_under_several_profiles(traces, which, seed, streams, groups):
     trace, rng = traces[which], np.random.default_rng(seed)
-    spec = ObservationSpec(groups, max_length=4, vocab_size=8)
+    spec = ObservationSpec(groups, max_length=4, vocab_size=8, drafters=2)
     profiles = [profile(seed + n) for n in range(3)]
     together = ReplayStreams(
         ReplayTables(trace, ACTIONS),

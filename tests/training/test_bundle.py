@@ -23,9 +23,10 @@ COSTS = RoundCosts(
     draft_step=(3e-4,),
     stopping_step=(2e-5,),
     verification=tuple(2e-3 + 1e-4 * w for w in range(9)),
-    overhead=1e-4,
+    overhead=(1e-4,),
+    catch_up=(1e-5,),
 )
-PROFILE = CostProfile("cpu", 5e-5, (COSTS, replace(COSTS, context=256, overhead=2e-4)))
+PROFILE = CostProfile("cpu", 5e-5, (COSTS, replace(COSTS, context=256, overhead=(2e-4,))))
 
 
 def make_bundle() -> PolicyBundle:
@@ -134,14 +135,14 @@ def test_truncated_and_altered_files_are_refused(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema=99), "schema 99 but this version reads 3"),
+        (lambda d: d.update(schema=99), "schema 99 but this version reads 4"),
         (lambda d: d["observation"]["features"][0].update(name="moon"), "first difference: moon"),
         (lambda d: d["observation"]["features"][0].update(scale=9), "their order or scale"),
         (lambda d: d["actions"].pop(), "actions"),
         (lambda d: d.pop("network"), "incomplete"),
         (lambda d: d["observation"].update(groups=["weather"]), "unknown feature group"),
         (lambda d: d["cost_profile"]["points"][0].pop("overhead"), "lacks overhead"),
-        (lambda d: d["cost_profile"].update(schema=1), "schema 1 is not 2: measure it anew"),
+        (lambda d: d["cost_profile"].update(schema=1), "schema 1 is not 3: measure it anew"),
     ],
 )
 def test_foreign_bundles_are_refused_with_what_differs(saved, change, message):

@@ -180,8 +180,8 @@ def test_other_ways_to_learn(trained):
 @pytest.mark.parametrize(
     ("drafters", "covered", "message"),
     [
-        (1, 2, "covers drafts of up to 2 tokens but env.max_length is 4"),
-        (2, 4, "covers 2 drafters but the pair has 1"),
+        (2, 2, "covers drafts of up to 2 tokens but env.max_length is 4"),
+        (3, 4, "covers 3 drafters but the pair has 2"),
     ],
 )
 def test_costs_of_something_else_are_refused_before_recording(tmp_path, drafters, covered, message):

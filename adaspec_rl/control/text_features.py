@@ -1,0 +1,40 @@
+"""What a text says by itself about the text to come, whatever drafts it."""
+
+import math
+from collections.abc import Sequence
+
+from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+
+LOOKUP_SPANS = (8.0, 32.0)  # tokens
+_DECAYS = tuple(math.exp(-1.0 / span) for span in LOOKUP_SPANS)
+
+
+class TextFeatures:
+    """Follows one text: how far its end has occurred before, and whether looking up has paid.
+
+    Attributes:
+        values: tokens in the longest end that occurred earlier; and for each of `LOOKUP_SPANS` the
+            share of recent tokens, prompt included, that were what followed such an end the last
+            time. Nothing has to be drafted to know it.
+    """
+
+    values: tuple[float, ...]
+
+    def __init__(self) -> None:
+        self.start(())
+
+    def start(self, prompt: Sequence[int]) -> None:
+        """A text begins."""
+        self._text = SuffixAutomaton()
+        self._rates = [0.0] * len(LOOKUP_SPANS)
+        self.extend(prompt)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append `tokens`."""
+        text, rates = self._text, self._rates
+        for token in tokens:
+            hit = float(text.suffix().guess == token)
+            text.append(token)
+            for n, decay in enumerate(_DECAYS):
+                rates[n] = hit + (rates[n] - hit) * decay
+        self.values = (float(text.match), *rates)

@@ -1,0 +1,8 @@
+"""What proposes tokens, behind one protocol; any of them can be combined in a session."""
+
+from adaspec_rl.decoding.drafters.draft_model import DraftModel
+from adaspec_rl.decoding.drafters.drafter import Draft, Drafter, Stop
+from adaspec_rl.decoding.drafters.early_exit import EarlyExit
+from adaspec_rl.decoding.drafters.ngram import NgramLookup
+
+__all__ = ["Draft", "DraftModel", "Drafter", "EarlyExit", "NgramLookup", "Stop"]

@@ -1,0 +1,56 @@
+"""The target's own first layers as drafter (LayerSkip, arXiv:2404.16710)."""
+
+import torch
+
+from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_by_forwards
+from adaspec_rl.decoding.verification import Verification
+from adaspec_rl.engine.lean_model import LeanModel
+
+
+class EarlyExit:
+    """Runs the first layers of the target, then its final norm and output matrix.
+
+    It shares the target's weights and, of these layers, the KV cache: no memory of its own, and
+    never anything to catch up on. What it writes there, verification writes again.
+    """
+
+    def __init__(self, target: LeanModel, layers: int) -> None:
+        """Exit after `layers` layers.
+
+        Raises:
+            ValueError: the target has no more than these.
+        """
+        depth = target.architecture.layers
+        if not 0 < layers < depth:
+            raise ValueError(
+                f"an early exit of {target.name} must lie after layer 1 to {depth - 1} of its "
+                f"{depth}, got {layers}"
+            )
+        self.name = "early_exit"
+        self.model = target
+        self.layers = layers
+        self.context_length = target.context_length
+        self.vocab_size = target.vocab_size
+
+    def start(self) -> None:
+        self.model.reset()
+
+    def propose(
+        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
+    ) -> Draft:
+        n, held = len(sequence), int(self.model.lengths[0])
+        if held < n - 1:  # never while decoding: there the target has read all but the last token
+            self.model.extend(sequence[None, held : n - 1], keep=0)
+        draft = draft_by_forwards(self._logits, sequence[n - 1 :], n, length, rule, stop)
+        self.model.rollback(n - 1)
+        return draft
+
+    def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model.forward(tokens, keep=1, layers=self.layers)[0, 0]
+
+    def keep(self, length: int) -> None:
+        pass  # the session keeps the target's cache
+
+    def fit(self, logits: torch.Tensor) -> torch.Tensor:
+        """The vocabulary is the target's own."""
+        return logits

@@ -1,0 +1,265 @@
+"""Train a drafter for a target: `python -m adaspec_rl.pairs.distill model.target=... out=FOLDER`.
+
+The draft model begins as some of the target's own layers, or as a narrower model of its kind, and
+learns the target's distributions over texts that the target wrote itself (DistillSpec,
+arXiv:2310.08461). A killed run goes on where it was when the same command is given again. The
+result is a Hugging Face checkpoint folder with the target's tokenizer.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from adaspec_rl.command import INTERRUPTED, MISTAKES, MISUSE
+from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.generation import generate
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.data.prompts import balanced
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.pairs.acceptance import acceptance_rate
+from adaspec_rl.pairs.distillation_config import DistillConfig, TargetConfig, describe, parse
+from adaspec_rl.pairs.distillation_folder import DistillationFolder
+from adaspec_rl.pairs.distillation_model import DraftPlan, initial_draft, plan_draft
+from adaspec_rl.pairs.distillation_prompts import Prompts, encoded, read_prompts
+from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
+from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, fingerprint, load_pair
+from adaspec_rl.pairs.pretrain import Schedule, distillation_loss, save_model, train
+
+DRAFT_LENGTH = 4  # at which acceptance is measured
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """One training, with everything that can be known before it begins."""
+
+    config: DistillConfig
+    source: Checkpoint
+    target: str  # its fingerprint
+    plan: DraftPlan
+    prompts: Prompts
+    device: str
+    dtype: str
+
+    @staticmethod
+    def of(config: DistillConfig) -> "Distillation":
+        """Read the target's configuration and the prompts.
+
+        Raises:
+            ValueError: the target, its architecture, the data or a setting is not as expected.
+        """
+        source = checkpoint_of(config.model.target)
+        source.config()  # explains what is missing better than transformers does
+        prompts = read_prompts(config.data, config.test_share)
+        target = AutoConfig.from_pretrained(source.source)
+        room = getattr(target, "max_position_embeddings", config.sequence_length)
+        if config.sequence_length > room:
+            raise ValueError(
+                f"sequence_length={config.sequence_length} does not fit into the target's context: "
+                f"expected at most {room}"
+            )
+        plan = plan_draft(target, init=config.init, layers=config.layers, width=config.width)
+        device, dtype = _placement(config.model)
+        return Distillation(
+            config, source, fingerprint([source]), plan, prompts, device=device, dtype=dtype
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on; where files lie is not part of it."""
+        values = asdict(self.config)
+        for key in ("model", "data", "out", "threads"):
+            del values[key]
+        sources = {"target": self.target, "data": self.prompts.fingerprint, "dtype": self.dtype}
+        return {**sources, **values}
+
+    @property
+    def longest_prompt(self) -> int:
+        """In tokens: a window has room for a prompt and as much after it."""
+        return self.config.sequence_length // 2
+
+
+def distill(config: DistillConfig) -> dict[str, Any]:
+    """Train the drafter that `config` describes, or go on with it; what `training.json` holds.
+
+    Raises:
+        ValueError: a setting, the target or the data is not as expected, or the folder is taken.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    run = Distillation.of(config)
+    folder = DistillationFolder(Path(config.out).expanduser())
+    if finished := folder.claim(run.settings):
+        return finished
+    result = _train(run, folder)
+    stages = {"untrained": folder.work / "untrained", "trained": folder.work / "trained"}
+    rates = _acceptance(run, list(stages.values()))
+    record = {
+        "target": config.model.target,
+        "data": config.data,
+        "settings": run.settings,
+        "steps": config.steps,
+        "seconds": result["seconds"],
+        "tokens": result["tokens"],
+        "objective": result["objective"],
+        "total_variation": result["metric"],
+        "acceptance": dict(zip(stages, rates)),
+    }
+    folder.finish(stages["trained"], record)
+    return record
+
+
+def _train(run: Distillation, folder: DistillationFolder) -> dict[str, float]:
+    """Write the draft model as it begins and as it ends into the folder's work."""
+    config = run.config
+    tokenizer = AutoTokenizer.from_pretrained(run.source.source)
+    windows = TextWindows(_texts(run, folder, tokenizer), tokenizer.eos_token_id)
+    target = _load_target(run)
+    torch.manual_seed(config.seed)
+    draft = initial_draft(target, run.plan)
+    save_model(draft, tokenizer, folder.work / "untrained", run.plan.dtype)
+    torch.nn.Module.to(draft, run.device)  # transformers' own `to` is not typed
+
+    def loss(model: PreTrainedModel, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return distillation_loss(model, target, batch)
+
+    schedule = Schedule(
+        config.steps,
+        config.batch_size,
+        config.sequence_length,
+        config.learning_rate,
+        warmup=max(1, min(50, config.steps // 10)),
+    )
+    precision = "bf16" if run.dtype == "bfloat16" else "float32"
+    result = train(
+        "distil", draft, loss, windows, schedule, folder.checkpoint, config.seed, precision
+    )
+    trained = folder.work / "trained"
+    save_model(draft, tokenizer, trained, run.plan.dtype)
+    _copy_generation_config(run.source.source, trained)
+    return result
+
+
+def _texts(
+    run: Distillation, folder: DistillationFolder, tokenizer: PreTrainedTokenizerBase
+) -> Sequence[Sequence[int] | np.ndarray]:
+    """Token ids of the texts to learn from; what the target writes, the fast engine writes."""
+    config = run.config
+    chosen = balanced(run.prompts.train, config.train_prompts)
+    if not config.self_generated:
+        return encoded(chosen, tokenizer)
+    prompts = encoded(chosen, tokenizer, run.longest_prompt)
+    texts = Continuations(prompts, run.target, config.max_new_tokens, config.seed, folder.texts)
+    if not texts.complete:
+        target = config.model.target
+        texts.write(load_pair("target", target, [], dtype=run.dtype, device=run.device))
+    return texts.read()
+
+
+def _load_target(run: Distillation) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        run.source.source, dtype=dtype_named(run.dtype)
+    )
+    return torch.nn.Module.to(model, run.device)
+
+
+def _copy_generation_config(source: str, folder: Path) -> None:
+    try:
+        found = GenerationConfig.from_pretrained(source)
+    except OSError:  # the target has none
+        return
+    # Not `save_pretrained`, which refuses what some published models have.
+    found.to_json_file(folder / "generation_config.json")
+
+
+def _acceptance(run: Distillation, drafters: Sequence[Path]) -> list[float]:
+    """Each drafter's acceptance rate after the held-out prompts, at temperature 0."""
+    config = run.config
+    pair = load_pair(
+        "distilled",
+        config.model.target,
+        [str(path) for path in drafters],
+        dtype=run.dtype,
+        device=run.device,
+    )
+    session = pair.session(max_new_tokens=config.max_new_tokens, sampling=Sampling())
+    chosen = balanced(run.prompts.test, config.test_prompts)
+    prompts = encoded(chosen, pair.tokenizer, run.longest_prompt)
+    unused = CostFeatures(0.0, 0.0, 0.0)
+    played = [
+        (number, generate(session, FixedLength(DRAFT_LENGTH, number), ids, cost=unused))
+        for ids in track(prompts, description="acceptance")
+        for number in range(len(drafters))
+    ]
+    return [
+        acceptance_rate([made for number, made in played if number == wanted])
+        for wanted in range(len(drafters))
+    ]
+
+
+def _placement(config: TargetConfig) -> tuple[str, str]:
+    """Device and dtype, `auto` resolved.
+
+    Raises:
+        ValueError: there is no such dtype.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    dtype_named(dtype)
+    return device, dtype
+
+
+def _summary(config: DistillConfig, record: dict[str, Any]) -> str:
+    rates = record["acceptance"]
+    use = ["python", "train_policy.py", "model=pair"]
+    use += [f"model.target={config.model.target}", f"model.drafter={config.out}"]
+    if record["settings"]["dtype"] != "bfloat16":  # the default of model=pair
+        use.append(f"model.dtype={record['settings']['dtype']}")
+    return (
+        f"acceptance rate on held-out prompts (temperature 0, draft length {DRAFT_LENGTH}): "
+        f"{rates['trained']:.1%}; before training: {rates['untrained']:.1%}\n"
+        f"use it: {shlex.join(use)}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `key=value` settings, or `--help`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        print(f"{__doc__}\nSettings:\n{describe()}")
+        return
+    try:
+        config = parse(given)
+        print(_summary(config, distill(config)))
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except MISTAKES as error:
+        if os.environ.get("ADASPEC_DEBUG") == "1":
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(MISUSE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The folder that a drafter is distilled into: whose it is, what is done, what is finished."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaspec_rl.replay import shards
+
+_RECORD = "training.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DistillationFolder:
+    """A checkpoint folder in the making; `training.json` says under which settings."""
+
+    path: Path
+
+    @property
+    def work(self) -> Path:
+        """What only an unfinished training needs."""
+        return self.path / "checkpoints"
+
+    @property
+    def texts(self) -> Path:
+        return self.path / "texts"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest state of the training."""
+        return self.work / "draft.pt"
+
+    def claim(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Begin or go on under `settings`; the record of a finished training, else None.
+
+        Until training has reached a checkpoint, other settings may take the folder over.
+
+        Raises:
+            ValueError: the folder holds something else, or a training under other settings.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()):
+            record = self._record()
+            saved = record.get("settings")
+            if not isinstance(saved, dict):
+                raise ValueError(
+                    f"{self.path} is not empty and holds no distilled drafter: choose another out"
+                )
+            begun = "acceptance" in record or self.checkpoint.exists()
+            if begun and saved != settings:
+                raise ValueError(
+                    f"{self.path} holds a drafter of other settings ({_changes(saved, settings)}): "
+                    "choose another out, or repeat the command that began it"
+                )
+            if "acceptance" in record:
+                return record
+        self._write({"settings": settings})
+        return None
+
+    def finish(self, trained: Path, record: Mapping[str, Any]) -> None:
+        """Put the files of `trained` and the record in place, and remove what made them."""
+        for file in sorted(trained.iterdir()):
+            os.replace(file, self.path / file.name)
+        self._write(record)
+        shutil.rmtree(self.work)
+
+    def _record(self) -> dict[str, Any]:
+        try:
+            content = json.loads((self.path / _RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        shards.write(self.path / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _changes(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The settings that differ, with both values."""
+    keys = [key for key in settings if saved.get(key) != settings[key]]
+    return ", ".join(f"{key}={saved.get(key)} there, {settings[key]} here" for key in keys)

@@ -1,0 +1,78 @@
+"""The prompts that a drafter is distilled on and judged by."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from adaspec_rl.data.prompts import Prompt, embedded_prompts, jsonl_prompts, split_prompts
+
+# Passages of plain text end with a line where one ends within this many characters.
+_PASSAGE = re.compile(r"(?s).{1,999}(?:\n|\Z)|.{1,1000}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The prompts that texts are made from, and those that the drafter is judged by."""
+
+    train: list[Prompt]
+    test: list[Prompt]
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all texts."""
+        return digest([[prompt.text for prompt in part] for part in (self.train, self.test)])
+
+
+def read_prompts(data: str, test_share: float) -> Prompts:
+    """The embedded prompts, those of a JSON-lines file, or the passages of a plain text.
+
+    A file's prompts are split by a hash of each text, as `train_policy.py` splits them: with the
+    same share, what is held out there is held out here.
+
+    Raises:
+        ValueError: there is no such file, it cannot be read, or a split is empty.
+    """
+    if data == "embedded":
+        return Prompts(embedded_prompts("train"), embedded_prompts("test"))
+    path = Path(data).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no data file {data}: expected embedded, or a file")
+    if path.suffix not in (".jsonl", ".txt"):
+        raise ValueError(f"data={data} is of no known kind: expected a .jsonl or .txt file")
+    try:
+        if path.suffix == ".txt":
+            found = passages(path.read_text(encoding="utf-8"), path.stem)
+            train, test = (
+                split_prompts(found, split, test_share, None, source=data)
+                for split in ("train", "test")
+            )
+        else:
+            train, test = (jsonl_prompts(path, split, test_share) for split in ("train", "test"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{data} is not UTF-8 text") from None
+    except ValueError as error:
+        raise ValueError(str(error).replace("data.test_share", "test_share")) from None
+    return Prompts(train, test)
+
+
+def passages(text: str, domain: str) -> list[Prompt]:
+    """A plain text in passages of at most 1,000 characters."""
+    found = (part for part in _PASSAGE.findall(text) if part.strip())
+    return [Prompt(str(number), domain, part) for number, part in enumerate(found)]
+
+
+def encoded(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, limit: int | None = None
+) -> list[list[int]]:
+    """Each prompt's token ids, or the first `limit` of them."""
+    return [tokenizer(prompt.text, verbose=False)["input_ids"][:limit] for prompt in prompts]
+
+
+def digest(value: object) -> str:
+    """A short hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

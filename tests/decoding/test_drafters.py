@@ -1,0 +1,180 @@
+"""Drafters of every kind, alone and by turns: the target's text, nothing left over."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaspec_rl.decoding.drafters import DraftModel, EarlyExit, NgramLookup
+from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.decoding.verification import Greedy, PointMass
+from adaspec_rl.engine.lean_model import LeanModel
+from tests.engine.checkpoints import new_model, random_tokens
+from tests.toy import ToyModel, exact_distribution, similar, toy_session
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def lean(seed: int = 0, layers: int = 3) -> LeanModel:
+    torch.manual_seed(seed)
+    model = new_model("llama", **(SHAPE | {"num_hidden_layers": layers}))
+    return LeanModel.from_tensors(model.config.to_dict(), model.state_dict().items(), f"m{seed}")
+
+
+def every_kind(target: LeanModel) -> list:
+    return [
+        DraftModel(lean(1), target.vocab_size),
+        DraftModel(lean(2, layers=1), target.vocab_size),
+        EarlyExit(target, 1),
+        NgramLookup(),
+    ]
+
+
+actions = st.builds(
+    Action,
+    length=st.integers(0, 6),
+    drafter=st.integers(0, 3),
+    threshold=st.sampled_from([0.0, 0.3, 0.8]),
+)
+
+
+@pytest.mark.parametrize("rule", ["greedy", "coupled"])
+@settings(deadline=None, max_examples=15)
+@given(choices=st.lists(actions, min_size=30, max_size=30), seed=st.integers(0, 99))
+def test_the_text_does_not_depend_on_the_drafters(rule, choices, seed):
+    target = lean()
+    texts = []
+    for schedule in ([FALLBACK], choices):
+        session = LiveSession(
+            target,
+            every_kind(target),
+            max_new_tokens=30,
+            sampling=Sampling(0.0 if rule == "greedy" else 0.7),
+            verification=rule,
+        )
+        session.start(random_tokens(1, 9, seed)[0].tolist(), seed=seed)
+        played = 0
+        while not session.finished:
+            session.step(schedule[played % len(schedule)])
+            played += 1
+        texts.append(session.tokens)
+    assert texts[0] == texts[1]
+
+
+def test_rejection_sampling_keeps_the_distribution_whatever_is_looked_up():
+    target = ToyModel(vocab_size=3, seed=5, sharpness=1.0)
+    session = toy_session(target, [NgramLookup()], max_new_tokens=3, temperature=1.0)
+    prompt = [0, 1, 2, 0, 1]
+    seen = np.zeros((3, 3, 3))
+    count, drafted = 4000, 0
+    for seed in range(count):
+        session.start(prompt, seed)
+        while not session.finished:
+            drafted += session.step(Action(2)).drafted
+        seen[tuple(session.tokens)] += 1
+    expected = count * exact_distribution(target, prompt, 3, 1.0)
+    assert drafted > count
+    chi_square = ((seen - expected) ** 2 / expected).sum()
+    assert chi_square < 58.0  # 26 degrees of freedom: exceeded once in 4,000 times
+
+
+def test_a_lookup_continues_as_the_text_did_before():
+    lookup = NgramLookup()
+    lookup.start()
+    text = torch.tensor([5, 1, 2, 3, 4, 9, 1, 2])
+    assert lookup.propose(text, 4, Greedy()).tokens.tolist() == [3, 4, 9, 1]
+    text = torch.cat([text, torch.tensor([3, 7])])  # 7 is new
+    draft = lookup.propose(text, 4, Greedy())
+    assert len(draft) == 0 and draft.tokens.dtype == torch.int64
+    text = torch.cat([text, torch.tensor([2, 3])])  # followed by 4 and, later, by 7
+    assert lookup.propose(text, 2, Greedy()).tokens.tolist() == [7, 2]
+    lookup.start()
+    assert len(lookup.propose(torch.tensor([1, 2]), 4, Greedy())) == 0
+
+
+def test_a_lookup_stops_when_it_is_told_to():
+    lookup = NgramLookup()
+    told: list[int] = []
+
+    def stop(logits, choice: PointMass) -> bool:
+        assert logits is None
+        told.append(choice.weighed()[0])
+        return len(told) == 2
+
+    draft = lookup.propose(torch.tensor([1, 2, 3, 4, 1]), 6, Greedy(), stop)
+    assert draft.tokens.tolist() == told == [2, 3]
+
+
+def test_a_lookup_that_finds_nothing_makes_a_plain_round():
+    target = ToyModel(seed=1)
+    session = toy_session(target, [NgramLookup()])
+    session.start([3])
+    played = session.step(Action(4))
+    assert (played.drafted, played.accepted, len(played.tokens)) == (0, 0, 1)
+    assert target.forwards[-1] == 1
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_early_exit_drafts_what_the_first_layers_say(layers):
+    target = lean()
+    exit_ = EarlyExit(target, layers)
+    prompt = random_tokens(1, 12, 3)[0]
+    target.prefill(prompt[None, :-1])
+    before = target._cache.data.data_ptr()
+    draft = exit_.propose(prompt, 4, Greedy())
+    assert target.lengths.tolist() == [11]  # as if nothing had happened
+    assert target._cache.data.data_ptr() == before  # and in the same memory
+    text = prompt.tolist()
+    for token in draft.tokens.tolist():
+        target.reset()
+        logits = target.forward(torch.tensor([text]), layers=layers)[0, -1]
+        assert token == int(logits.argmax())
+        text.append(token)
+
+
+def test_an_early_exit_must_lie_inside_the_target():
+    for layers in (0, 3, 7):
+        with pytest.raises(ValueError, match=f"after layer 1 to 2 of its 3, got {layers}"):
+            EarlyExit(lean(), layers)
+
+
+def test_switching_in_every_round_leaves_no_trace():
+    target = lean()
+    session = LiveSession(target, every_kind(target), max_new_tokens=90)
+    prompt = random_tokens(1, 8, 1)[0].tolist()
+    session.start(prompt)
+    while not session.finished:
+        session.step(FALLBACK)
+    expected = session.tokens
+    rng = random.Random(0)
+    for _ in range(4):
+        session.start(prompt)
+        drafter = 0
+        while not session.finished:
+            drafter = (drafter + 1 + rng.randrange(3)) % 4
+            session.step(Action(rng.randrange(1, 6), drafter))
+        assert session.tokens == expected
+
+
+def test_an_idle_drafter_does_nothing_until_it_is_used():
+    target = ToyModel(seed=2, context_length=300)
+    idle, busy = similar(target, 0.0, seed=7), similar(target, 0.3)
+    session = toy_session(target, [busy, idle], max_new_tokens=200)
+    session.start([1, 2, 3])
+    for _ in range(20):
+        session.step(Action(2, 0))
+    assert idle.forwards == []
+    held = 3 + len(session.tokens)
+    assert session.step(Action(3, 1)).accepted == 3
+    assert idle.forwards == [held, 1, 1]  # all of the text in one pass
