@@ -82,6 +82,6 @@ def test_a_benchmark_writes_what_the_group_reads(tmp_path, monkeypatch):
 
     write_named(COSTS, "mine", "made up", tmp_path)
     written = OmegaConf.load(tmp_path / "mine.yaml")
-    assert json.loads((tmp_path / "mine.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "mine.json").read_text())["schema"] == 3
     cost = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CostConfig), written))
     assert saved_profile_from(cost) == COSTS

@@ -45,9 +45,11 @@ class StreamObserver:
             return
         if self._reads:
             self._text.extend(round_.tokens)
-        spec = self.observer.spec
-        arrays = RoundArrays.from_rounds([round_], [self._text.values], spec.needs_signals)
-        self.observer.update(arrays)
+        spec, text = self.observer.spec, self._text.values
+        if spec.needs_rounds:
+            self.observer.update(RoundArrays.from_rounds([round_], [text], spec.needs_signals))
+        else:  # a fraction of the work
+            self.observer.read(text)
         self._seen = None
 
     def observation(self) -> np.ndarray:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from adaspec_rl.control.text_features import LOOKUP_SPANS
+from adaspec_rl.control.text_features import TEXT_FEATURES
 from adaspec_rl.decoding.round import Round
-from adaspec_rl.decoding.survival import MATCH_LIMIT
 
 GROUPS = ("history", "drafters", "target", "draft", "context", "cost")
 SIGNALLED = ("target", "draft")  # groups that need a session's signals, which take time
@@ -78,6 +77,11 @@ class ObservationSpec:
         return self.groups != ("cost",)
 
     @property
+    def needs_rounds(self) -> bool:
+        """Whether it takes more than the text to compute it."""
+        return any(group not in ("context", "cost") for group in self.groups)
+
+    @property
     def needs_signals(self) -> bool:
         """Whether rounds must carry their signals."""
         return any(group in SIGNALLED for group in self.groups)
@@ -108,11 +112,7 @@ def _features(
             ("draft_last_entropy", surprise),
             ("draft_last_margin", 10.0),
         ],
-        "context": [
-            ("generated", math.log1p(1024)),
-            ("suffix_match", math.log2(1 + MATCH_LIMIT)),
-            *((f"lookup_rate_{span:g}", 1.0) for span in LOOKUP_SPANS),
-        ],
+        "context": list(TEXT_FEATURES),
         "cost": [
             ("draft_step", 1.0),
             ("verification_step", 1.0),
@@ -132,7 +132,7 @@ class RoundArrays:
     emitted: np.ndarray  # [B]
     target: np.ndarray  # [B, 2], the features of the group `target`, unscaled
     draft: np.ndarray  # [B, 5], likewise; ignored where nothing was drafted
-    text: np.ndarray  # [B, 3], `TextFeatures.values` after the round
+    text: np.ndarray  # [B, 4], `TextFeatures.values` after the round
     drafter: np.ndarray  # [B] integers
 
     @classmethod
@@ -189,7 +189,7 @@ class Observer:
         # All features, unscaled, one contiguous row each: [F, B].
         self._values = np.zeros((len(every), batch), dtype=np.float32)
         ends = np.cumsum([len(table[group]) for group in GROUPS])
-        history, drafters, self._target, self._draft, context, self._costs = (
+        history, drafters, self._target, self._draft, self._text, self._costs = (
             self._values[end - len(table[group]) : end] for group, end in zip(GROUPS, ends)
         )
         emas = len(EMA_SPANS)
@@ -201,8 +201,6 @@ class Observer:
         self._unread = np.zeros((spec.drafters, batch), dtype=np.float32)
         self._own_decay = math.exp(-1.0 / DRAFTER_SPAN)
         self._columns = np.arange(batch)
-        self._log_generated, self._text = context[0], context[1:]
-        self._generated = np.zeros(batch, dtype=np.float32)
         if cost is not None:
             self.set_costs(cost.values())
         self.reset()
@@ -219,15 +217,14 @@ class Observer:
     def reset(
         self,
         rows: np.ndarray | slice = slice(None),
-        text: np.ndarray | Sequence[float] = (0.0, 0.0, 0.0),
+        text: np.ndarray | Sequence[float] = (0.0,) * len(TEXT_FEATURES),
     ) -> None:
-        """Begin new sequences in `rows` (all by default), `TextFeatures.values` `[rows, 3]`."""
-        self._generated[rows] = 0
+        """Begin new sequences in `rows` (all by default), `TextFeatures.values` `[rows, 4]`."""
         self._values[: -len(self._costs), rows] = 0.0
         self._emas[:, rows] = PRIOR_ACCEPTANCE
         self._own_emas[:, rows] = PRIOR_ACCEPTANCE
         self._unread[:, rows] = 0.0
-        self._read(np.asarray(text, dtype=np.float32), rows)
+        self.read(text, rows)
 
     def update(self, rounds: RoundArrays) -> None:
         """Take in one round of every stream. Groups that nobody sees are not kept up."""
@@ -243,15 +240,13 @@ class Observer:
         if "draft" in groups:
             np.copyto(self._draft, rounds.draft.T, where=drafting)
         if "context" in groups:
-            self._generated += rounds.emitted
-            np.log1p(self._generated, out=self._log_generated)
-            self._read(rounds.text, slice(None))
+            self.read(rounds.text)
 
-    def _read(self, text: np.ndarray, rows: np.ndarray | slice) -> None:
-        """What texts `[rows, 3]` say."""
-        self._text[:, rows] = text.T if text.ndim == 2 else text[:, None]
-        match = np.minimum(self._text[0], MATCH_LIMIT, out=self._text[0])
-        np.log2(1.0 + match, out=match)  # the difference between 1 and 3 is what matters
+    def read(
+        self, text: np.ndarray | Sequence[float], rows: np.ndarray | slice = slice(None)
+    ) -> None:
+        """Take in what texts say, `TextFeatures.values` `[rows, 4]`; `[4]`: all the same."""
+        self._text.T[rows] = text
 
     def _update_drafters(self, rounds: RoundArrays, drafting: np.ndarray) -> None:
         used = rounds.drafter, self._columns

@@ -1,11 +1,18 @@
-"""What a text says by itself about the text to come, whatever drafts it."""
+"""What a text says by itself about the text to come, however it was drafted."""
 
 import math
 from collections.abc import Sequence
 
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+from adaspec_rl.decoding.survival import MATCH_LIMIT
 
 LOOKUP_SPANS = (8.0, 32.0)  # tokens
+# `(name, scale)` of each of `TextFeatures.values`.
+TEXT_FEATURES = (
+    ("generated", math.log1p(1024)),
+    ("suffix_match", math.log2(1 + MATCH_LIMIT)),
+    *((f"lookup_rate_{span:g}", 1.0) for span in LOOKUP_SPANS),
+)
 _DECAYS = tuple(math.exp(-1.0 / span) for span in LOOKUP_SPANS)
 
 
@@ -13,9 +20,9 @@ class TextFeatures:
     """Follows one text: how far its end has occurred before, and whether looking up has paid.
 
     Attributes:
-        values: tokens in the longest end that occurred earlier; and for each of `LOOKUP_SPANS` the
-            share of recent tokens, prompt included, that were what followed such an end the last
-            time. Nothing has to be drafted to know it.
+        values: ln(1 + tokens generated); log2(1 + tokens in the longest end that occurred earlier);
+            and for each of `LOOKUP_SPANS` the share of recent tokens, prompt included, that were
+            what followed such an end the last time. Nothing has to be drafted to know it.
     """
 
     values: tuple[float, ...]
@@ -27,6 +34,7 @@ class TextFeatures:
         """A text begins."""
         self._text = SuffixAutomaton()
         self._rates = [0.0] * len(LOOKUP_SPANS)
+        self._prompt = len(prompt)
         self.extend(prompt)
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -37,4 +45,5 @@ class TextFeatures:
             text.append(token)
             for n, decay in enumerate(_DECAYS):
                 rates[n] = hit + (rates[n] - hit) * decay
-        self.values = (float(text.match), *rates)
+        match = math.log2(1 + min(text.match, MATCH_LIMIT))
+        self.values = (math.log1p(len(text) - self._prompt), match, *rates)

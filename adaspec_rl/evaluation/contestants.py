@@ -100,7 +100,7 @@ def contestants(
         names = []
     survival = list(bundle.survival) if bundle else None
     bench: Workbench | None = None
-    several = len(pair.drafters) > 1
+    several = len(pair.drafters) > 1 and not alone
     if replayed or several or set(names) - {LEARNED}:
         bench, survival = workbench(
             config, pair, bundle, prompts, console, held_out=replayed or several or ORACLE in names

@@ -20,7 +20,7 @@ TYPICAL = {
     "draft_last_entropy": 1.5,
     "draft_last_margin": 1.5,
     "generated": float(np.log1p(64)),
-    "suffix_match": 1.0,
+    "suffix_match": 1.0,  # log2(1 + tokens)
     "lookup_rate_8": 0.3,
     "lookup_rate_32": 0.3,
 }

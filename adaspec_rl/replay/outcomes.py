@@ -84,7 +84,7 @@ def draft_lengths(
 
 
 def text_features(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """`TextFeatures.values` of texts after their prompts `[N, 3]` and after each token `[M, 3]`."""
+    """`TextFeatures.values` of texts after their prompts `[N, 4]` and after each token `[M, 4]`."""
     starts, after = [], []
     found = TextFeatures()
     for text in trace.texts:

@@ -51,7 +51,7 @@ class ReplayTables:
         self.text_at_start, said = text_features(trace)
         entropy = np.concatenate([text.target_entropy for text in trace.texts])
         top = np.concatenate([text.target_top_probability for text in trace.texts])
-        # [M, 5], by the last emitted token.
+        # [M, 6], by the last emitted token.
         self.after = np.column_stack([entropy, top, said]).astype(np.float32)
         tables = [
             np.stack(

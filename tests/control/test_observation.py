@@ -18,7 +18,7 @@ from adaspec_rl.control.observation import (
 )
 from adaspec_rl.decoding.round import Round
 
-SAID = (3, 0.5, 0.5)  # of a text
+SAID = (1.0, 2.0, 0.5, 0.5)  # of a text
 COST = CostFeatures(draft_step=0.1, verification_step=0.02, overhead=0.05, batch_size=4)
 
 
@@ -67,7 +67,7 @@ def test_many_streams_see_what_single_streams_see(history):
     batch = Observer(spec, cost, batch=3)
     singles = [Observer(spec, cost) for _ in range(3)]
     for number, played in enumerate(history):
-        said = [(number, 0.5, 0.1), (2 * number, 1.0, 1.0), (0, 0, 0)]
+        said = [(1.0, number, 0.5, 0.1), (2.0, 2 * number, 1.0, 1.0), (0, 0, 0, 0)]
         batch.update(RoundArrays.from_rounds(played, said))
         for single, round_, own in zip(singles, played, said):
             single.update(RoundArrays.from_rounds([round_], [own]))
@@ -78,9 +78,10 @@ def test_many_streams_see_what_single_streams_see(history):
 def test_features_are_what_they_are_called():
     spec = ObservationSpec()
     observer = Observer(spec, COST)
-    observer.reset(text=(8, 0.25, 0.75))
+    observer.reset(text=(0, np.log2(5), 0.25, 0.75))
     start = dict(zip(spec.names, observer.observation()[0]))
-    assert start["acceptance_ema_2"] == 0.5 and start["suffix_match"] == 0.5
+    assert start["acceptance_ema_2"] == 0.5
+    assert start["suffix_match"] == pytest.approx(np.log2(5) / np.log2(17))
     assert start["lookup_rate_8"] == 0.25 and start["lookup_rate_32"] == 0.75
     assert start["draft_step"] == pytest.approx(0.1) and start["batch_size"] == pytest.approx(2 / 6)
     played = drafting(4, accepted=1)

@@ -61,7 +61,7 @@ def test_training_writes_everything_and_says_where(trained):
     summary = json.loads((made / "summary.json").read_text())
     results = comparison(made)
     assert summary["speedup"] == results["methods"]["learned"]["speedup"]
-    assert results["lossless"]["identical"] == results["lossless"]["compared"] == 9
+    assert results["lossless"]["identical"] == results["lossless"]["compared"] == 15
     curve = (made / "csv" / "progress.csv").read_text().splitlines()
     assert "adaspec/speedup" in curve[0] and len(curve) == 5  # four rollouts
     assert list((folder / "runs" / "traces").glob("*/texts-0000.safetensors"))
@@ -75,7 +75,9 @@ def test_evaluation_takes_the_newest_policy_and_says_so(trained):
         printed.replace("\n", "")
     )
     results = comparison(newest(folder, "evaluate"))
-    assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_4", "learned"}
+    assert set(results["methods"]) == {
+        "autoregressive", "fixed_1", "fixed_4", "fixed_1_ngram", "fixed_4_ngram", "learned",
+    }  # fmt: skip
     for key in ("mode", "pair", "temperature", "best_fixed", "lossless"):
         assert key in results
     whole = json.loads((newest(folder, "evaluate") / "results.json").read_text())
@@ -113,7 +115,8 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
     assert {name: (second / name).read_bytes() for name in names} == found
     figures = comparison(first)
     assert set(figures["methods"]) == {
-        "autoregressive", "fixed_1", "fixed_4", "svip", "hindsight", "learned", "oracle",
+        "autoregressive", "fixed_1", "fixed_4", "fixed_1_ngram", "fixed_4_ngram",
+        "svip", "hindsight", "learned", "oracle",
     }  # fmt: skip
     assert figures["methods"]["learned"]["guarded"]
     assert set(figures["methods"]["svip"]["parameters"]) == {"threshold"}
@@ -141,7 +144,7 @@ def test_a_baseline_decodes_without_any_policy(tmp_path):
         "controller.guard=true", "evaluation.lengths=[1]", "cost.samples=1", cwd=tmp_path,
     )  # fmt: skip
     figures = comparison(newest(tmp_path, "evaluate"))
-    assert set(figures["methods"]) == {"autoregressive", "fixed_1", "svip"}
+    assert set(figures["methods"]) == {"autoregressive", "fixed_1", "fixed_1_ngram", "svip"}
     assert figures["methods"]["svip"]["parameters"] == {"threshold": 0.5}
     assert figures["lossless"]["identical"] == figures["lossless"]["compared"] == 6
 
