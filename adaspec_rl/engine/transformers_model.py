@@ -53,7 +53,7 @@ class TransformersModel:
         self.context_length = int(limit)
         self.device = model.device
         model.eval()
-        self._model = model
+        self._model = self.weights = model
         self._chunk = prefill_chunk or default_chunk(self.device)
         self._cuts_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._finite = FiniteCheck(name, self.device)

@@ -34,13 +34,14 @@ from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.pairs.acceptance import acceptance_rate
-from adaspec_rl.pairs.distillation_config import DistillConfig, TargetConfig, describe, parse
+from adaspec_rl.pairs.distillation_config import DistillConfig
 from adaspec_rl.pairs.distillation_folder import DistillationFolder
 from adaspec_rl.pairs.distillation_model import DraftPlan, initial_draft, plan_draft
 from adaspec_rl.pairs.distillation_prompts import Prompts, encoded, read_prompts
 from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
 from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, fingerprint, load_pair
 from adaspec_rl.pairs.pretrain import Schedule, distillation_loss, save_model, train
+from adaspec_rl.pairs.settings import describe, parse
 
 DRAFT_LENGTH = 4  # at which acceptance is measured
 
@@ -75,7 +76,7 @@ class Distillation:
                 f"expected at most {room}"
             )
         plan = plan_draft(target, init=config.init, layers=config.layers, width=config.width)
-        device, dtype = _placement(config.model)
+        device, dtype = config.model.placement()
         return Distillation(
             config, source, fingerprint([source]), plan, prompts, device=device, dtype=dtype
         )
@@ -213,22 +214,6 @@ def _acceptance(run: Distillation, drafters: Sequence[Path]) -> list[float]:
     ]
 
 
-def _placement(config: TargetConfig) -> tuple[str, str]:
-    """Device and dtype, `auto` resolved.
-
-    Raises:
-        ValueError: there is no such dtype.
-    """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    dtype_named(dtype)
-    return device, dtype
-
-
 def _summary(config: DistillConfig, record: dict[str, Any]) -> str:
     rates = record["acceptance"]
     use = ["python", "train_policy.py", "model=pair"]
@@ -246,10 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: `key=value` settings, or `--help`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(given):
-        print(f"{__doc__}\nSettings:\n{describe()}")
+        print(f"{__doc__}\nSettings:\n{describe(DistillConfig)}")
         return
     try:
-        config = parse(given)
+        config = parse(DistillConfig, given)
         print(_summary(config, distill(config)))
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)

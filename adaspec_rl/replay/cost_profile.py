@@ -3,8 +3,8 @@
 import json
 import math
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,24 @@ class CostProfile:
         if context is None:
             return found[len(found) // 2]
         return min(found, key=lambda point: abs(point.context - context))
+
+    def of_drafters(self, chosen: Sequence[int]) -> "CostProfile":
+        """The costs of some of the drafters, in this order."""
+
+        def some(values: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(values[number] for number in chosen)
+
+        points = [
+            replace(
+                point,
+                draft_step=some(point.draft_step),
+                stopping_step=some(point.stopping_step),
+                overhead=some(point.overhead),
+                catch_up=some(point.catch_up),
+            )
+            for point in self.points
+        ]
+        return replace(self, points=tuple(points))
 
     def check(self, drafters: int, max_length: int) -> None:
         """Refuse a profile that does not cover a pair's drafters or the wanted draft lengths."""

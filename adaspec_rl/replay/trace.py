@@ -1,7 +1,7 @@
 """A recording in memory: what would have happened for every draft at every position."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Trace:
         for table in drafters:
             assert len(table.tokens) == starts[-1], f"{table.name} does not cover the texts"
         return cls(fingerprint, tuple(texts), tuple(domains), tuple(drafters), max_length, starts)
+
+    def of_drafters(self, chosen: Sequence[int]) -> "Trace":
+        """The same texts with some of the drafters, in this order."""
+        return replace(self, drafters=tuple(self.drafters[number] for number in chosen))
 
     def select(self, chosen: Sequence[int]) -> "Trace":
         """The trace of some of its texts."""

@@ -1,6 +1,7 @@
 """Distillation: a drafter of the target's own family that drafts better than it began."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,17 @@ from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.pairs import distill, pretrain
-from adaspec_rl.pairs.distillation_config import DistillConfig, TargetConfig, parse
+from adaspec_rl.pairs.distillation_config import DistillConfig, TargetConfig
 from adaspec_rl.pairs.distillation_model import initial_draft, plan_draft, spread
 from adaspec_rl.pairs.distillation_prompts import passages, read_prompts
 from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
 from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.pairs.settings import parse as parse_settings
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
 from adaspec_rl.replay import shards
 
 VOCAB = 280
+parse = partial(parse_settings, DistillConfig)
 SHAPE = dict(
     vocab_size=VOCAB,
     hidden_size=48,

@@ -1,0 +1,325 @@
+"""Which drafters are worth having: `python -m adaspec_rl.pairs.choose candidates=[...]`.
+
+Records what each candidate would draft in the target's texts and measures what it costs here. From
+that follow the speedup of each candidate alone, at its best fixed length, and that of sets of them
+under a policy: the full-information regression, fitted on one half of the texts and judged on the
+other, both ways round. A set grows by the candidate that helps most, as long as one does.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from adaspec_rl.command import INTERRUPTED, MISTAKES, MISUSE
+from adaspec_rl.config import AgentConfig
+from adaspec_rl.control.action import action_list
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.data.prompts import balanced
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.memory import weight_bytes
+from adaspec_rl.envs.vector import ReplayGame
+from adaspec_rl.pairs.distillation_config import TargetConfig
+from adaspec_rl.pairs.distillation_prompts import read_prompts
+from adaspec_rl.pairs.pair import Pair, load_pair, short_name
+from adaspec_rl.pairs.settings import describe, parse, setting
+from adaspec_rl.replay.cost_measurement import measure
+from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.replay.oracle import best_fixed
+from adaspec_rl.replay.recorder import Recording, record
+from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
+from adaspec_rl.replay.trace import Trace
+from adaspec_rl.training.hindsight import fit_hindsight
+from adaspec_rl.training.judge import deciding
+
+THRESHOLDS = (0.2, 0.35, 0.45, 0.55, 0.7)
+STREAMS = 256
+REGRESSION = AgentConfig(
+    name="hindsight", total_steps=100_000, learning_rate=3e-3, n_epochs=8, hidden=[64, 64]
+)
+
+
+@dataclass
+class ChooseConfig:
+    """What is compared, and on which texts."""
+
+    model: TargetConfig = field(default_factory=TargetConfig)
+    candidates: list[str] = setting(
+        ["ngram", "early_exit"], "draft models (folders or hub ids), early_exit:LAYERS, ngram"
+    )
+    data: str = setting("embedded", "embedded, or a file of prompts: .jsonl or .txt")
+    prompts: int = setting(16, "a domain")
+    max_new_tokens: int = setting(128, "of each text")
+    max_length: int = setting(8, "the longest draft")
+    temperature: float = setting(0.0, "above 0: coupled sampling")
+    least_gain: float = setting(0.01, "of the speedup, for which a set grows by one more drafter")
+    samples: int = setting(8, "rounds timed of each kind")
+    out: str = setting("choice", "a folder for the recording, table and plot")
+    seed: int = setting(0, "of texts and regressions")
+    threads: int | None = setting(None, "of torch on the CPU; null: one a core")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One drafter by itself."""
+
+    name: str
+    acceptance: float  # share of positions at which its next token would be accepted
+    draft_step: float  # in autoregressive steps
+    mebibytes: float  # of weights of its own
+    length: int  # its best fixed one; 0: it is better left alone
+    speedup: float  # at that length
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was found."""
+
+    candidates: tuple[Candidate, ...]
+    sets: tuple[tuple[tuple[str, ...], float], ...]  # the best of each size, and its speedup
+    chosen: tuple[str, ...]
+
+
+def choose(config: ChooseConfig, console: Console) -> Choice:
+    """Measure the candidates and grow the best set; writes `choice.json` and `choice.png`.
+
+    Raises:
+        ValueError: a candidate that cannot be loaded, or settings that do not fit the target.
+    """
+    if len(config.candidates) < 1:
+        raise ValueError("candidates is empty: name at least 1 drafter")
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    device, dtype = config.model.placement()
+    pair = load_pair("choice", config.model.target, config.candidates, dtype=dtype, device=device)
+    chosen = balanced(read_prompts(config.data, 0.5).train, config.prompts)
+    domains, ids = [p.domain for p in chosen], [pair.encode(p.text) for p in chosen]
+    trace, profile = _measured(config, pair, ids, domains, console)
+    names = config.candidates
+    candidates = tuple(
+        _alone(pair, trace, profile, number, name) for number, name in enumerate(names)
+    )
+    with Progress(console=console) as progress:
+        total = len(names) * (len(names) + 1) // 2
+        task = progress.add_task("sets of drafters", total=total)
+        sets = grow(
+            len(names),
+            lambda some: predicted(trace.of_drafters(some), profile.of_drafters(some), config.seed),
+            least_gain=config.least_gain,
+            progress=lambda: progress.advance(task),
+        )
+        progress.update(task, completed=total)
+    named = tuple((tuple(names[number] for number in some), speed) for some, speed in sets)
+    found = Choice(candidates, named, named[-1][0] if named else ())
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "choice.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
+    plot(found, folder / "choice.png")
+    return found
+
+
+def _measured(
+    config: ChooseConfig,
+    pair: Pair,
+    ids: Sequence[Sequence[int]],
+    domains: Sequence[str],
+    console: Console,
+) -> tuple[Trace, CostProfile]:
+    sampling = Sampling(config.temperature)
+    recording = Recording(
+        pair=pair.fingerprint,
+        sampling=sampling,
+        verification="coupled",
+        eos_ids=pair.eos_ids,
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        seed=config.seed,
+        shard=max(1, len(ids) // 4),  # so that no text is judged by what was fitted on it
+    )
+    with Progress(console=console) as progress:
+        task = progress.add_task("recording", total=None)
+        trace, survival = record(
+            pair,
+            recording,
+            ids,
+            domains,
+            Path(config.out) / "traces",
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+        task = progress.add_task("cost profile", total=1.0)
+        profile = measure(
+            pair.session(
+                max_new_tokens=config.max_new_tokens,
+                sampling=sampling,
+                verification="coupled",
+                survival=survival,
+            ),
+            ids,
+            max_length=config.max_length,
+            samples=config.samples,
+            contexts=(64,),
+            spec=_features(trace),
+            progress=lambda share: progress.update(task, completed=share),
+        )
+    return trace, profile
+
+
+def _alone(pair: Pair, trace: Trace, profile: CostProfile, number: int, name: str) -> Candidate:
+    table, point = trace.drafters[number], profile.at()
+    action, speedup = best_fixed(trace.of_drafters([number]), profile.of_drafters([number]))
+    model = getattr(pair.drafters[number], "model", None)
+    own = None if model in (None, pair.target) else model.weights
+    return Candidate(
+        name=name,
+        acceptance=float((table.accepted > 0).mean()),
+        draft_step=point.draft_step[number] / point.autoregressive_step,
+        mebibytes=weight_bytes(own) / 2**20,
+        length=action.length,
+        speedup=speedup,
+    )
+
+
+def grow(
+    count: int,
+    speedup: Callable[[tuple[int, ...]], float],
+    *,
+    least_gain: float,
+    progress: Callable[[], None] = lambda: None,
+) -> list[tuple[tuple[int, ...], float]]:
+    """The best set of each size that starts with the one before, while it gains enough.
+
+    The first set has to be faster than plain decoding by as much.
+    """
+    found: list[tuple[tuple[int, ...], float]] = []
+    best: tuple[int, ...] = ()
+    reached = 1.0
+    while len(best) < count:
+        tried = {}
+        for number in range(count):
+            if number not in best:
+                larger = (*best, number)
+                tried[larger] = speedup(larger)
+                progress()
+        larger = max(tried, key=lambda some: tried[some])
+        if tried[larger] < reached * (1 + least_gain):
+            break
+        best, reached = larger, tried[larger]
+        found.append((best, reached))
+    return found
+
+
+def predicted(trace: Trace, profile: CostProfile, seed: int) -> float:
+    """Speedup under policies that know other texts: each half is judged by the other's."""
+    halves = [range(start, len(trace.texts), 2) for start in (0, 1)]
+    tokens = steps = 0.0
+    for own, other in (halves, halves[::-1]):
+        played = _replayed(trace.select(own), trace.select(other), profile, seed)
+        tokens += played[0]
+        steps += played[1]
+    return tokens / steps
+
+
+def _replayed(
+    learned: Trace, judged: Trace, profile: CostProfile, seed: int
+) -> tuple[float, float]:
+    """Tokens and autoregressive steps of `judged` under a policy fitted on `learned`."""
+    count = len(learned.drafters)
+    actions = action_list("length_threshold", learned.max_length, count, THRESHOLDS)
+    spec, points = _features(learned), profile.contexts()
+    game = ReplayGame(
+        ReplayTables(learned, actions),
+        spec,
+        [points],
+        policy=[profile.policy],
+        streams=STREAMS,
+        seed=seed,
+    )
+    game.streams.rates[:] = max(1.0, best_fixed(learned, profile)[1])
+    actor = fit_hindsight(game, REGRESSION, seed)
+    tables = ReplayTables(judged, actions)
+    streams = ReplayStreams.of(tables, spec, profile, streams=len(judged.texts))
+    totals = play_all(streams, deciding(actor))
+    return float(totals.tokens.sum()), float(totals.steps.sum())
+
+
+def _features(trace: Trace) -> ObservationSpec:
+    vocab_size = 1 + int(max(text.tokens.max() for text in trace.texts))
+    return ObservationSpec(("context", "cost"), trace.max_length, vocab_size, len(trace.drafters))
+
+
+def table(found: Choice) -> Table:
+    """The candidates for people."""
+    shown = Table(title="drafters by themselves", caption="draft step: in autoregressive steps")
+    for name in ("drafter", "accepted", "draft step", "weights", "best fixed", "speedup"):
+        shown.add_column(name, justify="left" if name == "drafter" else "right")
+    for item in found.candidates:
+        shown.add_row(
+            short_name(item.name),
+            f"{item.acceptance:.0%}",
+            f"{item.draft_step:.3f}",
+            f"{item.mebibytes:.1f} MiB",
+            str(item.length) if item.length else "none",
+            f"{item.speedup:.2f}",
+        )
+    return shown
+
+
+def plot(found: Choice, path: Path) -> None:
+    """Bars: each candidate alone at its best fixed length, then the sets under a policy."""
+    labels = [short_name(item.name) for item in found.candidates]
+    labels += [" + ".join(map(short_name, some)) for some, _ in found.sets]
+    speeds = [item.speedup for item in found.candidates] + [speed for _, speed in found.sets]
+    alone = len(found.candidates)
+    figure = Figure(figsize=(6.0, 0.9 + 0.34 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(labels))
+    axes.barh(places, speeds, color=["#9aa7b4"] * alone + ["#d1495b"] * (len(labels) - alone))
+    for place, speed in zip(places, speeds):
+        axes.text(speed, place, f" {speed:.2f}", va="center", fontsize=8)
+    axes.axvline(1.0, color="#333", lw=0.8, ls=":")
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "predicted speedup over plain decoding (grey: alone, fixed length; red: policy)", fontsize=8
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `key=value` settings, or `--help`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        print(f"{__doc__}\nSettings:\n{describe(ChooseConfig)}")
+        return
+    console = Console()
+    try:
+        config = parse(ChooseConfig, given)
+        found = choose(config, console)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except MISTAKES as error:
+        if os.environ.get("ADASPEC_DEBUG") == "1":
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(MISUSE)
+    console.print(table(found))
+    for some, speed in found.sets:
+        console.print(f"{', '.join(some)}: {speed:.2f} under a policy", highlight=False)
+    if found.chosen:
+        console.print(f"recommended: model.drafters=[{','.join(found.chosen)}]", highlight=False)
+    else:
+        console.print("recommended: none of them; plain decoding is as fast", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

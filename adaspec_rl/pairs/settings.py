@@ -1,0 +1,70 @@
+"""Settings of the commands that are no Hydra applications: defaults, meanings, command line."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, field
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+Schema = TypeVar("Schema")  # a dataclass of `setting`s
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A field of a schema; a default of `???` has to be given."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"meaning": meaning})
+    return field(default=default, metadata={"meaning": meaning})
+
+
+def parse(schema: type[Schema], arguments: Sequence[str]) -> Schema:
+    """The settings of a command line of `key=value`, as a `schema` object.
+
+    Raises:
+        ValueError: a key that there is not, a value of another type, or a setting left out.
+    """
+    known = _settings(schema)
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals:
+            raise ValueError(f"expected key=value, got {argument!r}; --help lists the keys")
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}: expected one of {', '.join(known)}")
+    try:
+        given = OmegaConf.from_dotlist(list(arguments))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), given)
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n    full_key")[0]
+        raise ValueError(f"{error.full_key}: {reason}") from None
+    except YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"a value is not YAML, which quotes may help ({reason})") from None
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise ValueError(f"{' and '.join(missing)} must be set: add {missing[0]}=VALUE")
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, schema)
+    return config
+
+
+def describe(schema: type) -> str:
+    """Every setting with its default and its meaning, a line each."""
+    lines = []
+    for key, item in _settings(schema).items():
+        value = item.default if item.default_factory is MISSING else item.default_factory()
+        default = value if isinstance(value, str) else json.dumps(value)
+        shown = "VALUE" if default == "???" else default
+        lines.append(f"  {f'{key}={shown}':<24}  {item.metadata['meaning']}")
+    return "\n".join(lines)
+
+
+def _settings(schema: Any, prefix: str = "") -> Mapping[str, "Field[Any]"]:
+    """Every dotted key of a schema class, with its field."""
+    found: dict[str, Field[Any]] = {}
+    for name, item in schema.__dataclass_fields__.items():
+        if "meaning" not in item.metadata:
+            found |= _settings(item.type, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = item
+    return found
