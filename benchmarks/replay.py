@@ -30,6 +30,7 @@ from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.replay.trace import Trace
 
+EVERY_KIND = ["tiny:draft", "tiny:code", "early_exit:3", "ngram"]
 STREAMS = 1024
 THRESHOLDS = (0.2, 0.35, 0.45, 0.55, 0.7)
 
@@ -161,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=67, help="recorded, a domain")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--max-length", type=int, default=12)
-    parser.add_argument("--drafters", nargs="+", default=["tiny:draft", "tiny:code"])
+    parser.add_argument("--drafters", nargs="+", default=EVERY_KIND)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """A whole generation under a controller, timed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
 from adaspec_rl.control.text_features import TextFeatures
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.session import Session
 
@@ -23,6 +24,7 @@ class Generation:
     seconds: float = 0.0  # all of it: prompt, rounds, decisions
     controller_seconds: float = 0.0  # observations and decisions alone
     actions: list[Action] = field(default_factory=list, repr=False)  # what each round was told
+    forecasts: list[Forecast] = field(default_factory=list, repr=False)  # before each, where seen
 
 
 class StreamObserver:
@@ -34,23 +36,38 @@ class StreamObserver:
         self._reads = "context" in observer.spec.groups
         self._seen: np.ndarray | None = None  # the observation, until it changes
 
-    def start(self, prompt: Sequence[int]) -> None:
+    def start(self, prompt: Sequence[int], forecast: Forecast = NO_FORECAST) -> None:
+        """A text begins. `forecast` is the session's, where the observation has the group."""
         if self._reads:
             self._text.start(prompt)
-        self.observer.reset(text=self._text.values)
+        self.observer.reset(text=self._text.values, forecast=forecast)
         self._seen = None
 
-    def update(self, round_: Round) -> None:
+    def update(self, round_: Round, forecast: Forecast = NO_FORECAST) -> None:
         if not self.observer.spec.changes:
             return
         if self._reads:
             self._text.extend(round_.tokens)
         spec, text = self.observer.spec, self._text.values
         if spec.needs_rounds:
-            self.observer.update(RoundArrays.from_rounds([round_], [text], spec.needs_signals))
+            self.observer.update(
+                RoundArrays.from_rounds([round_], [text], [forecast], spec.needs_signals)
+            )
         else:  # a fraction of the work
-            self.observer.read(text)
+            self.observer.read(text, forecast)
         self._seen = None
+
+    def follow(self, prompt: Sequence[int], made: "Generation") -> Iterator[Round]:
+        """The rounds of a generation; the observation is the one before each."""
+        ahead = (
+            [*made.forecasts, NO_FORECAST]
+            if made.forecasts
+            else [NO_FORECAST] * (1 + len(made.rounds))
+        )
+        self.start(prompt, ahead[0])
+        for played, following in zip(made.rounds, ahead[1:]):
+            yield played
+            self.update(played, following)
 
     def observation(self) -> np.ndarray:
         """`[features]` float32; the same array as long as nothing has changed."""
@@ -75,9 +92,11 @@ def generate(
     deciding = 0.0
     session.start(prompt, seed, signals=spec is not None and spec.needs_signals)
     controller.reset(prompt, seed)
+    foresees = spec is not None and spec.needs_forecast
+    ahead = session.forecast() if foresees else NO_FORECAST
     if observer:
-        observer.start(prompt)
-    rounds, actions = [], []
+        observer.start(prompt, ahead)
+    rounds, actions, forecasts = [], [], []
     while session.finished is None:
         before = clock()
         action = controller.decide(observer.observation() if observer else None)
@@ -85,10 +104,15 @@ def generate(
         round_ = session.step(action)
         stepped = clock()
         controller.observe(round_)
+        if foresees:
+            forecasts.append(ahead)
+            ahead = session.forecast()
         if observer:
-            observer.update(round_)
+            observer.update(round_, ahead)
         rounds.append(round_)
         actions.append(action)
         deciding += decided - before + clock() - stepped
     seconds = clock() - began
-    return Generation(session.tokens, session.finished, rounds, seconds, deciding, actions)
+    return Generation(
+        session.tokens, session.finished, rounds, seconds, deciding, actions, forecasts
+    )

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from adaspec_rl.control.text_features import TEXT_FEATURES
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Round
 
-GROUPS = ("history", "drafters", "target", "draft", "context", "cost")
+GROUPS = ("history", "drafters", "target", "draft", "context", "lookup", "cost")
 SIGNALLED = ("target", "draft")  # groups that need a session's signals, which take time
 EMA_SPANS = (2.0, 6.0, 20.0)  # rounds
 DRAFTER_SPAN = 6.0  # rounds with a drafter, of its own acceptance average
@@ -77,9 +78,14 @@ class ObservationSpec:
         return self.groups != ("cost",)
 
     @property
+    def needs_forecast(self) -> bool:
+        """Whether sessions are to be asked for their forecasts."""
+        return "lookup" in self.groups
+
+    @property
     def needs_rounds(self) -> bool:
         """Whether it takes more than the text to compute it."""
-        return any(group not in ("context", "cost") for group in self.groups)
+        return any(group not in ("context", "lookup", "cost") for group in self.groups)
 
     @property
     def needs_signals(self) -> bool:
@@ -113,6 +119,7 @@ def _features(
             ("draft_last_margin", 10.0),
         ],
         "context": list(TEXT_FEATURES),
+        "lookup": [("lookup_expected", 4.0), ("lookup_first", 1.0)],
         "cost": [
             ("draft_step", 1.0),
             ("verification_step", 1.0),
@@ -134,12 +141,17 @@ class RoundArrays:
     draft: np.ndarray  # [B, 5], likewise; ignored where nothing was drafted
     text: np.ndarray  # [B, 4], `TextFeatures.values` after the round
     drafter: np.ndarray  # [B] integers
+    forecast: np.ndarray  # [B, 2], the session's after the round
 
     @classmethod
     def from_rounds(
-        cls, rounds: Sequence[Round], text: Sequence[Sequence[float]], signals: bool = True
+        cls,
+        rounds: Sequence[Round],
+        text: Sequence[Sequence[float]],
+        forecast: Sequence[Forecast],
+        signals: bool = True,
     ) -> "RoundArrays":
-        """Rounds of several streams, and each stream's `TextFeatures.values` after it.
+        """Rounds of several streams, each stream's `TextFeatures.values` and forecast after it.
 
         `signals=False` spares the groups `target` and `draft`, which are then 0.
         """
@@ -157,6 +169,7 @@ class RoundArrays:
             draft=table[:, 5:],
             text=np.array(text),
             drafter=np.array([round_.drafter for round_ in rounds]),
+            forecast=np.array(forecast),
         )
 
 
@@ -189,7 +202,7 @@ class Observer:
         # All features, unscaled, one contiguous row each: [F, B].
         self._values = np.zeros((len(every), batch), dtype=np.float32)
         ends = np.cumsum([len(table[group]) for group in GROUPS])
-        history, drafters, self._target, self._draft, self._text, self._costs = (
+        history, drafters, self._target, self._draft, self._text, self._lookup, self._costs = (
             self._values[end - len(table[group]) : end] for group, end in zip(GROUPS, ends)
         )
         emas = len(EMA_SPANS)
@@ -218,13 +231,17 @@ class Observer:
         self,
         rows: np.ndarray | slice = slice(None),
         text: np.ndarray | Sequence[float] = (0.0,) * len(TEXT_FEATURES),
+        forecast: np.ndarray | Forecast = NO_FORECAST,
     ) -> None:
-        """Begin new sequences in `rows` (all by default), `TextFeatures.values` `[rows, 4]`."""
+        """Begin new sequences in `rows` (all by default): texts `[rows, 4]`, forecasts `[rows, 2]`.
+
+        Texts are `TextFeatures.values`. One of each stands for all.
+        """
         self._values[: -len(self._costs), rows] = 0.0
         self._emas[:, rows] = PRIOR_ACCEPTANCE
         self._own_emas[:, rows] = PRIOR_ACCEPTANCE
         self._unread[:, rows] = 0.0
-        self.read(text, rows)
+        self.read(text, forecast, rows)
 
     def update(self, rounds: RoundArrays) -> None:
         """Take in one round of every stream. Groups that nobody sees are not kept up."""
@@ -239,14 +256,18 @@ class Observer:
             self._target[:] = rounds.target.T
         if "draft" in groups:
             np.copyto(self._draft, rounds.draft.T, where=drafting)
-        if "context" in groups:
-            self.read(rounds.text)
+        if "context" in groups or "lookup" in groups:
+            self.read(rounds.text, rounds.forecast)
 
     def read(
-        self, text: np.ndarray | Sequence[float], rows: np.ndarray | slice = slice(None)
+        self,
+        text: np.ndarray | Sequence[float],
+        forecast: np.ndarray | Forecast,
+        rows: np.ndarray | slice = slice(None),
     ) -> None:
-        """Take in what texts say, `TextFeatures.values` `[rows, 4]`; `[4]`: all the same."""
+        """Take in what texts say, and what is forecast, as `reset` does."""
         self._text.T[rows] = text
+        self._lookup.T[rows] = forecast
 
     def _update_drafters(self, rounds: RoundArrays, drafting: np.ndarray) -> None:
         used = rounds.drafter, self._columns

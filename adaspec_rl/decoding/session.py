@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.drafters import Draft, Drafter
+from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
@@ -39,6 +40,10 @@ class Session(Protocol):
 
     def step(self, action: Action) -> Round:
         """Play one round."""
+        ...
+
+    def forecast(self) -> Forecast:
+        """What an n-gram lookup would bring now; zeros where there is none among the drafters."""
         ...
 
 
@@ -185,6 +190,12 @@ class LiveSession:
             draft_survivals=survivals,
             seconds=self.clock() - began,
         )
+
+    def forecast(self) -> Forecast:
+        for drafter, survival in zip(self.models, self.survival):
+            if isinstance(drafter, NgramLookup):
+                return forecast(self._text(), survival)
+        return NO_FORECAST
 
     def _stop(self, action: Action) -> ThresholdStop | RuleStop | None:
         if not action.length or not action.stops:

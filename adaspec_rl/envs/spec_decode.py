@@ -8,6 +8,7 @@ import numpy as np
 
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import ObservationSpec, Observer
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
 from adaspec_rl.envs.reward import Reward, check_choice
@@ -82,7 +83,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.session.start(self.prompts[number], seed, signals=self.features.needs_signals)
         self._context = len(self.prompts[number])
         self._unread.start(self._context)
-        self._observer.start(self.prompts[number])
+        self._observer.start(self.prompts[number], self._forecast())
         return self._observer.observation(), {"prompt": number}
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -91,7 +92,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
             raise ValueError(f"action {action} is not in 0 to {len(self.actions) - 1}")
         chosen = self.actions[int(action)]
         played = self.session.step(chosen)
-        self._observer.update(played)
+        self._observer.update(played, self._forecast())
         costs = self.profile.at(self._context, self.batch_size)
         seconds, emitted = played.seconds, len(played.tokens)
         before = self._unread.seconds(costs)
@@ -111,3 +112,6 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
             finished in ("length", "context"),
             {"round": played, "seconds": seconds, "steps": steps},
         )
+
+    def _forecast(self) -> Forecast:
+        return self.session.forecast() if self.features.needs_forecast else NO_FORECAST

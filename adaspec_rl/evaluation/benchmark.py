@@ -105,10 +105,6 @@ def _relive(
     spec = controller.observes
     observer = StreamObserver(Observer(spec, cost)) if spec else None
     controller.reset(item.ids, seed)
-    if observer:
-        observer.start(item.ids)
-    for played in made.rounds:
+    for played in observer.follow(item.ids, made) if observer else made.rounds:
         controller.decide(observer.observation() if observer else None)
         controller.observe(played)
-        if observer:
-            observer.update(played)

@@ -54,10 +54,9 @@ def _rounds(
     texts = _texts(pair, item.ids, made.tokens)
     spec = controller.observes
     observer = StreamObserver(Observer(spec, cost)) if spec else None
-    if observer:
-        observer.start(item.ids)
+    followed = observer.follow(item.ids, made) if observer else made.rounds
     found, at = [], 0
-    for played, decision in zip(made.rounds, record.decisions, strict=True):
+    for played, decision in zip(followed, record.decisions, strict=True):
         seen: Mapping[str, float] | None = None
         if observer and spec:
             values = observer.observation()
@@ -65,7 +64,6 @@ def _rounds(
                 name: round(float(value) * scale, 4)
                 for name, value, scale in zip(spec.names, values, spec.scales)
             }
-            observer.update(played)
         count = len(played.tokens)
         kinds = ["accepted"] * min(played.accepted, count)
         if len(kinds) < count:

@@ -72,6 +72,7 @@ def _row(record: Record) -> dict[str, Any]:
         "seconds": made.seconds,
         "controller_seconds": made.controller_seconds,
         "decisions": record.decisions,
+        "forecasts": made.forecasts,
         "rounds": [[getattr(played, name) for name in ROUND_FIELDS] for played in made.rounds],
     }
 
@@ -81,6 +82,7 @@ def _record(row: Mapping[str, Any]) -> Record:
     made = Generation(
         row["tokens"], row["finished"], rounds, row["seconds"], row["controller_seconds"]
     )
+    made.forecasts = [(expected, first) for expected, first in row["forecasts"]]
     return Record(row["method"], row["prompt"], row["domain"], made, tuple(row["decisions"]))
 
 

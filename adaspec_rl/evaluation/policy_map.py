@@ -23,6 +23,8 @@ TYPICAL = {
     "suffix_match": 1.0,  # log2(1 + tokens)
     "lookup_rate_8": 0.3,
     "lookup_rate_32": 0.3,
+    "lookup_expected": 1.0,
+    "lookup_first": 0.5,
 }
 
 

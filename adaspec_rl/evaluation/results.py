@@ -22,7 +22,7 @@ from adaspec_rl.evaluation.statistics import (
     throughput,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 BUCKET = 8  # generated tokens, by which draft lengths over time are averaged
 ORACLE = "oracle"
 

@@ -12,6 +12,7 @@ from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
 from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.engine.language_model import LanguageModel
@@ -239,7 +240,7 @@ def _observed(session: LiveSession, prompt: Sequence[int], spec: ObservationSpec
             began = time.perf_counter()
             played = session.step(action)
             stepped = time.perf_counter()
-            observer.update(played)
+            observer.update(played, session.forecast() if spec.needs_forecast else NO_FORECAST)
             policy.decide(observer.observation())
             deciding.append(time.perf_counter() - stepped)
             if played.drafted == action.length:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaspec_rl.control.text_features import TextFeatures
+from adaspec_rl.decoding.drafters import NgramLookup
+from adaspec_rl.decoding.forecast import forecasts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.trace import Trace
@@ -94,6 +96,14 @@ def text_features(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
             found.extend([token])
             after.append(found.values)
     return np.array(starts), np.array(after)
+
+
+def recorded_forecasts(trace: Trace) -> np.ndarray | None:
+    """`LiveSession.forecast` at each position, `[M, 2]`; None: no lookup was recorded."""
+    for table in trace.drafters:
+        if table.name == NgramLookup.name:
+            return forecasts(table.tokens, table.survival)
+    return None
 
 
 def round_steps(

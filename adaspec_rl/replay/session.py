@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.signals import SIGNALS
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts, Unread
-from adaspec_rl.replay.outcomes import check_action
+from adaspec_rl.replay.outcomes import check_action, recorded_forecasts
 from adaspec_rl.replay.trace import DraftTable, Trace
 
 
@@ -23,6 +24,8 @@ class ReplaySession:
             seeds = self._numbers.setdefault(tuple(text.prompt.tolist()), {})
             seeds.setdefault(text.seed, number)
         self._drafts = [_Drafts.of(table) for table in trace.drafters]
+        found = recorded_forecasts(trace)
+        self._forecasts = None if found is None else found.tolist()
         self._unread = Unread(len(trace.drafters))
         self._known_costs: dict[int, RoundCosts] = {}
         self._finished: str | None = "length"
@@ -102,6 +105,12 @@ class ReplaySession:
             target_entropy=float(text.target_entropy[last]),
             target_top_probability=float(text.target_top_probability[last]),
         )
+
+    def forecast(self) -> Forecast:
+        if self._forecasts is None or self._finished is not None:
+            return NO_FORECAST
+        expected, first = self._forecasts[self._first + self._made]
+        return expected, first
 
     def _drafted(self, action: Action, at: int, room: int) -> int:
         """Tokens that `action` drafts at position `at` of the trace."""

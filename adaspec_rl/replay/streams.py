@@ -14,6 +14,7 @@ from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.outcomes import (
     nearest_context,
     outcomes,
+    recorded_forecasts,
     round_steps,
     text_features,
 )
@@ -49,10 +50,15 @@ class ReplayTables:
         self.rounds = packed.view(np.int64).reshape(-1)
         self.prompt_lengths = np.array([len(text.prompt) for text in trace.texts])
         self.text_at_start, said = text_features(trace)
+        found = recorded_forecasts(trace)
+        ahead = np.zeros((self.positions, 2)) if found is None else found
+        self.forecast_at_start = ahead[trace.starts[:-1]]  # [N, 2]
+        after = np.roll(ahead, -1, axis=0)  # what is forecast once a token has been emitted
+        after[trace.starts[1:] - 1] = 0.0
         entropy = np.concatenate([text.target_entropy for text in trace.texts])
         top = np.concatenate([text.target_top_probability for text in trace.texts])
-        # [M, 6], by the last emitted token.
-        self.after = np.column_stack([entropy, top, said]).astype(np.float32)
+        # [M, 8], by the last emitted token.
+        self.after = np.column_stack([entropy, top, said, after]).astype(np.float32)
         tables = [
             np.stack(
                 [
@@ -135,7 +141,9 @@ class ReplayStreams:
         self.end[rows] = self._ends[texts]
         self._unread[rows] = self.tables.prompt_lengths[texts][:, None]
         self.observer.set_costs(self.cost_features[profiles], rows)
-        self.observer.reset(rows, self.tables.text_at_start[texts])
+        self.observer.reset(
+            rows, self.tables.text_at_start[texts], self.tables.forecast_at_start[texts]
+        )
 
     def step(self, actions: np.ndarray) -> StreamRounds:
         """Play one round of action number `actions` `[B]` in every stream.
@@ -161,7 +169,8 @@ class ReplayStreams:
                 emitted=emitted,
                 target=after[:, :2],
                 draft=t.drafts.take(draft, axis=0) if len(t.drafts) else np.zeros((len(at), 5)),
-                text=after[:, 2:],
+                text=after[:, 2:-2],
+                forecast=after[:, -2:],
                 drafter=t.drafter.take(actions),
             )
         )

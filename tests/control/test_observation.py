@@ -19,6 +19,7 @@ from adaspec_rl.control.observation import (
 from adaspec_rl.decoding.round import Round
 
 SAID = (1.0, 2.0, 0.5, 0.5)  # of a text
+AHEAD = (1.0, 0.5)  # a forecast
 COST = CostFeatures(draft_step=0.1, verification_step=0.02, overhead=0.05, batch_size=4)
 
 
@@ -67,10 +68,11 @@ def test_many_streams_see_what_single_streams_see(history):
     batch = Observer(spec, cost, batch=3)
     singles = [Observer(spec, cost) for _ in range(3)]
     for number, played in enumerate(history):
+        ahead = [(0.5, 0.5), (number, 1.0), (0.0, 0.0)]
         said = [(1.0, number, 0.5, 0.1), (2.0, 2 * number, 1.0, 1.0), (0, 0, 0, 0)]
-        batch.update(RoundArrays.from_rounds(played, said))
-        for single, round_, own in zip(singles, played, said):
-            single.update(RoundArrays.from_rounds([round_], [own]))
+        batch.update(RoundArrays.from_rounds(played, said, ahead))
+        for single, round_, own, expected in zip(singles, played, said, ahead):
+            single.update(RoundArrays.from_rounds([round_], [own], [expected]))
         together = np.concatenate([single.observation() for single in singles])
         np.testing.assert_array_equal(batch.observation(), together)
 
@@ -78,14 +80,15 @@ def test_many_streams_see_what_single_streams_see(history):
 def test_features_are_what_they_are_called():
     spec = ObservationSpec()
     observer = Observer(spec, COST)
-    observer.reset(text=(0, np.log2(5), 0.25, 0.75))
+    observer.reset(text=(0, np.log2(5), 0.25, 0.75), forecast=(2.0, 0.75))
     start = dict(zip(spec.names, observer.observation()[0]))
     assert start["acceptance_ema_2"] == 0.5
     assert start["suffix_match"] == pytest.approx(np.log2(5) / np.log2(17))
+    assert start["lookup_expected"] == 0.5 and start["lookup_first"] == 0.75
     assert start["lookup_rate_8"] == 0.25 and start["lookup_rate_32"] == 0.75
     assert start["draft_step"] == pytest.approx(0.1) and start["batch_size"] == pytest.approx(2 / 6)
     played = drafting(4, accepted=1)
-    observer.update(RoundArrays.from_rounds([played], [SAID]))
+    observer.update(RoundArrays.from_rounds([played], [SAID], [AHEAD]))
     seen = dict(zip(spec.names, observer.observation()[0]))
     assert seen["accepted_1_ago"] == pytest.approx(1 / 8) and seen["drafted_1_ago"] == 0.5
     decay = np.exp(-1 / EMA_SPANS[0])  # one of two reached positions was accepted: still 0.5
@@ -94,7 +97,7 @@ def test_features_are_what_they_are_called():
     assert seen["target_top_probability"] == pytest.approx(0.7)
     assert seen["rounds_since_draft"] == 0
     fallback = Round(0, 0, 0, (7,), 1.0)
-    observer.update(RoundArrays.from_rounds([fallback], [SAID]))
+    observer.update(RoundArrays.from_rounds([fallback], [SAID], [AHEAD]))
     after = dict(zip(spec.names, observer.observation()[0]))
     assert after["acceptance_ema_2"] == seen["acceptance_ema_2"]
     assert after["draft_survival"] == seen["draft_survival"]
@@ -109,13 +112,13 @@ def test_every_drafter_has_features_of_its_own():
         return dict(zip(spec.names, observer.observation()[0].tolist()))
 
     assert seen()["draft_step_1"] == pytest.approx(0.2) and seen()["draft_step_2"] > 0.29
-    observer.update(RoundArrays.from_rounds([replace(drafting(4, 4), drafter=1)], [SAID]))
+    observer.update(RoundArrays.from_rounds([replace(drafting(4, 4), drafter=1)], [SAID], [AHEAD]))
     decay = np.exp(-1 / DRAFTER_SPAN)
     assert seen()["drafter_1_acceptance_ema"] == pytest.approx(1 - 0.5 * decay)
     assert seen()["drafter_0_acceptance_ema"] == seen()["drafter_2_acceptance_ema"] == 0.5
     unread = np.log1p(5) / np.log1p(1024)
     assert [seen()[f"drafter_{d}_unread"] for d in range(3)] == pytest.approx([unread, 0, unread])
-    observer.update(RoundArrays.from_rounds([replace(drafting(0, 0), drafter=1)], [SAID]))
+    observer.update(RoundArrays.from_rounds([replace(drafting(0, 0), drafter=1)], [SAID], [AHEAD]))
     assert seen()["drafter_1_acceptance_ema"] == pytest.approx(1 - 0.5 * decay)  # a fallback
     assert seen()["drafter_1_unread"] > 0 and seen()["drafter_2_unread"] > unread
     observer.reset()
@@ -126,7 +129,7 @@ def test_resetting_some_streams_leaves_the_others_alone():
     observer = Observer(ObservationSpec(), COST, batch=2)
     fresh = observer.observation()
     played = drafting(2, accepted=2)
-    observer.update(RoundArrays.from_rounds([played, played], [SAID, SAID]))
+    observer.update(RoundArrays.from_rounds([played, played], [SAID, SAID], [AHEAD, AHEAD]))
     moved = observer.observation()
     observer.reset(np.array([1]))
     after = observer.observation()

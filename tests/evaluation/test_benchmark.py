@@ -74,7 +74,7 @@ def test_results_hold_every_figure_and_print(tmp_path):
     results = assemble(
         records, lossless=compare_texts(records, IDS, target), context=context, about=about
     )
-    write_results({"schema": 2, "comparisons": [results]}, tmp_path)
+    write_results({"schema": 3, "comparisons": [results]}, tmp_path)
     (read,) = json.loads((tmp_path / "results.json").read_text())["comparisons"]
     assert set(read["domains"]) == {"even", "odd"} and read["oracle"] is None
     for scope in (read, *read["domains"].values()):  # whatever the turn of the first prompt

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.drafters import DraftModel, NgramLookup
+from adaspec_rl.decoding.forecast import DEPTH, Forecast
 from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession, Session
@@ -39,17 +40,21 @@ TARGET_SIGNALS = ("target_entropy", "target_top_probability")
 def play(session: Session, prompt: Sequence[int], seed: int, actions: Sequence[Action]):
     """A whole text; the actions are taken in turn, over and over."""
     rounds: list[Round] = []
+    forecasts: list[Forecast] = []  # before each round
     session.start(prompt, seed)
     while session.finished is None:
+        forecasts.append(session.forecast())
         rounds.append(session.step(actions[len(rounds) % len(actions)]))
-    return rounds, session.tokens, session.finished
+    return rounds, session.tokens, session.finished, forecasts
 
 
 def assert_same(
     live: LiveSession, replay: ReplaySession, prompt: Sequence[int], seed: int, actions
 ) -> None:
-    expected, tokens, finished = play(live, prompt, seed, actions)
-    actual, replayed, ended = play(replay, prompt, seed, actions)
+    expected, tokens, finished, forecasts = play(live, prompt, seed, actions)
+    actual, replayed, ended, recorded = play(replay, prompt, seed, actions)
+    if live.max_new_tokens >= DEPTH and replay.trace.max_length >= DEPTH:
+        assert np.array(recorded) == pytest.approx(np.array(forecasts), abs=1e-4)
     for a, b in zip(expected, actual):
         done = [(r.drafter, r.drafted, r.accepted, r.tokens) for r in (a, b)]
         assert done[0] == done[1]

@@ -1,0 +1,37 @@
+"""What an n-gram lookup would bring now, known before anything is drafted, and nearly for free."""
+
+import numpy as np
+
+from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+from adaspec_rl.decoding.survival import Survival
+
+DEPTH = 8  # tokens that are looked ahead
+NEGLIGIBLE = 0.05  # chance to survive from which on the rest is left out
+
+Forecast = tuple[float, float]  # tokens expected to be accepted; chance of the first one
+NO_FORECAST: Forecast = (0.0, 0.0)
+
+
+def forecast(text: SuffixAutomaton, survival: Survival) -> Forecast:
+    """Of a draft of up to `DEPTH` tokens after `text`, by the lookup's survival estimate."""
+    suffix, previous = text.suffix(), text.tokens[-1]
+    chance, expected, first = 1.0, 0.0, 0.0
+    for depth in range(DEPTH):
+        token = suffix.guess
+        if token is None or chance < NEGLIGIBLE:
+            break
+        chance *= survival.one(token, previous, 0.0, 0.0, suffix.match, True)
+        expected += chance
+        if not depth:
+            first = chance
+        suffix.append(token)
+        previous = token
+    return expected, first
+
+
+def forecasts(tokens: np.ndarray, survival: np.ndarray) -> np.ndarray:
+    """The same `[M, 2]` from recorded drafts `[M, K]` (-1: none) and their survival `[M, K]`."""
+    chances = np.where(tokens >= 0, survival, 0.0)[:, :DEPTH].astype(np.float64)
+    before = np.column_stack([np.ones(len(chances)), chances[:, :-1]])
+    expected = np.where(before >= NEGLIGIBLE, chances, 0.0).sum(axis=1)
+    return np.column_stack([expected, chances[:, 0]])
