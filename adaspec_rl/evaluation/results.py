@@ -24,7 +24,7 @@ from adaspec_rl.evaluation.statistics import (
 
 SCHEMA = 3
 BUCKET = 8  # generated tokens, by which draft lengths over time are averaged
-ORACLE = "oracle"
+LEARNED, ORACLE = "learned", "oracle"
 
 
 def method_figures(
@@ -115,7 +115,9 @@ def compare_methods(
 ) -> dict[str, Any]:
     """`methods` (in the given order), `best_fixed`, `oracle` and `repetition` of some records.
 
-    `about` says of each method what is not in its records: its source, its parameters.
+    Where a learned policy takes part, each method's `learned_ahead` is that policy's throughput
+    over the method's. `about` says of each method what is not in its records: its source, its
+    parameters.
     """
     by_method: dict[str, list[Record]] = {method: [] for method in order}
     for record in records:
@@ -133,6 +135,14 @@ def compare_methods(
         }
         for method, items in by_method.items()
     }
+    if LEARNED in by_method:
+        own = _sums(by_method[LEARNED])
+        for method, items in by_method.items():
+            other = _sums(items)
+            methods[method]["learned_ahead"] = paired_ratio(*own, *other)
+            methods[method]["learned_ahead_ci95"] = list(
+                paired_ratio_interval(*own, *other, resamples=resamples, seed=seed)
+            )
     oracle = methods.get(ORACLE, {}).get("speedup")
     if oracle is not None:
         lead = oracle - methods[best]["speedup"]

@@ -67,6 +67,19 @@ def test_a_tie_is_a_gap_within_the_noise():
     assert not is_tie(target, [4, 1], [best], [])  # a text that stops short is no tie
 
 
+def test_a_learned_policy_is_compared_with_every_method():
+    target, records = run()
+    names = {"fixed_3": "learned"}
+    records = [replace(r, method=names.get(r.method, r.method)) for r in records]
+    context = {"pair": {"name": "toy"}, "temperature": 0.0, "mode": "live"}
+    methods = assemble(records, lossless=None, context=context)["methods"]
+    for figures in methods.values():
+        ahead, (low, high) = figures["learned_ahead"], figures["learned_ahead_ci95"]
+        assert ahead == pytest.approx(methods["learned"]["speedup"] / figures["speedup"])
+        assert low <= ahead <= high
+    assert methods["learned"]["learned_ahead"] == 1.0
+
+
 def test_results_hold_every_figure_and_print(tmp_path):
     target, records = run()
     context = {"pair": {"name": "toy"}, "temperature": 0.0, "mode": "live"}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from adaspec_rl.config import ModelConfig
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -16,6 +17,7 @@ from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.from_config import drafter_source
 from adaspec_rl.pairs.pair import EMBEDDED, fingerprint, load_pair
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
 
@@ -113,3 +115,44 @@ def test_models_that_cannot_be_had_are_explained(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"cannot load 'Qwen/Qwen3-8B'.*HF_HUB_OFFLINE"):
         load_pair("x", "Qwen/Qwen3-8B", ["tiny:draft"])
+
+
+def test_drafters_come_in_the_order_in_which_they_were_named():
+    pair = load_pair("tiny", "tiny:target", ["ngram", "tiny:code", "early_exit:3", "tiny:draft"])
+    names = [drafter.name for drafter in pair.drafters]
+    assert names == ["ngram", "tiny:code", "early_exit", "tiny:draft"]
+    assert pair.drafters[2].model is pair.target and pair.drafters[2].layers == 3
+    assert load_pair("tiny", "tiny:target", ["early_exit"]).drafters[0].layers == 3  # a quarter
+
+
+def test_the_fingerprint_knows_every_drafter():
+    def of(*drafters: str) -> str:
+        return load_pair("tiny", "tiny:target", drafters).fingerprint
+
+    found = [
+        of("tiny:draft"), of("tiny:draft", "ngram"), of("ngram", "tiny:draft"),
+        of("tiny:draft", "early_exit:3"), of("tiny:draft", "early_exit:4"),
+    ]  # fmt: skip
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("drafters", "options", "message"),
+    [
+        (["ngram", "ngram"], {}, "expected drafters that differ, got ngram, ngram"),
+        (["early_exit:12"], {}, "after layer 1 to 11 of its 12, got 12"),
+        (["early_exit:deep"], {}, "expected early_exit:LAYERS, got 'early_exit:deep'"),
+        (["early_exit"], {"engine": "transformers"}, "needs the lean engine"),
+    ],
+)
+def test_drafters_that_cannot_be_are_refused(drafters, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_pair("tiny", "tiny:target", drafters, **options)
+
+
+def test_the_configuration_names_drafters():
+    config = ModelConfig(drafter="a/draft", specialists={"code": "tiny:code"}, exit_layer=3)
+    named = ["draft", "code", "early_exit", "ngram", "some/folder"]
+    sources = ["a/draft", "tiny:code", "early_exit:3", "ngram", "some/folder"]
+    assert [drafter_source(config, name) for name in named] == sources
+    assert drafter_source(ModelConfig(), "early_exit") == "early_exit"
