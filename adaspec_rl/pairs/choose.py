@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -280,7 +279,7 @@ def plot(found: Choice, path: Path) -> None:
     alone = len(found.candidates)
     figure = Figure(figsize=(6.0, 0.9 + 0.34 * len(labels)), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(labels))
+    places = list(range(len(labels)))
     axes.barh(places, speeds, color=["#9aa7b4"] * alone + ["#d1495b"] * (len(labels) - alone))
     for place, speed in zip(places, speeds):
         axes.text(speed, place, f" {speed:.2f}", va="center", fontsize=8)

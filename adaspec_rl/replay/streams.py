@@ -50,8 +50,8 @@ class ReplayTables:
         self.rounds = packed.view(np.int64).reshape(-1)
         self.prompt_lengths = np.array([len(text.prompt) for text in trace.texts])
         self.text_at_start, said = text_features(trace)
-        found = recorded_forecasts(trace)
-        ahead = np.zeros((self.positions, 2)) if found is None else found
+        recorded = recorded_forecasts(trace)
+        ahead = np.zeros((self.positions, 2)) if recorded is None else recorded
         self.forecast_at_start = ahead[trace.starts[:-1]]  # [N, 2]
         after = np.roll(ahead, -1, axis=0)  # what is forecast once a token has been emitted
         after[trace.starts[1:] - 1] = 0.0
