@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from adaspec_rl.command import INTERRUPTED, MISTAKES, MISUSE
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
@@ -30,7 +29,7 @@ from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.pairs.distillation_config import TargetConfig
 from adaspec_rl.pairs.distillation_prompts import read_prompts
 from adaspec_rl.pairs.pair import Pair, load_pair, short_name
-from adaspec_rl.pairs.settings import describe, parse, setting
+from adaspec_rl.pairs.settings import describe, one_line_errors, parse, setting
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.oracle import best_fixed
@@ -300,17 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{__doc__}\nSettings:\n{describe(ChooseConfig)}")
         return
     console = Console()
-    try:
+    with one_line_errors():
         config = parse(ChooseConfig, given)
         found = choose(config, console)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except MISTAKES as error:
-        if os.environ.get("ADASPEC_DEBUG") == "1":
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(MISUSE)
     console.print(table(found))
     for some, speed in found.sets:
         console.print(f"{', '.join(some)}: {speed:.2f} under a policy", highlight=False)

@@ -6,7 +6,6 @@ arXiv:2310.08461). A killed run goes on where it was when the same command is gi
 result is a Hugging Face checkpoint folder with the target's tokenizer.
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from adaspec_rl.command import INTERRUPTED, MISTAKES, MISUSE
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -41,7 +39,7 @@ from adaspec_rl.pairs.distillation_prompts import Prompts, encoded, read_prompts
 from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
 from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, fingerprint, load_pair
 from adaspec_rl.pairs.pretrain import Schedule, distillation_loss, save_model, train
-from adaspec_rl.pairs.settings import describe, parse
+from adaspec_rl.pairs.settings import describe, one_line_errors, parse
 
 DRAFT_LENGTH = 4  # at which acceptance is measured
 
@@ -233,17 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(given):
         print(f"{__doc__}\nSettings:\n{describe(DistillConfig)}")
         return
-    try:
+    with one_line_errors():
         config = parse(DistillConfig, given)
         print(_summary(config, distill(config)))
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except MISTAKES as error:
-        if os.environ.get("ADASPEC_DEBUG") == "1":
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(MISUSE)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
 """Settings of the commands that are no Hydra applications: defaults, meanings, command line."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, field
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from adaspec_rl.command import INTERRUPTED, MISTAKES, MISUSE
 
 Schema = TypeVar("Schema")  # a dataclass of `setting`s
 
@@ -68,3 +73,18 @@ def _settings(schema: Any, prefix: str = "") -> Mapping[str, "Field[Any]"]:
         else:
             found[prefix + name] = item
     return found
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one sentence on a user's mistake, or when it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except MISTAKES as error:
+        if os.environ.get("ADASPEC_DEBUG") == "1":
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(MISUSE)
