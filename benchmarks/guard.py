@@ -7,8 +7,9 @@ token changed to another one, at the same cost. Each prompt is played by both me
 once more in the opposite order, so that a drift of the machine cancels out, without stopping
 at an end of text. A guard keeps what it has learned from one generation to the next.
 
-Figures, ratios of tokens a second: `guard_hostile_vs_autoregressive` and `guard_good_vs_unguarded`,
-whole generations of 128 tokens, the median over the prompts;
+Figures, ratios of tokens a second: `guard_hostile_vs_autoregressive`,
+`guard_trusted_hostile_vs_autoregressive` (of a guard that trusted the drafter at first) and
+`guard_good_vs_unguarded`, whole generations of 128 tokens, the median over the prompts;
 `guard_recovered_share`, guarded against unguarded from 64 tokens after a drafter that had been
 hostile for 96 to 159 tokens turned into the real one, to the end of the generation, sum over sum;
 `guard_fresh_recovered_share`, likewise where the guard has seen nothing but the hostile tokens;
@@ -161,9 +162,11 @@ def main() -> None:
         pair.encode(prompt.text) for prompt in balanced(embedded_prompts("test"), options.prompts)
     ]
     plain, unguarded = FixedLength(0), FixedLength(options.length)
-    tried, trusted, betrayed = (Guarded(unguarded) for _ in range(3))
+    tried, used, betrayed = (Guarded(unguarded) for _ in range(3))
+    trusting = Guarded(unguarded, trusted=True)
     bad = Comparison(lambda: plain, lambda: tried)
-    good = Comparison(lambda: unguarded, lambda: trusted)
+    deceiving = Comparison(lambda: plain, lambda: trusting)
+    good = Comparison(lambda: unguarded, lambda: used)
     recovery = Comparison(lambda: unguarded, lambda: betrayed)
     fresh = Comparison(lambda: unguarded, lambda: Guarded(unguarded))
     bad_session = session_of(pair, hostile, TOKENS)
@@ -174,6 +177,7 @@ def main() -> None:
             play(session, controller, prompts[0])
     for number, prompt in enumerate(track(prompts, "generating")):
         bad.play(bad_session, prompt)
+        deceiving.play(bad_session, prompt)
         good.play(good_session, prompt)
         if number >= len(prompts) // 3:  # these are long
             continue
@@ -184,13 +188,15 @@ def main() -> None:
         fresh.play(recovery_session, prompt, counted)
     compared = {
         "guard_hostile_vs_autoregressive": (of_pairs, np.array(bad.counted)),
+        "guard_trusted_hostile_vs_autoregressive": (of_pairs, np.array(deceiving.counted)),
         "guard_recovered_share": (of_sums, np.array(recovery.counted)),
         "guard_fresh_recovered_share": (of_sums, np.array(fresh.counted)),
         "guard_good_vs_unguarded": (of_pairs, np.array(good.counted)),
     }
     figures = {name: ratio(table) for name, (ratio, table) in compared.items()}
-    identical = [bad.identical, good.identical, recovery.identical, fresh.identical]
-    figures["guard_identical_share"] = float(np.mean(np.concatenate(identical)))
+    played = [bad, deceiving, good, recovery, fresh]
+    identical = np.concatenate([comparison.identical for comparison in played])
+    figures["guard_identical_share"] = float(identical.mean())
     details = {
         name: {
             "interval": interval(ratio, table),

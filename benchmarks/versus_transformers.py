@@ -36,7 +36,6 @@ from transformers.utils import is_sklearn_available, logging
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
-from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
@@ -104,7 +103,7 @@ class Ours:
             for length in LENGTHS:
                 made.append(self.method(family, f"length {length}", FixedLength(length, number)))
         if self.policy and self.policy.training["temperature"] == temperature:
-            made.append(self.method(LEARNED, "", Guarded(self.policy.controller())))
+            made.append(self.method(LEARNED, "", self.policy.guarded()))
         return made
 
 

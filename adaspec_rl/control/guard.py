@@ -17,6 +17,7 @@ RESERVE = 32.0  # the most steps that are put aside for losses to come
 QUICKER = 0.75  # of a remembered step: what one in a new sequence may take, as far as is known
 FRESH = 32  # tokens in which a step hardly changes
 DOUBT = 2.0  # steps that a new sequence may lose, were its steps that quick, before one is taken
+TRUST = 5.0  # steps that a controller known to pay may lose at first
 
 
 class Guarded:
@@ -58,6 +59,7 @@ class Guarded:
         proof: float = 1.5,
         limit: float = 8.0,
         refresh: int = 512,
+        trusted: bool = False,
     ) -> None:
         """Called `guarded_` and the other controller's name.
 
@@ -70,6 +72,8 @@ class Guarded:
             proof: Steps that probes must win before `controller` is in charge.
             limit: Highest balance of a spell, which is to be lost before a fallback.
             refresh: Tokens without a plain step after which one is taken.
+            trusted: `controller` is known to pay, such as a validated policy: it is in charge from
+                the first round on, and has 5 steps more to lose, once.
 
         Raises:
             ValueError: settings outside their range.
@@ -89,10 +93,10 @@ class Guarded:
         self.observes = controller.observes
         self.allowance, self.shortest, self.longest = allowance, shortest, longest
         self.proof, self.limit, self.refresh = proof, limit, refresh
-        self.trusted = False  # the other controller is in charge
-        self._balance = 0.0  # of this spell
+        self.trusted = trusted  # the other controller is in charge
+        self._balance = TRUST if trusted else 0.0  # of this spell
         self._accepted = False  # anything in this spell
-        self._reserve = advance
+        self._reserve = advance + self._balance
         self._wait = 0  # tokens until the next probe
         self._interval = shortest
         self._plain: deque[float] = deque(maxlen=REMEMBERED)  # seconds

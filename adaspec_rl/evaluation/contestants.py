@@ -122,8 +122,7 @@ def contestants(
     for name in names:
         controller, facts = _build(name, config, bundle, bench, parameters.get(name, {}))
         if _guarded(name, config):
-            assert bench is not None or bundle is not None
-            controller = Guarded(controller)
+            controller = bundle.guarded() if name == LEARNED and bundle else Guarded(controller)
             controller.name = name  # as results call it; that it is guarded, they say elsewhere
             facts["guarded"] = True
         found[controller.name], about[controller.name] = controller, facts

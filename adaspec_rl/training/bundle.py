@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.decoding.round import Action
@@ -46,6 +47,10 @@ class PolicyBundle:
     def controller(self) -> LearnedPolicy:
         """The policy as a controller."""
         return LearnedPolicy(self.actor, self.actions, self.spec)
+
+    def guarded(self) -> Guarded:
+        """The policy behind a guard, which trusts it at first if it paid when it was validated."""
+        return Guarded(self.controller(), trusted=float(self.training.get("speedup", 0.0)) > 1.0)
 
     def costs(self, batch_size: int = 1) -> CostFeatures:
         """What decoding costs, as the policy sees it, by the profile that it was trained for."""

@@ -9,7 +9,7 @@ import pytest
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
-from adaspec_rl.control.guard import MEASURED, WORST, Guarded
+from adaspec_rl.control.guard import MEASURED, TRUST, WORST, Guarded
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from tests.toy import ToyModel, greedy_text, similar, toy_session
@@ -231,6 +231,36 @@ def test_an_accepted_probe_buys_some_patience():
     play(session, Guarded(FixedLength(4)), 64)
     assert [action.length for _, action in session.rounds[:9]] == [0, 0, 1, 1, 1, 1, 1, 0, 0]
     assert plain_runs(session)[1] == 8
+
+
+def test_a_trusted_controller_is_in_charge_from_the_first_round_on():
+    session = Simulated(lambda position: 0.8)
+    guard = Guarded(FixedLength(4), trusted=True)
+    play(session, guard, 1000)
+    assert [action.length for _, action in session.rounds[:4]] == [0, 0, 4, 4]
+    assert not drafts(session, 1) and guard.trusted
+
+
+@pytest.mark.parametrize("length", [1, 4, 8])
+def test_trust_that_is_deceived_costs_five_steps_once(length):
+    lost = []
+    for trusted in (False, True):
+        session = Simulated(lambda position: 0.0, noise=0.0)
+        play(session, Guarded(FixedLength(length), trusted=trusted), 1000)
+        lost.append(session.steps - session.position)
+    assert 0 < lost[1] - lost[0] < TRUST + WORST
+    assert length == 1 or max(drafts(session, length)) < 16
+
+
+def test_trust_spares_a_hard_beginning_a_long_wait():
+    def steps(trusted: bool) -> float:
+        spent = 0.0
+        for seed in range(50):  # a fresh guard for each text
+            session = Simulated(lambda position: 0.7 * (position > 5), seed=seed)
+            spent += play(session, Guarded(FixedLength(4), trusted=trusted), 128)
+        return spent / 50
+
+    assert steps(trusted=True) < 0.95 * steps(trusted=False)
 
 
 class Recorder:
