@@ -23,6 +23,9 @@ class ModelConfig:
     quantize: str | None = None  # int8: weight-only, by torchao
     shape: str | None = None  # inflate the target to this: llama8b, llama1b; null: as it is
     drafter_shape: str | None = None  # likewise, the drafter
+    memory: str = "shared"  # shared, resident, offload: see `load_pair`
+    memory_limit: float | None = None  # GiB that weights may take on the device; null: all
+    idle_rounds: int = 256  # offload: a drafter unused for so many rounds leaves the device
 
 
 @dataclass

@@ -49,6 +49,11 @@ def set_threads(threads: int | None) -> None:
 def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
     """Load the configured pair; `device=auto` is CUDA where there is one."""
     device = device_of(config)
+    if config.memory == "offload" and torch.device(device).type == "cpu":
+        raise ValueError(
+            "model.memory=offload moves draft models from a GPU to host memory, but model.device "
+            f"is {device}: set model.memory=shared"
+        )
     return load_pair(
         config.name,
         config.target,
@@ -61,6 +66,9 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
         quantize=config.quantize,
         shape=config.shape,
         drafter_shape=config.drafter_shape,
+        memory=config.memory,
+        memory_limit=config.memory_limit,
+        idle_rounds=config.idle_rounds,
     )
 
 

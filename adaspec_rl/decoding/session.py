@@ -172,8 +172,11 @@ class LiveSession:
             signals = np.array(values[4 + drafted :], dtype=np.float32).reshape(-1, len(SIGNALS))
             survivals = self._survivals(action.drafter, stop, signals, values[1 : 1 + drafted])
         kept, emitted = self._commit(int(values[0]), values[1 : 2 + drafted])
-        if draft:
-            self.models[action.drafter].keep(n + kept)
+        for number, drafter in enumerate(self.models):
+            if draft and number == action.drafter:
+                drafter.keep(n + kept)
+            else:
+                drafter.rest()
         entropy, top_probability = values[2 + drafted : 4 + drafted] or (0.0, 0.0)
         log_probs, entropies, margins, choice_margins = signals.T.tolist()
         return Round(

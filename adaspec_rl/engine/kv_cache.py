@@ -54,6 +54,10 @@ class KVCache:
         self.data.zero_()
         self.lengths = [0] * self.batch
 
+    def release(self) -> None:
+        """Give up the memory; `allocate` makes it anew."""
+        self.data, self.capacity, self.lengths = self.data.new_empty(0), 0, []
+
     def reserve(self, length: int) -> bool:
         """Make room for rows of `length` tokens; true if the memory had to move."""
         if length <= self.capacity:

@@ -1,6 +1,6 @@
 """What decoding asks of a model: a cached forward pass that can be taken back."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -16,6 +16,7 @@ class LanguageModel(Protocol):
     vocab_size: int
     context_length: int  # the most tokens that one row can hold
     device: torch.device
+    weights: Any  # a dataclass or module of tensors
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -43,6 +44,10 @@ class LanguageModel(Protocol):
 
     def reset(self, batch: int = 1) -> None:
         """Empty the cache for `batch` rows."""
+        ...
+
+    def release(self) -> None:
+        """Free all that is not weights; `reset` makes it anew."""
         ...
 
     def check(self) -> None:

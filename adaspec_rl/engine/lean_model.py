@@ -129,6 +129,14 @@ class LeanModel:
         if moved:
             self._prepare()
 
+    def release(self) -> None:
+        if not self._cache.batch:  # released before
+            return
+        self._cache.release()
+        self._graphs.clear()
+        del self._keys, self._values, self._bands, self._rope, self._steps, self._slot_positions
+        self.last_hidden = None
+
     def check(self) -> None:
         """Raise a FloatingPointError that a forward on CUDA deferred. Synchronises."""
         try:

@@ -1,10 +1,19 @@
-"""How much memory models take, and what to say when a GPU is full."""
+"""How much memory models take, who shares what, and what to say when a GPU is full."""
 
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from adaspec_rl.engine.weights import Weights
+
+MIB = 1 << 20
+GIB = 1 << 30
+_PROCESS = Path("/proc/self")
 
 
 def out_of_memory(name: str, error: torch.OutOfMemoryError) -> RuntimeError:
@@ -16,20 +25,84 @@ def out_of_memory(name: str, error: torch.OutOfMemoryError) -> RuntimeError:
     )
 
 
-def weight_bytes(weights: Any) -> int:
-    """Bytes of all distinct tensors in a dataclass, list or module of them; 0 of anything else."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in _tensors(weights)}
-    return sum(storage.nbytes() for storage in storages.values())
-
-
-def _tensors(weights: Any) -> Iterator[torch.Tensor]:
-    if isinstance(weights, torch.Tensor):
-        yield weights
-    elif isinstance(weights, torch.nn.Module):
-        yield from weights.parameters()
+def slots(weights: Any) -> Iterator[tuple[Any, str]]:
+    """Where a dataclass, list or module keeps its tensors: owner and attribute of each."""
+    if isinstance(weights, torch.nn.Module):
+        yield from ((parameter, "data") for parameter in weights.parameters())
     elif isinstance(weights, list):
         for item in weights:
-            yield from _tensors(item)
+            yield from slots(item)
     elif is_dataclass(weights):
         for field in fields(weights):
-            yield from _tensors(getattr(weights, field.name))
+            value = getattr(weights, field.name)
+            if isinstance(value, torch.Tensor):
+                yield weights, field.name
+            else:
+                yield from slots(value)
+
+
+def place(tensor: torch.Tensor) -> int:
+    """Where a tensor's memory is: the same for all views of it."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def weight_bytes(weights: Any, besides: Any = None) -> int:
+    """Bytes of all distinct tensors of `weights`, those of `besides` not counted."""
+    known = {place(getattr(owner, name)) for owner, name in slots(besides)}
+    storages = {place(t): t.untyped_storage() for t in (getattr(*slot) for slot in slots(weights))}
+    return sum(storage.nbytes() for where, storage in storages.items() if where not in known)
+
+
+def share_embeddings(weights: Any, target: Any) -> int:
+    """Make `weights` use the target's embedding and output matrix where its own are equal.
+
+    Equal in shape, type, device and every value, so that nothing else changes.
+
+    Returns: bytes that this freed.
+    """
+    if not (isinstance(weights, Weights) and isinstance(target, Weights)):
+        return 0
+    before = weight_bytes(weights)
+    tied = weights.head is weights.embedding
+    if _equal(weights.embedding, target.embedding):
+        weights.embedding = target.embedding
+        if tied:
+            weights.head = weights.embedding
+    if not tied and _equal(weights.head, target.head):
+        weights.head = target.head
+    return before - weight_bytes(weights, target)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    plain = type(a) is torch.Tensor and type(b) is torch.Tensor
+    alike = plain and (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+    return alike and torch.equal(a, b)
+
+
+class PeakMemory:
+    """The most memory in use from one moment to another.
+
+    On CUDA what torch's allocator handed out; on the CPU under Linux what of the whole process was
+    resident, libraries included. Elsewhere it is not known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.known = device.type == "cuda" or sys.platform == "linux"
+
+    def begin(self) -> None:
+        """From now on."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.known:
+            (_PROCESS / "clear_refs").write_text("5")  # see proc(5)
+
+    def bytes(self) -> int | None:
+        """The peak since `begin`; None where it is not known."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if not self.known:
+            return None
+        found = re.search(r"VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text())
+        assert found is not None
+        return 1024 * int(found[1])

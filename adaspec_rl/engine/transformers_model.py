@@ -106,6 +106,9 @@ class TransformersModel:
         self._batch, self._length = batch, 0
         self._cache = DynamicCache()  # built without a config: every layer keeps every token
 
+    def release(self) -> None:
+        self.reset()  # the cache holds nothing until it is used
+
     def check(self) -> None:
         """Raise a FloatingPointError that a forward on CUDA deferred. Synchronises."""
         self._finite.check()

@@ -10,6 +10,7 @@ from adaspec_rl.control.generation import Generation, StreamObserver, generate
 from adaspec_rl.control.observation import CostFeatures, Observer
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.session import Session
+from adaspec_rl.evaluation.memory import MemoryMeter, MemoryUse
 
 AUTOREGRESSIVE = "autoregressive"
 
@@ -23,6 +24,7 @@ class Record:
     domain: str
     generation: Generation
     decisions: tuple[str, ...] = ()  # what each round was told, for people
+    memory: MemoryUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ def run_benchmark(
     seed: int = 0,
     warmup: int = 2,
     time: ProfileTime | None = None,
+    memory: MemoryMeter | None = None,
     done: Sequence[Sequence[Record]] = (),
     on_prompt: Callable[[Sequence[Record]], None] = lambda records: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -58,6 +61,7 @@ def run_benchmark(
 
     Args:
         time: how replayed generations are timed; None: by the clock.
+        memory: measures what each generation takes; None: nothing does.
         done: records of the first prompts, from an interrupted run: not played again, but shown to
             the controllers, which may learn as they go.
         on_prompt: told the records of each prompt as soon as all methods have played it.
@@ -83,6 +87,8 @@ def run_benchmark(
             played = []
             for controller in order:
                 gc.collect(0)
+                if memory:
+                    memory.begin()
                 gc.disable()
                 try:
                     made = generate(session, controller, item.ids, cost=cost, seed=seed + number)
@@ -91,7 +97,8 @@ def run_benchmark(
                 if time:
                     made = time(controller, made)
                 prompt, told = item.prompt, tuple(map(str, made.actions))
-                played.append(Record(controller.name, prompt.id, prompt.domain, made, told))
+                use = memory.read() if memory else None
+                played.append(Record(controller.name, prompt.id, prompt.domain, made, told, use))
             on_prompt(played)
         records += played
         progress(number + 1, len(prompts))

@@ -19,6 +19,7 @@ from adaspec_rl.evaluation.examples import examples
 from adaspec_rl.evaluation.figures import report_figures
 from adaspec_rl.evaluation.journal import Journal
 from adaspec_rl.evaluation.losslessness import compare_texts
+from adaspec_rl.evaluation.memory import MemoryMeter, models_memory
 from adaspec_rl.evaluation.plots import speedup_plot
 from adaspec_rl.evaluation.policy_map import policy_map
 from adaspec_rl.evaluation.publish import publish
@@ -133,6 +134,7 @@ def compare(
             seed=config.seed,
             warmup=config.evaluation.warmup if mode == LIVE else 0,
             time=timing,
+            memory=MemoryMeter(pair) if mode == LIVE else None,
             done=list(journal.prompts),
             on_prompt=journal.append,
             progress=lambda done, total: progress.update(task, completed=done),
@@ -238,6 +240,8 @@ def conclude(
         "device": device_name(pair.target.device),
         "versions": package_versions(),
         "pair": first["pair"],
+        "weights_mib": models_memory(pair),
+        "memory": config.model.memory,
         "seed": config.seed,
         "comparisons": [item.figures for item in found],
     }

@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from adaspec_rl.control.generation import Generation
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.evaluation.benchmark import Record
+from adaspec_rl.evaluation.memory import MemoryUse
 
 ROUND_FIELDS = tuple(field.name for field in fields(Round))
 
@@ -72,6 +73,7 @@ def _row(record: Record) -> dict[str, Any]:
         "seconds": made.seconds,
         "controller_seconds": made.controller_seconds,
         "decisions": record.decisions,
+        "memory": asdict(record.memory) if record.memory else None,
         "forecasts": made.forecasts,
         "rounds": [[getattr(played, name) for name in ROUND_FIELDS] for played in made.rounds],
     }
@@ -83,7 +85,8 @@ def _record(row: Mapping[str, Any]) -> Record:
         row["tokens"], row["finished"], rounds, row["seconds"], row["controller_seconds"]
     )
     made.forecasts = [(expected, first) for expected, first in row["forecasts"]]
-    return Record(row["method"], row["prompt"], row["domain"], made, tuple(row["decisions"]))
+    use = MemoryUse(**row["memory"]) if row["memory"] else None
+    return Record(row["method"], row["prompt"], row["domain"], made, tuple(row["decisions"]), use)
 
 
 def _untabled(values: Sequence[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, Record
 from adaspec_rl.evaluation.losslessness import Losslessness
+from adaspec_rl.evaluation.memory import memory_figures
 from adaspec_rl.evaluation.statistics import (
     paired_ratio,
     paired_ratio_interval,
@@ -22,7 +23,7 @@ from adaspec_rl.evaluation.statistics import (
     throughput,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 BUCKET = 8  # generated tokens, by which draft lengths over time are averaged
 LEARNED, ORACLE = "learned", "oracle"
 
@@ -53,6 +54,7 @@ def method_figures(
         "mean_draft_length": sum(played.drafted for played in rounds) / len(rounds),
         "controller_share": sum(r.generation.controller_seconds for r in records)
         / float(own[1].sum()),
+        **memory_figures([record.memory for record in records]),
     }
     if fixed:
         best = _sums(fixed)

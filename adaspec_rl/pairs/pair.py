@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup
+from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup, Offloading
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import Survival
@@ -18,10 +18,12 @@ from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
+from adaspec_rl.engine.memory import GIB, share_embeddings, weight_bytes
 from adaspec_rl.pairs.inflate import load_inflated
 
 EMBEDDED = Path(__file__).parent / "tiny"
 NGRAM, EXIT = "ngram", "early_exit"  # drafters that need no checkpoint
+MEMORY = ("shared", "resident", "offload")
 EXIT_SHARE = 0.25  # of the target's layers that an early exit runs, where nothing else is said
 
 
@@ -35,6 +37,7 @@ class Pair:
     tokenizer: PreTrainedTokenizerBase
     eos_ids: tuple[int, ...]
     fingerprint: str  # of all weights and configurations: a policy belongs to one pair
+    offloading: Offloading | None = None  # what moves draft models off the device and back
 
     def session(
         self,
@@ -77,6 +80,9 @@ def load_pair(
     quantize: str | None = None,
     shape: str | None = None,
     drafter_shape: str | None = None,
+    memory: str = "shared",
+    memory_limit: float | None = None,
+    idle_rounds: int = 256,
 ) -> Pair:
     """Load a pair from folders or hub ids; `tiny:NAME` is a model of the embedded pair.
 
@@ -85,11 +91,18 @@ def load_pair(
 
     Args:
         drafters: draft models, `ngram`, or `early_exit` (`early_exit:L`: after `L` layers).
+        memory: `resident` keeps every model on the device; `shared` too, but draft models use the
+            target's embedding and output matrix where their own are equal; `offload` does that as
+            well, and keeps draft models that have not been used for `idle_rounds` on the host.
+        memory_limit: GiB that the weights on the device may take.
 
     Raises:
         ValueError: a model that cannot be had or inflated, vocabularies that differ, a drafter
-            that is named twice, or an early exit that the target does not offer.
+            that is named twice, an early exit that the target does not offer, or models that do
+            not fit in `memory_limit`.
     """
+    if memory not in MEMORY:
+        raise ValueError(f"unknown model.memory {memory!r}: expected one of {', '.join(MEMORY)}")
     if len(set(drafters)) < len(drafters):
         raise ValueError(f"expected drafters that differ, got {', '.join(drafters)}")
     others = [drafter for drafter in drafters if _is_free(drafter)]
@@ -116,10 +129,20 @@ def load_pair(
         )
         for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters))
     ]
+    if memory != "resident":
+        for model in models[1:]:
+            share_embeddings(model.weights, models[0].weights)
     vocab_size = models[0].vocab_size
-    made: dict[str, Drafter] = {
+    draft_models = {
         source: DraftModel(model, vocab_size) for source, model in zip(drafters, models[1:])
     }
+    limit = None if memory_limit is None else round(GIB * memory_limit)
+    offloading = None
+    if memory == "offload":
+        offloading = offload(list(draft_models.values()), models[0], limit, idle_rounds)
+    elif limit is not None:
+        _check_room(models, limit)
+    made: dict[str, Drafter] = dict(draft_models)
     made |= {drafter: _free_drafter(drafter, models[0]) for drafter in others}
     return Pair(
         name=name,
@@ -128,7 +151,32 @@ def load_pair(
         tokenizer=tokenizers[0],
         eos_ids=end_of_text_ids(checkpoints[0].source, configs[0], tokenizers[0]),
         fingerprint=fingerprint(checkpoints, shapes, wanted if others else ()),
+        offloading=offloading,
     )
+
+
+def offload(
+    drafters: Sequence[DraftModel], target: LanguageModel, limit: int | None, idle_rounds: int
+) -> Offloading:
+    """Let draft models leave the device; `limit` is in bytes and counts the target's weights."""
+    if limit is not None:
+        limit -= weight_bytes(target.weights)
+    made = Offloading(idle_rounds=idle_rounds, limit=limit)
+    for drafter in drafters:
+        made.add(drafter, besides=target.weights)
+    return made
+
+
+def _check_room(models: Sequence[LanguageModel], limit: int) -> None:
+    sizes = [weight_bytes(models[0].weights)]
+    sizes += [weight_bytes(model.weights, models[0].weights) for model in models[1:]]
+    if sum(sizes) > limit:
+        listed = ", ".join(f"{m.name} {size / GIB:.3g}" for m, size in zip(models, sizes))
+        raise ValueError(
+            f"the models take {sum(sizes) / GIB:.3g} GiB ({listed}), more than "
+            f"model.memory_limit={limit / GIB:.3g}: leave out a drafter, or set "
+            "model.memory=offload"
+        )
 
 
 def short_name(drafter: str) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit
+from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, summon
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
@@ -82,6 +82,7 @@ def draft_everywhere(
 
     Drafters that run no `LeanModel`, or whose context a text fills, go position by position.
     """
+    summon(drafter)
     longest = max(map(len_of, texts))
     if (
         isinstance(drafter, DraftModel | EarlyExit)

@@ -14,6 +14,7 @@ from adaspec_rl.decoding.round import Action
 from adaspec_rl.evaluation.benchmark import Record, run_benchmark
 from adaspec_rl.evaluation.journal import Journal
 from adaspec_rl.evaluation.losslessness import compare_texts, is_tie
+from adaspec_rl.evaluation.memory import MemoryUse, memory_figures
 from adaspec_rl.evaluation.results import assemble, results_table, write_results
 from tests.toy import ToyModel, similar, toy_session
 
@@ -196,6 +197,37 @@ def test_the_journal_of_another_comparison_is_refused(tmp_path):
     path.write_text(path.read_text() + "[{}]\n")
     with pytest.raises(ValueError, match="is damaged"):
         Journal(path, {"seed": 0})
+
+
+class Stepwise:
+    """A memory meter that counts what it is asked."""
+
+    begun = 0
+
+    def begin(self):
+        self.begun += 1
+
+    def read(self):
+        return MemoryUse(peak=self.begun << 20, moves=self.begun % 2, moved=10 << 20)
+
+
+def test_memory_is_measured_for_every_generation_and_kept(tmp_path):
+    target = ToyModel(seed=1)
+    journal = Journal(tmp_path / "a.jsonl", {})
+    records = run_benchmark(
+        toy_session(target, [similar(target, 0.2)]),
+        [FixedLength(0), FixedLength(1)],
+        PROMPTS,
+        cost=COST,
+        memory=Stepwise(),
+        on_prompt=journal.append,
+    )
+    assert [record.memory.peak >> 20 for record in records] == list(range(1, 13))
+    stored = [record for line in Journal(tmp_path / "a.jsonl", {}).prompts for record in line]
+    assert [record.memory for record in stored] == [record.memory for record in records]
+    found = memory_figures([record.memory for record in records])
+    assert found == {"peak_memory_mib": 12, "drafter_moves": 6, "drafter_moved_mib": 120}
+    assert memory_figures([None, None]) == {}
 
 
 def test_warming_up_teaches_nothing():

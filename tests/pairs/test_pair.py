@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adaspec_rl.config import ModelConfig
+from adaspec_rl.config import EngineConfig, ModelConfig
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -17,7 +17,8 @@ from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
-from adaspec_rl.from_config import drafter_source
+from adaspec_rl.engine.memory import GIB, weight_bytes
+from adaspec_rl.from_config import drafter_source, pair_from
 from adaspec_rl.pairs.pair import EMBEDDED, fingerprint, load_pair
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
 
@@ -156,3 +157,39 @@ def test_the_configuration_names_drafters():
     sources = ["a/draft", "tiny:code", "early_exit:3", "ngram", "some/folder"]
     assert [drafter_source(config, name) for name in named] == sources
     assert drafter_source(ModelConfig(), "early_exit") == "early_exit"
+
+
+def test_memory_is_shared_kept_or_limited(tmp_path):
+    copy = shutil.copytree(EMBEDDED / "target", tmp_path / "twin")
+
+    def own(memory: str) -> int:
+        pair = load_pair("x", "tiny:target", [str(copy)], memory=memory)
+        return weight_bytes(pair.drafters[0].model.weights, pair.target.weights)
+
+    matrix = 4 * 4096 * 256
+    assert own("resident") - own("shared") == matrix and own("offload") == own("shared")
+    with pytest.raises(ValueError, match=r"take 0\.0\d+ GiB \(.*more than model.memory_limit=0.04"):
+        load_pair("x", "tiny:target", ["tiny:draft"], memory_limit=0.04)
+    with pytest.raises(ValueError, match="unknown model.memory 'lent': expected one of shared"):
+        load_pair("x", "tiny:target", ["tiny:draft"], memory="lent")
+
+
+def test_with_a_limit_the_drafters_named_first_stay():
+    pair = load_pair("x", "tiny:target", ["tiny:code", "tiny:draft"])
+    target, *sizes = [
+        weight_bytes(model.weights) for model in (pair.target, *(d.model for d in pair.drafters))
+    ]
+    pair = load_pair(
+        "x",
+        "tiny:target",
+        ["tiny:code", "ngram", "tiny:draft"],
+        memory="offload",
+        memory_limit=(target + max(sizes) + 1000) / GIB,
+    )
+    assert pair.offloading is not None and pair.offloading.resident == ["tiny:code"]
+
+
+def test_offloading_needs_a_gpu():
+    config = ModelConfig("tiny", "tiny:target", "tiny:draft", memory="offload")
+    with pytest.raises(ValueError, match="model.device is cpu: set model.memory=shared"):
+        pair_from(config, EngineConfig())

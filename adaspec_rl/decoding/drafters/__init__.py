@@ -4,5 +4,15 @@ from adaspec_rl.decoding.drafters.draft_model import DraftModel
 from adaspec_rl.decoding.drafters.drafter import Draft, Drafter, Stop
 from adaspec_rl.decoding.drafters.early_exit import EarlyExit
 from adaspec_rl.decoding.drafters.ngram import NgramLookup
+from adaspec_rl.decoding.drafters.offloading import Offloading, summon
 
-__all__ = ["Draft", "DraftModel", "Drafter", "EarlyExit", "NgramLookup", "Stop"]
+__all__ = [
+    "Draft",
+    "DraftModel",
+    "Drafter",
+    "EarlyExit",
+    "NgramLookup",
+    "Offloading",
+    "Stop",
+    "summon",
+]

@@ -1,5 +1,7 @@
 """A small language model as drafter."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
@@ -7,11 +9,18 @@ from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_by_forwards
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.language_model import LanguageModel
 
+if TYPE_CHECKING:
+    from adaspec_rl.decoding.drafters.offloading import Offloading
+
 PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and yet finite
 
 
 class DraftModel:
-    """A small language model. One forward pass a drafted token; the first one also catches up."""
+    """A small language model. One forward pass a drafted token; the first one also catches up.
+
+    Attributes:
+        offloading: what may take its weights off the device; None: nothing does.
+    """
 
     def __init__(self, model: LanguageModel, vocab_size: int, name: str | None = None) -> None:
         """`vocab_size` is the target's; logits are cut or padded to it."""
@@ -19,15 +28,19 @@ class DraftModel:
         self.model = model
         self.context_length = model.context_length
         self.vocab_size = vocab_size
+        self.offloading: Offloading | None = None
         self._read = 0  # tokens of the sequence in the model's cache
 
     def start(self) -> None:
-        self.model.reset()
         self._read = 0
 
     def propose(
         self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
+        if self.offloading is not None and not self.offloading.ready(self):
+            return Draft(sequence[:0])
+        if not self._read:
+            self.model.reset()
         n = len(sequence)
         draft = draft_by_forwards(self._logits, sequence[self._read :], n, length, rule, stop)
         self._read = n + len(draft) - 1  # the last drafted token was not read
@@ -41,6 +54,10 @@ class DraftModel:
         if length < self._read:
             self.model.rollback(length)
             self._read = length
+
+    def rest(self) -> None:
+        if self.offloading is not None:
+            self.offloading.rest(self)
 
     def fit(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits `[..., V]` of the target's vocabulary, cut or padded."""

@@ -50,6 +50,10 @@ class Drafter(Protocol):
         """The first `length` tokens of what was read are committed; forget anything after."""
         ...
 
+    def rest(self) -> None:
+        """A round was played without it."""
+        ...
+
 
 def draft_by_forwards(
     read: Callable[[torch.Tensor], torch.Tensor],

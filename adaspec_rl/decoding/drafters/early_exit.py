@@ -51,6 +51,9 @@ class EarlyExit:
     def keep(self, length: int) -> None:
         pass  # the session keeps the target's cache
 
+    def rest(self) -> None:
+        pass
+
     def fit(self, logits: torch.Tensor) -> torch.Tensor:
         """The vocabulary is the target's own."""
         return logits

@@ -41,3 +41,6 @@ class NgramLookup:
 
     def keep(self, length: int) -> None:
         pass  # only committed tokens are read
+
+    def rest(self) -> None:
+        pass

@@ -1,0 +1,63 @@
+"""What a generation takes of the device's memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.engine.memory import MIB, PeakMemory, weight_bytes
+from adaspec_rl.pairs.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Of one generation. Drafters that earlier ones brought to the device are in its peak, too."""
+
+    peak: int | None  # bytes; None: not known on this system
+    moves: int  # of draft models to the device
+    moved: int  # bytes
+
+
+class MemoryMeter:
+    """Measures what a pair's generations take, one after another."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._peak = PeakMemory(pair.target.device)
+        self._offloading = pair.offloading
+        self._moves = self._moved = 0
+
+    def begin(self) -> None:
+        """A generation begins."""
+        self._peak.begin()
+        if self._offloading is not None:
+            self._moves, self._moved = self._offloading.moves, self._offloading.moved
+
+    def read(self) -> MemoryUse:
+        """What it has taken since."""
+        peak, moving = self._peak.bytes(), self._offloading
+        if moving is None:
+            return MemoryUse(peak, 0, 0)
+        return MemoryUse(peak, moving.moves - self._moves, moving.moved - self._moved)
+
+
+def memory_figures(uses: Sequence[MemoryUse | None]) -> dict[str, Any]:
+    """Of a method's generations, those that were measured: highest peak, and all moves."""
+    known = [use for use in uses if use is not None]
+    peaks = [use.peak for use in known if use.peak is not None]
+    figures: dict[str, Any] = {}
+    if peaks:
+        figures["peak_memory_mib"] = max(peaks) / MIB
+    if any(use.moves for use in known):
+        figures["drafter_moves"] = sum(use.moves for use in known)
+        figures["drafter_moved_mib"] = sum(use.moved for use in known) / MIB
+    return figures
+
+
+def models_memory(pair: Pair) -> dict[str, float]:
+    """MiB of each model's weights; of draft models, what they do not share with the target."""
+    target = pair.target
+    found = {target.name: weight_bytes(target.weights) / MIB}
+    for drafter in pair.drafters:
+        if isinstance(drafter, DraftModel):
+            found[drafter.name] = weight_bytes(drafter.model.weights, target.weights) / MIB
+    return found
