@@ -74,6 +74,9 @@ class Hostile:
     def keep(self, length: int) -> None:
         self.drafter.keep(length)
 
+    def rest(self) -> None:
+        self.drafter.rest()
+
 
 def whole(made: Generation) -> tuple[int, float]:
     return len(made.tokens), made.seconds
