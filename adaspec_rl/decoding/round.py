@@ -68,7 +68,7 @@ FALLBACK = Action(length=0)
 class Round:
     """What one round did. It emits `accepted + 1` tokens, or fewer where the text ends.
 
-    The signals after `seconds` are empty where the session was started without them.
+    The signals after `rejected` are empty where the session was started without them.
     """
 
     drafter: int
@@ -76,6 +76,7 @@ class Round:
     accepted: int
     tokens: tuple[int, ...]  # emitted: the accepted draft, then a correction or the bonus token
     seconds: float
+    rejected: tuple[int, ...] = ()  # the drafted tokens that verification did not keep
     draft_log_probs: tuple[float, ...] = ()  # of each drafted token, by the drafter
     draft_entropies: tuple[float, ...] = ()  # nats, of the drafter at each drafted token
     draft_margins: tuple[float, ...] = ()  # log-probability gap between its first and second choice

@@ -177,6 +177,7 @@ class LiveSession:
                 drafter.keep(n + kept)
             else:
                 drafter.rest()
+        rejected = tuple(int(token) for token in values[1 + kept : 1 + drafted])
         entropy, top_probability = values[2 + drafted : 4 + drafted] or (0.0, 0.0)
         log_probs, entropies, margins, choice_margins = signals.T.tolist()
         return Round(
@@ -184,6 +185,7 @@ class LiveSession:
             drafted=drafted,
             accepted=kept,
             tokens=emitted,
+            rejected=rejected,
             target_entropy=entropy,
             target_top_probability=top_probability,
             draft_log_probs=tuple(log_probs),

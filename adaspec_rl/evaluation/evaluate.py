@@ -245,14 +245,15 @@ def conclude(
         "seed": config.seed,
         "comparisons": [item.figures for item in found],
     }
+    drafters = [short_name(drafter.name) for drafter in pair.drafters]
     report = {
         **results,
         "title": f"{first['pair']['name']}: who decodes fastest?",
         "created": time.strftime("%Y-%m-%d") if first["mode"] == LIVE else None,
         "examples": [example for item in found for example in item.shown],
-        "drafters": [short_name(drafter.name) for drafter in pair.drafters],
+        "drafters": drafters,
         "profile": bundle.profile.to_dict() if bundle else None,
-        "policy_map": policy_map(bundle) if bundle else None,
+        "policy_map": policy_map(bundle, drafters) if bundle else None,
     }
     write_results(results, folder)
     write_report(folder / "report.html", report)

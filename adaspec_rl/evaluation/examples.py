@@ -65,6 +65,7 @@ def _rounds(
                 for name, value, scale in zip(spec.names, values, spec.scales)
             }
         count = len(played.tokens)
+        before = [*item.ids, *made.tokens[: at + min(played.accepted, count)]]
         kinds = ["accepted"] * min(played.accepted, count)
         if len(kinds) < count:
             whole = played.accepted == played.drafted
@@ -80,7 +81,7 @@ def _rounds(
                     {"text": text, "kind": kind}
                     for text, kind in zip(texts[at : at + count], kinds, strict=True)
                 ],
-                "rejected": [],  # rounds do not keep them
+                "rejected": _texts(pair, before, played.rejected),
             }
         )
         at += count

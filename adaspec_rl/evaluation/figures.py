@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adaspec_rl.evaluation.plots import BEST, FIXED, LEARNED
 
+SHADES = ("OrRd", "PuBu", "Greens", "YlOrBr")  # by drafter
 BUCKET = 8  # generated tokens to a point of the draft length
 
 
@@ -67,11 +69,23 @@ def _policy_map(policy: Mapping[str, Any], path: Path) -> Path:
         axes.bar(y, [row[0] for row in drafted], width=0.8 / len(y), color=LEARNED)
         _finish(axes, policy["y_name"], "tokens drafted", legend=False)
     else:
-        image = axes.pcolormesh(x, y, drafted, cmap="OrRd", vmin=0, shading="nearest")
-        figure.colorbar(image, label="tokens drafted")
+        used = sorted({number for number in policy["drafter"] if number is not None})
+        most = max(max(row) for row in drafted)
+        for number in used:
+            others = np.array([other != number for other in policy["drafter"]])
+            tokens = np.ma.masked_array(drafted, np.broadcast_to(others, np.shape(drafted)))
+            shade = {"cmap": SHADES[number % len(SHADES)], "vmin": 0, "vmax": most}
+            image = axes.pcolormesh(x, y, tokens, shading="nearest", **shade)
+            by = f" by {_named(policy, number)}" if len(used) > 1 else ""
+            figure.colorbar(image, label=f"tokens drafted{by}", pad=0.01)
         _finish(axes, policy["x_name"], policy["y_name"], legend=False)
     figure.savefig(path, dpi=150)
     return path
+
+
+def _named(policy: Mapping[str, Any], number: int) -> str:
+    names = policy["drafters"]
+    return str(names[number]) if number < len(names) else f"drafter {number}"
 
 
 def _look(name: str, best: str | None) -> dict[str, Any]:

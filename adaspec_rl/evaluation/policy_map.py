@@ -1,15 +1,23 @@
-"""What a policy does, over how much was accepted lately and how confident the draft is."""
+"""What a policy does, over what it looks at most and how confident the draft is."""
 
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from adaspec_rl.control.observation import EMA_SPANS, RECENT, ObservationSpec
+from adaspec_rl.decoding.forecast import DEPTH
 from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.survival import MATCH_LIMIT
 from adaspec_rl.training.bundle import PolicyBundle
 
 CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 ACCEPTANCE = tuple(step / 10 for step in range(11))
+LOOKUP = tuple(step / 2 for step in range(2 * DEPTH))  # tokens
+MATCHES = tuple(range(MATCH_LIMIT + 1))  # tokens
 # Features at a middling moment, unscaled; what is not named is 0. Costs are the bundle's own.
 TYPICAL = {
     "target_entropy": 1.5,
@@ -28,23 +36,35 @@ TYPICAL = {
 }
 
 
-def policy_map(bundle: PolicyBundle) -> dict[str, Any]:
-    """Tokens that the policy would draft, `drafted[y][x]`; 0 is the fallback.
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What is varied from column to column: a quantity, and the features that go with it."""
 
-    x is recent acceptance (the averages, and the last rounds in keeping with them), y a constant
-    estimated chance that a drafted token is accepted. All other features stay at `TYPICAL`.
+    name: str
+    values: tuple[float, ...]
+    features: Callable[[float], dict[str, float]]  # unscaled
+    note: str
+
+
+def policy_map(bundle: PolicyBundle, drafters: Sequence[str] = ()) -> dict[str, Any]:
+    """Tokens that the policy would draft, `drafted[y][x]`, 0 is the fallback, and with what.
+
+    x is what the policy looks at: recent acceptance, or what a lookup promises, or how far the
+    text's end has occurred before. y is a constant estimated chance that a drafted token is
+    accepted. All other features stay at `TYPICAL`.
     """
-    watches = "history" in bundle.spec.groups
-    acceptance = ACCEPTANCE if watches else (0.5,)
-    observations = np.stack([_observation(bundle, rate) for rate in acceptance])  # [X, F]
+    axis = _axis(bundle.spec)
+    observations = np.stack([_observation(bundle, axis.features(x)) for x in axis.values])  # [X, F]
     chosen = [bundle.actions[number] for number in bundle.actor(observations).argmax(-1)]
     return {
-        "x": list(acceptance),
+        "x": list(axis.values),
         "y": list(CONFIDENCE),
         "drafted": [[drafted(action, chance) for action in chosen] for chance in CONFIDENCE],
-        "x_name": "recent acceptance",
+        "drafter": [action.drafter if action.length else None for action in chosen],  # by x
+        "drafters": list(drafters),
+        "x_name": axis.name,
         "y_name": "estimated chance of each drafted token",
-        "note": _note(bundle.spec, watches),
+        "note": f"{axis.note} All else that it sees is held at middling values. 0 is the fallback.",
     }
 
 
@@ -61,33 +81,71 @@ def drafted(action: Action, chance: float) -> int:
     return action.length
 
 
-def _observation(bundle: PolicyBundle, rate: float) -> np.ndarray:
-    """A typical observation after rounds in which this share was accepted, `[F]` float32."""
-    spec = bundle.spec
-    length = max(1, spec.max_length // 2)
-    accepted = sum(rate**depth for depth in range(1, length + 1))  # expected of `length` drafted
-    batch_size = bundle.profile.points[0].batch_size
-    costs = bundle.costs(batch_size).values()
-    values = {
-        **TYPICAL,
+def _axis(spec: ObservationSpec) -> Axis:
+    if "history" in spec.groups:
+        length = max(1, spec.max_length // 2)
+        return Axis(
+            "recent acceptance",
+            ACCEPTANCE,
+            partial(_recently, length=length),
+            f"The last {RECENT} rounds drafted {length} tokens each and had the share on the axis "
+            "accepted.",
+        )
+    if "lookup" in spec.groups:
+        return Axis(
+            "tokens expected of an n-gram lookup",
+            LOOKUP,
+            _promised,
+            "What an n-gram lookup would bring now is on the axis; the longer its match, the more.",
+        )
+    if "context" in spec.groups:
+        return Axis(
+            "tokens in the text's end that occurred before",
+            MATCHES,
+            lambda tokens: {"suffix_match": math.log2(1 + tokens)},
+            "How far the text's end has occurred before is on the axis.",
+        )
+    return Axis(
+        "",
+        (0.0,),
+        lambda nothing: {},
+        "This policy does not look at recent acceptance or the text: what it drafts depends on the "
+        "confidence within the draft alone.",
+    )
+
+
+def _recently(rate: float, length: int) -> dict[str, float]:
+    """After rounds that drafted `length` tokens, of which this share was accepted."""
+    accepted = sum(rate**depth for depth in range(1, length + 1))  # expected
+    return {
         **{f"acceptance_ema_{span:g}": rate for span in EMA_SPANS},
         **{f"accepted_{ago}_ago": accepted for ago in range(1, RECENT + 1)},
         **{f"drafted_{ago}_ago": length for ago in range(1, RECENT + 1)},
-        **dict(zip(ObservationSpec(groups=("cost",), drafters=spec.drafters).names, costs)),
     }
+
+
+def _promised(expected: float) -> dict[str, float]:
+    """A lookup each of whose tokens has the same chance, so that so many are expected of it."""
+    low, high = 0.0, 1.0
+    for _ in range(40):  # p + p^2 + ... rises with p
+        chance = (low + high) / 2
+        short = sum(chance**depth for depth in range(1, DEPTH + 1)) < expected
+        low, high = (chance, high) if short else (low, chance)
+    return {
+        "lookup_expected": expected,
+        "lookup_first": low,
+        "suffix_match": math.log2(1 + min(2 * expected, MATCH_LIMIT)),
+        "lookup_rate_8": low,
+        "lookup_rate_32": low,
+    }
+
+
+def _observation(bundle: PolicyBundle, known: Mapping[str, float]) -> np.ndarray:
+    """A typical observation in which these features are `known`, `[F]` float32."""
+    spec = bundle.spec
+    batch_size = bundle.profile.points[0].batch_size
+    costs = bundle.costs(batch_size).values()
+    names = ObservationSpec(groups=("cost",), drafters=spec.drafters).names
+    values = {**TYPICAL, **known, **dict(zip(names, costs))}
     scaled = [values.get(name, 0.0) / scale for name, scale in zip(spec.names, spec.scales)]
     return np.array(scaled, dtype=np.float32)
-
-
-def _note(spec: ObservationSpec, watches: bool) -> str:
-    if watches:
-        return (
-            f"The last {RECENT} rounds drafted {max(1, spec.max_length // 2)} tokens each and had "
-            "the share on the axis accepted; all else that the policy sees is held at middling "
-            "values. 0 is the fallback."
-        )
-    return (
-        "This policy does not look at recent acceptance: what it drafts depends on the confidence "
-        "within the draft alone. All else that it sees is held at middling values. 0 is the "
-        "fallback."
-    )

@@ -82,8 +82,12 @@ class ReplaySession:
             self._finished = text.finished
         unread = self._unread.played(action.drafter, drafted, len(emitted))
         seconds = costs.seconds(action.drafter, drafted, action.stops, unread)
+        rejected: tuple[int, ...] = ()
+        if accepted < drafted:
+            tokens = self.trace.drafters[action.drafter].tokens[at, accepted:drafted]
+            rejected = tuple(tokens.tolist())
         if not self._signals:
-            return Round(action.drafter, drafted, accepted, emitted, seconds)
+            return Round(action.drafter, drafted, accepted, emitted, seconds, rejected)
         last = self._made - 1
         signals, survivals = np.zeros((len(SIGNALS), 0)), ()
         if drafted:
@@ -97,6 +101,7 @@ class ReplaySession:
             accepted=accepted,
             tokens=emitted,
             seconds=seconds,
+            rejected=rejected,
             draft_log_probs=log_probs,
             draft_entropies=entropies,
             draft_margins=margins,

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival
 from adaspec_rl.evaluation.figures import report_figures
-from adaspec_rl.evaluation.policy_map import drafted, policy_map
+from adaspec_rl.evaluation.policy_map import _promised, drafted, policy_map
 from adaspec_rl.evaluation.report import verdict, verdicts, write_report
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.training.bundle import PolicyBundle
@@ -304,9 +305,33 @@ def test_the_map_asks_the_policy_itself():
     assert len({tuple(column) for column in zip(*shown["drafted"])}) > 1  # history matters to it
     for column in zip(*shown["drafted"]):
         assert list(column) == sorted(column)  # more confidence never shortens a draft
+    assert shown["x_name"] == "recent acceptance" and len(shown["drafter"]) == 11
+    for groups, x_name, across in (
+        (("context", "lookup", "cost"), "tokens expected of an n-gram lookup", 16),
+        (("context", "cost"), "tokens in the text's end that occurred before", 17),
+    ):
+        maps = [policy_map(bundle(groups, seed=seed)) for seed in range(5)]
+        assert all((found["x_name"], len(found["x"])) == (x_name, across) for found in maps)
+        assert any(len(set(zip(*found["drafted"]))) > 1 for found in maps)  # it matters to some
     narrow = policy_map(bundle(("cost",)))
     assert np.shape(narrow["drafted"]) == (20, 1) and "does not look at" in narrow["note"]
     assert json.loads(json.dumps(narrow)) == narrow
+
+
+def test_a_lookup_that_promises_more_has_likelier_tokens():
+    promises = [_promised(expected) for expected in (0.0, 0.5, 2.0, 7.5)]
+    chances = [promise["lookup_first"] for promise in promises]
+    assert chances == sorted(chances) and chances[0] < 1e-6 and 0.97 < chances[-1] < 1
+    assert sum(chances[2] ** depth for depth in range(1, 9)) == pytest.approx(2.0)
+
+
+def test_a_map_of_several_drafters_says_which(tmp_path):
+    actions = action_list("length", 4, 2)
+    mixed = replace(bundle(("lookup", "cost"), seed=5), actions=tuple(actions))
+    shown = policy_map(mixed, ["draft", "ngram"])
+    assert set(shown["drafter"]) <= {None, 0, 1} and shown["drafters"] == ["draft", "ngram"]
+    report = {"policy_map": {**shown, "drafter": [0] * 8 + [1] * 8}}
+    assert [path.name for path in report_figures(report, tmp_path)] == ["policy_map.png"]
 
 
 def test_figures_are_drawn_where_there_is_data(tmp_path):
