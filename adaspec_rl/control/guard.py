@@ -52,7 +52,7 @@ class Guarded:
         self,
         controller: Controller,
         *,
-        allowance: float = 0.006,
+        allowance: float = 0.005,
         advance: float = 3.0,
         shortest: int = 8,
         longest: int = 40,
