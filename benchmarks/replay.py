@@ -144,10 +144,17 @@ def differing_rounds(
             action = choices[int(rng.integers(len(choices)))]
             played, expected = live.step(action), replay.step(action)
             total += 1
-            same = (played.drafted, played.accepted, played.tokens, live.finished) == (
+            same = (
+                played.drafted,
+                played.accepted,
+                played.tokens,
+                played.rejected,
+                live.finished,
+            ) == (
                 expected.drafted,
                 expected.accepted,
                 expected.tokens,
+                expected.rejected,
                 replay.finished,
             )
             if not same:

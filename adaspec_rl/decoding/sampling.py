@@ -1,5 +1,6 @@
 """From logits to tokens: temperature, top-k, top-p, and seeded noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,13 +60,21 @@ class GumbelNoise:
         self.seed, self.vocab_size, self.device = seed, vocab_size, device
         self._blocks: dict[int, torch.Tensor] = {}
 
-    def at(self, start: int, count: int = 1) -> torch.Tensor:
-        """Noise `[count, V]` float32 for positions `start` to `start + count - 1`."""
-        first, last = start // self.BLOCK, (start + count - 1) // self.BLOCK
+    def at(self, positions: Sequence[int]) -> torch.Tensor:
+        """Noise `[len(positions), V]` float32; a range of positions takes the least time."""
+        if not isinstance(positions, range):
+            rows = [self._block(place // self.BLOCK)[place % self.BLOCK] for place in positions]
+            return torch.stack(rows)
+        first, last = positions[0] // self.BLOCK, positions[-1] // self.BLOCK
         blocks = [self._block(index) for index in range(first, last + 1)]
         joined = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        offset = start - first * self.BLOCK
-        return joined[offset : offset + count]
+        offset = positions[0] - first * self.BLOCK
+        return joined[offset : offset + len(positions)]
+
+    def add_to(self, values: torch.Tensor, positions: Sequence[int]) -> None:
+        """Add the noise of `positions` to the rows of `values` `[len(positions), V]`."""
+        for row, place in zip(values, positions):
+            row += self._block(place // self.BLOCK)[place % self.BLOCK]
 
     def _block(self, index: int) -> torch.Tensor:
         if index not in self._blocks:

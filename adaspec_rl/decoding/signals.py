@@ -30,7 +30,7 @@ def draft_signals(
         chosen = [None if values is None else values.numpy() for values in (log_probs, scores)]
         return torch.from_numpy(_few_signals(logits.numpy(), tokens.numpy(), *chosen))
     own = logits.log_softmax(-1)
-    margin = gap(logits)
+    margin = gap(logits) if scores is not None else choice_margin(logits, tokens)
     drawn = own if log_probs is None else log_probs
     columns = [
         drawn.gather(-1, tokens[..., None])[..., 0],

@@ -5,6 +5,7 @@ keeps a prefix of the draft. All work stays on the device; the results are tenso
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,8 +84,10 @@ class Verification(Protocol):
         """Choose a drafter's token for `position` from its logits `[V]`."""
         ...
 
-    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and scores `[k, V]` at `position`, `position + 1`, … from logits.
+    def weigh(
+        self, logits: torch.Tensor, positions: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and scores `[k, V]` at `k` positions, from logits `[k, V]`.
 
         Greedy and coupled choices are the scores' argmax; a sampled one is a draw from the
         log-probabilities. Greedily, both are the logits themselves, which are not normalised.
@@ -121,7 +124,9 @@ class Greedy:
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
         return Choice(best(logits), logits, logits)
 
-    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def weigh(
+        self, logits: torch.Tensor, positions: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, logits
 
     def verify(
@@ -152,7 +157,9 @@ class Rejection:
         token = sample(log_probs.exp(), self.generator)
         return Choice(token.view(1), log_probs, log_probs)
 
-    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def weigh(
+        self, logits: torch.Tensor, positions: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = logits_to_log_probs(logits, self.sampling)
         return log_probs, log_probs
 
@@ -189,12 +196,14 @@ class Coupled:
 
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        scores = log_probs + self.noise.at(position)[0]
+        scores = log_probs + self.noise.at(range(position, position + 1))[0]
         return Choice(best(scores), log_probs, scores)
 
-    def weigh(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def weigh(
+        self, logits: torch.Tensor, positions: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = logits_to_log_probs(logits, self.sampling)
-        return log_probs, log_probs + self.noise.at(position, len(logits))
+        return log_probs, log_probs + self.noise.at(positions)
 
     def verify(
         self,
@@ -203,9 +212,26 @@ class Coupled:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        picks = self.weigh(logits, position)[1].argmax(-1)  # [k + 1]
+        picks = self.weigh(logits, range(position, position + len(logits)))[1].argmax(-1)  # [k + 1]
         accepted = leading(picks[:-1] == tokens)
         return accepted, row(picks, accepted)
+
+
+def weigh_rows(
+    rules: Sequence[Verification], logits: torch.Tensor, positions: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `rules[b].weigh` says of `logits[b]` at `positions[b]`, `[B, W, V]` both, in one go."""
+    if all(isinstance(rule, Greedy) for rule in rules):
+        return logits, logits
+    coupled = [rule for rule in rules if isinstance(rule, Coupled)]
+    if len(coupled) == len(rules) and len({rule.sampling for rule in coupled}) == 1:
+        log_probs = logits_to_log_probs(logits, coupled[0].sampling)
+        scores = log_probs.clone()
+        for rule, row, places in zip(coupled, scores, positions):
+            rule.noise.add_to(row, places)
+        return log_probs, scores
+    found = [rule.weigh(row, places) for rule, row, places in zip(rules, logits, positions)]
+    return torch.stack([item[0] for item in found]), torch.stack([item[1] for item in found])
 
 
 def new_verification(

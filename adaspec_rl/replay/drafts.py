@@ -1,10 +1,12 @@
 """What a drafter would draft at every position of a text, to every depth.
 
-The positions of a text run side by side: after one pass over the text itself, each depth is one
-batch of nodes that see the text up to their own position and their own ancestors, nothing else.
+Where its first token is the text's own, the rest is what it drafts at the next position. Only where
+it is not are drafts a way of their own. Those run side by side: after one pass over the text, each
+depth is one batch of nodes that see the text up to their own position and their own ancestors,
+nothing else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,12 +18,12 @@ from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Evidence, Survival
-from adaspec_rl.decoding.verification import Greedy, Verification
+from adaspec_rl.decoding.verification import Verification, weigh_rows
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.replay.texts import Text
 
 BLOCK = 16  # positions drafted side by side: more would make attention long
-LOGITS = 1 << 26  # values of logits held at a time
+LOGITS = 1 << 24  # values of logits held at a time
 
 
 @dataclass(slots=True)
@@ -42,6 +44,10 @@ class Drafts:
             np.full((count, depth), -1, dtype=np.int32),
             np.zeros((count, depth, len(SIGNALS)), dtype=np.float32),
         )
+
+    def first(self) -> "Drafts":
+        """The first token of each draft."""
+        return Drafts(self.tokens[:, :1], self.signals[:, :1])
 
     def accepted(self, text: Text) -> np.ndarray:
         """Leading drafted tokens that are the text's own, at each position, `[G]` int32."""
@@ -85,18 +91,21 @@ def draft_everywhere(
     summon(drafter)
     longest = max(map(len_of, texts))
     if (
-        isinstance(drafter, DraftModel | EarlyExit)
-        and isinstance(drafter.model, LeanModel)
-        and longest + max_length <= drafter.context_length
+        not isinstance(drafter, DraftModel | EarlyExit)
+        or not isinstance(drafter.model, LeanModel)
+        or longest + max_length > drafter.context_length
     ):
-        rows = max(1, LOGITS // (longest * drafter.vocab_size))
-        parts = [slice(start, start + rows) for start in range(0, len(texts), rows)]
-        return [
-            drafts
-            for part in parts
-            for drafts in _by_tree(drafter, drafter.model, texts[part], rules[part], max_length)
-        ]
-    return [draft_one_by_one(drafter, text, rule, max_length) for text, rule in zip(texts, rules)]
+        pairs = zip(texts, rules)
+        return [draft_one_by_one(drafter, text, rule, max_length) for text, rule in pairs]
+    found: dict[int, Drafts] = {}
+    rows = max(1, LOGITS // (longest * drafter.vocab_size))
+    # Side by side, texts take as long as the one with most ways of its own: put like with like.
+    order = sorted(range(len(texts)), key=lambda b: float(np.mean(texts[b].target_entropy)))
+    for start in range(0, len(texts), rows):
+        part = order[start : start + rows]
+        tree = _Tree(drafter, drafter.model, [texts[b] for b in part], [rules[b] for b in part])
+        found |= zip(part, tree.drafts(max_length))
+    return [found[b] for b in range(len(texts))]
 
 
 def len_of(text: Text) -> int:
@@ -126,30 +135,11 @@ def draft_one_by_one(drafter: Drafter, text: Text, rule: Verification, max_lengt
     return found
 
 
-def _by_tree(
-    drafter: DraftModel | EarlyExit,
-    model: LeanModel,
-    texts: Sequence[Text],
-    rules: Sequence[Verification],
-    max_length: int,
-) -> list[Drafts]:
-    tree = _Tree(drafter, model, texts, rules)
-    found = [Drafts.empty(len(text.tokens), max_length) for text in texts]
-    for block in tree.blocks(max_length):
-        for depth, (tokens, signals) in enumerate(tree.grow(block, max_length)):
-            chosen, known = tokens.cpu().numpy(), signals.cpu().numpy()
-            for b, drafts in enumerate(found):
-                width = len(drafts.tokens[block])  # 0 where the text has ended
-                drafts.tokens[block, depth] = chosen[b, :width]
-                drafts.signals[block, depth] = known[b, :width]
-    return found
-
-
 class _Tree:
     """Texts side by side in a drafter's cache, from whose positions drafts grow.
 
     Texts are padded at their ends to one length `T - 1` (the last token is never read), so that
-    node `g` of a block stands in the same slot of every row.
+    node `w` of a block stands in the same slot of every row.
     """
 
     def __init__(
@@ -159,9 +149,8 @@ class _Tree:
         texts: Sequence[Text],
         rules: Sequence[Verification],
     ) -> None:
-        self.drafter, self.model, self.rules = drafter, model, rules
-        self.starts = torch.tensor([len(text.prompt) for text in texts])  # [B]
-        self.count = max(len(text.tokens) for text in texts)
+        self.drafter, self.model, self.texts, self.rules = drafter, model, texts, rules
+        self.starts = [len(text.prompt) for text in texts]
         self.trunk = max(len_of(text) for text in texts) - 1
         padded = torch.zeros(len(texts), self.trunk, dtype=torch.long)
         for b, text in enumerate(texts):
@@ -174,41 +163,65 @@ class _Tree:
             read = self._forward = partial(model.forward, layers=drafter.layers)
         self.logits = read(padded.to(model.device))  # [B, T - 1, V]
 
-    def blocks(self, max_length: int) -> Iterator[slice]:
-        """Ranges of positions whose drafts fit the model's context together."""
+    def drafts(self, max_length: int) -> list[Drafts]:
+        """Of every text, up to `max_length` tokens."""
+        found = [Drafts.empty(len(text.tokens), max_length) for text in self.texts]
+        longest = max(len(text.tokens) for text in self.texts)
+        for first in range(0, longest, BLOCK):
+            everywhere = range(first, first + BLOCK)
+            self._grow([_within(everywhere, drafts) for drafts in found], 1, found)
+        own = [_own_ways(text, drafts) for text, drafts in zip(self.texts, found)]
         room = (self.model.context_length - self.trunk) // max(1, max_length - 1)
         size = max(1, min(BLOCK, room))
-        for first in range(0, self.count, size):
-            yield slice(first, min(first + size, self.count))
+        for first in range(0, max(map(len, own)), size):
+            self._grow([ways[first : first + size] for ways in own], max_length, found)
+        for ways, drafts in zip(own, found):
+            _inherit(drafts, set(ways))
+        return found
 
-    def grow(self, block: slice, max_length: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """For each depth: the block's drafted tokens `[B, W]` and signals `[B, W, 4]`."""
-        first = self.starts[:, None] + torch.arange(block.start, block.stop)  # [B, W]
-        first = first.clamp_max(self.trunk)  # of texts that have ended: drafted in vain
-        rows = torch.arange(len(first))[:, None]
-        logits = self.logits[rows, first - 1]
-        trunk = torch.arange(self.trunk) < first[..., None]  # [B, W, T - 1]
-        own = torch.eye(block.stop - block.start, dtype=torch.bool).expand(len(first), -1, -1)
-        mask = trunk
+    def _grow(
+        self, places: Sequence[Sequence[int]], max_length: int, found: Sequence[Drafts]
+    ) -> None:
+        """Draft at `places[b]`, positions of text `b`, and write it to `found[b]`."""
+        width = max(map(len, places))
+        padded = [[*row, *[0] * (width - len(row))] for row in places]  # drafted in vain
+        first = torch.tensor(padded) + torch.tensor(self.starts)[:, None]  # [B, W]
+        logits = self.logits[torch.arange(len(first))[:, None], first - 1]
+        mask = torch.arange(self.trunk) < first[..., None]  # [B, W, T - 1]
+        own = torch.eye(width, dtype=torch.bool).expand(len(first), -1, -1)
         for depth in range(max_length):
             logits = self.drafter.fit(logits)
-            log_probs, scores = self._weighed(logits, block.start + depth)
+            log_probs, scores = weigh_rows(self.rules, logits, (first + depth).tolist())
             tokens = scores.argmax(-1)
-            yield tokens, draft_signals(logits, tokens, log_probs, scores)
-            if depth + 1 == max_length:
-                break
-            mask = torch.cat([mask, own], dim=-1)
-            logits = self._forward(tokens, positions=first + depth, mask=mask)
+            signals = draft_signals(logits, tokens, log_probs, scores).cpu().numpy()
+            chosen = tokens.cpu().numpy()
+            for b, row in enumerate(places):
+                found[b].tokens[row, depth] = chosen[b, : len(row)]
+                found[b].signals[row, depth] = signals[b, : len(row)]
+            if depth + 1 < max_length:
+                mask = torch.cat([mask, own], dim=-1)
+                logits = self._forward(tokens, positions=first + depth, mask=mask)
         self.model.rollback(self.trunk)
 
-    def _weighed(self, logits: torch.Tensor, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What row `b`'s rule weighs at its positions `start + offset …`, `[B, W, V]` both."""
-        if all(isinstance(rule, Greedy) for rule in self.rules):
-            return logits, logits
-        starts = self.starts.tolist()
-        found = [rule.weigh(logits[b], starts[b] + offset) for b, rule in enumerate(self.rules)]
-        log_probs, scores = zip(*found)
-        return torch.stack(log_probs), torch.stack(scores)
+
+def _within(places: range, drafts: Drafts) -> list[int]:
+    """Those of `places` that the text has."""
+    return [place for place in places if place < len(drafts.tokens)]
+
+
+def _own_ways(text: Text, drafts: Drafts) -> list[int]:
+    """Positions whose draft is not the next one's: its first token is another, or there is none."""
+    leaves = drafts.tokens[:, 0] != text.tokens
+    leaves[-1:] = True
+    return np.flatnonzero(leaves).tolist()
+
+
+def _inherit(drafts: Drafts, own: set[int]) -> None:
+    """Let all positions but `own` go on as the next position does."""
+    for g in range(len(drafts.tokens) - 2, -1, -1):
+        if g not in own:
+            drafts.tokens[g, 1:] = drafts.tokens[g + 1, :-1]
+            drafts.signals[g, 1:] = drafts.signals[g + 1, :-1]
 
 
 def _agreements(text: Text, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

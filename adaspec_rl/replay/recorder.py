@@ -15,16 +15,18 @@ import numpy as np
 
 from adaspec_rl.decoding.drafters import Drafter
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.survival import Evidence, ProductSurvival, Survival, SurvivalHead
+from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
+from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.replay import shards
-from adaspec_rl.replay.drafts import draft_everywhere
+from adaspec_rl.replay.drafts import Drafts, draft_everywhere
 from adaspec_rl.replay.fitting import FOLDS, SETTINGS, examples, fit_head, joined
 from adaspec_rl.replay.texts import Text, generate_texts, replayable, text_rules
 from adaspec_rl.replay.trace import (
+    DraftTable,
     Trace,
+    drafts_from_tensors,
     drafts_to_tensors,
-    table_from_tensors,
     texts_from_tensors,
     texts_to_tensors,
 )
@@ -87,6 +89,8 @@ class ShardRecorder:
 
     def __init__(self, models: Models, recording: Recording, fingerprint: str) -> None:
         self.models, self.recording, self.fingerprint = models, recording, fingerprint
+        self._seeds: tuple[int, ...] = ()
+        self._kept: Sequence[Verification] = []
 
     def texts(self, prompts: Sequence[Sequence[int]], first: int) -> bytes:
         """The shard of the target's texts after `prompts`, whose first one is number `first`."""
@@ -102,14 +106,7 @@ class ShardRecorder:
         )
         return shards.pack(texts_to_tensors(made), self.fingerprint, "texts")
 
-    def examples(self, texts: Sequence[Text], drafter: int) -> tuple[Evidence, np.ndarray]:
-        """What a survival head learns from `texts`."""
-        rules = self._rules([text.seed for text in texts])
-        chosen = self.models.drafters[drafter]
-        drafts = draft_everywhere(chosen, texts, rules, 1)
-        return examples(zip(texts, drafts))
-
-    def drafts(self, texts: Sequence[Text], drafter: int, survival: Survival) -> bytes:
+    def drafts(self, texts: Sequence[Text], drafter: int) -> bytes:
         """The shard of a drafter's drafts in `texts`."""
         drafts = draft_everywhere(
             self.models.drafters[drafter],
@@ -117,14 +114,18 @@ class ShardRecorder:
             self._rules([text.seed for text in texts]),
             self.recording.max_length,
         )
-        survivals = [item.survivals(text, survival) for text, item in zip(texts, drafts)]
-        tensors = drafts_to_tensors(texts, drafts, survivals)
+        tensors = drafts_to_tensors(drafts)
         return shards.pack(tensors, self.fingerprint, f"drafts of drafter {drafter}")
 
-    def _rules(self, seeds: Sequence[int]) -> list:
-        return text_rules(
-            self.models.target, seeds, self.recording.verification, self.recording.sampling
-        )
+    def _rules(self, seeds: Sequence[int]) -> Sequence[Verification]:
+        """Of texts with these seeds. One shard's are kept: their noise takes a while to make."""
+        if tuple(seeds) != self._seeds:
+            recording = self.recording
+            self._seeds = tuple(seeds)
+            self._kept = text_rules(
+                self.models.target, seeds, recording.verification, recording.sampling
+            )
+        return self._kept
 
 
 class Workers(Protocol):
@@ -204,27 +205,56 @@ def record(
     paths = [folder / f"texts-{n:04d}.safetensors" for n in range(len(parts))]
     make(paths, [Job("texts", item) for item in zip(parts, steps)], sizes)
     texts = [texts_from_tensors(shards.read(path, fingerprint, "texts")) for path in paths]
+    # All drafters of one shard after another: they share its noise.
+    places = [(n, d) for n in range(len(parts)) for d in range(count)]
+    paths = [folder / f"drafts-{d}-{n:04d}.safetensors" for n, d in places]
+    make(paths, [Job("drafts", (texts[n], d)) for n, d in places], [sizes[n] for n, _ in places])
+    by_place = dict(zip(places, paths))
     tables, chosen = [], []
     for d in range(count):
-        if heads:
-            survival, estimates = heads[d], [heads[d]]
-        else:
-            survival, estimates = _fitted(here, texts, d, folder)
-        paths = [folder / f"drafts-{d}-{n:04d}.safetensors" for n in range(len(parts))]
-        jobs = [
-            Job("drafts", (part, d, estimates[n % len(estimates)])) for n, part in enumerate(texts)
-        ]
-        make(paths, jobs, sizes)
         kind = f"drafts of drafter {d}"
-        found = [shards.read(path, fingerprint, kind) for path in paths]
-        tables.append(table_from_tensors(models.drafters[d].name, found))
+        drafts = [
+            drafts_from_tensors(shards.read(by_place[n, d], fingerprint, kind), part)
+            for n, part in enumerate(texts)
+        ]
+        made = list(zip(texts, drafts))
+        if heads:
+            survival, judges = heads[d], [heads[d]]
+        else:
+            survival, judges = _fitted(here, made, d, folder)
+        survivals = _judged(here, made, judges, d, folder)
+        name = models.drafters[d].name
+        tables.append(DraftTable.assemble(name, made, survivals))
         chosen.append(survival)
     every = [text for part in texts for text in part]
     return Trace.assemble(fingerprint, every, domains, tables, recording.max_length), chosen
 
 
+Made = tuple[Sequence[Text], Sequence[Drafts]]  # a shard
+
+
+def _judged(
+    recorder: ShardRecorder,
+    made: Sequence[Made],
+    judges: Sequence[Survival],
+    drafter: int,
+    folder: Path,
+) -> np.ndarray:
+    """Estimated survival `[M, K]` of all drafts, those of shard `n` by judge `n % count`."""
+    path, kind = folder / f"estimates-{drafter}.safetensors", f"estimates of drafter {drafter}"
+    if not path.exists():
+        found = [
+            item.survivals(text, judges[n % len(judges)])
+            for n, shard in enumerate(made)
+            for text, item in zip(*shard)
+        ]
+        tensors = {"survival": np.concatenate(found)}
+        shards.write(path, shards.pack(tensors, recorder.fingerprint, kind))
+    return shards.read(path, recorder.fingerprint, kind)["survival"]
+
+
 def _fitted(
-    recorder: ShardRecorder, texts: Sequence[Sequence[Text]], drafter: int, folder: Path
+    recorder: ShardRecorder, made: Sequence[Made], drafter: int, folder: Path
 ) -> tuple[Survival, list[Survival]]:
     """The drafter's estimate, and for shard `n` number `n % count`, which has not seen it.
 
@@ -234,12 +264,12 @@ def _fitted(
         return ProductSurvival(), [ProductSurvival()]
     path = folder / f"survival-{drafter}.safetensors"
     kind = f"survival of drafter {drafter}"
-    folds = min(FOLDS, len(texts))
+    folds = min(FOLDS, len(made))
     names = ["all", *(f"without{fold}" for fold in range(folds))]
     if not path.exists():
-        found = [recorder.examples(part, drafter) for part in texts]
-        chosen = [range(len(texts))] + [
-            [n for n in range(len(texts)) if n % folds != fold or folds == 1]
+        found = [examples((text, item.first()) for text, item in zip(*shard)) for shard in made]
+        chosen = [range(len(made))] + [
+            [n for n in range(len(made)) if n % folds != fold or folds == 1]
             for fold in range(folds)
         ]
         tensors: dict[str, np.ndarray] = {}

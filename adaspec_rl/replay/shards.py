@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-SCHEMA = "2"
+SCHEMA = "3"
 
 
 def pack(tensors: Mapping[str, np.ndarray], fingerprint: str, kind: str) -> bytes:

@@ -8,7 +8,7 @@ import torch
 
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import entropy
-from adaspec_rl.decoding.verification import Verification, new_verification
+from adaspec_rl.decoding.verification import Verification, new_verification, weigh_rows
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -76,8 +76,8 @@ def generate_texts(
     while any(row.finished is None for row in rows):
         unread = torch.tensor([[row.last] for row in rows], device=target.device)
         logits = target.extend(unread)[:, 0]  # [B, V]
-        scores = [rule.weigh(logits[b : b + 1], rows[b].length)[1] for b, rule in enumerate(rules)]
-        chosen = torch.cat(scores).argmax(-1)
+        places = [[row.length] for row in rows]
+        chosen = weigh_rows(rules, logits[:, None], places)[1][:, 0].argmax(-1)
         log_probs = logits.log_softmax(-1)
         signals = [chosen, entropy(log_probs).double(), log_probs.amax(-1).exp().double()]
         values = torch.stack([part.double() for part in signals], dim=1).tolist()

@@ -21,6 +21,23 @@ class DraftTable:
     signals: np.ndarray  # [M, K, 4] float32, in the order of `decoding.signals.SIGNALS`
     survival: np.ndarray  # [M, K] float32, estimated chance that all up to this token survive
 
+    @classmethod
+    def assemble(
+        cls,
+        name: str,
+        made: Sequence[tuple[Sequence[Text], Sequence[Drafts]]],
+        survival: np.ndarray,
+    ) -> "DraftTable":
+        """From texts and their drafts, shard by shard."""
+        pairs = [pair for shard in made for pair in zip(*shard)]
+        return cls(
+            name,
+            tokens=np.concatenate([drafts.tokens for _, drafts in pairs]),
+            accepted=np.concatenate([drafts.accepted(text) for text, drafts in pairs]),
+            signals=np.concatenate([drafts.signals for _, drafts in pairs]),
+            survival=survival,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -114,23 +131,19 @@ def texts_from_tensors(tensors: Mapping[str, np.ndarray]) -> list[Text]:
     ]
 
 
-def drafts_to_tensors(
-    texts: Sequence[Text], drafts: Sequence[Drafts], survivals: Sequence[np.ndarray]
-) -> dict[str, np.ndarray]:
-    """For a shard of one drafter."""
+def drafts_to_tensors(drafts: Sequence[Drafts]) -> dict[str, np.ndarray]:
+    """For a shard of one drafter; `drafts_from_tensors` is the way back."""
     return {
         "tokens": np.concatenate([item.tokens for item in drafts]),
-        "accepted": np.concatenate([d.accepted(t) for t, d in zip(texts, drafts)]),
         "signals": np.concatenate([item.signals for item in drafts]),
-        "survival": np.concatenate(list(survivals)),
     }
 
 
-def table_from_tensors(name: str, shards: Sequence[Mapping[str, np.ndarray]]) -> DraftTable:
-    """One drafter's shards, joined."""
-    parts = ("tokens", "accepted", "signals", "survival")
-    joined = {part: np.concatenate([shard[part] for shard in shards]) for part in parts}
-    return DraftTable(name, **joined)
+def drafts_from_tensors(tensors: Mapping[str, np.ndarray], texts: Sequence[Text]) -> list[Drafts]:
+    """A drafter's drafts in the texts of a shard."""
+    lengths = np.array([len(text.tokens) for text in texts])
+    parts = (_split(tensors[name], lengths) for name in ("tokens", "signals"))
+    return [Drafts(tokens, signals) for tokens, signals in zip(*parts)]
 
 
 def _split(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

@@ -57,8 +57,9 @@ def test_noise_is_gumbel_and_a_function_of_seed_position_and_token():
     assert abs(float((flat[:, 1:] * flat[:, :-1]).mean())) < 0.02
     assert not torch.equal(noise, gumbel(8, torch.arange(500), 400))
     lookup = GumbelNoise(7, 400, torch.device("cpu"))
-    assert torch.equal(lookup.at(60, 9), noise[60:69])  # across a block's border
-    assert torch.equal(lookup.at(3), noise[3:4])
+    assert torch.equal(lookup.at(range(60, 69)), noise[60:69])  # across a block's border
+    assert torch.equal(lookup.at(range(3, 4)), noise[3:4])
+    assert torch.equal(lookup.at([70, 3, 64]), noise[[70, 3, 64]])
 
 
 @pytest.mark.parametrize("values", [{"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])

@@ -11,7 +11,7 @@ import torch
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.replay.cluster import RayWorkers
 from adaspec_rl.replay.recorder import Job, Models, Recording, record
-from tests.replay.recordings import PROMPTS, random_head, toy_recording, toys
+from tests.replay.recordings import PROMPTS, toy_recording, toys
 from tests.replay.test_shards import contents
 
 load_tiny = partial(load_pair, "tiny", "tiny:target", ["tiny:code"])
@@ -80,7 +80,7 @@ def test_a_pair_in_two_workers_gives_the_same_bytes(ray, one_thread, tmp_path):
     prompts = [pair.encode(text) for text in ("def add(", "Once upon", "3 + 4 =", "A cat", "1")]
     record(pair, recording, prompts, ["any"] * 5, tmp_path / "here")
     found = recorded(load_tiny, recording, prompts, tmp_path / "there")
-    assert found == contents(tmp_path / "here") and len(found) == 7
+    assert found == contents(tmp_path / "here") and len(found) == 8
 
 
 def test_results_come_in_order_if_asked(ray):
@@ -96,7 +96,7 @@ def test_results_come_in_order_if_asked(ray):
     ("load", "job", "message"),
     [
         (load_nothing, Job("texts", ([[1]], 0)), "worker failed: OSError: the folder /models is"),
-        (toys, Job("drafts", ((), 7, random_head(8))), "worker failed: IndexError: "),
+        (toys, Job("drafts", ((), 7)), "worker failed: IndexError: "),
         (Suicidal(), Job("texts", ([[1]], 0)), "a replay worker died .* run the same command"),
     ],
 )

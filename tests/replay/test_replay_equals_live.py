@@ -22,7 +22,7 @@ from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.replay.drafts import Drafts, draft_everywhere, draft_one_by_one
 from adaspec_rl.replay.recorder import Recording, record
 from adaspec_rl.replay.session import ReplaySession
-from adaspec_rl.replay.texts import Text, text_rules
+from adaspec_rl.replay.texts import Text, generate_texts, text_rules
 from tests.engine.checkpoints import CONTEXT, new_model, random_tokens
 from tests.replay.recordings import PROMPTS, profile, random_head, toy_recording, toys
 
@@ -56,7 +56,7 @@ def assert_same(
     if live.max_new_tokens >= DEPTH and replay.trace.max_length >= DEPTH:
         assert np.array(recorded) == pytest.approx(np.array(forecasts), abs=1e-4)
     for a, b in zip(expected, actual):
-        done = [(r.drafter, r.drafted, r.accepted, r.tokens) for r in (a, b)]
+        done = [(r.drafter, r.drafted, r.accepted, r.tokens, r.rejected) for r in (a, b)]
         assert done[0] == done[1]
         for name in DRAFT_SIGNALS:
             assert getattr(b, name) == pytest.approx(getattr(a, name), rel=1e-3, abs=1e-3), name
@@ -258,6 +258,29 @@ def test_a_tree_of_drafts_equals_drafting_position_by_position(kind, temperature
     for text, rule, found in zip(texts, rules, everywhere):
         assert found.tokens.shape == (len(text.tokens), 5)
         assert_same_drafts(found, draft_one_by_one(drafter, text, rule, 5))
+
+
+class Counting:
+    """A model that counts the tokens it reads."""
+
+    def __init__(self, drafter):
+        self.read, self.forward = 0, drafter.model.forward
+        drafter.model.forward = self
+
+    def __call__(self, tokens, **options):
+        self.read += tokens.numel()
+        return self.forward(tokens, **options)
+
+
+def test_where_the_text_is_its_own_a_drafter_drafts_once():
+    """Drafts of a text that the drafter wrote are all the same way: the text."""
+    drafter = random_drafter("llama")
+    rule = text_rules(drafter.model, [0], "coupled", Sampling(0.0))
+    text = generate_texts(drafter.model, [[1, 2, 3]], [0], rule, eos_ids=(), max_new_tokens=60)[0]
+    expected = draft_one_by_one(drafter, text, rule[0], 6)
+    counting = Counting(drafter)
+    assert_same_drafts(draft_everywhere(drafter, [text], rule, 6)[0], expected)
+    assert counting.read == 3 + 60 - 1 + 5  # the text, and the way on from its last position
 
 
 def test_a_full_drafter_drafts_what_still_fits():
