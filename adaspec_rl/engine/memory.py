@@ -1,7 +1,7 @@
 """How much memory models take, who shares what, and what to say when a GPU is full."""
 
+import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from adaspec_rl.engine.weights import Weights
 MIB = 1 << 20
 GIB = 1 << 30
 _PROCESS = Path("/proc/self")
+_HIGH_WATER_MARK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
 def out_of_memory(name: str, error: torch.OutOfMemoryError) -> RuntimeError:
@@ -83,19 +84,19 @@ class PeakMemory:
     """The most memory in use from one moment to another.
 
     On CUDA what torch's allocator handed out; on the CPU under Linux what of the whole process was
-    resident, libraries included. Elsewhere it is not known.
+    resident, libraries included. It is not known on systems, and in sandboxes, that do not tell.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.known = device.type == "cuda" or sys.platform == "linux"
+        self.known = device.type == "cuda" or _process_tells()
 
     def begin(self) -> None:
         """From now on."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.known:
-            (_PROCESS / "clear_refs").write_text("5")  # see proc(5)
+            (_PROCESS / "clear_refs").write_text("5")
 
     def bytes(self) -> int | None:
         """The peak since `begin`; None where it is not known."""
@@ -103,6 +104,13 @@ class PeakMemory:
             return torch.cuda.max_memory_allocated(self.device)
         if not self.known:
             return None
-        found = re.search(r"VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text())
+        found = _HIGH_WATER_MARK.search((_PROCESS / "status").read_text())
         assert found is not None
         return 1024 * int(found[1])
+
+
+def _process_tells() -> bool:
+    """Whether the most memory that this process held can be read, and set back: see proc(5)."""
+    if not os.access(_PROCESS / "clear_refs", os.W_OK):
+        return False
+    return _HIGH_WATER_MARK.search((_PROCESS / "status").read_text()) is not None
