@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from rich.console import Console
 
 from adaspec_rl.command import run
 from adaspec_rl.config import TrainConfig
+from adaspec_rl.console import standard_output
 
 
 def main(config: TrainConfig) -> float:
     from adaspec_rl.training.train import train_policy
 
-    return train_policy(config, Path(HydraConfig.get().runtime.output_dir), Console())
+    return train_policy(config, Path(HydraConfig.get().runtime.output_dir), standard_output())
 
 
 if __name__ == "__main__":

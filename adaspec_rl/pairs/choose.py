@@ -20,6 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adaspec_rl.config import AgentConfig
+from adaspec_rl.console import standard_output
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import balanced
@@ -298,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(given):
         print(f"{__doc__}\nSettings:\n{describe(ChooseConfig)}")
         return
-    console = Console()
+    console = standard_output()
     with one_line_errors():
         config = parse(ChooseConfig, given)
         found = choose(config, console)
