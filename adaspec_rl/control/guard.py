@@ -18,6 +18,8 @@ QUICKER = 0.75  # of a remembered step: what one in a new sequence may take, as 
 FRESH = 32  # tokens in which a step hardly changes
 DOUBT = 2.0  # steps that a new sequence may lose, were its steps that quick, before one is taken
 TRUST = 5.0  # steps that a controller known to pay may lose at first
+EARNED = 10.0  # steps put aside, above which a dismissed controller is trusted with a new sequence
+AGAIN = 2.0  # steps that it may lose then
 
 
 class Guarded:
@@ -36,6 +38,10 @@ class Guarded:
     all that it loses; `allowance` steps a token decoded plainly fill it up. So in total, decoding
     never falls behind `1 - allowance` times autoregressive speed by more than `advance` steps and
     one round. (Of a round's loss, 2 steps count: beyond that it is taken for noise.)
+
+    A new sequence may be of another kind. Where more than 10 steps are put aside, the other
+    controller is in charge of it at once, with 2 steps to lose; where fewer are, a probe comes as
+    soon as it can be afforded.
 
     A step takes as long as the median of the latest plain rounds, or the very last one if that was
     quicker. One is slipped in after `refresh` tokens without any. Where a sequence begins, the last
@@ -108,6 +114,20 @@ class Guarded:
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         self.controller.reset(prompt, seed)
         self._doubted, self._credit = True, DOUBT
+        if not self.trusted:
+            self._reconsider()
+
+    def _reconsider(self) -> None:
+        """Another text may be of another kind."""
+        if self._reserve > EARNED:
+            self.trusted, self._balance, self._wait = True, AGAIN, 0
+        else:
+            self._wait = min(self._wait, self._debt)
+
+    @property
+    def _debt(self) -> int:
+        """Tokens to decode plainly until the reserve is filled again."""
+        return max(0, math.ceil(-self._reserve / self.allowance))
 
     def decide(self, observation: np.ndarray | None) -> Action:
         self._obeyed = False
@@ -153,5 +173,5 @@ class Guarded:
     def _fall_back(self) -> None:
         wait = self._interval if self._accepted else self.longest
         self._interval = min(2 * wait, self.longest) if self._accepted else self.shortest
-        self._wait = max(wait, math.ceil(-self._reserve / self.allowance))
+        self._wait = max(wait, self._debt)
         self._balance, self.trusted, self._accepted = 0.0, False, False
