@@ -9,7 +9,7 @@ import pytest
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
-from adaspec_rl.control.guard import MEASURED, TRUST, WORST, Guarded
+from adaspec_rl.control.guard import AGAIN, MEASURED, TRUST, WORST, Guarded
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from tests.toy import ToyModel, greedy_text, similar, toy_session
@@ -261,6 +261,38 @@ def test_trust_spares_a_hard_beginning_a_long_wait():
         return spent / 50
 
     assert steps(trusted=True) < 0.95 * steps(trusted=False)
+
+
+def by_kind(position: int) -> float:
+    """Every third sequence is easy, the others are hopeless."""
+    return 0.9 * (position // 128 % 3 == 0)
+
+
+def test_a_new_sequence_gets_a_new_chance_out_of_what_was_won():
+    session, guard = Simulated(by_kind, noise=0.0), Guarded(FixedLength(4))
+    play(session, guard, 3 * 128)  # puts something aside
+    unguarded = play(Simulated(lambda position: 0.9, noise=0.0), FixedLength(4), 1280)
+    for _ in range(10):
+        easy, hard, harder = (128 * play(session, guard, 128) for _ in range(3))
+        assert easy < 1.2 * 128 * unguarded
+        assert 0 < hard - 128 < guard.limit + 2 * WORST  # it was in charge already
+        assert 0 < harder - 128 < AGAIN + 2 * WORST
+    assert not [at for at in drafts(session, 1) if at >= 3 * 128 and by_kind(at)]  # no probes
+
+
+def test_without_savings_a_new_sequence_is_not_trusted():
+    session, guard = Simulated(lambda position: 0.0), Guarded(FixedLength(4), trusted=True)
+    for _ in range(20):
+        play(session, guard, 128)
+    assert max(drafts(session, 4)) < 16
+
+
+def test_a_new_sequence_ends_a_wait_that_can_be_afforded():
+    hard = Simulated(lambda position: 0.0, max_new_tokens=8, noise=0.0)
+    guard = Guarded(FixedLength(4), advance=3.0)
+    play(hard, guard, 64)
+    first_probes = drafts(hard, 1)[:3]
+    assert first_probes[1] - first_probes[0] < guard.longest
 
 
 class Recorder:
