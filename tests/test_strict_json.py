@@ -1,0 +1,67 @@
+"""JSON from elsewhere is read as its grammar says, or refused in one sentence."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaspec_rl.strict_json import DEPTH, parse, read
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+    max_leaves=20,
+)
+
+
+@given(VALUES, st.booleans())
+def test_what_was_written_is_read_back(value, ascii_only):
+    assert parse(json.dumps(value, ensure_ascii=ascii_only), "the file") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ('{"a": 1,\n', "is not JSON: .* at line "),
+        ("\ufeff{}", "is not JSON"),
+        ("[NaN]", "has NaN in place of a number"),
+        ('{"a": -Infinity}', "has -Infinity in place of a number"),
+        ("[1e999]", "has the number 1e999: expected numbers of at most"),
+        ("[-1E400]", "has the number -1E400"),
+        ("9" * 5000, "has the number 9{30}: expected"),
+        ('{"a": 1, "b": {"c": 1, "d": 2, "c": 1}}', "has the key 'c' twice"),
+        ("[" * 100_000, "nests lists and objects more than 64 deep"),
+        ('{"a":' * 100_000, "nests lists and objects more than 64 deep"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nests lists and objects more than 64 deep"),
+        (r'["\ud83d"]', r"has half of a surrogate pair \('\\ud83d'\)"),
+        (r'{"\uDE00": 1}', "has half of a surrogate pair"),
+    ],
+)
+def test_what_json_forbids_or_leaves_open_is_refused_in_one_sentence(text, message):
+    with pytest.raises(ValueError, match=f"^the file {message}") as caught:
+        parse(text, "the file")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+    str(caught.value).encode()
+
+
+def test_nesting_up_to_the_limit_and_whole_pairs_are_read():
+    parse("[" * DEPTH + "]" * DEPTH, "the file")
+    assert parse(r'"\ud83d\ude00"', "the file") == "\U0001f600"
+
+
+def test_files_are_read_with_and_without_a_byte_order_mark(tmp_path):
+    path = tmp_path / "some.json"
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text('{"a": "ü"}', encoding=encoding)
+        assert read(path, "the file") == {"a": "ü"}
+    for encoding in ("utf-16", "latin-1"):
+        path.write_text('{"a": "ü"}', encoding=encoding)
+        with pytest.raises(ValueError, match=r"^the file is not UTF-8 text \(byte \d+\)"):
+            read(path, "the file")
