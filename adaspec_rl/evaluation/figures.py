@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adaspec_rl.evaluation.plots import BEST, FIXED, LEARNED
+from adaspec_rl.files import new_file
 
 SHADES = ("OrRd", "PuBu", "Greens", "YlOrBr")  # by drafter
 BUCKET = 8  # generated tokens to a point of the draft length
@@ -32,7 +33,8 @@ def report_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
                 figure = Figure(figsize=(4.8, 3.2), layout="constrained")
                 draw(figure.subplots(), curves, comparison.get("best_fixed"))
                 figure.suptitle(f"temperature {comparison['temperature']:g}", fontsize=10)
-                figure.savefig(path, dpi=150)
+                with new_file(path) as fresh:
+                    figure.savefig(fresh, dpi=150, format="png")
                 written.append(path)
                 break
     policy = report.get("policy_map")
@@ -79,7 +81,8 @@ def _policy_map(policy: Mapping[str, Any], path: Path) -> Path:
             by = f" by {_named(policy, number)}" if len(used) > 1 else ""
             figure.colorbar(image, label=f"tokens drafted{by}", pad=0.01)
         _finish(axes, policy["x_name"], policy["y_name"], legend=False)
-    figure.savefig(path, dpi=150)
+    with new_file(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
     return path
 
 

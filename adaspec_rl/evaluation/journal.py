@@ -11,6 +11,7 @@ from adaspec_rl.control.generation import Generation
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.evaluation.benchmark import Record
 from adaspec_rl.evaluation.memory import MemoryUse
+from adaspec_rl.files import write_atomically
 
 ROUND_FIELDS = tuple(field.name for field in fields(Round))
 
@@ -41,10 +42,9 @@ class Journal:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it and start anew") from None
         if not whole:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(header + "\n", encoding="utf-8")
+            write_atomically(path, header + "\n")
         elif lines[-1]:
-            _replace(path, "\n".join(whole) + "\n")
+            write_atomically(path, "\n".join(whole) + "\n")
 
     def append(self, records: Sequence[Record]) -> None:
         """All methods' generations after one prompt."""
@@ -54,12 +54,6 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.prompts.append(list(records))
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from adaspec_rl.files import new_file
 from adaspec_rl.replay.cost_profile import CostProfile
 
 FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
@@ -35,7 +36,8 @@ def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
     axes[0].set_ylabel("speedup over plain decoding", fontsize=9)
     temperature = f"temperature {results['temperature']:g}"
     figure.suptitle(f"{results['pair']['name']}, {temperature}, {results['device']}", fontsize=10)
-    figure.savefig(path, dpi=150)
+    with new_file(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
 
 
 def cost_plot(profile: CostProfile, path: Path) -> None:
@@ -66,7 +68,8 @@ def cost_plot(profile: CostProfile, path: Path) -> None:
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(profile.device, fontsize=10)
-    figure.savefig(path, dpi=150)
+    with new_file(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
 
 
 def _colour(name: str, best_fixed: str) -> str:

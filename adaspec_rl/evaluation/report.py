@@ -3,12 +3,13 @@
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from adaspec_rl.files import write_atomically
 
 LEARNED, PLAIN, ORACLE = "learned", "autoregressive", "oracle"
 MANY_DOMAINS = 4  # more gains than these are counted, not listed; losses always are
@@ -34,10 +35,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         "data": embedded_json(report),  # last: it may hold anything
     }.items():
         page = page.replace(f"<!--{mark}-->", content, 1 if mark == "data" else -1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, page)
 
 
 def sections(report: Mapping[str, Any]) -> dict[str, bool]:

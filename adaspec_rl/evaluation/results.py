@@ -1,8 +1,8 @@
 """From records to `results.json`, `results.csv` and the table."""
 
 import csv
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from adaspec_rl.evaluation.statistics import (
     repeated_ngrams,
     throughput,
 )
+from adaspec_rl.files import write_atomically
 
 SCHEMA = 4
 BUCKET = 8  # generated tokens, by which draft lengths over time are averaged
@@ -199,16 +200,14 @@ def write_results(results: Mapping[str, Any], folder: Path) -> None:
 
     The table has a row for each comparison, domain and method, of plain numbers only.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     table = rows(results)
     columns = list(dict.fromkeys(name for row in table for name in row))
-    temporary = folder / "results.csv.partial"
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(table)
-    os.replace(temporary, folder / "results.csv")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=columns)
+    writer.writeheader()
+    writer.writerows(table)
+    write_atomically(folder / "results.csv", text.getvalue())
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -239,12 +238,6 @@ def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
         elif not isinstance(value, (list, dict)):
             found[name] = value
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

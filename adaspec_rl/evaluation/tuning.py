@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.evaluation.methods import Method, Workbench
+from adaspec_rl.files import write_atomically
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.trace import Trace
 
@@ -50,10 +50,7 @@ def tuned(
         study.enqueue_trial({name: space.default for name, space in method.space.items()})
     study.optimize(objective, n_trials=trials)
     found = {"parameters": study.best_params, "tokens_per_second": study.best_value}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=2) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(found, indent=2) + "\n")
     return study.best_params
 
 

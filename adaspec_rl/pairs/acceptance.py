@@ -19,6 +19,7 @@ from adaspec_rl.data.corpus import DOMAINS
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.evaluation.statistics import repeated_ngrams
+from adaspec_rl.files import write_atomically
 from adaspec_rl.pairs.pair import Pair, load_pair
 
 
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
             table.add_row(domain, *(f"{v:.0f}" if v > 1 else f"{v:.1%}" for v in row.values()))
         console.print(table)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_atomically(options.json, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.envs.vector import ReplayGame
+from adaspec_rl.files import new_file, write_atomically
 from adaspec_rl.pairs.distillation_config import TargetConfig
 from adaspec_rl.pairs.distillation_prompts import read_prompts
 from adaspec_rl.pairs.pair import Pair, load_pair, short_name
@@ -120,7 +121,7 @@ def choose(config: ChooseConfig, console: Console) -> Choice:
     found = Choice(candidates, named, named[-1][0] if named else ())
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "choice.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
+    write_atomically(folder / "choice.json", json.dumps(asdict(found), indent=2) + "\n")
     plot(found, folder / "choice.png")
     return found
 
@@ -290,7 +291,8 @@ def plot(found: Choice, path: Path) -> None:
         "predicted speedup over plain decoding (grey: alone, fixed length; red: policy)", fontsize=8
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with new_file(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

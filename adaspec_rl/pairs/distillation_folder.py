@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaspec_rl.replay import shards
+from adaspec_rl.files import write_atomically
 
 _RECORD = "training.json"
 
@@ -74,7 +74,7 @@ class DistillationFolder:
         return content if isinstance(content, dict) else {}
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        shards.write(self.path / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
+        write_atomically(self.path / _RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def _changes(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

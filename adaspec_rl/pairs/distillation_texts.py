@@ -10,6 +10,7 @@ from rich.progress import track
 
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.verification import new_verification
+from adaspec_rl.files import write_atomically
 from adaspec_rl.pairs.distillation_prompts import digest
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.replay import shards
@@ -64,7 +65,7 @@ class Continuations:
                     "tokens": np.concatenate(texts).astype(np.int32),
                     "lengths": np.array([len(text) for text in texts], dtype=np.int32),
                 }
-                shards.write(path, shards.pack(arrays, fingerprint, "texts"))
+                write_atomically(path, shards.pack(arrays, fingerprint, "texts"))
 
     def read(self) -> list[np.ndarray]:
         """Each text's token ids, prompt included.

@@ -34,6 +34,7 @@ from transformers import AutoTokenizer
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.weights import tensors_in
+from adaspec_rl.files import write_atomically
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -336,7 +337,7 @@ def _shards(shape: Shape, itemsize: int, limit: int) -> list[list[str]]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:

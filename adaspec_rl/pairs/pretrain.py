@@ -9,7 +9,6 @@ schedule.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -29,6 +28,7 @@ from transformers import (
 )
 
 from adaspec_rl.data.corpus import DOMAINS, documents
+from adaspec_rl.files import new_file, write_atomically
 from adaspec_rl.pairs.packed_corpus import PackedCorpus
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
 
@@ -216,7 +216,6 @@ def _save(
     seconds: float,
     history: list[tuple[float, float]],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "model": model.state_dict(),
         "optimizers": [stepper.state_dict() for stepper in steppers],
@@ -224,9 +223,8 @@ def _save(
         "seconds": seconds,
         "history": history,
     }
-    temporary = path.with_suffix(".partial")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with new_file(path) as fresh:
+        torch.save(state, fresh)
 
 
 def _resume(
@@ -308,7 +306,7 @@ def export(
 ) -> None:
     """Write a bf16 Hugging Face folder with tokenizer, and how it was trained."""
     save_model(model, tokenizer, folder, torch.bfloat16)
-    (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    write_atomically(folder / "training.json", json.dumps(training, indent=2) + "\n")
 
 
 def save_model(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.files import write_atomically
 
 SCHEMA = 3
 
@@ -231,8 +232,7 @@ class CostProfile:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_atomically(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "CostProfile":

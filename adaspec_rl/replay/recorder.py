@@ -18,6 +18,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.files import write_atomically
 from adaspec_rl.replay import shards
 from adaspec_rl.replay.drafts import Drafts, draft_everywhere
 from adaspec_rl.replay.fitting import FOLDS, SETTINGS, examples, fit_head, joined
@@ -196,7 +197,7 @@ def record(
         progress(done, total)
         for number, content in pool.run([jobs[n] for n in missing]):
             assert isinstance(content, bytes)
-            shards.write(paths[missing[number]], content)
+            write_atomically(paths[missing[number]], content)
             done += sizes[missing[number]]
             progress(done, total)
 
@@ -249,7 +250,7 @@ def _judged(
             for text, item in zip(*shard)
         ]
         tensors = {"survival": np.concatenate(found)}
-        shards.write(path, shards.pack(tensors, recorder.fingerprint, kind))
+        write_atomically(path, shards.pack(tensors, recorder.fingerprint, kind))
     return shards.read(path, recorder.fingerprint, kind)["survival"]
 
 
@@ -281,7 +282,7 @@ def _fitted(
                 log_probs=recorder.recording.sampling.temperature > 0,
             )
             tensors |= {f"{name}.{part}": array for part, array in head.tensors().items()}
-        shards.write(path, shards.pack(tensors, recorder.fingerprint, kind))
+        write_atomically(path, shards.pack(tensors, recorder.fingerprint, kind))
     stored = shards.read(path, recorder.fingerprint, kind)
     heads: list[Survival] = [
         SurvivalHead.from_tensors(

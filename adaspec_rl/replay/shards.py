@@ -3,10 +3,8 @@
 A shard knows which recording it belongs to and carries a checksum of its tensors.
 """
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,30 +26,6 @@ def pack(tensors: Mapping[str, np.ndarray], fingerprint: str, kind: str) -> byte
     }
     # One entry only: safetensors writes several in an order that changes from call to call.
     return save(arrays, {"shard": json.dumps(metadata)})
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically.
-
-    Raises:
-        ValueError: the disk is full; nothing that was there before is lost.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ValueError(
-            f"the disk is full: {path} needs {len(content):,} bytes; what was recorded so far is "
-            "kept, so free some space and run the same command again"
-        ) from None
 
 
 def read(path: Path, fingerprint: str, kind: str) -> dict[str, np.ndarray]:

@@ -7,8 +7,6 @@ a training summary and package versions, sealed by a checksum over both files.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +22,7 @@ from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
+from adaspec_rl.files import new_folder
 from adaspec_rl.replay.cost_profile import CostProfile
 
 SCHEMA = 4
@@ -110,17 +109,9 @@ def save_bundle(bundle: PolicyBundle, folder: Path) -> None:
         "versions": package_versions(),
     }
     description["checksum"] = _checksum(description, packed)
-    fresh = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    (fresh / WEIGHTS).write_bytes(packed)
-    (fresh / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with new_folder(folder) as fresh:
+        (fresh / WEIGHTS).write_bytes(packed)
+        (fresh / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def load_bundle(folder: Path) -> PolicyBundle:

@@ -1,6 +1,6 @@
 """PPO from Stable-Baselines3, with checkpoints that load without pickle."""
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.envs.reward import check_choice
+from adaspec_rl.files import write_atomically
 
 AGENTS = ("ppo", "hindsight")
 SHARPNESS = 0.05  # reward differences of this size become preferences of 1
@@ -81,16 +82,15 @@ def warm_start(agent: PPO, actor: Actor, sharpness: float = 1.0) -> None:
 
 def save_checkpoint(agent: PPO, path: Path, extra: dict[str, Any]) -> None:
     """Write the agent's weights, optimiser and step count, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "policy": agent.policy.state_dict(),
         "optimizer": agent.policy.optimizer.state_dict(),
         "steps": agent.num_timesteps,
         "extra": extra,
     }
-    temporary = path.with_name(path.name + ".partial")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    content = io.BytesIO()  # on a full disk, torch's own writer does not say what went wrong
+    torch.save(state, content)
+    write_atomically(path, content.getvalue())
 
 
 def load_checkpoint(agent: PPO, path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.evaluation.evaluate import compare, conclude
 from adaspec_rl.evaluation.plots import cost_plot
+from adaspec_rl.files import write_atomically
 from adaspec_rl.from_config import (
     measured_profile_from,
     pair_from,
@@ -365,7 +366,7 @@ def _report(
         "best_fixed_speedup": chosen[figures["best_fixed"]]["speedup"],
         "policy": str(folder / "policy"),
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     log.finish(summary, folder / "policy", results)
     console.print(f"policy: {folder / 'policy'}", highlight=False, soft_wrap=True)
     return trained.verdict.speedup

@@ -24,7 +24,7 @@ from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.pairs import distill, pretrain
+from adaspec_rl.pairs import distill, distillation_texts, pretrain
 from adaspec_rl.pairs.distillation_config import DistillConfig, TargetConfig
 from adaspec_rl.pairs.distillation_model import initial_draft, plan_draft, spread
 from adaspec_rl.pairs.distillation_prompts import passages, read_prompts
@@ -32,7 +32,6 @@ from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.settings import parse as parse_settings
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
-from adaspec_rl.replay import shards
 
 VOCAB = 280
 parse = partial(parse_settings, DistillConfig)
@@ -121,7 +120,7 @@ def test_distillation_lowers_the_objective(target):
 def test_a_killed_run_ends_with_the_same_weights(settings, tmp_path, monkeypatch):
     monkeypatch.setattr("adaspec_rl.pairs.distillation_texts.SHARD", 16)
     distill.distill(parse([*settings, f"out={tmp_path / 'whole'}"]))
-    saved, write = pretrain._save, shards.write
+    saved, write = pretrain._save, distillation_texts.write_atomically
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 3)
 
     def die(function):
@@ -133,7 +132,10 @@ def test_a_killed_run_ends_with_the_same_weights(settings, tmp_path, monkeypatch
         return dying
 
     killed = parse([*settings, f"out={tmp_path / 'killed'}"])
-    for module, name, function in ((shards, "write", write), (pretrain, "_save", saved)):
+    for module, name, function in (
+        (distillation_texts, "write_atomically", write),
+        (pretrain, "_save", saved),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, die(function))
             with pytest.raises(KeyboardInterrupt):
