@@ -7,10 +7,22 @@ and exhausts the stack on deep nesting.
 import json
 import math
 import re
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 DEPTH = 64  # levels of lists and objects
+LARGEST = sys.float_info.max
+_WANTED = {
+    int: "an integer",
+    float: "a finite number",
+    str: "a text",
+    type(None): "null",
+    tuple: "a list",
+    dict: "an object",
+}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
@@ -58,6 +70,74 @@ def parse(text: str, what: str) -> Any:
                 f"{what} has half of a surrogate pair ({ascii(half)}) in a text: remove it"
             ) from None
     return value
+
+
+def typed(kind: Any, value: Any, place: str = "") -> Any:
+    """What `parse` returned, as an instance of `kind`; every part of it is checked.
+
+    Args:
+        kind: None, int, float, str, Any, `tuple[X, ...]`, `dict[str, X]`, or a dataclass of these,
+            each of whose fields must be there, and no others.
+        place: where `value` stood, for errors.
+
+    Raises:
+        ValueError: a part has another type, or a dataclass refuses its fields.
+    """
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        return _instance(kind, value, place)
+    base = get_origin(kind) or kind
+    if not _is(base, value):
+        raise ValueError(f"{place or 'the file'} is {_shown(value)}: expected {_WANTED[base]}")
+    if base is tuple:
+        inner = get_args(kind)[0]
+        return tuple(typed(inner, item, f"{place}[{n}]") for n, item in enumerate(value))
+    if base is dict:
+        inner = get_args(kind)[1]
+        return {name: typed(inner, item, _under(place, name)) for name, item in value.items()}
+    return float(value) if base is float else value
+
+
+def _instance(kind: Any, value: Any, place: str) -> Any:
+    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
+    of = f"{place} " if place else ""
+    if not isinstance(value, Mapping):
+        names = ", ".join(hints)
+        raise ValueError(f"{of or 'it '}is {_shown(value)}: expected an object with {names}")
+    lacking = [name for name in hints if name not in value]
+    unknown = [name for name in value if name not in hints]
+    if lacking:
+        raise ValueError(f"{of}lacks {', '.join(lacking)}")
+    if unknown:
+        raise ValueError(f"{of}has an unknown {unknown[0]!a:.60}: expected {', '.join(hints)}")
+    parts = {name: typed(hint, value[name], _under(place, name)) for name, hint in hints.items()}
+    try:
+        return kind(**parts)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}" if place else str(error)) from None
+
+
+def _is(base: Any, value: Any) -> bool:
+    if base in (int, float):
+        known = int if base is int else (int, float)
+        number = isinstance(value, known) and not isinstance(value, bool)
+        return number and -LARGEST <= value <= LARGEST
+    if base is tuple:
+        return isinstance(value, (list, tuple))
+    return isinstance(value, Mapping if base is dict else base)
+
+
+def _under(place: str, name: str) -> str:
+    name = name if name.isidentifier() else f"{name!a:.60}"
+    return f"{place}.{name}" if place else name
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple, Mapping)):
+        kind = "an object" if isinstance(value, Mapping) else "a list"
+        return f"{kind} of {len(value)}"
+    return f"{json.dumps(value):.40}"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

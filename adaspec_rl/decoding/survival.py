@@ -19,6 +19,7 @@ AGREEMENTS = 2 * MATCH_LIMIT.bit_length() + 1
 # Nats, where the head's curves have their knots; straight in between, level at the ends.
 MARGINS = (*(n / 5 for n in range(11)), 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
 SURPRISES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+LARGEST_ODDS = 100.0  # of one looked-up number; the exponential of a sum of four is still finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +137,27 @@ class SurvivalHead:
         """Back from `tensors`.
 
         Raises:
-            ValueError: an array is missing or of the wrong shape.
+            ValueError: an array is missing, or of the wrong shape or type, or not finite.
         """
         missing = [name for name in _TENSORS if name not in tensors]
         if missing:
             raise ValueError(f"the survival head lacks {', '.join(missing)}: fit it anew")
-        head = cls(**{name: tensors[name] for name in _TENSORS}) if _fit(tensors) else None
-        if head is None:
-            shapes = {name: list(tensors[name].shape) for name in _TENSORS}
+        shapes = {name: list(tensors[name].shape) for name in _TENSORS}
+        if not _fit(tensors):
             raise ValueError(
                 f"the survival head has arrays of shapes {shapes}, expected agreement "
                 f"[{AGREEMENTS}, {len(MARGINS)}], surprise [0] or [{len(SURPRISES)}], and token "
                 "and previous of one length: fit it anew"
             )
-        return head
+        for name in _TENSORS:
+            array = tensors[name]
+            if array.dtype != np.float32 or not (np.abs(array) <= LARGEST_ODDS).all():
+                raise ValueError(
+                    f"the survival head's {name} has {array.dtype} numbers of up to "
+                    f"{np.abs(array).max(initial=0.0):g}, expected float32 of at most "
+                    f"{LARGEST_ODDS:g}: fit it anew"
+                )
+        return cls(**{name: tensors[name] for name in _TENSORS})
 
 
 _TENSORS = ("agreement", "surprise", "token", "previous")

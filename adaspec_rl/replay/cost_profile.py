@@ -1,19 +1,22 @@
 """What decoding costs on one machine: the parts of a round, by context length and batch size."""
 
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adaspec_rl import strict_json
+from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.files import write_atomically
 
 SCHEMA = 3
+SHORTEST, LONGEST = 1e-12, 1e6  # seconds that a part of a round can take
+MOST = 2**31 - 1  # tokens of context, or texts in a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +33,23 @@ class RoundCosts:
     catch_up: tuple[float, ...]  # a token committed since the drafter's last round, by drafter
 
     def __post_init__(self) -> None:
-        positive = (self.autoregressive_step, *self.draft_step, *self.verification)
-        others = (*self.overhead, *self.stopping_step, *self.catch_up)
-        if min(self.context, self.batch_size) < 1 or not self.verification:
-            raise ValueError(
-                "a cost profile needs a context, batch size and verification width of at least 1, "
-                f"got {self.context}, {self.batch_size} and {len(self.verification)}: "
-                "measure it anew"
-            )
-        if (
-            not all(map(math.isfinite, positive + others))
-            or min(positive) <= 0
-            or min(others, default=0.0) < 0
+        for name in ("context", "batch_size"):
+            check_between(name, getattr(self, name), 1, MOST)
+        _check_seconds("autoregressive_step", self.autoregressive_step, SHORTEST)
+        for names, shortest in (
+            (("draft_step", "verification"), SHORTEST),
+            (("stopping_step", "overhead", "catch_up"), 0.0),
         ):
-            raise ValueError(
-                "a cost profile needs positive seconds for every part of a round, got "
-                f"{', '.join(f'{part:g}' for part in positive + others)}: measure it anew"
-            )
+            for name in names:
+                for number, seconds in enumerate(getattr(self, name)):
+                    _check_seconds(f"{name}[{number}]", seconds, shortest)
+        if not self.verification:
+            raise ValueError("verification needs the seconds of at least 1 width, got none")
         for name in ("stopping_step", "overhead", "catch_up"):
             if len(getattr(self, name)) != len(self.draft_step):
                 raise ValueError(
-                    f"a cost profile needs a {name} for each of {len(self.draft_step)} drafters, "
-                    f"got {len(getattr(self, name))}: measure it anew"
+                    f"{name} has {len(getattr(self, name))} numbers: expected one for each of the "
+                    f"{len(self.draft_step)} drafters in draft_step"
                 )
 
     @property
@@ -125,8 +123,7 @@ class CostProfile:
     def __post_init__(self) -> None:
         if not self.points:
             raise ValueError("a cost profile needs at least 1 measured point, got none")
-        if not 0 <= self.policy < math.inf:
-            raise ValueError(f"a decision cannot take {self.policy} seconds: measure it anew")
+        _check_seconds("policy", self.policy)
         for what, sizes in (
             ("drafters", {len(point.draft_step) for point in self.points}),
             ("verification widths", {len(point.verification) for point in self.points}),
@@ -134,14 +131,14 @@ class CostProfile:
             if len(sizes) > 1:
                 raise ValueError(
                     f"the points of a cost profile have {' and '.join(map(str, sorted(sizes)))} "
-                    f"{what}: expected the same number at each, measure it anew"
+                    f"{what}: expected the same number at each"
                 )
         ordered = tuple(sorted(self.points, key=_place))
         places = [_place(point) for point in ordered]
         if len(set(places)) < len(places):
             raise ValueError(
                 f"a cost profile has {len(places)} points at {len(set(places))} batch sizes and "
-                "contexts: expected one at each, measure it anew"
+                "contexts: expected one at each"
             )
         object.__setattr__(self, "points", ordered)
 
@@ -219,15 +216,13 @@ class CostProfile:
         Raises:
             ValueError: another schema, or something is missing or makes no sense.
         """
-        if values.get("schema") != SCHEMA:
-            raise ValueError(
-                f"cost profile schema {values.get('schema')} is not {SCHEMA}: measure it anew"
-            )
-        content = _exactly(cls, {k: v for k, v in values.items() if k != "schema"})
+        found = values.get("schema")
+        if type(found) is not int or found != SCHEMA:
+            raise ValueError(f"cost profile schema {found!a:.40} is not {SCHEMA}: measure it anew")
         try:
-            points = tuple(_point(point) for point in content["points"])
-            return cls(str(content["device"]), content["policy"], points)
-        except TypeError as error:  # text in place of numbers, and the like
+            content = {name: part for name, part in values.items() if name != "schema"}
+            return strict_json.typed(cls, content)
+        except ValueError as error:
             raise ValueError(f"the cost profile is damaged ({error}): measure it anew") from None
 
     def save(self, path: Path) -> None:
@@ -243,10 +238,7 @@ class CostProfile:
         """
         if not path.is_file():
             raise ValueError(f"there is no cost profile {path}: expected a JSON file")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"the cost profile {path} is not JSON: {error}") from None
+        values = strict_json.read(path, f"the cost profile {path}")
         if not isinstance(values, dict):
             raise ValueError(f"the cost profile {path} holds no object: measure it anew")
         try:
@@ -255,32 +247,12 @@ class CostProfile:
             raise ValueError(f"{path}: {error}") from None
 
 
+def _check_seconds(name: str, seconds: float, shortest: float = 0.0) -> None:
+    check_between(f"seconds of {name}", seconds, shortest, LONGEST)
+
+
 def _place(point: RoundCosts) -> tuple[int, int]:
     return point.batch_size, point.context
-
-
-def _point(values: Any) -> RoundCosts:
-    frozen: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in _exactly(RoundCosts, values).items()
-    }
-    return RoundCosts(**frozen)
-
-
-def _exactly(cls: type[CostProfile] | type[RoundCosts], values: Any) -> Mapping[str, Any]:
-    """`values`, if they are named as the fields of `cls`."""
-    names = {field.name for field in fields(cls)}
-    if not isinstance(values, Mapping):
-        raise ValueError(
-            f"the cost profile has {values!r} in place of {', '.join(sorted(names))}: "
-            "measure it anew"
-        )
-    lacking, unknown = sorted(names - set(values)), sorted(set(values) - names)
-    if lacking:
-        raise ValueError(f"the cost profile lacks {', '.join(lacking)}: measure it anew")
-    if unknown:
-        raise ValueError(f"the cost profile has an unknown {unknown[0]}: measure it anew")
-    return values
 
 
 def device_name(device: torch.device) -> str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from adaspec_rl.decoding.survival import (
     AGREEMENTS,
+    LARGEST_ODDS,
     MARGINS,
     SURPRISES,
     Evidence,
@@ -92,8 +93,8 @@ def fit_head(
     with torch.no_grad():
         agreement = by_margin + by_row[:, None] + together
         used = by_surprise if log_probs else by_surprise[:0]
-        arrays = [x.numpy().astype(np.float32) for x in (agreement, used, tokens, after)]
-    return SurvivalHead(*arrays)
+        arrays = [x.clamp(-LARGEST_ODDS, LARGEST_ODDS) for x in (agreement, used, tokens, after)]
+    return SurvivalHead(*(array.numpy().astype(np.float32) for array in arrays))
 
 
 Hats = tuple[torch.Tensor, torch.Tensor]  # index of the knot below, share of the way to the next

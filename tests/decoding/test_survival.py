@@ -70,3 +70,10 @@ def test_damaged_heads_are_refused():
     for name in tensors:
         with pytest.raises(ValueError, match="fit it anew"):
             SurvivalHead.from_tensors({**tensors, name: tensors[name][:-1]})
+        for value in (np.nan, np.inf, 1e4):
+            if len(tensors[name]):
+                odd = np.full_like(tensors[name], value)
+                with pytest.raises(ValueError, match=f"head's {name} has float32 numbers of up to"):
+                    SurvivalHead.from_tensors({**tensors, name: odd})
+        with pytest.raises(ValueError, match=f"head's {name} has float64 numbers"):
+            SurvivalHead.from_tensors({**tensors, name: tensors[name].astype(np.float64)})

@@ -3,8 +3,9 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from adaspec_rl.evaluation.plots import cost_plot
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.cost_table import cost_table
+from tests.mutations import mutated
 from tests.toy import ToyModel, similar, toy_session
 
 POINT = RoundCosts(
@@ -115,13 +117,15 @@ def test_features_are_in_units_of_one_autoregressive_step():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"autoregressive_step": 0.0}, "positive seconds for every part of a round, got 0,"),
-        ({"overhead": (-1.0,)}, "positive seconds .* -1, 0.125"),
-        ({"draft_step": (float("nan"),)}, "positive seconds .* nan"),
-        ({"verification": (2.0, float("inf"))}, "positive seconds .* inf"),
-        ({"verification": ()}, "verification width of at least 1, got 64, 1 and 0"),
-        ({"context": 0}, "context.* of at least 1, got 0, 1 and 3"),
-        ({"stopping_step": ()}, "stopping_step for each of 1 drafters, got 0"),
+        ({"autoregressive_step": 0.0}, r"seconds of autoregressive_step must be in .*, got 0"),
+        ({"overhead": (-1.0,)}, r"seconds of overhead\[0\] must be in \[0, 1e\+06\], got -1"),
+        ({"draft_step": (float("nan"),)}, r"seconds of draft_step\[0\] must be in .*, got nan"),
+        ({"verification": (2.0, float("inf"))}, r"seconds of verification\[1\] .* got inf"),
+        ({"verification": (2.0, 1e-300)}, r"seconds of verification\[1\] .* got 1e-300"),
+        ({"verification": ()}, "verification .* at least 1 width, got none"),
+        ({"context": 0}, "context must be in .*, got 0"),
+        ({"batch_size": 2**40}, "batch_size must be in .*, got 1.09951e"),
+        ({"stopping_step": ()}, "stopping_step has 0 numbers: expected one for each of the 1"),
     ],
 )
 def test_senseless_points_are_refused(change, message):
@@ -148,7 +152,7 @@ def test_points_that_do_not_go_together_are_refused(points, message):
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
 def test_a_decision_takes_some_time_or_none(seconds):
-    with pytest.raises(ValueError, match="cannot take"):
+    with pytest.raises(ValueError, match="seconds of policy must be"):
         CostProfile("toy", seconds, (POINT,))
 
 
@@ -157,16 +161,27 @@ def test_a_decision_takes_some_time_or_none(seconds):
     [
         (lambda d: d.update(schema=1), "schema 1 is not 3: measure it anew"),
         (lambda d: d.pop("schema"), "schema None is not 3"),
-        (lambda d: d.pop("policy"), "lacks policy: measure it anew"),
-        (lambda d: d.update(moon=1), "has an unknown moon"),
-        (lambda d: d["points"][0].pop("overhead"), "lacks overhead"),
-        (lambda d: d.update(points=[7]), "has 7 in place of autoregressive_step, "),
-        (lambda d: d.update(points=7), "is damaged"),
-        (lambda d: d.update(policy="soon"), "is damaged"),
-        (lambda d: d["points"][0].update(context="far"), "is damaged"),
-        (lambda d: d["points"][0].update(draft_step=["free"]), "is damaged"),
-        (lambda d: d["points"][0].update(verification=1.0), "is damaged"),
-        (lambda d: d["points"][0].update(overhead=[-1]), "positive seconds"),
+        (lambda d: d.update(schema=True), "schema True is not 3"),
+        (lambda d: d.update(schema=3.0), "schema 3.0 is not 3"),
+        (lambda d: d.pop("policy"), "lacks policy"),
+        (lambda d: d.update(moon=1), "has an unknown 'moon'"),
+        (lambda d: d.update(device=None), "device is null: expected a text"),
+        (lambda d: d.update(policy="soon"), 'policy is "soon": expected a finite number'),
+        (lambda d: d.update(policy=True), "policy is true: expected a finite number"),
+        (lambda d: d.update(points=7), "points is 7: expected a list"),
+        (lambda d: d.update(points=[]), "at least 1 measured point, got none"),
+        (lambda d: d.update(points=[7]), r"points\[0\] is 7: expected an object with context, "),
+        (lambda d: d["points"][0].pop("overhead"), r"points\[0\] lacks overhead"),
+        (lambda d: d["points"][0].update(context="far"), r'context is "far": expected an integer'),
+        (lambda d: d["points"][0].update(context=64.0), r"context is 64.0: expected an integer"),
+        (
+            lambda d: d["points"][0].update(draft_step=["free"]),
+            r"\[0\].draft_step\[0\] is \"free\"",
+        ),
+        (lambda d: d["points"][0].update(draft_step=[True]), r"draft_step\[0\] is true"),
+        (lambda d: d["points"][0].update(draft_step=[None]), r"draft_step\[0\] is null"),
+        (lambda d: d["points"][0].update(verification=1.0), "verification is 1.0: expected a list"),
+        (lambda d: d["points"][0].update(overhead=[-1]), r"points\[0\]: seconds of overhead\[0\]"),
     ],
 )
 def test_damaged_files_are_refused_by_name_in_one_sentence(tmp_path, change, message):
@@ -179,12 +194,38 @@ def test_damaged_files_are_refused_by_name_in_one_sentence(tmp_path, change, mes
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+TWO_POINTS = profile_of(POINT, replace(POINT, context=256, overhead=(0.5,)))
+
+
+@settings(deadline=None, max_examples=300)
+@given(mutated(TWO_POINTS.to_dict()))
+def test_altered_files_are_refused_in_one_sentence_or_work(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "mutated.json"
+    path.write_text(content, encoding="utf-8", errors="surrogatepass")
+    try:
+        profile = CostProfile.load(path)
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 400
+        return
+    for point in profile.points:
+        assert np.isfinite(np.float32(point.features().values())).all()
+        for drafter in range(profile.drafters):
+            for drafted in range(profile.max_length + 1):
+                assert 0 < point.seconds(drafter, drafted, True, unread=9) < float("inf")
+    assert profile.at(10**6, profile.points[0].batch_size) in profile.points
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "there is no cost profile"),
-        (b"", "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
+        (b"", "is empty"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b'{"schema": 3, "policy": NaN}', "has NaN in place of a number"),
+        (b'{"schema": 3, "policy": 1e999}', "has the number 1e999"),
+        (b'{"schema": 3, "schema": 3}', "has the key 'schema' twice"),
+        (b"[" * 100_000, "nests lists and objects more than 64 deep"),
         (b"[]", "holds no object"),
     ],
 )
