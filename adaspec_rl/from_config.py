@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adaspec_rl.config import (
     Config,
@@ -17,6 +16,7 @@ from adaspec_rl.config import (
     EnvConfig,
     ModelConfig,
 )
+from adaspec_rl.console import progress
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.hub import hub_prompts
 from adaspec_rl.data.prompts import (
@@ -187,9 +187,7 @@ def recording_from(
             )
             return stack.enter_context(pool)
 
-        columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn())
-        progress = stack.enter_context(Progress(*columns, TimeRemainingColumn(), console=console))
-        task = progress.add_task("", total=None)
+        update = stack.enter_context(progress(console, "recording"))
         return record(
             pair,
             recording,
@@ -198,7 +196,7 @@ def recording_from(
             Path(config.replay.cache),
             heads=heads,
             workers=ray_workers if config.replay.workers > 1 else None,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=update,
         )
 
 
@@ -233,8 +231,7 @@ def measured_profile_from(
         verification=config.env.verification,
         survival=survival,
     )
-    with Progress(console=console) as progress:
-        task = progress.add_task("cost profile", total=1.0)
+    with progress(console, "measuring costs") as update:
         return measure(
             session,
             [item.ids for item in prompts],
@@ -243,5 +240,5 @@ def measured_profile_from(
             contexts=config.cost.contexts,
             batch_sizes=config.cost.batch_sizes,
             spec=spec,
-            progress=lambda share: progress.update(task, completed=share),
+            progress=lambda share: update(share, 1.0),
         )

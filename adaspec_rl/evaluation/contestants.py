@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from adaspec_rl.config import AgentConfig, Config, DataConfig
+from adaspec_rl.console import progress
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.guard import Guarded
@@ -263,8 +264,11 @@ def _parameters(
     trials = config.evaluation.trials
     if not names:
         return found
-    with Progress(console=console) as progress:
-        task = progress.add_task("tuning", total=max(1, trials * len(names)))
+
+    def shown(number: int, tried: int) -> None:
+        update(number + tried / trials, len(names))
+
+    with progress(console, "tuning") as update:
         for number, name in enumerate(names):
             method = METHODS[name]
             assert bench is not None
@@ -285,7 +289,7 @@ def _parameters(
                     trials=trials,
                     seed=config.seed,
                     cache=Path(config.runs) / "tuned",
-                    progress=lambda: progress.advance(task),
+                    progress=partial(shown, number),
                 )
-            progress.update(task, completed=trials * (number + 1))
+            shown(number, trials)
     return found

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adaspec_rl.config import Config, EvaluateConfig
+from adaspec_rl.console import progress
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
 from adaspec_rl.evaluation.contestants import Contestants, contestants
@@ -118,14 +118,7 @@ def compare(
     session, timing = _session(config, pair, bundle, entered, mode)  # refuses before files are made
     name = f"generations-{mode}-t{sampling.temperature:g}.jsonl"
     journal = Journal(folder / name, _settings(config, pair, prompts, entered, mode))
-    with Progress(
-        TextColumn(f"{mode}, temperature {sampling.temperature:g}"),
-        BarColumn(),
-        TextColumn("{task.completed} of {task.total} prompts"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
-        task = progress.add_task("", total=len(prompts))
+    with progress(console, f"comparing {mode}, temperature {sampling.temperature:g}") as update:
         records = run_benchmark(
             session,
             entered.controllers,
@@ -137,7 +130,7 @@ def compare(
             memory=MemoryMeter(pair) if mode == LIVE else None,
             done=list(journal.prompts),
             on_prompt=journal.append,
-            progress=lambda done, total: progress.update(task, completed=done),
+            progress=update,
         )
     figures = _figures(config, pair, prompts, entered, records, mode)
     console.print(results_table(figures))

@@ -26,12 +26,13 @@ def tuned(
     trials: int,
     seed: int,
     cache: Path,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda tried: None,
 ) -> dict[str, Any]:
     """The best parameters of `trials` tried on the bench's training texts; found once, then kept.
 
     The first trial is the method's own defaults, the others Optuna's (TPE, seeded); where the
-    trials suffice for every value of a single integer, each is tried.
+    trials suffice for every value of a single integer, each is tried. `progress` is told after each
+    trial how many there were.
     """
     path = cache / f"{method.name}-{_fingerprint(method, bench, trials, seed)}.json"
     if path.exists():
@@ -41,7 +42,7 @@ def tuned(
     def objective(trial: optuna.Trial) -> float:
         parameters = {name: space.suggest(trial, name) for name, space in method.space.items()}
         rate = replayed_throughput(method.build(bench, **parameters), session, bench.trace)
-        progress()
+        progress(trial.number + 1)
         return rate
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

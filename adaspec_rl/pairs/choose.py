@@ -16,11 +16,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from adaspec_rl.config import AgentConfig
-from adaspec_rl.console import standard_output
+from adaspec_rl.console import progress, standard_output
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import balanced
@@ -107,16 +106,14 @@ def choose(config: ChooseConfig, console: Console) -> Choice:
     candidates = tuple(
         _alone(pair, trace, profile, number, name) for number, name in enumerate(names)
     )
-    with Progress(console=console) as progress:
+    with progress(console, "sets of drafters") as update:
         total = len(names) * (len(names) + 1) // 2
-        task = progress.add_task("sets of drafters", total=total)
         sets = grow(
             len(names),
             lambda some: predicted(trace.of_drafters(some), profile.of_drafters(some), config.seed),
             least_gain=config.least_gain,
-            progress=lambda: progress.advance(task),
+            progress=lambda tried: update(tried, total),
         )
-        progress.update(task, completed=total)
     named = tuple((tuple(names[number] for number in some), speed) for some, speed in sets)
     found = Choice(candidates, named, named[-1][0] if named else ())
     folder = Path(config.out)
@@ -144,17 +141,16 @@ def _measured(
         seed=config.seed,
         shard=max(1, len(ids) // 4),  # so that no text is judged by what was fitted on it
     )
-    with Progress(console=console) as progress:
-        task = progress.add_task("recording", total=None)
+    with progress(console, "recording") as update:
         trace, survival = record(
             pair,
             recording,
             ids,
             domains,
             Path(config.out) / "traces",
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=update,
         )
-        task = progress.add_task("cost profile", total=1.0)
+    with progress(console, "measuring costs") as update:
         profile = measure(
             pair.session(
                 max_new_tokens=config.max_new_tokens,
@@ -167,7 +163,7 @@ def _measured(
             samples=config.samples,
             contexts=(64,),
             spec=_features(trace),
-            progress=lambda share: progress.update(task, completed=share),
+            progress=lambda share: update(share, 1.0),
         )
     return trace, profile
 
@@ -192,22 +188,24 @@ def grow(
     speedup: Callable[[tuple[int, ...]], float],
     *,
     least_gain: float,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda tried: None,
 ) -> list[tuple[tuple[int, ...], float]]:
     """The best set of each size that starts with the one before, while it gains enough.
 
-    The first set has to be faster than plain decoding by as much.
+    The first set has to be faster than plain decoding by as much. `progress` is told how many sets
+    were tried.
     """
     found: list[tuple[tuple[int, ...], float]] = []
     best: tuple[int, ...] = ()
-    reached = 1.0
+    reached, count_tried = 1.0, 0
     while len(best) < count:
         tried = {}
         for number in range(count):
             if number not in best:
                 larger = (*best, number)
                 tried[larger] = speedup(larger)
-                progress()
+                count_tried += 1
+                progress(count_tried)
         larger = max(tried, key=lambda some: tried[some])
         if tried[larger] < reached * (1 + least_gain):
             break

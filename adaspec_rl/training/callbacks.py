@@ -1,5 +1,6 @@
 """What happens beside PPO's own steps: λ, the best policy, checkpoints, display, loggers."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from adaspec_rl.console import Update
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.training.ppo import actor_of, save_checkpoint
 from adaspec_rl.training.progress import Window
@@ -50,7 +44,7 @@ class TrainingMonitor(BaseCallback):
         reseed: Callable[[int], None],
         rounds: Callable[[dict[str, Any]], np.ndarray],
         on_best: Callable[[Actor, Verdict, int], None],
-        console: Console,
+        progress: Update,
     ) -> None:
         """
         Args:
@@ -58,6 +52,7 @@ class TrainingMonitor(BaseCallback):
             reseed: restarts the environment's randomness.
             rounds: emitted, drafted and steps of the last rounds, `[B, 3]`, given the locals of a
                 rollout.
+            progress: shows the figures as they change.
         """
         super().__init__()
         self.total_steps = total_steps
@@ -68,15 +63,7 @@ class TrainingMonitor(BaseCallback):
         self.window = Window()
         self.best: tuple[Actor, Verdict, int] | None = None
         self._judged = -1
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            refresh_per_second=4,
-        )
+        self._progress = progress
 
     @property
     def agent(self) -> PPO:
@@ -106,8 +93,8 @@ class TrainingMonitor(BaseCallback):
         self.on_best(*self.best)
 
     def _on_training_start(self) -> None:
-        self._progress.start()
-        self._task = self._progress.add_task("", total=self.total_steps, status="")
+        self._began = time.perf_counter(), self.num_timesteps
+        self._show()
         if self._judged == self.num_timesteps:  # resumed
             self._refresh()
 
@@ -140,7 +127,6 @@ class TrainingMonitor(BaseCallback):
         if self.num_timesteps > self._judged:
             self._judge()
         self._show()
-        self._progress.stop()
 
     def _judge(self) -> None:
         self._judged = self.num_timesteps
@@ -150,10 +136,6 @@ class TrainingMonitor(BaseCallback):
         if self.best is None or verdict.score > self.best[1].score:
             self.best = (actor, verdict, self.num_timesteps)
             self.on_best(*self.best)
-
-    def stop_display(self) -> None:
-        """Give the terminal back, also after an interruption."""
-        self._progress.stop()
 
     def _figures(self) -> dict[str, float]:
         return {
@@ -165,11 +147,11 @@ class TrainingMonitor(BaseCallback):
 
     def _show(self) -> None:
         figures = self._figures()
-        task = self._progress.tasks[0]
-        speed = f"{task.speed:,.0f}/s" if task.speed else ""
-        self._progress.update(
-            self._task,
-            completed=self.num_timesteps,
+        since, before = self._began
+        speed = (self.num_timesteps - before) / (time.perf_counter() - since)
+        self._progress(
+            self.num_timesteps,
+            self.total_steps,
             status=f"reward {figures['reward']:+.3f} speedup {figures['speedup']:.2f} "
-            f"best {figures['best']:.2f} draft {figures['draft_length']:.1f} {speed}",
+            f"best {figures['best']:.2f} draft {figures['draft_length']:.1f} {speed:,.0f}/s",
         )

@@ -13,6 +13,7 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from adaspec_rl.config import TrainConfig
+from adaspec_rl.console import progress
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
@@ -287,30 +288,28 @@ def _run_ppo(
             [(len(i["round"].tokens), i["round"].drafted, i["steps"]) for i in infos], dtype=float
         )
 
-    monitor = TrainingMonitor(
-        total_steps=config.agent.total_steps,
-        checkpoints=folder / "checkpoints",
-        checkpoint_steps=config.agent.checkpoint_steps,
-        seed=config.seed,
-        judge=judge,
-        reseed=reseed,
-        rounds=rounds,
-        on_best=keep,
-        console=console,
-    )
-    if checkpoint:
-        monitor.restore(load_checkpoint(agent, checkpoint), agent.num_timesteps)
-        console.print(f"resuming from {checkpoint} ({agent.num_timesteps:,} steps)")
-    if log:
-        agent.set_logger(log.logger)
-    try:
+    with progress(console, "training") as update:
+        monitor = TrainingMonitor(
+            total_steps=config.agent.total_steps,
+            checkpoints=folder / "checkpoints",
+            checkpoint_steps=config.agent.checkpoint_steps,
+            seed=config.seed,
+            judge=judge,
+            reseed=reseed,
+            rounds=rounds,
+            on_best=keep,
+            progress=update,
+        )
+        if checkpoint:
+            monitor.restore(load_checkpoint(agent, checkpoint), agent.num_timesteps)
+            console.print(f"resuming from {checkpoint} ({agent.num_timesteps:,} steps)")
+        if log:
+            agent.set_logger(log.logger)
         agent.learn(
             config.agent.total_steps - agent.num_timesteps,
             callback=monitor,
             reset_num_timesteps=False,
         )
-    finally:
-        monitor.stop_display()
     assert monitor.best is not None
     return Trained(*monitor.best)
 

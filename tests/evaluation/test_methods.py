@@ -79,7 +79,7 @@ def test_every_name_has_a_file_in_conf():
 
 def test_tuning_spends_its_trials_once_and_never_does_worse_than_the_defaults(bench, tmp_path):
     method, tried = METHODS["sglang_tiers"], []
-    found = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=lambda: tried.append(1))
+    found = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=tried.append)
     assert len(tried) == 6 and set(found) == set(method.space)
     session = ReplaySession(bench.trace, bench.profile)
     plain = {key: space.default for key, space in method.space.items()}
@@ -90,11 +90,9 @@ def test_tuning_spends_its_trials_once_and_never_does_worse_than_the_defaults(be
     assert rates[0] >= rates[1]
     (kept,) = tmp_path.glob("*.json")
     assert json.loads(kept.read_text())["tokens_per_second"] == rates[0]
-    again = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=lambda: tried.append(1))
+    again = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=tried.append)
     assert again == found and len(tried) == 6  # looked up
-    other = tuned(
-        method, bench, trials=6, seed=1, cache=tmp_path / "new", progress=lambda: tried.append(1)
-    )
+    other = tuned(method, bench, trials=6, seed=1, cache=tmp_path / "new", progress=tried.append)
     assert other == found and len(tried) == 12  # the same search finds the same
 
 
