@@ -22,7 +22,8 @@ from adaspec_rl.decoding.verification import Verification, weigh_rows
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.replay.texts import Text
 
-BLOCK = 16  # positions drafted side by side: more would make attention long
+NODES = 256  # positions drafted side by side, all texts together: fewer make products narrow
+BLOCKS = (16, 64)  # the fewest and the most of one text: more make attention long
 LOGITS = 1 << 24  # values of logits held at a time
 
 
@@ -167,12 +168,14 @@ class _Tree:
         """Of every text, up to `max_length` tokens."""
         found = [Drafts.empty(len(text.tokens), max_length) for text in self.texts]
         longest = max(len(text.tokens) for text in self.texts)
-        for first in range(0, longest, BLOCK):
-            everywhere = range(first, first + BLOCK)
+        fewest, most = BLOCKS
+        block = max(fewest, min(most, NODES // len(self.texts)))
+        for first in range(0, longest, block):
+            everywhere = range(first, first + block)
             self._grow([_within(everywhere, drafts) for drafts in found], 1, found)
         own = [_own_ways(text, drafts) for text, drafts in zip(self.texts, found)]
         room = (self.model.context_length - self.trunk) // max(1, max_length - 1)
-        size = max(1, min(BLOCK, room))
+        size = max(1, min(block, room))
         for first in range(0, max(map(len, own)), size):
             self._grow([ways[first : first + size] for ways in own], max_length, found)
         for ways, drafts in zip(own, found):
