@@ -201,7 +201,9 @@ def _figures(
     return assemble(
         records,
         # A replayed text is the recorded one by construction.
-        lossless=compare_texts(records, ids, pair.target)
+        lossless=compare_texts(
+            records, ids, pair.target, verification=rule, sampling=sampling, seed=config.seed
+        )
         if deterministic and mode == LIVE
         else None,
         context={

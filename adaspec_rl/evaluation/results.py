@@ -50,6 +50,7 @@ def method_figures(
         "tokens_per_second": throughput(*own),
         "speedup": paired_ratio(*own, *plain),
         "speedup_ci95": list(paired_ratio_interval(*own, *plain, **bootstrap)),
+        "identical": _identical(records, base),
         "mean_accepted_tokens": sum(len(played.tokens) for played in rounds) / len(rounds),
         "acceptance_rate": accepted / reached if reached else None,
         "mean_draft_length": sum(played.drafted for played in rounds) / len(rounds),
@@ -72,6 +73,12 @@ def method_figures(
 def _sums(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.array([len(record.generation.tokens) for record in records], dtype=np.float64)
     return tokens, np.array([record.generation.seconds for record in records])
+
+
+def _identical(records: Sequence[Record], base: Sequence[Record]) -> float:
+    """Share of texts that are the autoregressive ones, token for token."""
+    same = [a.generation.tokens == b.generation.tokens for a, b in zip(records, base)]
+    return sum(same) / len(same)
 
 
 def _by_domain(records: Sequence[Record]) -> list[np.ndarray]:
@@ -246,14 +253,15 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"{results['pair']['name']}, temperature {results['temperature']:g}, "
         f"{results['mode']}",
-        caption="* best fixed length in hindsight" + ("; by domain: speedup" if domains else ""),
+        caption="same: texts identical to autoregressive decoding's; * best fixed length in "
+        "hindsight" + ("; by domain: speedup" if domains else ""),
         title_justify="left",
         caption_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("speedup", "vs best fixed (95%)", "MAT", "draft", *domains):
+    for heading in ("speedup", "same", "vs best fixed (95%)", "MAT", "draft", *domains):
         table.add_column(heading, justify="right", no_wrap=True)
     for method, figures in results["methods"].items():
         down, up = (100 * (bound - 1) for bound in figures["versus_best_fixed_ci95"])
@@ -262,6 +270,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row(
             method + (" *" if best else ""),
             f"{figures['speedup']:.2f}",
+            f"{figures['identical']:.0%}",
             "" if best else f"{gain:+.1f}% ({down:+.1f}, {up:+.1f})",
             f"{figures['mean_accepted_tokens']:.2f}",
             f"{figures['mean_draft_length']:.1f}",

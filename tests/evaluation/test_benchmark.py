@@ -1,6 +1,7 @@
 """The comparison: interleaved, rotated, paired, and honest about its texts."""
 
 import csv
+import io
 import json
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import EncodedPrompt, Prompt
 from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.verification import new_verification
 from adaspec_rl.evaluation.benchmark import Record, run_benchmark
 from adaspec_rl.evaluation.journal import Journal
 from adaspec_rl.evaluation.losslessness import compare_texts, is_tie
@@ -52,20 +55,56 @@ def test_greedy_texts_are_identical_and_a_difference_is_noticed():
     assert (damaged.identical, damaged.ties) == (11, 0)
 
 
-def test_a_tie_is_a_gap_within_the_noise():
-    class Noisy(ToyModel):
-        """Steps of width 1 round differently from wider passes."""
+class Noisy(ToyModel):
+    """Passes of more than one token round some tokens' logits differently."""
 
-        def extend(self, tokens, keep=None):
-            logits = super().extend(tokens, keep)
-            return logits + (1e-3 if tokens.shape[1] == 1 else 0.0)
+    noisy: tuple[int, ...] = ()
 
+    def extend(self, tokens, keep=None):
+        logits = super().extend(tokens, keep)
+        if tokens.shape[1] > 1:
+            logits[..., list(self.noisy)] += 1e-3
+        return logits
+
+
+def test_a_tie_is_a_gap_within_the_noise_of_the_two_logits():
     target = Noisy(seed=1)
-    best, second = target.logits([4, 1]).argsort(descending=True)[:2].tolist()
+    best, second, *others = target.logits([4, 1]).argsort(descending=True).tolist()
+    target.noisy = (second,)
     assert not is_tie(target, [4, 1], [best], [second])
     target.table[4, 1, second] = target.table[4, 1, best] - 5e-4
     assert is_tie(target, [4, 1], [best], [second])
     assert not is_tie(target, [4, 1], [best], [])  # a text that stops short is no tie
+    target.noisy = tuple(others)  # the noise of all others excuses nothing
+    assert not is_tie(target, [4, 1], [best], [second])
+
+
+def test_under_coupling_a_tie_is_one_of_scores_noise_included():
+    target, sampling, prompt = Noisy(seed=1), Sampling(0.7), [4, 1]
+    rule = new_verification("coupled", sampling, 3, target.vocab_size, target.device)
+    scores = rule.weigh(target.logits(prompt)[None], [2])[1][0]
+    best, second = scores.argsort(descending=True)[:2].tolist()
+    gap = float(scores[best] - scores[second])
+    target.noisy = (second,)
+    assert not is_tie(target, prompt, [best], [second], rule)
+    target.table[4, 1, second] += sampling.temperature * (gap - 5e-4)
+    assert is_tie(target, prompt, [best], [second], rule)
+    assert not is_tie(target, prompt, [best], [second])  # the logits alone are far apart
+
+
+def test_the_share_of_identical_texts_stands_beside_every_speedup():
+    target, records = run()
+    broken = next(r for r in records if r.method == "fixed_3" and r.prompt == "p0")
+    broken.generation.tokens[2] = (broken.generation.tokens[2] + 1) % target.vocab_size
+    context = {"pair": {"name": "toy"}, "temperature": 0.0, "mode": "live"}
+    found = assemble(records, lossless=None, context=context)
+    assert found["methods"]["fixed_3"]["identical"] == pytest.approx(5 / 6)
+    assert found["domains"]["even"]["methods"]["fixed_3"]["identical"] == pytest.approx(2 / 3)
+    assert found["methods"]["fixed_1"]["identical"] == 1.0
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(results_table(found))
+    (row,) = [line for line in console.export_text().splitlines() if line.startswith("fixed_3")]
+    assert "83%" in row
 
 
 def test_a_learned_policy_is_compared_with_every_method():
