@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.verification import choice_margin
+from adaspec_rl.decoding.verification import LARGEST_MARGIN, choice_margin
 
 SIGNALS = ("log_prob", "entropy", "margin", "choice_margin")
 FEW = 16  # rows
@@ -58,6 +58,7 @@ def _few_signals(
     signals[:, 3] = signals[:, 2]
     if scores is not None:
         signals[:, 3] = scores[rows, tokens] - _second(scores, tokens)
+    np.minimum(signals[:, 2:], LARGEST_MARGIN, out=signals[:, 2:])
     return signals
 
 

@@ -202,5 +202,6 @@ def _curves(values: np.ndarray, knots: tuple[float, ...]) -> list[Curve]:
 
 def _read(curve: Curve, x: float, knots: tuple[float, ...]) -> float:
     values, slopes = curve
+    x = min(x, knots[-1])
     at = bisect_right(knots, x) - 1
     return values[at] + slopes[at] * (x - knots[at]) if at >= 0 else values[0]

@@ -14,6 +14,7 @@ import torch
 from adaspec_rl.decoding.sampling import GumbelNoise, Sampling, logits_to_log_probs, sample
 
 RULES = ("greedy", "rejection", "coupled")
+LARGEST_MARGIN = 100.0  # where no other token has a chance: finite, and beyond what estimates read
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Choice:
         scores[token] = -math.inf  # quicker than a copy without it
         second = scores.item(scores.argmax())  # `best` has just called it: quicker than max
         scores[token] = own
-        return token, own - second
+        return token, min(own - second, LARGEST_MARGIN)
 
     def log_prob(self) -> float:
         """The token's log-probability in what it was chosen from, in nats: waits for it."""
@@ -64,10 +65,13 @@ class PointMass:
 
 
 def choice_margin(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """How far the scores `[..., V]` of `tokens` `[...]` are above every other's, `[...]`."""
+    """How far the scores `[..., V]` of `tokens` `[...]` are above every other's, `[...]`.
+
+    At most `LARGEST_MARGIN`: top-k and top-p may leave a single token.
+    """
     where = tokens[..., None]
     others = scores.scatter(-1, where, -torch.inf).amax(-1)  # on CPUs twice as fast as topk(2)
-    return scores.gather(-1, where)[..., 0] - others
+    return (scores.gather(-1, where)[..., 0] - others).clamp_max(LARGEST_MARGIN)
 
 
 def best(scores: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-SCHEMA = "3"
+SCHEMA = "4"
 
 
 def pack(tensors: Mapping[str, np.ndarray], fingerprint: str, kind: str) -> bytes:

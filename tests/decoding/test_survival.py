@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
-from adaspec_rl.decoding.survival import Evidence, ProductSurvival, SurvivalHead
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.signals import draft_signals
+from adaspec_rl.decoding.survival import MARGINS, Evidence, ProductSurvival, SurvivalHead
+from adaspec_rl.decoding.verification import LARGEST_MARGIN, new_verification
 from tests.replay.recordings import random_head
 
 VOCAB = 30
@@ -61,6 +65,29 @@ def test_confidence_counts_without_jumps():
         seen.agrees,
     )
     assert np.abs(made(nudged) - made(level)).max() < 1e-3
+
+
+def test_a_token_without_rivals_gets_the_chance_of_a_large_margin():
+    """Top-k and top-p may leave a single token, whose margin has no limit."""
+    seen, made = evidence(), random_head(VOCAB)
+    alone, sure = (
+        Evidence(seen.token, seen.previous, seen.log_prob, margins, seen.match, seen.agrees)
+        for margins in (np.full(200, np.inf), np.full(200, MARGINS[-1]))
+    )
+    assert np.allclose(one_by_one(made, alone), made(sure), rtol=1e-12)
+    assert np.allclose(made(alone), made(sure))
+
+
+@pytest.mark.parametrize("rows", [2, 40])  # few are read in NumPy
+def test_a_token_without_rivals_has_a_finite_margin(rows):
+    sampling = Sampling(0.8, top_k=1)
+    rule = new_verification("coupled", sampling, 0, VOCAB, torch.device("cpu"))
+    logits = torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(0))
+    log_probs, scores = rule.weigh(logits, range(rows))
+    tokens = scores.argmax(-1)
+    signals = draft_signals(logits, tokens, log_probs, scores)
+    assert signals.isfinite().all() and (signals[:, 3] == LARGEST_MARGIN).all()
+    assert rule.propose(logits[0], 0).weighed() == (int(tokens[0]), LARGEST_MARGIN)
 
 
 def test_damaged_heads_are_refused():

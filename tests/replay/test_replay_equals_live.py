@@ -112,7 +112,9 @@ ACTIONS = st.one_of(
     models=st.integers(1, 9),
     contexts=st.tuples(st.integers(3, 20), st.just(64)),
     target_context=st.sampled_from([9, 64]),
-    temperature=st.sampled_from([0.0, 0.8]),
+    sampling=st.sampled_from(
+        [Sampling(), Sampling(0.8), Sampling(0.8, top_k=1), Sampling(1.5, top_p=0.4)]
+    ),
     eos_ids=st.sets(st.integers(0, 7), max_size=3),
     max_new_tokens=st.one_of(st.just(1), st.integers(1, 16)),
     max_length=st.sampled_from([1, 4]),
@@ -124,7 +126,7 @@ def test_toy_models_replay_as_they_decode(
     models,
     contexts,
     target_context,
-    temperature,
+    sampling,
     eos_ids,
     max_new_tokens,
     max_length,
@@ -135,7 +137,7 @@ def test_toy_models_replay_as_they_decode(
     pair.drafters = [*pair.drafters, NgramLookup()]
     pair.target.context_length = target_context
     recording = toy_recording(
-        temperature,
+        sampling=sampling,
         eos_ids=tuple(eos_ids),
         max_new_tokens=max_new_tokens,
         max_length=max_length,
@@ -158,8 +160,7 @@ def pair() -> Pair:
     return load_pair("tiny", "tiny:target", ["tiny:draft", "early_exit:3", "tiny:code", "ngram"])
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("kind", ["product", "head"])
+@pytest.mark.parametrize(("kind", "temperature"), [("product", 0.0), ("head", 0.8)])
 def test_the_embedded_pair_replays_as_it_decodes(pair, tmp_path, kind, temperature):
     prompts = [pair.encode(p.text) for p in balanced(embedded_prompts("train"), 2)]
     recording = Recording(
