@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from adaspec_rl.files import write_atomically
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.trace import Trace
 
+PARTS = ("control", "decoding", "replay")  # packages whose code decides how fast a method is
 COST = CostFeatures(0.0, 0.0, 0.0)  # tuned methods do not look at it
 
 
@@ -96,5 +98,18 @@ def _fingerprint(method: Method, bench: Workbench, trials: int, seed: int) -> st
         bench.max_length,
         trials,
         seed,
+        code_version(),
     ]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+
+
+@cache
+def code_version() -> str:
+    """A hash of the sources that a replayed throughput comes from, and the searcher's version."""
+    package = Path(__file__).parents[1]
+    paths = [path for part in PARTS for path in sorted((package / part).rglob("*.py"))]
+    digest = hashlib.sha256(optuna.__version__.encode())
+    for path in (*paths, package / "evaluation" / "methods.py", Path(__file__)):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

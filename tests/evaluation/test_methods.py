@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from adaspec_rl.control.generation import generate
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+from adaspec_rl.evaluation import tuning
 from adaspec_rl.evaluation.contestants import NAMES
 from adaspec_rl.evaluation.methods import METHODS, Range, Workbench
 from adaspec_rl.evaluation.tuning import COST, replayed_throughput, spread, tuned
@@ -94,6 +96,30 @@ def test_tuning_spends_its_trials_once_and_never_does_worse_than_the_defaults(be
     assert again == found and len(tried) == 6  # looked up
     other = tuned(method, bench, trials=6, seed=1, cache=tmp_path / "new", progress=tried.append)
     assert other == found and len(tried) == 12  # the same search finds the same
+
+
+def test_what_other_code_has_tuned_is_not_believed(bench, tmp_path, monkeypatch):
+    method, tried = METHODS["fixed"], []
+    versions = iter(("one", "one", "two"))
+    monkeypatch.setattr(tuning, "code_version", lambda: next(versions))
+    for _ in range(3):
+        tuned(method, bench, trials=2, seed=1, cache=tmp_path, progress=lambda: tried.append(1))
+    assert len(tried) == 4
+
+
+def test_the_version_of_the_code_changes_with_any_controller(monkeypatch):
+    before = tuning.code_version()
+    read = Path.read_bytes
+
+    def edited(path):
+        return read(path) + (b"#" if path.name == "heuristic.py" else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", edited)
+    tuning.code_version.cache_clear()
+    assert tuning.code_version() != before
+    monkeypatch.undo()
+    tuning.code_version.cache_clear()
+    assert tuning.code_version() == before
 
 
 def test_integers_stay_integers():
