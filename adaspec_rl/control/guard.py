@@ -39,9 +39,10 @@ class Guarded:
     never falls behind `1 - allowance` times autoregressive speed by more than `advance` steps and
     one round. (Of a round's loss, 2 steps count: beyond that it is taken for noise.)
 
-    A new sequence may be of another kind. Where more than 10 steps are put aside, the other
-    controller is in charge of it at once, with 2 steps to lose; where fewer are, a probe comes as
-    soon as it can be afforded.
+    A fresh guard first takes 2 plain steps, as it cannot tell gains from losses without them. A new
+    sequence may be of another kind. Where more than 10 steps are put aside, the other controller is
+    in charge of it with 2 steps to lose; where fewer are, a probe comes as soon as it can be
+    afforded.
 
     A step takes as long as the median of the latest plain rounds, or the very last one if that was
     quicker. One is slipped in after `refresh` tokens without any. Where a sequence begins, the last
@@ -50,7 +51,7 @@ class Guarded:
     persists from sequence to sequence.
 
     The other controller observes the rounds that it chose, and no others: no probes, no plain
-    steps of the guard's. So it may be asked and not obeyed, and not be told of parts of the text. A
+    steps of the guard's. Its decision may be overridden, and parts of the text go by without it. A
     fallback of its own choice is always played. The time that it takes itself is not counted.
     """
 
@@ -78,8 +79,9 @@ class Guarded:
             proof: Steps that probes must win before `controller` is in charge.
             limit: Highest balance of a spell, which is to be lost before a fallback.
             refresh: Tokens without a plain step after which one is taken.
-            trusted: `controller` is known to pay, such as a validated policy: it is in charge from
-                the first round on, and has 5 steps more to lose, once.
+            trusted: `controller` is known to pay, such as a validated policy: it needs no probes,
+                is in charge once the 2 plain steps are taken that everything is measured by, and
+                has 5 steps more to lose, once.
 
         Raises:
             ValueError: settings outside their range.

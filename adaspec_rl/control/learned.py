@@ -34,7 +34,7 @@ class LearnedPolicy:
         self.actions = tuple(actions)
         self.observes = spec
         self.name = name
-        self._seen: np.ndarray | None = None
+        self._seen: bytes | None = None  # the observation that `_chosen` is the answer to
         self._chosen = self.actions[0]
 
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
@@ -42,8 +42,9 @@ class LearnedPolicy:
 
     def decide(self, observation: np.ndarray | None) -> Action:
         assert observation is not None, "a learned policy needs its observation"
-        if observation is not self._seen:
-            self._seen = observation
+        seen = observation.tobytes()  # not the array itself, which may change in place
+        if seen != self._seen:
+            self._seen = seen
             self._chosen = self.actions[int(self.actor(observation).argmax())]
         return self._chosen
 

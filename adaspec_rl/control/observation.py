@@ -296,5 +296,6 @@ class Observer:
 
 def _acceptance_rate(rounds: RoundArrays) -> np.ndarray:
     """Accepted drafted tokens by those that verification looked at, `[B]`; 0 without a draft."""
-    reached = np.minimum(rounds.accepted + 1, rounds.drafted)
+    # As in `Round.reached`: where a text ends in its draft, no token follows and none was rejected.
+    reached = np.minimum(np.minimum(rounds.accepted + 1, rounds.drafted), rounds.emitted)
     return rounds.accepted / np.maximum(reached, 1)

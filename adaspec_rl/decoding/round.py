@@ -87,5 +87,8 @@ class Round:
 
     @property
     def reached(self) -> int:
-        """Drafted positions that verification looked at: up to the first rejection, included."""
-        return min(self.accepted + 1, self.drafted)
+        """Drafted positions that verification looked at: up to the first rejection, included.
+
+        Where the text ends in the accepted draft, nothing was rejected and nothing emitted after.
+        """
+        return min(self.accepted + 1, self.drafted, len(self.tokens))

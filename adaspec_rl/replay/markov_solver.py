@@ -145,7 +145,7 @@ def _visits(
     drafted = np.minimum(np.arange(longest + 1), allowed[:, None])  # [R, K + 1]
     accepted = np.minimum(table.accepted[at, None], drafted)
     tokens = np.minimum(accepted + 1, left[:, None])
-    reached = np.minimum(accepted + 1, drafted)
+    reached = np.minimum(tokens, drafted)
     share = np.where(drafted > 0, accepted / np.maximum(reached, 1), plain.prior)
     points = session.profile.contexts(session.batch_size)
     costs = np.array(

@@ -69,3 +69,15 @@ def test_the_actor_is_a_tanh_network_and_the_policy_takes_its_best_action():
     np.testing.assert_allclose(actor(x), expected, rtol=1e-6)
     actions = action_list("length", 3)
     assert LearnedPolicy(actor, actions, spec).decide(x) == actions[int(expected.argmax())]
+
+
+def test_a_policy_answers_to_an_array_that_was_updated_in_place():
+    spec = ObservationSpec(("target",))
+    weights = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    policy = LearnedPolicy(
+        Actor((weights,), (np.zeros(2, np.float32),)), [FALLBACK, Action(3)], spec
+    )
+    observation = np.array([1.0, 0.0], dtype=np.float32)
+    assert policy.decide(observation) == FALLBACK
+    observation[:] = observation[::-1].copy()
+    assert policy.decide(observation) == Action(3)

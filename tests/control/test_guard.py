@@ -233,7 +233,7 @@ def test_an_accepted_probe_buys_some_patience():
     assert plain_runs(session)[1] == 8
 
 
-def test_a_trusted_controller_is_in_charge_from_the_first_round_on():
+def test_a_trusted_controller_is_in_charge_once_plain_steps_are_measured():
     session = Simulated(lambda position: 0.8)
     guard = Guarded(FixedLength(4), trusted=True)
     play(session, guard, 1000)

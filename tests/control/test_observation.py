@@ -104,6 +104,16 @@ def test_features_are_what_they_are_called():
     assert after["rounds_since_draft"] == 1 / 8 and after["accepted_2_ago"] == pytest.approx(1 / 8)
 
 
+def test_the_end_of_a_text_within_a_draft_is_no_rejection():
+    spec = ObservationSpec(("history",))
+    observer = Observer(spec, COST)
+    played = replace(drafting(4, accepted=2), tokens=(1, 2))  # the text ended with the second one
+    assert played.reached == 2
+    observer.update(RoundArrays.from_rounds([played], [SAID], [AHEAD]))
+    seen = dict(zip(spec.names, observer.observation()[0]))
+    assert seen["acceptance_ema_2"] == pytest.approx(1.0 - 0.5 * np.exp(-1 / EMA_SPANS[0]))
+
+
 def test_every_drafter_has_features_of_its_own():
     spec = ObservationSpec(("drafters", "cost"), drafters=3)
     observer = Observer(spec, replace(COST, other_draft_steps=(0.2, 0.3)))

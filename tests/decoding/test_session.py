@@ -136,6 +136,7 @@ def test_end_of_text_inside_an_accepted_draft_ends_the_output_there():
     assert session.finished == "eos"
     assert list(played.tokens) == session.tokens == text[:end]
     assert played.accepted == end
+    assert played.reached == end  # what was drafted beyond it was never looked at
 
 
 @pytest.mark.parametrize("budget", [1, 2, 7])
