@@ -45,9 +45,12 @@ class DataConfig:
     name: str | None = None  # hub: the dataset's id, or the folder of a copy
     config: str | None = None  # hub: its subset
     split: str = "train"  # hub: its own split that is read
-    column: str | None = None  # hub: holds the texts; null: text, prompt, question or turns
+    # hub: holds the texts or conversations; null: messages, turns, text, prompt or question
+    column: str | None = None
     domain_column: str | None = None  # hub: holds the domains; null: the dataset is one domain
     template: str | None = None  # all but embedded: put around each {text}
+    # Through the tokenizer's chat template: auto (turns, if it has one), on (texts too), off.
+    chat: str = "auto"
     test_share: float = 0.5  # all but embedded: held out of training; 1: everything
     train_prompts: int | None = None  # a domain; null: all
     test_prompts: int | None = None  # likewise

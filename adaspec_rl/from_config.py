@@ -11,24 +11,13 @@ from rich.console import Console
 from adaspec_rl.config import (
     Config,
     CostConfig,
-    DataConfig,
     EngineConfig,
     EnvConfig,
     ModelConfig,
 )
 from adaspec_rl.console import progress
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.data.hub import hub_prompts
-from adaspec_rl.data.prompts import (
-    SPLITS,
-    EncodedPrompt,
-    Prompt,
-    balanced,
-    embedded_prompts,
-    gsm8k_prompts,
-    jsonl_prompts,
-    short_prompts,
-)
+from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.pairs.pair import EXIT, Pair, load_pair
@@ -79,65 +68,6 @@ def drafter_source(config: ModelConfig, name: str) -> str:
     if name == EXIT and config.exit_layer is not None:
         return f"{EXIT}:{config.exit_layer}"
     return config.specialists.get(name, name)
-
-
-def prompts_from(
-    config: DataConfig, split: str, pair: Pair, per_domain: int | None = None
-) -> list[EncodedPrompt]:
-    """The prompts of a split, domains in turn, checked against the pair's context.
-
-    Those longer than `data.max_prompt_tokens` are left out, with a logged warning.
-
-    Raises:
-        ValueError: a prompt is empty or does not fit; says which.
-    """
-    assert split in SPLITS
-    prompts = _prompts_of(config, split)
-    if config.max_prompt_tokens is not None:
-        prompts = short_prompts(prompts, pair.encode, config.max_prompt_tokens)
-    limit = config.train_prompts if split == "train" else config.test_prompts
-    counts = [count for count in (limit, per_domain) if count is not None]
-    chosen = balanced(prompts, min(counts) if counts else None)
-    encoded = [EncodedPrompt(prompt, pair.encode(prompt.text)) for prompt in chosen]
-    room = pair.target.context_length
-    for item in encoded:
-        if not item.prompt.text:
-            raise ValueError(f"prompt {item.prompt.id} is empty: remove it or give it a text")
-        if len(item.ids) >= room:
-            raise ValueError(
-                f"prompt {item.prompt.id} has {len(item.ids)} tokens but the context of "
-                f"{pair.target.name} holds {room}: shorten it, or leave such prompts out with "
-                "data.max_prompt_tokens=N"
-            )
-    return encoded
-
-
-def _prompts_of(config: DataConfig, split: str) -> list[Prompt]:
-    """The split's prompts from the configured source."""
-    share, template = config.test_share, config.template
-    if config.source == "embedded":
-        return embedded_prompts(split)
-    if config.source in ("jsonl", "gsm8k"):
-        if config.path is None:
-            raise ValueError("data.path is not set: add data.path=FILE")
-        read = {"jsonl": jsonl_prompts, "gsm8k": gsm8k_prompts}[config.source]
-        return read(Path(config.path), split, share, template)
-    if config.source == "hub":
-        if config.name is None:
-            raise ValueError("data.name is not set: add data.name=OWNER/NAME")
-        return hub_prompts(
-            config.name,
-            split,
-            share,
-            template,
-            config=config.config,
-            hub_split=config.split,
-            column=config.column,
-            domain_column=config.domain_column,
-        )
-    raise ValueError(
-        f"unknown data.source {config.source!r}: expected embedded, jsonl, gsm8k or hub"
-    )
 
 
 def sampling_from(config: EnvConfig) -> Sampling:

@@ -26,9 +26,9 @@ from adaspec_rl.from_config import (
     PROJECT,
     measured_profile_from,
     pair_from,
-    prompts_from,
     set_threads,
 )
+from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.cost_table import cost_table
 
@@ -85,7 +85,7 @@ def main() -> None:
     config, console = configured(options), Console()
     set_threads(config.threads)
     pair = pair_from(config.model, config.engine)
-    prompts = prompts_from(config.data, "train", pair)
+    prompts = prompts_from(config, "train", pair, console)
     spec = ObservationSpec(
         tuple(config.env.features),
         config.env.max_length,

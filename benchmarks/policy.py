@@ -29,11 +29,11 @@ from adaspec_rl.decoding.round import Action
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, run_benchmark
 from adaspec_rl.from_config import (
     pair_from,
-    prompts_from,
     recording_from,
     sampling_from,
     set_threads,
 )
+from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.oracle import fixed_steps, lengths_of, oracle
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
@@ -124,7 +124,7 @@ def temperature_figures(
     config = configured(overrides)
     pair = pair_from(config.model, config.engine)
     task = prepare(config, pair, console)
-    prompts = prompts_from(config.data, "test", pair, options.prompts)
+    prompts = prompts_from(config, "test", pair, console, options.prompts)
     trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
     held = HeldOut.of(trace, task.profile)
     console.print(

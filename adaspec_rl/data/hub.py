@@ -4,7 +4,8 @@ import logging
 from pathlib import PurePath
 from typing import Any
 
-from adaspec_rl.data.prompts import TEXT_KEYS, Prompt, first_text, split_prompts
+from adaspec_rl.data.conversations import Conversation
+from adaspec_rl.data.prompts import TEXT_KEYS, Prompt, read_turns, split_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ def hub_prompts(
         split: ours: `train` or `test`, by a hash of each text, whatever the dataset's own are.
         config: the dataset's subset, where it has several.
         hub_split: the dataset's own split that is read, slices such as `test[:500]` included.
-        column: holds the texts, or lists of turns of which the first is used; None: the first
-            of `text`, `prompt`, `question` and `turns` that there is.
+        column: holds the texts, or conversations; None: the first of `messages`, `turns`, `text`,
+            `prompt` and `question` that there is.
         domain_column: holds the domains; None: all are of one, named after the dataset.
 
     Raises:
@@ -47,11 +48,11 @@ def hub_prompts(
                 f"data.{key}={wanted or 'null'} names no column of {name}: "
                 f"expected one of {', '.join(columns)}"
             )
-    texts = [first_text(value) for value in dataset[column]]
+    texts = [_read(value) for value in dataset[column]]
     domains = [str(value) for value in dataset[domain_column]] if domain_column else None
     own = PurePath(name).name
     prompts = [
-        Prompt(str(number), domains[number] if domains else own, text)
+        Prompt(str(number), domains[number] if domains else own, *text)
         for number, text in enumerate(texts)
         if text
     ]
@@ -64,6 +65,13 @@ def hub_prompts(
             column,
         )
     return split_prompts(prompts, split, test_share, template, source=name)
+
+
+def _read(value: object) -> tuple[str, Conversation] | None:
+    try:
+        return read_turns(value)
+    except ValueError:
+        return None
 
 
 def _load(name: str, config: str | None, hub_split: str) -> Any:

@@ -1,7 +1,6 @@
 """Prompts: the embedded domains, and JSON-lines files of several known layouts."""
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,20 +8,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adaspec_rl.data.conversations import (
+    Conversation,
+    dressed,
+    first_user_text,
+    read_conversation,
+)
+from adaspec_rl.data.json_lines import read_objects
+
 EMBEDDED = Path(__file__).parent / "embedded"
 SPLITS = ("train", "test")
-TEXT_KEYS = ("text", "prompt", "question", "turns")  # `turns`: Spec-Bench, the first one is used
+TEXT_KEYS = ("messages", "turns", "text", "prompt", "question")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text to continue, with the domain that figures are grouped by."""
+    """A text to continue, with the domain that figures are grouped by.
+
+    A prompt with `turns` is a conversation. Its `text` is the first user turn or, once encoded, all
+    that the model reads of the conversation.
+    """
 
     id: str
     domain: str
     text: str
+    turns: Conversation = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ def embedded_prompts(split: str) -> list[Prompt]:
     """The shipped prompts of all three domains; no model was fitted on them."""
     return [
         Prompt(row["id"], row["domain"], row["text"])
-        for _, row in _rows(EMBEDDED / f"{split}.jsonl")
+        for _, row in read_objects(EMBEDDED / f"{split}.jsonl")
     ]
 
 
@@ -46,18 +58,19 @@ def jsonl_prompts(
 ) -> list[Prompt]:
     """The prompts of a file's `train` or `test` split; see `split_prompts`.
 
-    Each line is an object with a `text`, `prompt`, `question` or `turns` (Spec-Bench) and,
-    optionally, a `domain` or `category` and an `id` or `question_id`.
+    Each line is an object with `messages`, `turns` (Spec-Bench), a `text`, `prompt` or `question`
+    (the first of these counts) and, optionally, a `domain` or `category` and an `id` or
+    `question_id`.
 
     Raises:
         ValueError: no such file, a line that is not such an object, or no prompt in the split.
     """
     prompts = []
-    for number, row in _rows(path):
-        text = _text(row, TEXT_KEYS, f"{path}, line {number}")
-        domain = str(row.get("domain") or row.get("category") or path.stem)
-        identity = row.get("id", row.get("question_id", number))
-        prompts.append(Prompt(str(identity), domain, text))
+    for number, row in read_objects(path):
+        where = f"{path}, line {number}"
+        identity = _name(row, ("id", "question_id"), number, where)
+        domain = _name(row, ("domain", "category"), path.stem, where)
+        prompts.append(Prompt(identity, domain, *_turns_of(row, TEXT_KEYS, where)))
     return split_prompts(prompts, split, test_share, template, source=str(path))
 
 
@@ -70,8 +83,8 @@ def gsm8k_prompts(
         ValueError: no such file, a line that is not such an object, or no prompt in the split.
     """
     prompts = [
-        Prompt(str(number), "gsm8k", _text(row, ("question",), f"{path}, line {number}"))
-        for number, row in _rows(path)
+        Prompt(str(number), "gsm8k", *_turns_of(row, ("question",), f"{path}, line {number}"))
+        for number, row in read_objects(path)
     ]
     return split_prompts(prompts, split, test_share, template, source=str(path))
 
@@ -81,9 +94,12 @@ def split_prompts(
 ) -> list[Prompt]:
     r"""The prompts of the `train` or `test` split, decided by a hash of each text.
 
+    All turns of a conversation stand on the side of its first user turn.
+
     Args:
         test_share: about this share is held out for `test`; 1 holds out everything.
-        template: what the text is put into, at `{text}`: `"Question: {text}\nAnswer:"`.
+        template: what each text or user turn is put into, at `{text}`:
+            `"Question: {text}\nAnswer:"`.
         source: what errors call the prompts.
 
     Raises:
@@ -104,12 +120,26 @@ def split_prompts(
             f"{source} has no prompt in its {split} split (data.test_share={test_share:g}, "
             f"{len(prompts)} prompts in all): {remedy}"
         )
-    identity, count = Counter(prompt.id for prompt in chosen).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"{source} has {count} prompts with the id {identity}: ids must differ")
+    check_ids(chosen, source)
     if template is None:
         return chosen
-    return [replace(prompt, text=template.replace("{text}", prompt.text)) for prompt in chosen]
+    return [
+        replace(
+            prompt,
+            text=template.replace("{text}", prompt.text),
+            turns=dressed(prompt.turns, template),
+        )
+        for prompt in chosen
+    ]
+
+
+def check_ids(prompts: Sequence[Prompt], source: str) -> None:
+    """Refuse two prompts of one id; `source` is what the error calls the prompts."""
+    for identity, count in Counter(prompt.id for prompt in prompts).most_common(1):
+        if count > 1:
+            raise ValueError(
+                f"{source} has {count} prompts with the id {identity}: ids must differ"
+            )
 
 
 def _bucket(text: str) -> float:
@@ -117,39 +147,48 @@ def _bucket(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
-def first_text(value: object) -> str | None:
-    """A text, or the first of several turns; None where there is none."""
-    first = value[0] if isinstance(value, list) and value else value
-    return first if isinstance(first, str) and first else None
+def read_turns(value: object) -> tuple[str, Conversation]:
+    """A text without turns, or the first user turn of a conversation with all of them.
+
+    Raises:
+        ValueError: it is neither, or it is empty; says so in words that follow its name.
+    """
+    if isinstance(value, list) and value:
+        found = read_conversation(value)
+        return first_user_text(found), found
+    if value in ("", []):
+        raise ValueError("is empty: give it a text")
+    if not isinstance(value, str):
+        raise ValueError(f"is no text: expected a text or a list of turns, found {value!r:.40}")
+    return value, ()
 
 
-def _text(row: dict[str, Any], keys: Sequence[str], where: str) -> str:
-    found = next((text for key in keys if (text := first_text(row.get(key)))), None)
-    if found is None:
-        raise ValueError(
-            f"{where}: expected a text in one of the keys {', '.join(keys)}, "
-            f"found {', '.join(row) or 'none'}"
-        )
-    return found
+def _turns_of(row: dict[str, Any], keys: Sequence[str], where: str) -> tuple[str, Conversation]:
+    """What the first of `keys` that has any holds."""
+    wrong = []
+    for key in keys:
+        if row.get(key) is not None:
+            try:
+                return read_turns(row[key])
+            except ValueError as error:
+                wrong.append(f"{where}: {key} {error}")
+    if wrong:
+        raise ValueError(wrong[0])
+    raise ValueError(
+        f"{where}: expected a text in one of the keys {', '.join(keys)}, "
+        f"found {', '.join(row) or 'none'}"
+    )
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON-lines file, each with its line number."""
-    if not path.is_file():
-        raise ValueError(f"no prompt file {path}: set data.path to a JSON-lines file")
-    rows = []
-    # Not `splitlines`: JSON strings may hold other line separators, such as U+2028.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, found {line[:40]}")
-        rows.append((number, row))
-    return rows
+def _name(row: dict[str, Any], keys: Sequence[str], otherwise: object, where: str) -> str:
+    """What the first of `keys` that has any calls the row."""
+    for key in keys:
+        value = row.get(key)
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"{where}: expected a text or a number in {key}, found {value!r:.40}")
+        if value not in (None, ""):
+            return str(value)
+    return str(otherwise)
 
 
 def balanced(prompts: Sequence[Prompt], per_domain: int | None) -> list[Prompt]:
@@ -165,14 +204,14 @@ def balanced(prompts: Sequence[Prompt], per_domain: int | None) -> list[Prompt]:
 
 
 def short_prompts(
-    prompts: Sequence[Prompt], encode: Callable[[str], Sequence[int]], max_tokens: int
+    prompts: Sequence[Prompt], encode: Callable[[Prompt], Sequence[int]], max_tokens: int
 ) -> list[Prompt]:
     """The prompts of at most `max_tokens` tokens; a logged warning counts those left out.
 
     Raises:
         ValueError: every prompt is longer.
     """
-    lengths = [len(encode(prompt.text)) for prompt in prompts]
+    lengths = [len(encode(prompt)) for prompt in prompts]
     kept = [prompt for prompt, length in zip(prompts, lengths) if length <= max_tokens]
     if not kept:
         raise ValueError(

@@ -24,11 +24,11 @@ from adaspec_rl.evaluation.methods import METHODS, Workbench
 from adaspec_rl.evaluation.tuning import spread, tuned
 from adaspec_rl.from_config import (
     measured_profile_from,
-    prompts_from,
     recording_from,
     saved_profile_from,
 )
 from adaspec_rl.pairs.pair import Pair, short_name
+from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
 from adaspec_rl.replay.streams import ReplayTables
@@ -213,7 +213,8 @@ def workbench(
     held_out: bool,
 ) -> tuple[Workbench, list[Survival]]:
     """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
-    training = prompts_from(training_data(config.data), "train", pair, config.replay.prompts)
+    tried_on = replace(config, data=training_data(config.data))
+    training = prompts_from(tried_on, "train", pair, console, config.replay.prompts)
     trace, survival = recording_from(config, pair, training, console)
     if bundle and bundle.training.get("recording") != trace.fingerprint:
         survival = list(bundle.survival)
@@ -231,7 +232,9 @@ def workbench(
 
 def training_data(data: DataConfig) -> DataConfig:
     """Where parameters are tuned: the training split or, if all is held out, embedded prompts."""
-    return DataConfig() if data.source != "embedded" and data.test_share == 1 else data
+    if data.source == "embedded" or data.test_share < 1:
+        return data
+    return DataConfig(chat=data.chat)
 
 
 def _profile(

@@ -25,8 +25,9 @@ from adaspec_rl.evaluation.policy_map import policy_map
 from adaspec_rl.evaluation.publish import publish
 from adaspec_rl.evaluation.report import write_report
 from adaspec_rl.evaluation.results import ORACLE, SCHEMA, assemble, results_table, write_results
-from adaspec_rl.from_config import pair_from, prompts_from, sampling_from, set_threads
+from adaspec_rl.from_config import pair_from, sampling_from, set_threads
 from adaspec_rl.pairs.pair import Pair, short_name
+from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import device_name
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
@@ -113,7 +114,7 @@ def compare(
 ) -> Comparison:
     """Run every method on the held-out prompts, interleaved, and print the table."""
     sampling = sampling_from(config.env)
-    prompts = prompts_from(config.data, "test", pair, config.evaluation.prompts)
+    prompts = prompts_from(config, "test", pair, console, config.evaluation.prompts)
     entered = contestants(config, pair, bundle, prompts, console, replayed=mode == REPLAY)
     session, timing = _session(config, pair, bundle, entered, mode)  # refuses before files are made
     name = f"generations-{mode}-t{sampling.temperature:g}.jsonl"

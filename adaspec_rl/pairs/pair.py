@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from adaspec_rl.data.encoding import encode_text
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup, Offloading
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
@@ -59,8 +60,8 @@ class Pair:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, begin token included where the tokenizer has one."""
-        return self.tokenizer(text)["input_ids"]
+        """Token ids of a plain text, with one begin token where the tokenizer has one."""
+        return encode_text(self.tokenizer, text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""

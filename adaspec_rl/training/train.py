@@ -30,13 +30,13 @@ from adaspec_rl.files import write_atomically
 from adaspec_rl.from_config import (
     measured_profile_from,
     pair_from,
-    prompts_from,
     recording_from,
     sampling_from,
     saved_profile_from,
     set_threads,
 )
 from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.cost_table import cost_table
 from adaspec_rl.replay.random_costs import random_costs
@@ -143,7 +143,7 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
     spec = ObservationSpec(
         features, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
     )
-    prompts = prompts_from(config.data, "train", pair, config.replay.prompts)
+    prompts = prompts_from(config, "train", pair, console, config.replay.prompts)
     if resume:
         saved: CostProfile | None = CostProfile.load(resume / "cost_profile.json")
     else:

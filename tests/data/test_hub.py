@@ -68,6 +68,15 @@ def test_columns_are_chosen(hub):
     assert [prompt.text for prompt in hub_prompts("set", "test", 1.0)] == ["yes"]
 
 
+def test_columns_of_conversations_are_read_as_such(hub):
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    hub.table = Table(text=["wrong"] * 3, messages=[talk, [{"role": "tool"}], ["One", "Two"]])
+    found = hub_prompts("owner/set", "test", 1.0)
+    assert [(prompt.id, prompt.text, len(prompt.turns)) for prompt in found] == [
+        ("0", "Hi", 2), ("2", "One", 2),
+    ]  # fmt: skip
+
+
 def test_rows_without_text_are_left_out_and_counted(hub, caplog):
     hub.table = Table(text=["one", "", None, [], "two"], kind=["a", "b", "c", "d", "e"])
     found = hub_prompts("owner/set", "test", 1.0, domain_column="kind")

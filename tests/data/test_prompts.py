@@ -4,6 +4,7 @@ from collections import Counter
 import pytest
 
 from adaspec_rl.data.build_prompts import build
+from adaspec_rl.data.conversations import Message
 from adaspec_rl.data.prompts import (
     EMBEDDED,
     balanced,
@@ -46,6 +47,42 @@ def test_known_layouts_are_read(tmp_path):
     }  # fmt: skip
 
 
+def test_turns_and_messages_are_conversations(tmp_path):
+    said = [("system", "Be brief."), ("user", "Hi"), ("assistant", ""), ("user", "Bye")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    rows = [
+        {"turns": ["Write.", "Rewrite."]},
+        {"id": None, "prompt": "not this", "messages": messages},
+        {"text": "Once", "turns": None, "domain": ""},
+    ]
+    path = write(tmp_path / "talk.jsonl", rows)
+    found = {p.id: (p.domain, p.text, p.turns) for p in jsonl_prompts(path, "test", 1.0)}
+    assert found == {
+        "1": ("talk", "Write.", (Message("user", "Write."), Message("user", "Rewrite."))),
+        "2": ("talk", "Hi", tuple(Message(role, text) for role, text in said)),
+        "3": ("talk", "Once", ()),
+    }
+
+
+def test_turns_of_a_conversation_stand_on_one_side(tmp_path):
+    rows = [
+        {"id": f"{n}{tail}", "turns": [f"first {n}", *tail]} for n in range(60) for tail in "ab"
+    ]
+    path = write(tmp_path / "talk.jsonl", rows)
+    for split in ("train", "test"):
+        ids = {prompt.id for prompt in jsonl_prompts(path, split)}
+        assert {f"{one[:-1]}{tail}" for one in ids for tail in "ab"} == ids  # by the first turn
+
+
+def test_a_template_goes_around_every_user_turn(tmp_path):
+    answered = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path = write(
+        tmp_path / "p.jsonl", [{"messages": [*answered, {"role": "user", "content": "c"}]}]
+    )
+    (found,) = jsonl_prompts(path, "test", 1.0, "<{text}>")
+    assert [message.text for message in found.turns] == ["<a>", "b", "<c>"] and found.text == "<a>"
+
+
 def read(path, split, share=0.5):
     try:
         return jsonl_prompts(path, split, share)
@@ -63,12 +100,23 @@ def test_a_file_is_split_by_its_texts(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{not json", "line 1 is not JSON"),
+        ("{not json", "bad.jsonl, line 1 is not JSON"),
+        ('{"text": NaN}', "line 1 has NaN in place of a number"),
+        ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1 nests lists and objects more"),
+        ('{"text": "a"}\n{"text": "\\ud83d"}', "line 2 has half of a surrogate pair"),
         ("[1, 2]", "line 1: expected an object"),
-        ('{"words": "x"}', "a text in one of the keys text, prompt, question, turns, found words"),
-        ('{"text": ""}', "line 1: expected a text in one of the keys"),
-        ('{"text": 5}', "line 1: expected a text in one of the keys"),
-        ('{"turns": [{"role": "user"}]}', "line 1: expected a text in one of the keys"),
+        (
+            '{"words": "x"}',
+            "a text in one of the keys messages, turns, text, prompt, question, found w",
+        ),
+        ('{"text": ""}', "line 1: text is empty: give it a text"),
+        ('{"turns": []}', "line 1: turns is empty"),
+        ('{"turns": ["a", ""]}', "line 1: turns is empty in turn 2: give it a text"),
+        ('{"text": 5}', "line 1: text is no text: expected a text or a list of turns, found 5"),
+        ('{"turns": [{"role": "user"}]}', "line 1: turns has no text in turn 1: expected a text"),
+        ('{"messages": [{"role": "tool", "content": "a"}]}', "messages has the role 'tool' in t"),
+        ('{"messages": [{"role": "system", "content": "a"}]}', "messages holds no user turn"),
+        ('{"text": "a", "id": [1]}', r"line 1: expected a text or a number in id, found \[1\]"),
         ('\n\n{"words": "x"}', "line 3: expected a text"),
         ("", r"has no prompt in its test split \(.*, 0 prompts in all\): add prompts to it"),
     ],
@@ -105,6 +153,28 @@ def test_a_template_goes_around_the_text_and_moves_no_prompt(tmp_path):
     assert [prompt.id for prompt in dressed] == [prompt.id for prompt in bare]
     with pytest.raises(ValueError, match=r"data.template must contain {text}, got 'Q: {question}'"):
         jsonl_prompts(path, "test", template="Q: {question}")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", "line 1 is UTF-16 or UTF-32 text: save the file as UTF-8"),
+        ("utf-16-le", "line 1 is UTF-16 or UTF-32 text"),
+        ("utf-32-be", "line 1 is UTF-16 or UTF-32 text"),
+        ("latin-1", r"p.jsonl, line 2 is not UTF-8 text \(byte 0xe9\): save the file as UTF-8"),
+    ],
+)
+def test_other_encodings_are_refused_by_file_and_line(tmp_path, encoding, message):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes('{"text": "one"}\n{"text": "café"}'.encode(encoding))
+    with pytest.raises(ValueError, match=message):
+        jsonl_prompts(path, "test", 1.0)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"text": "café"}', encoding="utf-8-sig")
+    assert [prompt.text for prompt in jsonl_prompts(path, "test", 1.0)] == ["café"]
 
 
 def test_two_prompts_of_one_id_are_refused(tmp_path):

@@ -1,26 +1,25 @@
 """The configuration group `data`: from the command line to encoded prompts."""
 
 import json
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from adaspec_rl import config as schema
-from adaspec_rl import from_config
-from adaspec_rl.config import DataConfig
+from adaspec_rl import prompts as sources
+from adaspec_rl.config import Config, DataConfig
 from adaspec_rl.data.prompts import jsonl_prompts
-from adaspec_rl.from_config import PROJECT, prompts_from
+from adaspec_rl.from_config import PROJECT
 from adaspec_rl.pairs.pair import load_pair
 
 SPEC_BENCH = (
     "writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities",
     "translation", "summarization", "qa", "math_reasoning", "rag",
 )  # fmt: skip
-PUBLISHED = Path(os.environ.get("ADASPEC_DATA", ""))  # a folder with files that do not ship
+PUBLISHED = PROJECT.parent / "shared" / "data"  # files that do not ship
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +32,10 @@ def composed(*arguments: str, script: str = "train_policy") -> DataConfig:
     schema.register()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         return OmegaConf.to_object(compose(script, overrides=list(arguments))).data
+
+
+def prompts_from(data, split, pair, per_domain=None):
+    return sources.prompts_from(Config(data=data), split, pair, Console(), per_domain)
 
 
 def write(path, rows):
@@ -78,7 +81,8 @@ def test_spec_bench_loads_with_its_categories_as_domains(tmp_path, pair):
 
 
 @pytest.mark.skipif(
-    not (PUBLISHED / "spec_bench.jsonl").is_file(), reason="ADASPEC_DATA has no spec_bench.jsonl"
+    not (PUBLISHED / "spec_bench.jsonl").is_file(),
+    reason="there is no ../shared/data/ spec_bench.jsonl",
 )
 def test_the_published_spec_bench_loads(pair):
     path = PUBLISHED / "spec_bench.jsonl"
@@ -90,7 +94,8 @@ def test_the_published_spec_bench_loads(pair):
 
 
 @pytest.mark.skipif(
-    not (PUBLISHED / "gsm8k_test.jsonl").is_file(), reason="ADASPEC_DATA has no gsm8k_test.jsonl"
+    not (PUBLISHED / "gsm8k_test.jsonl").is_file(),
+    reason="there is no ../shared/data/ gsm8k_test.jsonl",
 )
 def test_the_published_gsm8k_loads(pair):
     path = PUBLISHED / "gsm8k_test.jsonl"
@@ -112,7 +117,7 @@ def test_gsm8k_asks_in_the_usual_form(tmp_path, pair):
 
 def test_the_hub_gets_what_the_configuration_says(monkeypatch, pair):
     seen = []
-    monkeypatch.setattr(from_config, "hub_prompts", lambda *a, **k: seen.append((a, k)) or [])
+    monkeypatch.setattr(sources, "hub_prompts", lambda *a, **k: seen.append((a, k)) or [])
     config = composed(
         "data=hub", "data.name=openai/gsm8k", "data.config=main", "data.split=test",
         "data.column=question", "data.domain_column=kind", "data.template='<{text}>'",
@@ -147,7 +152,7 @@ def test_a_source_that_does_not_say_enough_is_refused(pair, config, message):
 
 def test_long_prompts_are_left_out_and_counted(tmp_path, pair, caplog):
     path = spec_bench(tmp_path / "question.jsonl", long=("summarization", "rag"))
-    options = ["data=jsonl", f"data.path={path}", "data.test_share=1"]
+    options = ["data=jsonl", f"data.path={path}", "data.test_share=1", "data.chat=off"]
     found = prompts_from(composed(*options, "data.max_prompt_tokens=100"), "test", pair)
     assert len(found) == 24 and max(len(item.ids) for item in found) <= 100
     counts = Counter(item.prompt.domain for item in found)
