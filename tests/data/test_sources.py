@@ -82,7 +82,7 @@ def test_spec_bench_loads_with_its_categories_as_domains(tmp_path, pair):
 
 @pytest.mark.skipif(
     not (PUBLISHED / "spec_bench.jsonl").is_file(),
-    reason="there is no ../shared/data/ spec_bench.jsonl",
+    reason="../shared/data has no spec_bench.jsonl",
 )
 def test_the_published_spec_bench_loads(pair):
     path = PUBLISHED / "spec_bench.jsonl"
@@ -95,7 +95,7 @@ def test_the_published_spec_bench_loads(pair):
 
 @pytest.mark.skipif(
     not (PUBLISHED / "gsm8k_test.jsonl").is_file(),
-    reason="there is no ../shared/data/ gsm8k_test.jsonl",
+    reason="../shared/data has no gsm8k_test.jsonl",
 )
 def test_the_published_gsm8k_loads(pair):
     path = PUBLISHED / "gsm8k_test.jsonl"
