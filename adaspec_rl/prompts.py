@@ -1,12 +1,15 @@
 """From the configuration to encoded prompts."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from adaspec_rl.config import Config, DataConfig
-from adaspec_rl.data.conversations import unanswered
-from adaspec_rl.data.encoding import as_asked, encode
+from adaspec_rl.console import progress
+from adaspec_rl.data.conversations import unanswered, with_answer
+from adaspec_rl.data.encoding import as_asked, encode, encode_turns
 from adaspec_rl.data.hub import hub_prompts
 from adaspec_rl.data.prompts import (
     SPLITS,
@@ -19,7 +22,9 @@ from adaspec_rl.data.prompts import (
     jsonl_prompts,
     short_prompts,
 )
+from adaspec_rl.from_config import sampling_from
 from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.replay.answers import Answering, answers
 
 
 def prompts_from(
@@ -27,26 +32,41 @@ def prompts_from(
 ) -> list[EncodedPrompt]:
     """The prompts of a split, domains in turn, checked against the pair's context.
 
-    Those longer than `data.max_prompt_tokens` are left out, with a logged warning.
+    Each user turn of a conversation is a prompt. What the data do not answer between turns, the
+    target answers itself: as `env` says, from the run's seed, with up to `env.max_new_tokens`
+    tokens. Prompts longer than `data.max_prompt_tokens` are left out, with a logged warning.
 
     Raises:
         ValueError: a prompt is empty or does not fit; says which.
     """
     assert split in SPLITS
-    data, tokenizer = config.data, pair.tokenizer
-    prompts = as_asked(_prompts_of(data, split), data.chat, tokenizer)
+    data = config.data
+    prompts = as_asked(_prompts_of(data, split), data.chat, pair.tokenizer)
     check_ids(prompts, data.path or data.name or data.source)
-    prompts = [prompt for prompt in prompts if unanswered(prompt.turns) is None]
-    if data.max_prompt_tokens is not None:
-        prompts = short_prompts(
-            prompts, lambda prompt: encode(tokenizer, prompt).ids, data.max_prompt_tokens
-        )
     limit = data.train_prompts if split == "train" else data.test_prompts
     counts = [count for count in (limit, per_domain) if count is not None]
-    chosen = balanced(prompts, min(counts) if counts else None)
-    encoded = [encode(tokenizer, prompt) for prompt in chosen]
+    chosen: Sequence[Prompt] = balanced(
+        _short(prompts, config, pair), min(counts) if counts else None
+    )
+    while True:
+        encoded = [encode(pair.tokenizer, prompt) for prompt in chosen]
+        _check_room(encoded, pair)
+        if all(unanswered(prompt.turns) is None for prompt in chosen):
+            return encoded
+        chosen = _short(_answered(chosen, config, pair, console), config, pair)
+
+
+def _short(prompts: Sequence[Prompt], config: Config, pair: Pair) -> Sequence[Prompt]:
+    """Those within `data.max_prompt_tokens`; answers that are still missing count as empty."""
+    longest = config.data.max_prompt_tokens
+    if longest is None:
+        return prompts
+    return short_prompts(prompts, lambda prompt: encode(pair.tokenizer, prompt).ids, longest)
+
+
+def _check_room(prompts: Sequence[EncodedPrompt], pair: Pair) -> None:
     room = pair.target.context_length
-    for item in encoded:
+    for item in prompts:
         if not item.prompt.text or not item.ids:
             raise ValueError(f"prompt {item.prompt.id} is empty: remove it or give it a text")
         if len(item.ids) >= room:
@@ -55,7 +75,35 @@ def prompts_from(
                 f"{pair.target.name} holds {room}: shorten it, or leave such prompts out with "
                 "data.max_prompt_tokens=N"
             )
-    return encoded
+
+
+def _answered(
+    prompts: Sequence[Prompt], config: Config, pair: Pair, console: Console
+) -> list[Prompt]:
+    """The prompts with the first missing answer of each conversation put in."""
+    waiting = [unanswered(prompt.turns) for prompt in prompts]
+    asked = list(dict.fromkeys(turns for turns in waiting if turns is not None))
+    answering = Answering(
+        pair=pair.fingerprint,
+        sampling=sampling_from(config.env),
+        eos_ids=pair.eos_ids,
+        max_new_tokens=config.env.max_new_tokens,
+        seed=config.seed,
+    )
+    with progress(console, "answers between turns") as update:
+        made = answers(
+            pair.target,
+            answering,
+            [encode_turns(pair.tokenizer, turns)[1] for turns in asked],
+            Path(config.replay.cache),
+            progress=update,
+        )
+    texts = [str(pair.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in made]
+    answer = dict(zip(asked, texts))
+    return [
+        prompt if turns is None else replace(prompt, turns=with_answer(prompt.turns, answer[turns]))
+        for prompt, turns in zip(prompts, waiting)
+    ]
 
 
 def _prompts_of(config: DataConfig, split: str) -> list[Prompt]:

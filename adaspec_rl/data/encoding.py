@@ -55,14 +55,25 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> EncodedPrompt:
     while unanswered(turns) is not None:
         turns = with_answer(turns, "")
     try:
-        text = rendered(tokenizer, turns)
+        text, ids = encode_turns(tokenizer, turns)
     except TemplateError as error:
         raise ValueError(
             f"the tokenizer's chat template refuses prompt {prompt.id} ({error}): leave it out, or "
             "set data.chat=off"
         ) from None
-    # The template writes the begin token itself, where the model wants one.
-    return EncodedPrompt(replace(prompt, text=text), _ids(tokenizer, text, special=False))
+    return EncodedPrompt(replace(prompt, text=text), ids)
+
+
+def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Conversation) -> tuple[str, list[int]]:
+    """What the model reads before it answers the last of `turns`, and its token ids.
+
+    The template writes the begin token itself, where the model wants one.
+
+    Raises:
+        TemplateError: the template refuses them.
+    """
+    text = rendered(tokenizer, turns)
+    return text, _ids(tokenizer, text, special=False)
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from adaspec_rl.config import Config, EvaluateConfig
 from adaspec_rl.console import progress
+from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
 from adaspec_rl.evaluation.contestants import Contestants, contestants
@@ -213,6 +214,7 @@ def _figures(
             "temperature": sampling.temperature,
             "verification": "greedy" if sampling.temperature == 0 else rule,
             "prompts": len(prompts),
+            "chat": chat_facts(config.data.chat, prompts, pair.tokenizer),
             "max_new_tokens": config.evaluation.max_new_tokens,
         },
         about=entered.about,

@@ -1,6 +1,7 @@
 """A few generations token by token, for the report's round viewer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from adaspec_rl.control.controller import Controller
@@ -37,6 +38,7 @@ def examples(
                 "prompt_id": item.prompt.id,
                 "domain": item.prompt.domain,
                 "prompt": item.prompt.text,
+                "turns": [asdict(message) for message in item.prompt.turns],
                 "temperature": temperature,
                 "methods": {
                     name: _rounds(own[name], item, observing[name], pair, cost)

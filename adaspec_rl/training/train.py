@@ -17,6 +17,7 @@ from adaspec_rl.console import progress
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import Survival
@@ -220,6 +221,7 @@ def learn(
             "temperature": config.env.temperature,
             "verification": config.env.verification,
             "recording": task.trace.fingerprint,
+            "chat": chat_facts(config.data.chat, task.prompts, task.pair.tokenizer),
             "agent": asdict(config.agent),
         }
         save_bundle(new_bundle(actor, task, training), folder / "policy")

@@ -31,6 +31,7 @@ COSTS = RoundCosts(
 )
 PROFILE = CostProfile("some CPU, 2 threads", 4e-5, (COSTS,))
 EVIL = "</script><img src=x onerror=alert(1)><!--"
+TURNS = [{"role": "user", "text": f"code-test-1 {EVIL}"}, {"role": "assistant", "text": "Yes."}]
 
 
 def figures(speedup, versus=None, interval=None, gap=None, **more):
@@ -146,7 +147,7 @@ def sample_report():
                 0.99, (0.984, 0.997), -0.03, mode="replay", temperature=0.8, verification="coupled"
             ),
         ],
-        "examples": [example(), example("code-test-1", " end")],
+        "examples": [example(), {**example("code-test-1", " end"), "turns": TURNS}],
         "profile": json.loads(json.dumps(PROFILE.to_dict())),
         "policy_map": policy_map(bundle(("history", "cost"))),
     }

@@ -156,7 +156,9 @@ def test_controllers_and_prompts_can_be_chosen(visit):
     assert left.text_content() == right.text_content()
     assert "⏎" in right.text_content() and EVIL in right.text_content()
     page.locator("#prompt").select_option("1")
-    assert "code-test-1" in page.locator("#prompt-text").text_content()
+    turns = page.locator("#prompt-text .turn")
+    assert turns.all_text_contents() == [f"usercode-test-1 {EVIL}", "assistantYes."]
+    assert turns.locator("b").all_text_contents() == ["user", "assistant"]
     assert left.text_content().endswith(" end")
     page.locator("#method-right").select_option("fixed_3")
     rejected = right.locator(".rejected").first
