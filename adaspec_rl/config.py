@@ -84,7 +84,8 @@ class CostConfig:
 
     source: str = "measured"  # measured, file
     path: str | None = None  # file: a saved profile
-    samples: int = 12  # measured: rounds timed of each draft length
+    samples: int = 48  # measured: the most timings of each part of a round
+    seconds: float | None = 30.0  # measured: what that may take; null: as long as it needs
     contexts: list[int] = field(default_factory=list)  # measured: tokens before the rounds
     batch_sizes: list[int] = field(default_factory=list)  # measured
     batch_size: int = 1  # the one that decisions are costed at

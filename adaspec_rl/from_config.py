@@ -15,7 +15,7 @@ from adaspec_rl.config import (
     EnvConfig,
     ModelConfig,
 )
-from adaspec_rl.console import progress
+from adaspec_rl.console import duration, progress
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import Sampling
@@ -161,14 +161,19 @@ def measured_profile_from(
         verification=config.env.verification,
         survival=survival,
     )
+    limit = config.cost.seconds
+    if limit is not None:
+        console.print(f"measuring costs: up to {duration(limit)}", highlight=False)
     with progress(console, "measuring costs") as update:
         return measure(
             session,
             [item.ids for item in prompts],
             max_length=config.env.max_length,
             samples=config.cost.samples,
+            seconds=limit,
             contexts=config.cost.contexts,
             batch_sizes=config.cost.batch_sizes,
             spec=spec,
             progress=lambda share: update(share, 1.0),
+            note=lambda text: console.print(text, highlight=False),
         )

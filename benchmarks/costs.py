@@ -51,6 +51,7 @@ def configured(options: argparse.Namespace) -> TrainConfig:
     overrides = [
         "cost=measured",
         f"cost.samples={options.samples}",
+        f"cost.seconds={options.seconds}",
         f"cost.contexts={options.contexts}",
         f"cost.batch_sizes={options.batch_sizes}",
         *options.overrides,
@@ -76,7 +77,8 @@ def main() -> None:
     parser.add_argument("name", type=name_of)
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--samples", type=int, default=24, help="rounds of each draft length")
+    parser.add_argument("--samples", type=int, default=48, help="the most timings of each part")
+    parser.add_argument("--seconds", type=float, default=600, help="that they may take in all")
     parser.add_argument("--folder", type=Path, default=CONF / "cost", help="conf/cost by default")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)

@@ -30,13 +30,13 @@ def make_live_env(
     survival: Sequence[Survival] | None = None,
     profile: CostProfile | None = None,
     batch_size: int = 1,
-    profile_samples: int = 8,
+    profile_samples: int = 24,
     progress: Callable[[float], None] = lambda share: None,
 ) -> SpecDecodeEnv:
     """An environment over real decoding; by default of the embedded pair on its training prompts.
 
     `actions` are a list, or the name of one. Without a `profile`, one is measured first, from
-    `profile_samples` rounds of each draft length.
+    at most `profile_samples` timings of each part of a round.
     """
     pair = pair or load_pair("tiny", "tiny:target", ["tiny:draft"])
     if isinstance(actions, str):

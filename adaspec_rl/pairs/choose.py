@@ -61,7 +61,7 @@ class ChooseConfig:
     max_length: int = setting(8, "the longest draft")
     temperature: float = setting(0.0, "above 0: coupled sampling")
     least_gain: float = setting(0.01, "of the speedup, for which a set grows by one more drafter")
-    samples: int = setting(8, "rounds timed of each kind")
+    samples: int = setting(48, "the most timings of each part of a round")
     out: str = setting("choice", "a folder for the recording, table and plot")
     seed: int = setting(0, "of texts and regressions")
     threads: int | None = setting(None, "of torch on the CPU; null: one a core")

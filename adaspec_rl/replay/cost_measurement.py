@@ -1,28 +1,58 @@
-"""Measure a cost profile on the live engine: medians over interleaved samples."""
+"""Measure a cost profile on the live engine: medians over interleaved timings, within a budget."""
 
+import math
 import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from adaspec_rl.control.generation import StreamObserver
-from adaspec_rl.control.learned import Actor, LearnedPolicy
-from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
+from adaspec_rl.console import duration
+from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.drafters import DraftModel
-from adaspec_rl.decoding.forecast import NO_FORECAST
-from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.replay.cost_estimates import (
+    FEWEST,
+    Kind,
+    interpolated,
+    policy_seconds,
+    round_costs,
+)
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts, device_name
+from adaspec_rl.replay.timed_text import (
+    TimedText,
+    endless,
+    smallest_context,
+    stretched,
+    timed_forward,
+)
 
-NEVER = 1e-30  # a threshold that stops nothing but pays for the estimate
-REPEATS = 6  # timings of each verification width after one prompt
-SPAN = 48  # tokens generated at a context before it has grown too far from its name
+REPEATS = 4  # timings of each part between two readings of the prompt
+BATCHED = 6  # timings of each forward at a batch size above 1
+USUAL = 3  # tokens of the drafts by which the price of signals is known
+SHORT = 4  # tokens of the longest draft that is timed where a step is slow
 
-Samples = defaultdict[tuple, list[float]]
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is timed, and how often at least."""
+
+    contexts: tuple[int, ...]
+    widths: tuple[int, ...]  # of verifications; those between are interpolated
+    lengths: tuple[int, ...]  # of drafts in whole rounds; those between and beyond are linear
+    fewest: int = FEWEST
+
+    def kinds(self, drafters: int) -> list[Kind]:
+        """All that is timed at each context, in an order that sets like beside like."""
+        longest = max(self.lengths)
+        drafts = sorted({1, longest})
+        found: list[Kind] = [("fallback",), *(("verification", width) for width in self.widths)]
+        for drafter in range(drafters):
+            found += [("draft", drafter, length) for length in drafts]
+            found.append(("stopping", drafter, longest))
+            found += [("round", drafter, length) for length in self.lengths]
+        return found
 
 
 def measure(
@@ -30,28 +60,77 @@ def measure(
     prompts: Sequence[Sequence[int]],
     *,
     max_length: int = 8,
-    samples: int = 24,
+    samples: int = 48,
+    seconds: float | None = 30.0,
     contexts: Sequence[int] = (64, 256),
     batch_sizes: Sequence[int] = (1,),
     spec: ObservationSpec | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> CostProfile:
-    """Time `samples` real rounds of every draft length at every context, and the parts alone.
+    """Time the parts of a round at every context, each alone, and whole rounds beside them.
 
-    With R(k) the median seconds of a round of k drafted tokens and V(w) those of a verification of
-    width w, a draft step is what R(k) - V(k + 1) gains a token, and the overhead is the rest. What
-    catching up takes a token is seen where a drafter first reads the prompt. Batch sizes above 1
-    time forwards alone and keep the rest of batch 1.
+    All parts take turns until every median is known to a hundredth of a step, so that a machine
+    that becomes slower or faster does so for all of them. Where the budget would not suffice for
+    three timings of each, fewer widths and lengths are timed, and what lies between them is
+    interpolated; in the end only the first context is. Batch sizes above 1 time forwards alone and
+    keep the rest of batch 1.
+
+    Texts do not end here, and lookups always find something, so that all lengths occur.
 
     Args:
         prompts: token ids; cut or repeated to each context length.
+        samples: the most timings of each part.
+        seconds: what all of it may take; None: as long as it needs. Exceeded only where the models
+            are too slow for two timings of the fewest parts.
         contexts: tokens before the rounds.
         spec: what policies will observe, which takes time too; None: everything.
+        progress: told the share that is done.
+        note: told, in one sentence, where the budget was too small for all parts.
 
     Raises:
-        ValueError: nothing to measure, a context that the models cannot hold, or texts too short
-            to time.
+        ValueError: nothing to measure, or a context that the models cannot hold.
     """
+    _check(session, prompts, max_length, samples, seconds, contexts, batch_sizes)
+    began, measured = session.clock(), endless(session, max_length)
+    drafters = len(session.models)
+    spec = spec or ObservationSpec(
+        max_length=max_length, vocab_size=session.target.vocab_size, drafters=max(1, drafters)
+    )
+    texts = {
+        context: TimedText(measured, stretched(prompts[n % len(prompts)], context), spec)
+        for n, context in enumerate(contexts)
+    }
+    batches = sorted(set(batch_sizes) - {1})
+    budget = math.inf if seconds is None else seconds / (1 + len(batches))
+    choices = list(_plans(contexts, max_length))
+    plan = _affordable(choices, texts[contexts[0]], drafters, budget)
+    timed = [texts[context] for context in plan.contexts]
+    _time_all(timed, plan, drafters, samples, began, budget, progress)
+    points = [round_costs(t.found, len(t.prompt), max_length, drafters) for t in timed]
+    for number, batch in enumerate(batches, 2):
+        until = began + number * budget
+        points += [
+            _batched(session, prompts[0], point, batch, plan.widths, until)
+            for point in points[: len(timed)]
+        ]
+    progress(1.0)
+    taken = session.clock() - began
+    if plan != choices[0] or (seconds is not None and taken > 1.2 * seconds):
+        note(_shortfall(plan, choices[0], points[0].autoregressive_step, taken, seconds))
+    device = device_name(session.target.device)
+    return CostProfile(device, policy_seconds(timed[0].found), tuple(points))
+
+
+def _check(
+    session: LiveSession,
+    prompts: Sequence[Sequence[int]],
+    max_length: int,
+    samples: int,
+    seconds: float | None,
+    contexts: Sequence[int],
+    batch_sizes: Sequence[int],
+) -> None:
     if not prompts or min(map(len, prompts)) < 1:
         raise ValueError("measuring costs needs prompts of at least 1 token")
     for name, values in (
@@ -61,190 +140,163 @@ def measure(
     ):
         if not values or min(values) < 1:
             raise ValueError(f"{name} needs numbers of at least 1, got {list(values)}: set some")
-    limit = min([session.target.context_length, *(d.context_length for d in session.models)])
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"cost.seconds must be above 0, or null for no limit, got {seconds}")
+    limit = smallest_context(session)
     room = limit - max(session.max_new_tokens, max_length + 1)
     if max(contexts) > room:
         raise ValueError(
             f"cost.contexts has {max(contexts)} tokens but the models hold {limit}, of which "
             f"{limit - room} are to be generated: expected at most {room}"
         )
-    spec = spec or ObservationSpec(max_length=max_length, vocab_size=session.target.vocab_size)
-    observed = _observed(session, prompts[0], spec)
-    timed: dict[int, Samples] = {context: defaultdict(list) for context in contexts}
-    for context in contexts:  # warms up
-        _time_rounds(session, _stretched(prompts[0], context), 0, max_length, defaultdict(list))
-    fewest = number = 0
-    while fewest < samples:
-        if number > 100 * (len(prompts) + samples):
-            raise ValueError(
-                f"the texts are too short to time drafts of {max_length} tokens: raise "
-                f"max_new_tokens (it is {session.max_new_tokens}) or lower max_length"
-            )
-        for context, found in timed.items():
-            prompt = _stretched(prompts[number % len(prompts)], context)
-            for drafter in range(max(1, len(session.models))):
-                _time_rounds(session, prompt, drafter, max_length, found)
-            _time_verification(session.target, prompt, max_length, found)
-        number += 1
-        fewest = min(len(values) for found in timed.values() for values in found.values())
-        progress(min(1.0, fewest / samples))
-    points = [_solve(found, context, len(session.models)) for context, found in timed.items()]
-    for batch in sorted(set(batch_sizes) - {1}):
-        points += [_batched(session, prompts[0], point, batch) for point in points[: len(contexts)]]
-    ordered = sorted(points, key=lambda point: (point.batch_size, point.context))
-    return CostProfile(device_name(session.target.device), observed, tuple(ordered))
 
 
-def _stretched(prompt: Sequence[int], length: int) -> list[int]:
-    """`prompt` repeated, then cut to its last `length` tokens."""
-    return (list(prompt) * (length // len(prompt) + 1))[-length:]
+def _plans(contexts: Sequence[int], max_length: int) -> Iterator[Plan]:
+    """From the most that can be timed to the least."""
+    widest = max_length + 1
+    all_widths = tuple(range(1, widest + 1))
+    some_widths = tuple(sorted({*(2**n for n in range(widest.bit_length())), widest}))
+    both, short = tuple(sorted({1, max_length})), min(SHORT, max_length)
+    every = tuple(dict.fromkeys(contexts))
+    yield Plan(every, all_widths, both)
+    yield Plan(every, some_widths, both)
+    yield Plan(every, some_widths, tuple(sorted({1, short})))
+    yield Plan(every[:1], some_widths, tuple(sorted({1, short})))
+    yield Plan(every[:1], tuple(sorted({1, widest})), (short,), fewest=2)
 
 
-def _time_rounds(
-    session: LiveSession, prompt: Sequence[int], drafter: int, max_length: int, found: Samples
+def _affordable(choices: Sequence[Plan], text: TimedText, drafters: int, budget: float) -> Plan:
+    """The first plan whose fewest timings fit the budget, else the last, going by a first try."""
+    clock = text.session.clock
+    began = clock()
+    text.start()
+    reading = clock() - began
+    step = _tried(text, ("fallback",))
+    drafts = [_tried(text, ("draft", drafter, 1)) for drafter in range(drafters)]
+    left = budget - (clock() - began)
+
+    def takes(plan: Plan) -> float:
+        def seconds(kind: Kind) -> float:
+            if kind[0] in ("fallback", "verification"):
+                return step  # a wide one takes a little more
+            drafting = drafts[kind[1]] * (kind[2] + 1)  # one more to catch up
+            return drafting + (step if kind[0] == "round" else 0.0)
+
+        once = sum(map(seconds, plan.kinds(drafters)))
+        readings = sum(reading * context / len(text.prompt) for context in plan.contexts)
+        return plan.fewest * once * len(plan.contexts) + readings
+
+    return next((plan for plan in choices if takes(plan) <= left), choices[-1])
+
+
+def _tried(text: TimedText, kind: Kind) -> float:
+    """Seconds of `kind`: the better of the first two, as the first one warms up."""
+    began = text.session.clock()
+    text.time(kind)
+    between = text.session.clock()
+    text.time(kind)
+    return min(between - began, text.session.clock() - between)
+
+
+def _time_all(
+    texts: Sequence[TimedText],
+    plan: Plan,
+    drafters: int,
+    samples: int,
+    began: float,
+    budget: float,
+    progress: Callable[[float], None],
 ) -> None:
-    """Some tokens of one generation, always with the kind of round that has fewest samples."""
-    kinds: list[tuple] = [("fallback",)]
-    if session.models:
-        kinds += [("round", drafter, length) for length in range(1, max_length + 1)]
-        kinds += [("stopping", drafter, length) for length in {max_length // 2 + 1, max_length}]
-    lacking: defaultdict[tuple, int] = defaultdict(int)
-    for kind in kinds:
-        found[kind]  # known, even where nothing was timed yet
-    session.start(prompt, signals=False)
-    if session.models:
-        first = session.step(Action(1, drafter))  # reads the whole prompt
-        found["catch up", drafter].append(first.seconds)
-        session.step(Action(1, drafter, NEVER))  # and so does the first estimate
-    while session.finished is None and len(session.tokens) < SPAN:
-        kind = min(kinds, key=lambda kind: len(found[kind]) + lacking[kind])
-        played = session.step(_action(kind))
-        if kind == ("fallback",) or played.drafted == kind[2]:
-            found[kind].append(played.seconds)
-        else:  # a lookup may find less than asked for: go on with another kind
-            lacking[kind] += 1
+    """Time all kinds in turns, at all contexts in turns, until they are known or time is up."""
+    clock, kinds = texts[0].session.clock, plan.kinds(drafters)
+    fewest, shown = min(plan.fewest, samples), 0.0
+    current: TimedText | None = texts[0]  # tried before
+    signals: list[Kind] = []
+    if texts[0].spec.needs_signals:  # so that some rounds are timed with them and without
+        usual = ("round", 0, min(USUAL, max(plan.lengths))) if drafters else ("fallback",)
+        kinds = list(dict.fromkeys([*kinds, usual]))
+        signals.append(("signals", *usual))
 
+    def wanted(text: TimedText, kind: Kind) -> bool:
+        count = text.found.count(kind)
+        late = count and clock() - began + text.found.median(kind) > budget
+        return count < fewest or (count < samples and not late)
 
-def _action(kind: tuple) -> Action:
-    if kind[0] == "fallback":
-        return FALLBACK
-    return Action(kind[2], kind[1], NEVER if kind[0] == "stopping" else 0.0)
+    def show() -> None:
+        nonlocal shown
+        counts = [min(samples, text.found.count(kind)) for text in texts for kind in kinds]
+        share = max((clock() - began) / budget, sum(counts) / (samples * len(counts)))
+        shown = max(shown, min(0.99, share))
+        progress(shown)
 
+    def visit(text: TimedText, kinds: Sequence[Kind], signals: bool = False) -> None:
+        nonlocal current
+        if text is not current or signals:
+            text.start(signals)
+        current = None if signals else text
+        for _ in range(REPEATS):
+            for kind in kinds:
+                if wanted(text, kind):
+                    text.time(kind)
+                    show()
 
-def _time_verification(
-    target: LanguageModel, prompt: Sequence[int], max_length: int, found: Samples
-) -> None:
-    """Each width a few times, after the prompt."""
-    target.reset()
-    tokens = torch.tensor([prompt], device=target.device)
-    target.prefill(tokens)
-    for _ in range(REPEATS):
-        for width in range(1, max_length + 2):
-            found["verification", width].append(_time_forward(target, tokens, width))
-
-
-def _time_forward(model: LanguageModel, tokens: torch.Tensor, width: int) -> float:
-    """Seconds of `model` reading `width` more of `tokens` `[B, W]`, which it then forgets."""
-    held = model.lengths
-    wide = tokens[:, :width] if width <= tokens.shape[1] else tokens.repeat(1, width)[:, :width]
-    began = time.perf_counter()
-    model.extend(wide)[0, -1].argmax().item()  # waits for the device
-    seconds = time.perf_counter() - began
-    model.rollback(held)
-    return seconds
-
-
-def _solve(found: Samples, context: int, drafters: int) -> RoundCosts:
-    median = {kind: statistics.median(values) for kind, values in found.items()}
-    widths = sorted(kind[1] for kind in median if kind[0] == "verification")
-    verification = tuple(median["verification", width] for width in widths)
-    longest = len(verification) - 1
-    steps, stopping, overheads, catching_up = [], [], [], []
-    for drafter in range(drafters):
-        drafting = [median["round", drafter, k] - verification[k] for k in range(1, longest + 1)]
-        rises = [(later - drafting[0]) / k for k, later in enumerate(drafting[1:], 1)]
-        steps.append(max(1e-9, statistics.median(rises) if rises else drafting[0]))
-        rest = [seconds - k * steps[-1] for k, seconds in enumerate(drafting, 1)]
-        overheads.append(max(0.0, statistics.median(rest)))
-        reading = median["catch up", drafter] - median["round", drafter, 1]
-        catching_up.append(max(0.0, reading / context))
-        more = [
-            (seconds - median["round", drafter, kind[2]]) / kind[2]
-            for kind, seconds in median.items()
-            if kind[:2] == ("stopping", drafter)
-        ]
-        stopping.append(max(0.0, statistics.median(more)))
-    return RoundCosts(
-        context=context,
-        batch_size=1,
-        autoregressive_step=median[("fallback",)],
-        draft_step=tuple(steps),
-        stopping_step=tuple(stopping),
-        verification=verification,
-        overhead=tuple(overheads),
-        catch_up=tuple(catching_up),
-    )
+    while any(wanted(text, kind) for text in texts for kind in kinds):
+        for text in texts:
+            visit(text, kinds)
+        if signals:
+            visit(texts[0], signals, True)
+        if all(text.found.narrow(kind) for text in texts for kind in kinds):
+            break
 
 
 def _batched(
-    session: LiveSession, prompt: Sequence[int], single: RoundCosts, batch: int
+    session: LiveSession,
+    prompt: Sequence[int],
+    single: RoundCosts,
+    batch: int,
+    widths: Sequence[int],
+    until: float,
 ) -> RoundCosts:
     """The costs of `single` at another batch size: forwards measured, the rest kept."""
-    tokens = torch.tensor(_stretched(prompt, single.context)).repeat(batch, 1)
-    target = session.target
+    tokens = torch.tensor(stretched(prompt, single.context)).repeat(batch, 1)
 
     def timed(model: LanguageModel, widths: Sequence[int]) -> list[float]:
         on_device = tokens.to(model.device)
         model.reset(batch)
         model.extend(on_device, keep=1)
-        samples = [[_time_forward(model, on_device, w) for w in widths] for _ in range(REPEATS)]
+        rows: list[list[float]] = []
+        while len(rows) < 2 or (len(rows) < BATCHED and session.clock() < until):
+            rows.append([timed_forward(model, on_device, w, session.clock) for w in widths])
         model.reset()
-        return [statistics.median(column) for column in zip(*samples[1:])]
+        return [statistics.median(column) for column in zip(*rows[1:])]
 
-    verification = timed(target, range(1, single.max_length + 2))
+    verification = interpolated(widths, timed(session.target, widths), single.max_length + 1)
     drafts = [
         timed(drafter.model, [1])[0] if isinstance(drafter, DraftModel) else step
         for drafter, step in zip(session.models, single.draft_step)
     ]
     rest = single.autoregressive_step - single.verification[0]
-    return RoundCosts(
-        context=single.context,
+    return replace(
+        single,
         batch_size=batch,
         autoregressive_step=verification[0] + max(0.0, rest),
         draft_step=tuple(drafts),
-        stopping_step=single.stopping_step,
-        verification=tuple(verification),
-        overhead=single.overhead,
-        catch_up=single.catch_up,
+        verification=verification,
     )
 
 
-def _observed(session: LiveSession, prompt: Sequence[int], spec: ObservationSpec) -> float:
-    """Median seconds that a learned policy adds to a round: its signals, observation, decision."""
-    rng = np.random.default_rng(0)
-    widths = (len(spec), 64, 64, 16)
-    actor = Actor(
-        tuple(rng.normal(size=shape).astype(np.float32) for shape in zip(widths, widths[1:])),
-        tuple(np.zeros(width, dtype=np.float32) for width in widths[1:]),
+def _shortfall(plan: Plan, best: Plan, step: float, taken: float, seconds: float | None) -> str:
+    """What was not timed for want of time."""
+    left_out = []
+    if plan.contexts != best.contexts:
+        left_out.append(f"only contexts of {', '.join(map(str, plan.contexts))} tokens")
+    if plan.widths != best.widths:
+        left_out.append(f"only verifications of {', '.join(map(str, plan.widths))} tokens")
+    if plan.lengths != best.lengths:
+        left_out.append(f"no drafts beyond {max(plan.lengths)} tokens")
+    limit = "" if seconds is None else f" of cost.seconds={seconds:g}"
+    return (
+        f"an autoregressive step takes {step:.3g} s: within the budget{limit}, "
+        f"{', '.join(left_out) or 'the fewest timings'} were timed, in {duration(taken)}; raise "
+        "cost.seconds for a finer profile"
     )
-    policy = LearnedPolicy(actor, [FALLBACK] * widths[-1], spec)
-    action = Action(min(3, spec.max_length)) if session.models else FALLBACK
-    stepping: dict[bool, list[float]] = {True: [], False: []}  # with signals or without
-    deciding: list[float] = []
-    observer = StreamObserver(Observer(spec, CostFeatures(0.1, 0.1, 0.1)))
-    for signals in (True, False) * 4 if spec.needs_signals else (False,) * 4:
-        session.start(prompt, signals=signals)
-        session.step(action)
-        observer.start(prompt)
-        while session.finished is None and len(session.tokens) < SPAN:
-            began = time.perf_counter()
-            played = session.step(action)
-            stepped = time.perf_counter()
-            observer.update(played, session.forecast() if spec.needs_forecast else NO_FORECAST)
-            policy.decide(observer.observation())
-            deciding.append(time.perf_counter() - stepped)
-            if played.drafted == action.length:
-                stepping[signals].append(stepped - began)
-    medians = {key: statistics.median(values) for key, values in stepping.items() if values}
-    more = max(0.0, medians[True] - medians[False]) if len(medians) == 2 else 0.0
-    return more + (statistics.median(deciding) if deciding else 0.0)
