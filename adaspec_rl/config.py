@@ -8,11 +8,11 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class ModelConfig:
-    """Which pair. Sources are folders, hub ids, or `tiny:NAME` for embedded models."""
+    """Which pair. Sources are folders, GGUF files, hub ids, `tiny:NAME` (embedded) or `smollm2`."""
 
     name: str = "???"
     target: str = "???"
-    drafter: str = "???"  # the general draft model, `draft` among the drafters
+    drafter: str | None = None  # the general draft model, `draft` among the drafters
     # Which drafters, by name: draft, one of `specialists`, early_exit, ngram, or another source.
     drafters: list[str] = field(default_factory=lambda: ["draft", "ngram"])
     specialists: dict[str, str] = field(default_factory=dict)  # further draft models, by name

@@ -20,7 +20,8 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
-from adaspec_rl.pairs.pair import EXIT, Pair, load_pair
+from adaspec_rl.pairs.drafter_names import EXIT
+from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.replay.cluster import RayWorkers
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile
@@ -62,8 +63,17 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
 
 
 def drafter_source(config: ModelConfig, name: str) -> str:
-    """What `load_pair` calls the drafter that `model.drafters` calls `name`."""
+    """What `load_pair` calls the drafter that `model.drafters` calls `name`.
+
+    Raises:
+        ValueError: it is the draft model, and none is configured.
+    """
     if name == "draft":
+        if config.drafter is None:
+            raise ValueError(
+                "model.drafters names draft, but model.drafter is not set: add "
+                "model.drafter=PATH_OR_HUB_ID, or leave draft out (model.drafters=[ngram])"
+            )
         return config.drafter
     if name == EXIT and config.exit_layer is not None:
         return f"{EXIT}:{config.exit_layer}"

@@ -14,6 +14,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from adaspec_rl.engine.gguf import converted
+
 _HUB_ID = re.compile(r"[\w\-][\w\-.]*(/[\w\-][\w\-.]*)?")
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
@@ -24,13 +26,23 @@ class Checkpoint:
     """A model's configuration and its safetensors files, downloaded when first asked for."""
 
     def __init__(self, source: str | Path) -> None:
-        """`source`: a folder, or a hub id such as `Qwen/Qwen3-0.6B`.
+        """`source`: a folder, a GGUF file, or a hub id such as `Qwen/Qwen3-0.6B`.
+
+        A GGUF file is converted into a folder, which is the source from then on.
 
         Raises:
-            ValueError: there is no such folder and `source` cannot be a hub id.
+            ValueError: there is no such folder or file and `source` cannot be a hub id, or the
+                file cannot be converted.
         """
         self.source = str(source)
         self.folder = Path(source).expanduser()
+        if self.folder.suffix == ".gguf":
+            if not self.folder.is_file():
+                raise ValueError(
+                    f"there is no file {self.source}: expected the path of a GGUF file"
+                )
+            self.folder = converted(self.folder)
+            self.source = str(self.folder)
         self.local = self.folder.is_dir()
         if not self.local and not _HUB_ID.fullmatch(self.source):
             raise ValueError(
@@ -48,6 +60,15 @@ class Checkpoint:
         if path is None:
             raise ValueError(f"{self.source} has no {_CONFIG}: it is not a model checkpoint")
         return _read_json(path)
+
+    def generation_config(self) -> dict[str, Any]:
+        """The contents of `generation_config.json`; empty where there is none.
+
+        Raises:
+            ValueError: it cannot be fetched or is not a JSON object.
+        """
+        path = self._fetch("generation_config.json")
+        return {} if path is None else _read_json(path)
 
     def weight_files(self) -> list[Path]:
         """The safetensors files that hold the weights.

@@ -27,7 +27,8 @@ from adaspec_rl.from_config import (
     recording_from,
     saved_profile_from,
 )
-from adaspec_rl.pairs.pair import Pair, short_name
+from adaspec_rl.pairs.drafter_names import short_names
+from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
@@ -139,12 +140,12 @@ def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -
     """
     assert bench.held_out is not None
     found = []
-    for number, drafter in enumerate(pair.drafters):
+    for number, name in enumerate(short_names([drafter.name for drafter in pair.drafters])):
         actions = [Action(length, number) for length in lengths if length <= bench.max_length]
         steps = fixed_steps(bench.held_out, actions, bench.profile, batch_size=bench.batch_size)
         order = np.argsort(steps.sum(axis=1), kind="stable")[:BEST_LENGTHS]
         for length in sorted(actions[place].length for place in order):
-            label = f"fixed_{length}" + (f"_{short_name(drafter.name)}" if number else "")
+            label = f"fixed_{length}" + (f"_{name}" if number else "")
             found.append(FixedLength(length, number, name=label))
     return found
 

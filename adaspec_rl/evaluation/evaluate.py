@@ -27,7 +27,8 @@ from adaspec_rl.evaluation.publish import publish
 from adaspec_rl.evaluation.report import write_report
 from adaspec_rl.evaluation.results import ORACLE, SCHEMA, assemble, results_table, write_results
 from adaspec_rl.from_config import pair_from, sampling_from, set_threads
-from adaspec_rl.pairs.pair import Pair, short_name
+from adaspec_rl.pairs.drafter_names import short_names
+from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import device_name
 from adaspec_rl.replay.session import ReplaySession
@@ -243,7 +244,7 @@ def conclude(
         "seed": config.seed,
         "comparisons": [item.figures for item in found],
     }
-    drafters = [short_name(drafter.name) for drafter in pair.drafters]
+    drafters = short_names([drafter.name for drafter in pair.drafters])
     report = {
         **results,
         "title": f"{first['pair']['name']}: who decodes fastest?",

@@ -29,7 +29,8 @@ from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.files import new_file, write_atomically
 from adaspec_rl.pairs.distillation_config import TargetConfig
 from adaspec_rl.pairs.distillation_prompts import read_prompts
-from adaspec_rl.pairs.pair import Pair, load_pair, short_name
+from adaspec_rl.pairs.drafter_names import short_names
+from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.pairs.settings import describe, one_line_errors, parse, setting
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile
@@ -258,9 +259,9 @@ def table(found: Choice) -> Table:
     shown = Table(title="drafters by themselves", caption="draft step: in autoregressive steps")
     for name in ("drafter", "accepted", "draft step", "weights", "best fixed", "speedup"):
         shown.add_column(name, justify="left" if name == "drafter" else "right")
-    for item in found.candidates:
+    for name, item in zip(short_names([item.name for item in found.candidates]), found.candidates):
         shown.add_row(
-            short_name(item.name),
+            name,
             f"{item.acceptance:.0%}",
             f"{item.draft_step:.3f}",
             f"{item.mebibytes:.1f} MiB",
@@ -272,8 +273,10 @@ def table(found: Choice) -> Table:
 
 def plot(found: Choice, path: Path) -> None:
     """Bars: each candidate alone at its best fixed length, then the sets under a policy."""
-    labels = [short_name(item.name) for item in found.candidates]
-    labels += [" + ".join(map(short_name, some)) for some, _ in found.sets]
+    names = [item.name for item in found.candidates]
+    labels = short_names(names)
+    short = dict(zip(names, labels))
+    labels += [" + ".join(short[name] for name in some) for some, _ in found.sets]
     speeds = [item.speedup for item in found.candidates] + [speed for _, speed in found.sets]
     alone = len(found.candidates)
     figure = Figure(figsize=(6.0, 0.9 + 0.34 * len(labels)), layout="constrained")

@@ -19,7 +19,6 @@ from rich.progress import track
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,7 +36,8 @@ from adaspec_rl.pairs.distillation_folder import DistillationFolder
 from adaspec_rl.pairs.distillation_model import DraftPlan, initial_draft, plan_draft
 from adaspec_rl.pairs.distillation_prompts import Prompts, encoded, read_prompts
 from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
-from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, fingerprint, load_pair
+from adaspec_rl.pairs.fingerprint import fingerprint
+from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, load_pair, load_tokenizer
 from adaspec_rl.pairs.pretrain import Schedule, distillation_loss, save_model, train
 from adaspec_rl.pairs.settings import describe, one_line_errors, parse
 
@@ -127,7 +127,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 def _train(run: Distillation, folder: DistillationFolder) -> dict[str, float]:
     """Write the draft model as it begins and as it ends into the folder's work."""
     config = run.config
-    tokenizer = AutoTokenizer.from_pretrained(run.source.source)
+    tokenizer = load_tokenizer(run.source)
     windows = TextWindows(_texts(run, folder, tokenizer), tokenizer.eos_token_id)
     target = _load_target(run)
     torch.manual_seed(config.seed)

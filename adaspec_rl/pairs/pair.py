@@ -1,14 +1,11 @@
 """A target and its drafters as one thing: loaded together, checked against each other."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from adaspec_rl.data.encoding import encode_text
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup, Offloading
@@ -20,10 +17,13 @@ from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import GIB, share_embeddings, weight_bytes
+from adaspec_rl.pairs.drafter_names import EXIT, NGRAM, is_free
+from adaspec_rl.pairs.end_of_text import end_of_text_ids
+from adaspec_rl.pairs.fingerprint import execution, fingerprint
 from adaspec_rl.pairs.inflate import load_inflated
+from adaspec_rl.pairs.smollm2 import smollm2
 
 EMBEDDED = Path(__file__).parent / "tiny"
-NGRAM, EXIT = "ngram", "early_exit"  # drafters that need no checkpoint
 MEMORY = ("shared", "resident", "offload")
 EXIT_SHARE = 0.25  # of the target's layers that an early exit runs, where nothing else is said
 
@@ -37,7 +37,7 @@ class Pair:
     drafters: tuple[Drafter, ...]
     tokenizer: PreTrainedTokenizerBase
     eos_ids: tuple[int, ...]
-    fingerprint: str  # of all weights and configurations: a policy belongs to one pair
+    fingerprint: str  # of all models and how they run: recordings and policies belong to one pair
     offloading: Offloading | None = None  # what moves draft models off the device and back
 
     def session(
@@ -85,13 +85,15 @@ def load_pair(
     memory_limit: float | None = None,
     idle_rounds: int = 256,
 ) -> Pair:
-    """Load a pair from folders or hub ids; `tiny:NAME` is a model of the embedded pair.
+    """Load a pair from folders, GGUF files or hub ids.
 
-    With a `shape` (see `pairs.inflate`) the target, with a `drafter_shape` the drafters are
-    inflated, and the pair's name says so.
+    `tiny:NAME` is a model of the embedded pair, `smollm2` is SmolLM2-135M-Instruct. With a `shape`
+    (see `pairs.inflate`) the target, with a `drafter_shape` the drafters are inflated, and the
+    pair's name says so.
 
     Args:
-        drafters: draft models, `ngram`, or `early_exit` (`early_exit:L`: after `L` layers).
+        drafters: draft models, `ngram`, or `early_exit` (`early_exit:L`: after `L` layers); at
+            least one of them.
         memory: `resident` keeps every model on the device; `shared` too, but draft models use the
             target's embedding and output matrix where their own are equal; `offload` does that as
             well, and keeps draft models that have not been used for `idle_rounds` on the host.
@@ -104,16 +106,18 @@ def load_pair(
     """
     if memory not in MEMORY:
         raise ValueError(f"unknown model.memory {memory!r}: expected one of {', '.join(MEMORY)}")
-    if len(set(drafters)) < len(drafters):
-        raise ValueError(f"expected drafters that differ, got {', '.join(drafters)}")
-    others = [drafter for drafter in drafters if _is_free(drafter)]
+    if not drafters:
+        raise ValueError("model.drafters is empty: name at least one, such as ngram")
+    _check_names(drafters)
+    others = [drafter for drafter in drafters if is_free(drafter)]
     drafters, wanted = [item for item in drafters if item not in others], list(drafters)
     shapes = [shape, *[drafter_shape] * len(drafters)]
     if any(shapes) and "inflated" not in name:
         name = f"{name}-inflated"
     checkpoints = [checkpoint_of(source) for source in (target, *drafters)]
-    configs = [checkpoint.config() for checkpoint in checkpoints]
-    tokenizers = [AutoTokenizer.from_pretrained(checkpoint.source) for checkpoint in checkpoints]
+    for checkpoint in checkpoints:
+        checkpoint.config()  # explains what is missing better than transformers does
+    tokenizers = [load_tokenizer(checkpoint) for checkpoint in checkpoints]
     for source, tokenizer in zip(drafters, tokenizers[1:]):
         check_vocabularies(target, tokenizers[0], source, tokenizer)
     models = [
@@ -145,15 +149,45 @@ def load_pair(
         _check_room(models, limit)
     made: dict[str, Drafter] = dict(draft_models)
     made |= {drafter: _free_drafter(drafter, models[0]) for drafter in others}
+    every = tuple(made[drafter] for drafter in wanted)
+    names = [drafter.name for drafter in every]
+    _check_names(names)
     return Pair(
         name=name,
         target=models[0],
-        drafters=tuple(made[drafter] for drafter in wanted),
+        drafters=every,
         tokenizer=tokenizers[0],
-        eos_ids=end_of_text_ids(checkpoints[0].source, configs[0], tokenizers[0]),
-        fingerprint=fingerprint(checkpoints, shapes, wanted if others else ()),
+        eos_ids=end_of_text_ids(checkpoints[0], tokenizers[0]),
+        fingerprint=fingerprint(
+            checkpoints,
+            shapes,
+            names,
+            [execution(m, dtype=dtype, quantize=quantize, compile=compile) for m in models],
+        ),
         offloading=offloading,
     )
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ValueError: it has none, or its files cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.source, trust_remote_code=False)
+    except Exception as error:  # a damaged tokenizer.json is an Exception without a class
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{checkpoint.source} has no tokenizer that transformers can load ({reason}): expected "
+            "a tokenizer.json beside the weights"
+        ) from None
+
+
+def _check_names(drafters: Sequence[str]) -> None:
+    names = [drafter.rstrip("/") for drafter in drafters]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected drafters that differ, got {', '.join(names)}")
 
 
 def offload(
@@ -178,16 +212,6 @@ def _check_room(models: Sequence[LanguageModel], limit: int) -> None:
             f"model.memory_limit={limit / GIB:.3g}: leave out a drafter, or set "
             "model.memory=offload"
         )
-
-
-def short_name(drafter: str) -> str:
-    """A drafter's name without folders and kinds, for tables."""
-    return drafter.rstrip("/").split("/")[-1].split(":")[-1]
-
-
-def _is_free(drafter: str) -> bool:
-    """Whether it needs no checkpoint of its own."""
-    return drafter == NGRAM or drafter.split(":")[0] == EXIT
 
 
 def _free_drafter(drafter: str, target: LanguageModel) -> Drafter:
@@ -248,17 +272,17 @@ def dtype_named(name: str) -> torch.dtype:
 
 
 def checkpoint_of(source: str) -> Checkpoint:
-    """The checkpoint of a folder, a hub id or `tiny:NAME`.
+    """The checkpoint of a folder, a GGUF file, a hub id, `tiny:NAME` or `smollm2`.
 
     Raises:
-        ValueError: there is no such embedded model or folder.
+        ValueError: there is no such model.
     """
-    return Checkpoint(_embedded(source))
+    if source == "smollm2":
+        return Checkpoint(smollm2())
+    return Checkpoint(_embedded(source) if source.startswith("tiny:") else source)
 
 
-def _embedded(source: str) -> str | Path:
-    if not source.startswith("tiny:"):
-        return source
+def _embedded(source: str) -> Path:
     folder = EMBEDDED / source.removeprefix("tiny:")
     if not folder.is_dir():
         known = ", ".join(sorted(f"tiny:{path.name}" for path in EMBEDDED.iterdir()))
@@ -286,46 +310,3 @@ def check_vocabularies(
         f"the vocabularies of {target} and {drafter} differ ({how}): "
         "choose a drafter of the target's own family"
     )
-
-
-def end_of_text_ids(
-    source: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, ...]:
-    """Every token that ends a text: the generation config's, else the model's or tokenizer's."""
-    try:
-        ids = GenerationConfig.from_pretrained(source).eos_token_id
-    except OSError:  # the checkpoint has none
-        ids = None
-    if ids is None:
-        ids = config.get("eos_token_id", tokenizer.eos_token_id)
-    if ids is None:
-        return ()
-    return tuple(sorted(ids)) if isinstance(ids, list) else (ids,)
-
-
-def fingerprint(
-    checkpoints: Sequence[Checkpoint],
-    shapes: Sequence[str | None] = (),
-    drafters: Sequence[str] = (),
-) -> str:
-    """A short hash of models: configurations, headers and samples of the weights, inflation.
-
-    `drafters` are the names of all drafters, where some are no checkpoints.
-    """
-    digest = hashlib.sha256()
-    if drafters:
-        kinds = [drafter if _is_free(drafter) else "model" for drafter in drafters]
-        digest.update(repr(kinds).encode())
-    if any(shapes):
-        digest.update(repr(list(shapes)).encode())
-    for checkpoint in checkpoints:
-        config = {k: v for k, v in checkpoint.config().items() if k != "_name_or_path"}
-        digest.update(json.dumps(config, sort_keys=True).encode())
-        for path in checkpoint.weight_files():
-            size = path.stat().st_size
-            digest.update(f"{path.name}:{size}".encode())
-            with path.open("rb") as file:
-                for part in range(16):  # the header, then samples throughout the file
-                    file.seek(part * size // 16)
-                    digest.update(file.read(65536))
-    return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.memory import GIB, weight_bytes
 from adaspec_rl.from_config import drafter_source, pair_from
-from adaspec_rl.pairs.pair import EMBEDDED, fingerprint, load_pair
+from adaspec_rl.pairs.fingerprint import execution, fingerprint
+from adaspec_rl.pairs.pair import EMBEDDED, load_pair
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+from tests.toy import ToyModel
 
 COST = CostFeatures(0.0, 0.0, 0.0)
 
@@ -121,9 +124,42 @@ def test_models_that_cannot_be_had_are_explained(tmp_path, monkeypatch):
 def test_drafters_come_in_the_order_in_which_they_were_named():
     pair = load_pair("tiny", "tiny:target", ["ngram", "tiny:code", "early_exit:3", "tiny:draft"])
     names = [drafter.name for drafter in pair.drafters]
-    assert names == ["ngram", "tiny:code", "early_exit", "tiny:draft"]
+    assert names == ["ngram", "tiny:code", "early_exit:3", "tiny:draft"]
     assert pair.drafters[2].model is pair.target and pair.drafters[2].layers == 3
     assert load_pair("tiny", "tiny:target", ["early_exit"]).drafters[0].layers == 3  # a quarter
+
+
+def test_the_fingerprint_knows_how_models_run():
+    def of(**options: Any) -> str:
+        return load_pair("tiny", "tiny:target", ["ngram"], **options).fingerprint
+
+    found = [of(), of(dtype="bfloat16"), of(engine="transformers")]
+    assert len(set(found)) == len(found)
+    assert of(engine="lean") == found[0]  # what runs counts, not what was asked for
+
+
+def test_execution_names_device_quantisation_and_compilation():
+    model = ToyModel()
+    plain = execution(model, dtype="float32", quantize=None)
+    model.device = torch.device("cuda", 1)
+    others = [
+        execution(model, dtype="float32", quantize=None),
+        execution(model, dtype="float32", quantize="int8"),
+        execution(model, dtype="float32", quantize=None, compile=True),
+    ]
+    assert len({plain, *others}) == 4
+    model.device = torch.device("cuda", 0)
+    assert execution(model, dtype="float32", quantize=None) == others[0]
+
+
+def test_a_pair_needs_no_draft_model_but_a_drafter():
+    config = ModelConfig("pair", "tiny:target", drafters=["ngram"])
+    pair = pair_from(config, EngineConfig())
+    assert [drafter.name for drafter in pair.drafters] == ["ngram"]
+    with pytest.raises(ValueError, match="names draft, but model.drafter is not set: add model"):
+        pair_from(ModelConfig("pair", "tiny:target"), EngineConfig())
+    with pytest.raises(ValueError, match="model.drafters is empty: name at least one"):
+        load_pair("pair", "tiny:target", [])
 
 
 def test_the_fingerprint_knows_every_drafter():
@@ -141,6 +177,11 @@ def test_the_fingerprint_knows_every_drafter():
     ("drafters", "options", "message"),
     [
         (["ngram", "ngram"], {}, "expected drafters that differ, got ngram, ngram"),
+        (
+            ["early_exit", "early_exit:3"],
+            {},
+            "expected drafters that differ, got early_exit:3, early",
+        ),
         (["early_exit:12"], {}, "after layer 1 to 11 of its 12, got 12"),
         (["early_exit:deep"], {}, "expected early_exit:LAYERS, got 'early_exit:deep'"),
         (["early_exit"], {"engine": "transformers"}, "needs the lean engine"),

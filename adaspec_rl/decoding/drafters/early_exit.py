@@ -26,7 +26,7 @@ class EarlyExit:
                 f"an early exit of {target.name} must lie after layer 1 to {depth - 1} of its "
                 f"{depth}, got {layers}"
             )
-        self.name = "early_exit"
+        self.name = f"early_exit:{layers}"
         self.model = target
         self.layers = layers
         self.context_length = target.context_length

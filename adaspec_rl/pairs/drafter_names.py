@@ -1,0 +1,36 @@
+"""What drafters are called: in the configuration, and in tables."""
+
+from collections.abc import Sequence
+
+NGRAM, EXIT = "ngram", "early_exit"  # drafters that need no checkpoint
+
+
+def is_free(drafter: str) -> bool:
+    """Whether it needs no checkpoint of its own."""
+    return drafter == NGRAM or drafter.split(":")[0] == EXIT
+
+
+def short_names(drafters: Sequence[str]) -> list[str]:
+    """Names for tables: without folders, kinds and layers, as far as they still differ."""
+    forms = [_forms(drafter) for drafter in drafters]
+    used = [0] * len(forms)
+    while True:
+        names = [form[place] for form, place in zip(forms, used)]
+        unclear = [
+            number
+            for number, name in enumerate(names)
+            if names.count(name) > 1 and used[number] + 1 < len(forms[number])
+        ]
+        if not unclear:
+            return names
+        for number in unclear:
+            used[number] += 1
+
+
+def _forms(drafter: str) -> list[str]:
+    """From the shortest to the full name."""
+    if is_free(drafter):
+        return [drafter.split(":")[0], drafter]
+    parts = drafter.rstrip("/").split("/")
+    paths = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+    return [paths[0].split(":")[-1], *paths]
