@@ -184,6 +184,9 @@ def _affordable(choices: Sequence[Plan], text: TimedText, drafters: int, budget:
 
         once = sum(map(seconds, plan.kinds(drafters)))
         readings = sum(reading * context / len(text.prompt) for context in plan.contexts)
+        if text.spec.needs_signals:  # rounds with them and without, after a reading of their own
+            once += 2 * (step + sum(drafts[:1]) * USUAL)
+            readings += reading
         return plan.fewest * once * len(plan.contexts) + readings
 
     return next((plan for plan in choices if takes(plan) <= left), choices[-1])

@@ -126,8 +126,10 @@ def test_no_more_is_timed_once_every_part_is_known():
 @pytest.mark.parametrize(("slowness", "longest"), [(0.25, 40), (1.0, 40), (2.0, 70)])
 def test_a_slow_model_ends_near_its_budget_and_says_what_was_left_out(slowness, longest):
     clock, notes = Clock(), []
+    spec = ObservationSpec(("cost", "context", "lookup"), 12, 8, 2)
     profile = measured(
         timed_session(clock, slowness=slowness),
+        spec=spec,
         max_length=12,
         contexts=(16, 64),
         seconds=30.0,
