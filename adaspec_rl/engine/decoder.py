@@ -1,7 +1,8 @@
 """The arithmetic of one forward pass. In small models a call costs as much as its sums do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch.nn.attention.bias import CausalBias
 
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.attention import attend
+from adaspec_rl.engine.products import LINEAR, Linear, Products
 from adaspec_rl.engine.weights import Weights
 
 
@@ -27,8 +29,11 @@ class Plan:
 class Decoder:
     """The layers of a model, without any state."""
 
-    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+    def __init__(
+        self, architecture: Architecture, weights: Weights, products: Products = LINEAR
+    ) -> None:
         self._architecture = architecture
+        self._products = products
         self._weights = weights
         self._float32 = weights.norm.dtype == torch.float32
         self._quantized = type(weights.layers[0].output) is not torch.Tensor
@@ -49,13 +54,17 @@ class Decoder:
         heads = (batch, width, turning + kv_heads, a.head_dim)
         pairs = (batch, width, turning + kv_heads, a.head_dim // 2, 2)
         parts = (a.heads, 2 * kv_heads)
-        add_product = _add_linear if self._quantized else _add_product
+        first, count = weights.layers[0], batch * width
+        qkv_of = self._products.linear(first.qkv, count)
+        gate_up_of = self._products.linear(first.gate_up, count)
+        add_output = self._add(first.output, count)
+        add_down = self._add(first.down, count)
         hidden = weights.embedding.index_select(0, tokens.reshape(-1))  # [B * W, hidden]
         for layer, window, keys, values, room in zip(
             weights.layers[:layers], a.windows, plan.keys, plan.values, plan.room
         ):
             x = norm(hidden, layer.attention_norm, eps)
-            qkv = F.linear(x, layer.qkv, layer.qkv_bias)
+            qkv = qkv_of(x, layer.qkv, layer.qkv_bias)
             if not self._float32:
                 qkv = qkv.float()
             qkv = qkv.view(heads)
@@ -72,16 +81,27 @@ class Decoder:
             if not self._float32:
                 queries = queries.to(room.dtype)
             mixed = attend(queries, keys, values, plan.masks[window])  # [B * W, heads D]
-            add_product(hidden, mixed, layer.output, layer.output_bias)
+            add_output(hidden, mixed, layer.output, layer.output_bias)
             x = norm(hidden, layer.mlp_norm, eps)
-            x = F.linear(x, layer.gate_up, layer.gate_up_bias)
+            x = gate_up_of(x, layer.gate_up, layer.gate_up_bias)
             gate, up = x.chunk(2, 1)
-            add_product(hidden, F.silu(gate).mul_(up), layer.down, layer.down_bias)
+            add_down(hidden, F.silu(gate).mul_(up), layer.down, layer.down_bias)
         hidden = hidden.view(batch, width, -1)
         if keep < width:
             hidden = hidden.narrow(1, width - keep, keep)
         hidden = norm(hidden, weights.norm, eps)
-        return F.linear(hidden, weights.head), hidden
+        logits_of = self._products.linear(weights.head, batch * keep)
+        return logits_of(hidden, weights.head, None), hidden
+
+    def _add(self, weight: torch.Tensor, rows: int) -> "_Add":
+        """How products of `rows` rows with matrices like `weight` are added to the hidden state."""
+        linear = self._products.linear(weight, rows)
+        if linear is F.linear and not self._quantized:
+            return _add_product
+        return partial(_add_linear, linear)
+
+
+_Add = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], None]
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -103,7 +123,11 @@ def _add_product(
 
 
 def _add_linear(
-    total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    linear: Linear,
+    total: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
 ) -> None:
-    """The same for quantised weights, which know no sum with a product."""
-    total.add_(F.linear(x, weight, bias))
+    """The same in two steps: quantised weights know no sum with a product."""
+    total.add_(linear(x, weight, bias))

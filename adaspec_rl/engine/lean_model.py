@@ -15,7 +15,8 @@ from adaspec_rl.engine.finite_check import FiniteCheck
 from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.prefill import check_room, default_chunk
-from adaspec_rl.engine.weights import Weights, load_weights
+from adaspec_rl.engine.products import LINEAR, Products, measured_products
+from adaspec_rl.engine.weights import Weights, load_weights, matrices_of
 
 _GRAPH_WIDTH = 64  # wider forwards are bound by arithmetic, not by launches
 _BUCKET = 256  # attention on CUDA spans a power of two times this many keys
@@ -65,7 +66,7 @@ class LeanModel:
         self.weights = weights
         self.dtype = weights.norm.dtype
         self._chunk = prefill_chunk or default_chunk(self.device)
-        self._decoder = Decoder(architecture, weights)
+        self._decoder = Decoder(architecture, weights, self._choose_products())
         self._finite = FiniteCheck(name, self.device)
         self._on_cpu = self.device.type == "cpu"
         self._windows = tuple(set(architecture.windows))
@@ -192,6 +193,11 @@ class LeanModel:
         if keep and (not self._on_cpu or not isfinite(logits.sum().item())):
             self._watch(logits, self._positions(-keep, keep))
         return logits
+
+    def _choose_products(self) -> Products:
+        matrices = matrices_of(self.weights)
+        on_cpu = self.device.type == "cpu" and type(matrices[0]) is torch.Tensor  # not quantised
+        return measured_products(matrices) if on_cpu else LINEAR
 
     def _watch(self, logits: torch.Tensor, positions: torch.Tensor) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -39,6 +40,12 @@ class Weights:
     layers: list[LayerWeights]
     norm: torch.Tensor  # [hidden]
     head: torch.Tensor  # [vocab, hidden]
+
+
+def matrices_of(weights: Weights) -> list[torch.Tensor]:
+    """Every matrix that a forward pass multiplies by, the head last."""
+    layers = [(w.qkv, w.output, w.gate_up, w.down) for w in weights.layers]
+    return [*chain.from_iterable(layers), weights.head]
 
 
 def tensors_in(files: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
