@@ -27,6 +27,11 @@ def standard_output() -> Console:
     return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
+def say(console: Console, text: str) -> None:
+    """Print plain words: brackets in them, as in names and paths, are no markup."""
+    console.print(Text(text), soft_wrap=True)
+
+
 class Update(Protocol):
     """Tells a `progress` how far the work is."""
 
@@ -135,4 +140,4 @@ class _Lines:
         return f"{duration(each * max(0.0, total - done))} left"
 
     def _print(self, text: str) -> None:
-        self._console.print(Text(f"{self._what}: {text}"), soft_wrap=True)
+        say(self._console, f"{self._what}: {text}")

@@ -15,7 +15,7 @@ from adaspec_rl.config import (
     EnvConfig,
     ModelConfig,
 )
-from adaspec_rl.console import duration, progress
+from adaspec_rl.console import duration, progress, say
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import Sampling
@@ -173,7 +173,7 @@ def measured_profile_from(
     )
     limit = config.cost.seconds
     if limit is not None:
-        console.print(f"measuring costs: up to {duration(limit)}", highlight=False)
+        say(console, f"measuring costs: up to {duration(limit)}")
     with progress(console, "measuring costs") as update:
         return measure(
             session,
@@ -185,5 +185,5 @@ def measured_profile_from(
             batch_sizes=config.cost.batch_sizes,
             spec=spec,
             progress=lambda share: update(share, 1.0),
-            note=lambda text: console.print(text, highlight=False),
+            note=lambda text: say(console, text),
         )

@@ -1,11 +1,15 @@
 """Progress: a bar on a terminal, a few lines in a log."""
 
 import io
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from adaspec_rl.console import duration, progress
+from adaspec_rl.console import duration, progress, say
+from adaspec_rl.from_config import PROJECT
 
 
 class Clock:
@@ -92,3 +96,19 @@ def test_terminals_get_bars_also_one_within_another():
 )
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+NAMES = st.text("[]/\\\\:ab$ ", min_size=1).map(lambda text: f"<{text}>")
+
+
+@given(NAMES)
+def test_names_are_printed_as_they_are(name):
+    file = io.StringIO()
+    say(Console(file=file), f"policy: {name}")
+    assert file.getvalue() == f"policy: {name}\n"
+
+
+def test_nothing_in_the_package_prints_words_that_could_be_markup():
+    for path in (PROJECT / "adaspec_rl").rglob("*.py"):
+        found = re.findall(r'console\.print\(\s*f?"', path.read_text())
+        assert not found, f"{path} prints a text as markup: use console.say"

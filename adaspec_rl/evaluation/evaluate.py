@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from adaspec_rl.config import Config, EvaluateConfig
-from adaspec_rl.console import progress
+from adaspec_rl.console import progress, say
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
@@ -81,7 +81,7 @@ def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundl
     path = Path(config.policy) if config.policy else None
     if path is None:
         path = newest_bundle(Path(config.runs), config.env.temperature)
-    console.print(f"policy: {path}" + ("" if config.policy else " (the newest)"))
+    say(console, f"policy: {path}" + ("" if config.policy else " (the newest)"))
     bundle = load_bundle(path)
     bundle.check_pair(pair.name, pair.fingerprint)
     return bundle
@@ -137,7 +137,7 @@ def compare(
         )
     figures = _figures(config, pair, prompts, entered, records, mode)
     console.print(results_table(figures))
-    console.print(_footnote(figures), highlight=False)
+    say(console, _footnote(figures))
     shown = examples(
         records,
         prompts,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,6 +16,7 @@ SHADES = ("OrRd", "PuBu", "Greens", "YlOrBr")  # by drafter
 BUCKET = 8  # generated tokens to a point of the draft length
 
 
+@rc_context({"text.parse_math": False})  # dollars in names are no formulas
 def report_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write `draft_length.png`, `acceptance_by_depth.png`, `policy_map.png`: those with data.
 

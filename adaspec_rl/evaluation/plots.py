@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from adaspec_rl.files import new_file
@@ -12,6 +13,7 @@ from adaspec_rl.replay.cost_profile import CostProfile
 FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
 
 
+@rc_context({"text.parse_math": False})  # dollars in names are no formulas
 def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
     """Bars of the speedup with 95% intervals, all prompts first, then each domain."""
     scopes = {"all prompts": results, **results["domains"]}
@@ -40,6 +42,7 @@ def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
         figure.savefig(fresh, dpi=150, format="png")
 
 
+@rc_context({"text.parse_math": False})  # dollars in names are no formulas
 def cost_plot(profile: CostProfile, path: Path) -> None:
     """What a round costs by draft length, in plain steps; one line a measured point."""
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")

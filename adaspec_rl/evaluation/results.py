@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, Record
@@ -250,9 +251,9 @@ def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
 def results_table(results: Mapping[str, Any]) -> Table:
     """A comparison for people. Up to three domains get a column of their own."""
     domains = list(results["domains"]) if len(results["domains"]) <= 3 else []
+    setting = f"temperature {results['temperature']:g}, {results['mode']}"
     table = Table(
-        title=f"{results['pair']['name']}, temperature {results['temperature']:g}, "
-        f"{results['mode']}",
+        title=Text(f"{results['pair']['name']}, {setting}", style="table.title"),
         caption="same: texts identical to autoregressive decoding's; * best fixed length in "
         "hindsight" + ("; by domain: speedup" if domains else ""),
         title_justify="left",
@@ -262,13 +263,13 @@ def results_table(results: Mapping[str, Any]) -> Table:
     )
     table.add_column("method", no_wrap=True)
     for heading in ("speedup", "same", "vs best fixed (95%)", "MAT", "draft", *domains):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for method, figures in results["methods"].items():
         down, up = (100 * (bound - 1) for bound in figures["versus_best_fixed_ci95"])
         gain = 100 * (figures["versus_best_fixed"] - 1)
         best = method == results["best_fixed"]
         table.add_row(
-            method + (" *" if best else ""),
+            Text(method + (" *" if best else "")),
             f"{figures['speedup']:.2f}",
             f"{figures['identical']:.0%}",
             "" if best else f"{gain:+.1f}% ({down:+.1f}, {up:+.1f})",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import Generation, generate
@@ -71,7 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
             length=options.length,
         )
         results[f"{temperature:g}"] = figures
-        table = Table("domain", *next(iter(figures.values())), title=f"temperature {temperature:g}")
+        table = Table(
+            "domain", *map(Text, next(iter(figures.values()))), title=f"temperature {temperature:g}"
+        )
         for domain, row in figures.items():
             table.add_row(domain, *(f"{v:.0f}" if v > 1 else f"{v:.1%}" for v in row.values()))
         console.print(table)

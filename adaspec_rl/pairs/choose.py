@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from adaspec_rl.config import AgentConfig
-from adaspec_rl.console import progress, standard_output
+from adaspec_rl.console import progress, say, standard_output
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import balanced
@@ -261,7 +263,7 @@ def table(found: Choice) -> Table:
         shown.add_column(name, justify="left" if name == "drafter" else "right")
     for name, item in zip(short_names([item.name for item in found.candidates]), found.candidates):
         shown.add_row(
-            name,
+            Text(name),
             f"{item.acceptance:.0%}",
             f"{item.draft_step:.3f}",
             f"{item.mebibytes:.1f} MiB",
@@ -271,6 +273,7 @@ def table(found: Choice) -> Table:
     return shown
 
 
+@rc_context({"text.parse_math": False})  # dollars in names are no formulas
 def plot(found: Choice, path: Path) -> None:
     """Bars: each candidate alone at its best fixed length, then the sets under a policy."""
     names = [item.name for item in found.candidates]
@@ -308,11 +311,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = choose(config, console)
     console.print(table(found))
     for some, speed in found.sets:
-        console.print(f"{', '.join(some)}: {speed:.2f} under a policy", highlight=False)
+        say(console, f"{', '.join(some)}: {speed:.2f} under a policy")
     if found.chosen:
-        console.print(f"recommended: model.drafters=[{','.join(found.chosen)}]", highlight=False)
+        say(console, f"recommended: model.drafters=[{','.join(found.chosen)}]")
     else:
-        console.print("recommended: none of them; plain decoding is as fast", highlight=False)
+        say(console, "recommended: none of them; plain decoding is as fast")
 
 
 if __name__ == "__main__":

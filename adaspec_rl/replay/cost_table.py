@@ -1,6 +1,7 @@
 """A cost profile for people."""
 
 from rich.table import Table
+from rich.text import Text
 
 from adaspec_rl.replay.cost_profile import CostProfile
 
@@ -8,7 +9,7 @@ from adaspec_rl.replay.cost_profile import CostProfile
 def cost_table(profile: CostProfile) -> Table:
     """One row a measured point; all but the first figure in units of its autoregressive step."""
     table = Table(
-        title=f"cost profile: {profile.device}",
+        title=Text(f"cost profile: {profile.device}", style="table.title"),
         caption="ms: one autoregressive step; the rest in such steps",
     )
     widest = profile.max_length + 1

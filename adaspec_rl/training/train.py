@@ -13,7 +13,7 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from adaspec_rl.config import TrainConfig
-from adaspec_rl.console import progress
+from adaspec_rl.console import progress, say
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
@@ -107,7 +107,7 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
         except KeyboardInterrupt:
             bundle = folder / "policy"
             where = bundle if bundle.exists() else "none yet: nothing to keep"
-            console.print(f"\ninterrupted; the best policy so far: {where}")
+            say(console, f"\ninterrupted; the best policy so far: {where}")
             raise
         return _report(config, task, folder, trained, log, console)
 
@@ -304,7 +304,7 @@ def _run_ppo(
         )
         if checkpoint:
             monitor.restore(load_checkpoint(agent, checkpoint), agent.num_timesteps)
-            console.print(f"resuming from {checkpoint} ({agent.num_timesteps:,} steps)")
+            say(console, f"resuming from {checkpoint} ({agent.num_timesteps:,} steps)")
         if log:
             agent.set_logger(log.logger)
         agent.learn(
@@ -369,5 +369,5 @@ def _report(
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     log.finish(summary, folder / "policy", results)
-    console.print(f"policy: {folder / 'policy'}", highlight=False, soft_wrap=True)
+    say(console, f"policy: {folder / 'policy'}")
     return trained.verdict.speedup

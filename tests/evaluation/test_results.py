@@ -1,0 +1,41 @@
+"""Results for people: whatever things are called, they are shown by name."""
+
+import io
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from adaspec_rl.evaluation.plots import speedup_plot
+from adaspec_rl.evaluation.results import results_table
+from tests.evaluation.test_report import comparison, scope
+
+NAMES = st.text("[]/\\:ab$", min_size=1).map(lambda text: f"<{text}>")
+
+
+def named(domain, pair, method):
+    """A comparison of one domain in which everything has the given names."""
+    found = comparison(domains={domain: scope(1.1, (1.0, 1.2))})
+    found["pair"]["name"] = pair
+    for part in (found, *found["domains"].values()):
+        part["methods"][method] = part["methods"].pop("ucb1")
+        for figures in part["methods"].values():
+            figures |= {"versus_best_fixed": 1.0, "versus_best_fixed_ci95": [0.9, 1.1]}
+            figures["identical"] = 1.0
+    return found
+
+
+@given(NAMES, NAMES, NAMES)
+@example("[/oops]", "[bold]", ":cat:")
+def test_names_are_shown_as_they_are(domain, pair, method):
+    file = io.StringIO()
+    Console(file=file, width=400, emoji=False).print(results_table(named(domain, pair, method)))
+    title, heading, *rows = file.getvalue().splitlines()
+    assert title.startswith(f"{pair}, temperature") and heading.rstrip().endswith(domain)
+    assert any(row.startswith(method) for row in rows)
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path):
+    found = {**named("$\\frac$", "a $ b $", "$^$"), "device": "$_$"}
+    speedup_plot(found, tmp_path / "speedup.png")
+    assert (tmp_path / "speedup.png").stat().st_size > 1000
