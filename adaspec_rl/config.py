@@ -152,7 +152,8 @@ class LoggerConfig:
 class EvaluationConfig:
     """How methods are compared."""
 
-    prompts: int | None = None  # held-out prompts a domain; null: all
+    prompts: int | None = None  # held-out prompts a domain, at most; null: all
+    minutes: float | None = 5.0  # that decoding them may take; null: as long as it needs
     max_new_tokens: int = 128
     lengths: list[int] = field(default_factory=list)  # fixed draft lengths to compare with
     warmup: int = 2  # prompts

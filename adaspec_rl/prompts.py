@@ -39,21 +39,26 @@ def prompts_from(
     Raises:
         ValueError: a prompt is empty or does not fit; says which.
     """
-    assert split in SPLITS
-    data = config.data
-    prompts = as_asked(_prompts_of(data, split), data.chat, pair.tokenizer)
-    check_ids(prompts, data.path or data.name or data.source)
-    limit = data.train_prompts if split == "train" else data.test_prompts
-    counts = [count for count in (limit, per_domain) if count is not None]
-    chosen: Sequence[Prompt] = balanced(
-        _short(prompts, config, pair), min(counts) if counts else None
-    )
+    chosen = asked_prompts(config, split, pair, per_domain)
     while True:
         encoded = [encode(pair.tokenizer, prompt) for prompt in chosen]
         _check_room(encoded, pair)
         if all(unanswered(prompt.turns) is None for prompt in chosen):
             return encoded
         chosen = _short(_answered(chosen, config, pair, console), config, pair)
+
+
+def asked_prompts(
+    config: Config, split: str, pair: Pair, per_domain: int | None = None
+) -> Sequence[Prompt]:
+    """The same prompts before the target answers what is missing between turns."""
+    assert split in SPLITS
+    data = config.data
+    prompts = as_asked(_prompts_of(data, split), data.chat, pair.tokenizer)
+    check_ids(prompts, data.path or data.name or data.source)
+    limit = data.train_prompts if split == "train" else data.test_prompts
+    counts = [count for count in (limit, per_domain) if count is not None]
+    return balanced(_short(prompts, config, pair), min(counts) if counts else None)
 
 
 def _short(prompts: Sequence[Prompt], config: Config, pair: Pair) -> Sequence[Prompt]:

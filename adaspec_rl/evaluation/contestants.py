@@ -84,6 +84,22 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def expected_methods(config: Config, pair: Pair) -> int:
+    """How many methods `contestants` will return."""
+    names = chosen_names(config, pair)
+    if _alone(config, names):
+        return len(config.evaluation.lengths) + 2
+    lengths = len(config.evaluation.lengths)
+    if len(pair.drafters) > 1:
+        lengths = len(pair.drafters) * min(BEST_LENGTHS, lengths)
+    return 1 + lengths + len(names)
+
+
+def _alone(config: Config, names: Sequence[str]) -> bool:
+    """Whether one given length is compared, so that there is nothing to tune."""
+    return list(names) == ["fixed"] and config.controllers is None
+
+
 def contestants(
     config: Config,
     pair: Pair,
@@ -97,8 +113,8 @@ def contestants(
     names = chosen_names(config, pair)
     if LEARNED in names and bundle is None:
         raise ValueError("controller=learned needs a policy: set policy=FOLDER")
-    alone = names == ["fixed"] and config.controllers is None
-    if alone:  # one given length; nothing to tune
+    alone = _alone(config, names)
+    if alone:
         names = []
     survival = list(bundle.survival) if bundle else None
     bench: Workbench | None = None

@@ -26,10 +26,10 @@ from adaspec_rl.evaluation.policy_map import policy_map
 from adaspec_rl.evaluation.publish import publish
 from adaspec_rl.evaluation.report import write_report
 from adaspec_rl.evaluation.results import ORACLE, SCHEMA, assemble, results_table, write_results
+from adaspec_rl.evaluation.selection import Selection, compared_prompts
 from adaspec_rl.from_config import pair_from, sampling_from, set_threads
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.cost_profile import device_name
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
@@ -116,7 +116,7 @@ def compare(
 ) -> Comparison:
     """Run every method on the held-out prompts, interleaved, and print the table."""
     sampling = sampling_from(config.env)
-    prompts = prompts_from(config, "test", pair, console, config.evaluation.prompts)
+    prompts, selection = compared_prompts(config, pair, folder, console)
     entered = contestants(config, pair, bundle, prompts, console, replayed=mode == REPLAY)
     session, timing = _session(config, pair, bundle, entered, mode)  # refuses before files are made
     name = f"generations-{mode}-t{sampling.temperature:g}.jsonl"
@@ -135,7 +135,7 @@ def compare(
             on_prompt=journal.append,
             progress=update,
         )
-    figures = _figures(config, pair, prompts, entered, records, mode)
+    figures = _figures(config, pair, prompts, selection, entered, records, mode)
     console.print(results_table(figures))
     say(console, _footnote(figures))
     shown = examples(
@@ -194,6 +194,7 @@ def _figures(
     config: Config,
     pair: Pair,
     prompts: Sequence[EncodedPrompt],
+    selection: Selection,
     entered: Contestants,
     records: Sequence[Record],
     mode: str,
@@ -215,6 +216,7 @@ def _figures(
             "temperature": sampling.temperature,
             "verification": "greedy" if sampling.temperature == 0 else rule,
             "prompts": len(prompts),
+            "selection": selection.figures(),
             "chat": chat_facts(config.data.chat, prompts, pair.tokenizer),
             "max_new_tokens": config.evaluation.max_new_tokens,
         },
@@ -278,6 +280,12 @@ def _footnote(figures: dict[str, Any]) -> str:
         f"{domain} {values['repetition']:.0%}" for domain, values in figures["domains"].items()
     )
     lines = [f"Repeated 8-grams in the output: {repetition}."]
+    selection = figures["selection"]
+    if selection["taken"] < selection["asked"]:
+        lines.append(
+            f"Prompts: {selection['taken']} of {selection['asked']}, as many as "
+            f"evaluation.minutes={selection['minutes']:g} allows."
+        )
     lossless = figures["lossless"]
     if lossless:
         same = f"{lossless['identical']} of {lossless['compared']}"
