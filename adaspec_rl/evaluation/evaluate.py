@@ -30,7 +30,7 @@ from adaspec_rl.evaluation.selection import Selection, compared_prompts
 from adaspec_rl.from_config import pair_from, sampling_from, set_threads
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.replay.cost_profile import device_name
+from adaspec_rl.replay.cost_profile import CostProfile, device_name
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
 
@@ -44,6 +44,16 @@ class Comparison:
 
     figures: dict[str, Any]
     shown: list[dict[str, Any]]
+    bundle: PolicyBundle | None  # the policy that took part
+    profile: CostProfile | None  # what methods were tuned or replayed with
+
+    def for_report(self, drafters: Sequence[str]) -> dict[str, Any]:
+        """The figures with what the report shows of this comparison's own policy and costs."""
+        return {
+            **self.figures,
+            "profile": self.profile.to_dict() if self.profile else None,
+            "policy_map": policy_map(self.bundle, drafters) if self.bundle else None,
+        }
 
 
 def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
@@ -63,13 +73,13 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> d
             raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
     pair = pair_from(config.model, config.engine)
     temperatures = config.evaluation.temperatures or [config.env.temperature]
-    found, bundle = [], None
+    found = []
     for temperature in temperatures:
         own = replace(config, env=replace(config.env, temperature=temperature))
         bundle = _bundle(own, pair, console)
         for mode in MODES[config.evaluation.mode]:
             found.append(compare(own, pair, bundle, folder, console, mode=mode))
-    results = conclude(config, pair, bundle, found, folder)
+    results = conclude(config, pair, found, folder)
     publish(config.logger, folder, results, asdict(config))
     return results
 
@@ -147,7 +157,8 @@ def compare(
         cost=entered.cost,
         methods=_worth_showing(figures),
     )
-    return Comparison(figures, shown)
+    profile = entered.bench.profile if entered.bench else bundle.profile if bundle else None
+    return Comparison(figures, shown, bundle, profile)
 
 
 def _session(
@@ -229,7 +240,6 @@ def _figures(
 def conclude(
     config: Config,
     pair: Pair,
-    bundle: PolicyBundle | None,
     found: Sequence[Comparison],
     folder: Path,
 ) -> dict[str, Any]:
@@ -249,12 +259,11 @@ def conclude(
     drafters = short_names([drafter.name for drafter in pair.drafters])
     report = {
         **results,
+        "comparisons": [item.for_report(drafters) for item in found],
         "title": f"{first['pair']['name']}: who decodes fastest?",
         "created": time.strftime("%Y-%m-%d") if first["mode"] == LIVE else None,
         "examples": [example for item in found for example in item.shown],
         "drafters": drafters,
-        "profile": bundle.profile.to_dict() if bundle else None,
-        "policy_map": policy_map(bundle, drafters) if bundle else None,
     }
     write_results(results, folder)
     write_report(folder / "report.html", report)

@@ -1,6 +1,6 @@
 """The report's static pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ BUCKET = 8  # generated tokens to a point of the draft length
 
 @rc_context({"text.parse_math": False})  # dollars in names are no formulas
 def report_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `draft_length.png`, `acceptance_by_depth.png`, `policy_map.png`: those with data.
+    """Write `draft_length.png`, `acceptance_by_depth.png`, `policy_map*.png`: those with data.
 
     The curves are of the first comparison that has them. Returns what was written.
     """
@@ -39,10 +39,22 @@ def report_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
                     figure.savefig(fresh, dpi=150, format="png")
                 written.append(path)
                 break
-    policy = report.get("policy_map")
-    if policy and policy.get("drafted"):
-        written.append(_policy_map(policy, folder / "policy_map.png"))
-    return written
+    return written + _policy_maps(report.get("comparisons") or [], folder)
+
+
+def _policy_maps(comparisons: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """`policy_map.png` or, where several temperatures have a policy each, one for each of them."""
+    maps = {
+        f"{item['temperature']:g}": item["policy_map"]
+        for item in comparisons
+        if (item.get("policy_map") or {}).get("drafted")
+    }
+    alike = all(policy == next(iter(maps.values())) for policy in maps.values())
+    names = {"": next(iter(maps))} if maps and alike else {f"-t{name}": name for name in maps}
+    return [
+        _policy_map(maps[name], folder / f"policy_map{ending}.png")
+        for ending, name in names.items()
+    ]
 
 
 def _drafting(comparison: Mapping[str, Any]) -> dict[str, Any]:

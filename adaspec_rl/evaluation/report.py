@@ -42,7 +42,6 @@ def sections(report: Mapping[str, Any]) -> dict[str, bool]:
     """The sections of the page in their order, and whether there is anything to show in them."""
     comparisons = report.get("comparisons") or []
     methods = [figures for item in comparisons for figures in item["methods"].values()]
-    policy = report.get("policy_map") or {}
     return {
         "verdict": bool(comparisons),
         "compared": bool(comparisons),
@@ -52,8 +51,8 @@ def sections(report: Mapping[str, Any]) -> dict[str, bool]:
             figures.get("draft_length_by_position") or figures.get("acceptance_by_depth")
             for figures in methods
         ),
-        "policy": bool(policy.get("drafted")),
-        "costs": bool((report.get("profile") or {}).get("points")),
+        "policy": any((item.get("policy_map") or {}).get("drafted") for item in comparisons),
+        "costs": any((item.get("profile") or {}).get("points") for item in comparisons),
         "rounds": any(example.get("methods") for example in report.get("examples") or []),
         "methods": bool(comparisons or report.get("command")),
         "command": bool(report.get("command")),

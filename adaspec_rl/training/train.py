@@ -353,7 +353,7 @@ def _report(
         config, controllers=None, controller=replace(config.controller, name="learned")
     )
     comparison = compare(judged, task.pair, bundle, folder, console)
-    results = conclude(judged, task.pair, bundle, [comparison], folder)
+    results = conclude(judged, task.pair, [comparison], folder)
     figures = comparison.figures
     chosen = figures["methods"]
     summary = {

@@ -88,6 +88,8 @@ def comparison(learned=1.06, interval=(1.05, 1.08), gap=0.17, **more):
             "prose": {**scope(0.988, (0.98, 0.996)), "repetition": 0.24},
         },
         "lossless": {"prompts": 60, "compared": 240, "identical": 239, "ties": 1},
+        "profile": json.loads(json.dumps(PROFILE.to_dict())),
+        "policy_map": policy_map(bundle(("history", "cost"))),
         **more,
     }
 
@@ -148,8 +150,6 @@ def sample_report():
             ),
         ],
         "examples": [example(), {**example("code-test-1", " end"), "turns": TURNS}],
-        "profile": json.loads(json.dumps(PROFILE.to_dict())),
-        "policy_map": policy_map(bundle(("history", "cost"))),
     }
 
 
@@ -261,11 +261,12 @@ def test_sections_without_data_are_left_out(tmp_path):
     every = ["speedup", "domains", "drafting", "policy", "costs", "rounds", "methods"]
     report = sample_report()
     assert section_ids(written(tmp_path, report)) == every
-    for key, missing in (("profile", "costs"), ("policy_map", "policy"), ("examples", "rounds")):
-        some = {**report, key: None}
+    for key, missing in (("profile", "costs"), ("policy_map", "policy")):
+        some = {**report, "comparisons": [{**item, key: None} for item in report["comparisons"]]}
         assert section_ids(written(tmp_path, some)) == [name for name in every if name != missing]
+    assert section_ids(written(tmp_path, {**report, "examples": None}))[-1] == "methods"
     bare = copy.deepcopy(report["comparisons"][:1])
-    bare[0]["domains"] = {}
+    bare[0] |= {"domains": {}, "profile": None, "policy_map": None}
     for method in bare[0]["methods"].values():
         method.pop("draft_length_by_position", None)
         method.pop("acceptance_by_depth", None)
@@ -331,8 +332,8 @@ def test_a_map_of_several_drafters_says_which(tmp_path):
     mixed = replace(bundle(("lookup", "cost"), seed=5), actions=tuple(actions))
     shown = policy_map(mixed, ["draft", "ngram"])
     assert set(shown["drafter"]) <= {None, 0, 1} and shown["drafters"] == ["draft", "ngram"]
-    report = {"policy_map": {**shown, "drafter": [0] * 8 + [1] * 8}}
-    assert [path.name for path in report_figures(report, tmp_path)] == ["policy_map.png"]
+    report = {"comparisons": [comparison(policy_map={**shown, "drafter": [0] * 8 + [1] * 8})]}
+    assert [path.name for path in report_figures(report, tmp_path)][-1] == "policy_map.png"
 
 
 def test_figures_are_drawn_where_there_is_data(tmp_path):
@@ -340,7 +341,20 @@ def test_figures_are_drawn_where_there_is_data(tmp_path):
     names = [path.name for path in report_figures(report, tmp_path)]
     assert names == ["draft_length.png", "acceptance_by_depth.png", "policy_map.png"]
     assert all((tmp_path / name).stat().st_size > 5000 for name in names)
-    report["policy_map"] = policy_map(bundle(("cost",)))
-    del report["comparisons"]
-    assert [path.name for path in report_figures(report, tmp_path / "new")] == ["policy_map.png"]
+    bare = [{"temperature": 0.0, "methods": {}, "policy_map": policy_map(bundle(("cost",)))}]
+    drawn = report_figures({"comparisons": bare}, tmp_path / "new")
+    assert [path.name for path in drawn] == ["policy_map.png"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["policy_map.png"]
+
+
+def test_every_temperature_has_the_map_of_its_own_policy(tmp_path):
+    maps = [policy_map(bundle(("cost",), seed=seed)) for seed in (1, 2)]
+    assert maps[0] != maps[1]
+    report = {
+        "comparisons": [
+            comparison(policy_map=found, temperature=temperature)
+            for found, temperature in zip(maps, (0.0, 0.8))
+        ]
+    }
+    names = [path.name for path in report_figures(report, tmp_path)]
+    assert names[-2:] == ["policy_map-t0.png", "policy_map-t0.8.png"]

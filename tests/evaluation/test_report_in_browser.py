@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
+from adaspec_rl.evaluation.policy_map import policy_map
 from adaspec_rl.evaluation.report import write_report
-from tests.evaluation.test_report import EVIL, sample_report
+from tests.evaluation.test_report import EVIL, bundle, sample_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -114,6 +115,21 @@ def test_another_comparison_changes_all_that_depends_on_it(visit):
     assert "0.8 (coupled" in after[0] and "▼ −1.0%" in after[1]
 
 
+def test_every_comparison_shows_its_own_policy_and_costs(visit):
+    report = sample_report()
+    first, second = report["comparisons"]
+    second["policy_map"] = policy_map(bundle(("cost",), seed=1))
+    second["profile"] = {**second["profile"], "device": "another machine"}
+    page = visit(report)
+    shown = [page.locator(f"#{name}") for name in ("policy-chart", "cost-table")]
+    before = [part.text_content() for part in shown]
+    page.locator("label", has_text="replayed, temperature 0.8").click()
+    after = [part.text_content() for part in shown]
+    assert before[0] != after[0] and "another machine" in after[1] and before[1] != after[1]
+    page.locator("label", has_text="live, temperature 0").click()
+    assert [part.text_content() for part in shown] == before
+
+
 def test_wins_and_losses_by_domain_are_told_without_colour(visit):
     page = visit(sample_report())
     learned = page.locator("#domain-table tr.learned")
@@ -183,10 +199,11 @@ def test_little_data_makes_a_small_page_without_errors(visit):
     report = sample_report()
     bare = report["comparisons"][0]
     bare |= {"domains": {}, "oracle": None, "lossless": None, "best_fixed": None}
+    bare |= {"profile": None, "policy_map": None}
     bare["methods"] = {
         name: {"speedup": figures["speedup"]} for name, figures in bare["methods"].items()
     }
-    page = visit({"title": "Little", "comparisons": [bare], "examples": [], "profile": None})
+    page = visit({"title": "Little", "comparisons": [bare], "examples": []})
     assert page.locator("section").evaluate_all("all => all.map(one => one.id)") == [
         "speedup",
         "methods",
