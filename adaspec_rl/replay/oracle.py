@@ -6,17 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.outcomes import Outcomes, nearest_context, outcomes, steps_of
 from adaspec_rl.replay.trace import Trace
+
+STATES = 1 << 22  # costs held at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The best action at every position, and what is left to pay from there on."""
+    """The best way through every text: the action at each position where it begins a round."""
 
     actions: tuple[Action, ...]
-    best: np.ndarray  # [M] index into `actions`
+    best: np.ndarray  # [M] index into `actions`; 0 at positions that are passed over
     steps: np.ndarray  # [N] cost of each whole text, in autoregressive steps
     tokens: np.ndarray  # [N]
 
@@ -37,31 +39,153 @@ def lengths_of(trace: Trace, max_length: int | None = None) -> list[Action]:
 
 
 def oracle(
-    trace: Trace, profile: CostProfile, *, max_length: int | None = None, batch_size: int = 1
+    trace: Trace,
+    profile: CostProfile,
+    *,
+    actions: Sequence[Action] | None = None,
+    max_length: int | None = None,
+    batch_size: int = 1,
 ) -> Schedule:
     """The cheapest way through every text: a shortest path, solved from its end backwards.
 
-    Knows all outcomes in advance, and its drafters never have to catch up: no controller that
-    chooses drafters and lengths is faster.
+    Knows all outcomes in advance and pays for everything that a round costs, what its drafter has
+    to catch up on included: no controller that chooses among `actions` (the fallback first; by
+    default every length with every drafter) takes fewer autoregressive steps.
     """
-    found = outcomes(trace, lengths_of(trace, max_length))
+    found = outcomes(trace, actions or lengths_of(trace, max_length))
+    assert found.actions[0] == FALLBACK
+    points = profile.contexts(batch_size)
+    context = nearest_context(points, found.context)
+    reading = _Reading(catch_up_steps(points), np.unique(context))
     steps = steps_of(found, profile, batch_size=batch_size)
-    return shortest_path(found, steps)
+    return shortest_path(found, steps, context, reading)
 
 
-def shortest_path(found: Outcomes, steps: np.ndarray) -> Schedule:
-    """The cheapest action everywhere, given the cost `[A, M]` of each."""
+def catch_up_steps(points: Sequence[RoundCosts]) -> np.ndarray:
+    """Autoregressive steps that a drafter takes to read a token it missed, `[contexts, D]`."""
+    return np.array([np.divide(p.catch_up, p.autoregressive_step) for p in points])
+
+
+class _Reading:
+    """When each drafter is used next, which is when it reads what was committed without it.
+
+    Seen from the end of a text, a token that a drafter has not read costs what reading costs where
+    the drafter drafts next, and nothing if it never does. So besides the position, the cost of
+    the rest depends on this alone: a state is a digit for each drafter, 0 for never, else one more
+    than the number of the context at which it is used next.
+    """
+
+    def __init__(self, rises: np.ndarray, contexts: np.ndarray) -> None:
+        """`rises` `[C, D]`: steps to read a token; `contexts`: those of the `C` that occur."""
+        self.digits = {int(context): digit for digit, context in enumerate(contexts, 1)}
+        self.base = 1 + len(contexts)
+        self.places = self.base ** np.arange(rises.shape[1])  # [D]
+        self.count = self.base ** rises.shape[1]  # S
+        self.digit = np.arange(self.count)[:, None] // self.places % self.base  # [S, D]
+        costs = np.vstack([np.zeros(rises.shape[1]), rises[contexts]])
+        self.token = np.take_along_axis(costs, self.digit, axis=0).sum(axis=1)  # [S] of one token
+
+    def others(self, drafter: int) -> np.ndarray:
+        """States `[S / base]` of the other drafters, this one never used."""
+        return np.flatnonzero(self.digit[:, drafter] == 0)
+
+    def any_next(self, drafter: int) -> np.ndarray:
+        """Those states with every next use of this drafter, `[S / base, base]`."""
+        return self.others(drafter)[:, None] + np.arange(self.base) * self.places[drafter]
+
+
+def shortest_path(
+    found: Outcomes, steps: np.ndarray, context: np.ndarray, reading: _Reading
+) -> Schedule:
+    """The cheapest schedule of every text, given the cost `[A, M]` of each action.
+
+    `context` `[M]` is the number of each position's cost point.
+    """
     starts = found.trace.starts
     counts = np.diff(starts)
-    ahead = np.zeros((len(counts), counts.max() + 1))  # [N, G + 1] cost of the rest of each text
-    best = np.zeros(starts[-1], dtype=np.int64)
-    for index in range(counts.max() - 1, -1, -1):
-        alive = np.flatnonzero(counts > index)
-        at = starts[alive] + index  # [alive]
-        total = steps[:, at] + ahead[alive, index + found.emitted[:, at].astype(np.int64)]
-        best[at] = total.argmin(axis=0)
-        ahead[alive, index] = total.min(axis=0)
-    return Schedule(found.actions, best, ahead[:, 0], counts)
+    best, total = np.zeros(starts[-1], dtype=np.int64), np.zeros(len(counts))
+    size = max(1, STATES // (int(counts.max() + 1) * reading.count))
+    for first in range(0, len(counts), size):
+        texts = np.arange(first, min(first + size, len(counts)))
+        prompts = np.array([len(found.trace.texts[n].prompt) for n in texts])
+        path = _Path(found, steps, context, reading, starts[texts], counts[texts])
+        total[texts] = path.follow(prompts, best)
+    return Schedule(found.actions, best, total, counts)
+
+
+class _Path:
+    """The shortest paths of some texts: what the rest of each costs from every state."""
+
+    def __init__(
+        self,
+        found: Outcomes,
+        steps: np.ndarray,
+        context: np.ndarray,
+        reading: _Reading,
+        starts: np.ndarray,
+        counts: np.ndarray,
+    ) -> None:
+        self.found, self.steps, self.context, self.reading = found, steps, context, reading
+        self.starts, self.counts = starts, counts
+        drafters = np.array([action.drafter for action in found.actions])
+        lengths = np.array([action.length for action in found.actions])
+        self.drafting = [
+            np.flatnonzero((drafters == d) & (lengths > 0)) for d in range(len(reading.places))
+        ]
+        shape = (len(counts), int(counts.max()) + 1, reading.count)
+        self.ahead = np.full(shape, np.inf)  # [N, G + 1, S] cost of the rest
+        self.ahead[np.arange(len(counts)), counts, 0] = 0.0
+        self.choice = np.zeros(shape, dtype=np.int32)  # number of the action
+        self.later = np.zeros(shape, dtype=np.int32)  # state after its round
+        for index in range(int(counts.max()) - 1, -1, -1):
+            self._solve(index)
+
+    def _solve(self, index: int) -> None:
+        """The position `index` of all texts that have it."""
+        alive = np.flatnonzero(self.counts > index)
+        at = self.starts[alive] + index
+        # A plain step; every drafter that is used later has one token more to read.
+        self.ahead[alive, index] = (
+            self.steps[0, at, None] + self.reading.token + self.ahead[alive, index + 1]
+        )
+        self.later[alive, index] = np.arange(self.reading.count)
+        for drafter, actions in enumerate(self.drafting):
+            self._draft(index, alive, drafter, actions)
+
+    def _draft(self, index: int, alive: np.ndarray, drafter: int, actions: np.ndarray) -> None:
+        """Rounds of one drafter, which then has read everything."""
+        reading, at = self.reading, self.starts[alive] + index
+        nexts = reading.any_next(drafter)  # [S', base]
+        emitted = self.found.emitted[actions][:, at].T.astype(np.int64)  # [alive, L]
+        rest = self.ahead[alive[:, None], index + emitted][..., nexts]  # [alive, L, S', base]
+        digit = rest.argmin(axis=-1)
+        total = self.steps[actions][:, at].T[..., None] + rest.min(axis=-1)
+        total += emitted[..., None] * reading.token[reading.others(drafter)]  # [alive, L, S']
+        total[self.found.drafted[actions][:, at].T == 0] = np.inf  # is a plain step
+        chosen = total.argmin(axis=1)  # [alive, S']
+        cost = np.take_along_axis(total, chosen[:, None], axis=1)[:, 0]
+        digit = np.take_along_axis(digit, chosen[:, None], axis=1)[:, 0]
+        here = np.array([reading.digits[int(number)] for number in self.context[at]])
+        states = reading.others(drafter) + here[:, None] * reading.places[drafter]  # [alive, S']
+        rows = alive[:, None], index, states
+        better = cost < self.ahead[rows]
+        self.ahead[rows] = np.where(better, cost, self.ahead[rows])
+        self.choice[rows] = np.where(better, actions[chosen], self.choice[rows])
+        later = np.take_along_axis(nexts[None], digit[..., None], axis=-1)[..., 0]
+        self.later[rows] = np.where(better, later, self.later[rows])
+
+    def follow(self, prompts: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """Write the chosen actions to `best` `[M]`; costs `[N]` of texts after such prompts."""
+        total = self.ahead[:, 0] + prompts[:, None] * self.reading.token  # nobody has read them
+        states = total.argmin(axis=1)
+        for row, (start, count) in enumerate(zip(self.starts, self.counts)):
+            index, state = 0, int(states[row])
+            while index < count:
+                action = int(self.choice[row, index, state])
+                best[start + index] = action
+                state = int(self.later[row, index, state])
+                index += int(self.found.emitted[action, start + index])
+        return total[np.arange(len(states)), states]
 
 
 def fixed_steps(
@@ -75,7 +199,7 @@ def fixed_steps(
     rows = np.arange(len(actions))[:, None]
     total = np.zeros(at.shape)
     points = profile.contexts(batch_size)
-    rises = np.array([np.divide(p.catch_up, p.autoregressive_step) for p in points])  # [C, D]
+    rises = catch_up_steps(points)
     context = nearest_context(points, found.context)
     drafter = np.array([action.drafter for action in actions])[:, None]
     unread = np.tile(np.array([len(text.prompt) for text in trace.texts]), (len(actions), 1))

@@ -1,5 +1,6 @@
 """Hindsight: nothing that chooses lengths is faster than the shortest path."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,12 +12,19 @@ from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.replay.cost_profile import CostProfile
-from adaspec_rl.replay.oracle import best_fixed, fixed_steps, lengths_of, oracle, shortest_path
-from adaspec_rl.replay.outcomes import outcomes, steps_of
+from adaspec_rl.replay.oracle import (
+    OracleController,
+    best_fixed,
+    fixed_steps,
+    lengths_of,
+    oracle,
+)
+from adaspec_rl.replay.outcomes import outcomes
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.trace import Trace
 from tests.replay.recordings import profile, toy_trace
 
+Unread = tuple[int, ...]
 THRESHOLDS = [Action(4, d, t) for d in range(2) for t in (0.1, 0.5, 0.9)]
 
 
@@ -34,8 +42,13 @@ TRACES = st.tuples(st.sampled_from([0.0, 0.8]), st.sampled_from([(), (2,), (1, 3
 PROFILES = st.builds(profile, st.integers(0, 50))
 
 
-def round_steps(trace: Trace, number: int, made: int, action: Action, costs: CostProfile):
-    """Cost of one round of text `number` after `made` tokens, and what it emits."""
+def round_steps(
+    trace: Trace, number: int, made: int, action: Action, costs: CostProfile, unread: Unread
+):
+    """Cost of one round of text `number` after `made` tokens, what it emits, what is unread then.
+
+    `unread` are the tokens that each drafter has not read.
+    """
     text, at = trace.texts[number], int(trace.starts[number]) + made
     drafted = accepted = 0
     if action.length:
@@ -49,32 +62,37 @@ def round_steps(trace: Trace, number: int, made: int, action: Action, costs: Cos
                 break
             accepted += 1
     point = costs.at(len(text.prompt) + made)
-    seconds = point.seconds(action.drafter, drafted, action.threshold > 0)
-    return seconds / point.autoregressive_step, min(accepted + 1, len(text.tokens) - made)
+    missed = unread[action.drafter] if drafted else 0
+    seconds = point.seconds(action.drafter, drafted, action.threshold > 0, missed)
+    emitted = min(accepted + 1, len(text.tokens) - made)
+    later = [
+        0 if drafted and d == action.drafter else count + emitted for d, count in enumerate(unread)
+    ]
+    return seconds / point.autoregressive_step, emitted, tuple(later)
 
 
-def cheapest(trace: Trace, number: int, made: int, actions, costs: CostProfile) -> float:
+def cheapest(trace: Trace, number: int, actions, costs: CostProfile) -> float:
     """By trying every schedule."""
-    if made == len(trace.texts[number].tokens):
-        return 0.0
-    tried = set()
-    for action in actions:
-        tried.add(round_steps(trace, number, made, action, costs))
-    return min(
-        steps + cheapest(trace, number, made + emitted, actions, costs) for steps, emitted in tried
-    )
+    text = trace.texts[number]
+
+    @cache
+    def rest(made: int, unread: Unread) -> float:
+        if made == len(text.tokens):
+            return 0.0
+        tried = {round_steps(trace, number, made, action, costs, unread) for action in actions}
+        return min(steps + rest(made + emitted, later) for steps, emitted, later in tried)
+
+    return rest(0, (len(text.prompt),) * len(trace.drafters))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(kind=TRACES, costs=PROFILES, thresholds=st.booleans())
 def test_the_shortest_path_equals_trying_every_schedule(folder, kind, costs, thresholds):
     trace = recorded(folder, *kind)
-    actions = [*lengths_of(trace, 2), *(THRESHOLDS[:2] if thresholds else [])]
-    found = outcomes(trace, actions)
-    schedule = shortest_path(found, steps_of(found, costs))
+    actions = [*lengths_of(trace, 3), *(THRESHOLDS[:2] if thresholds else [])]
+    schedule = oracle(trace, costs, actions=actions)
     for number in range(len(trace.texts)):
-        expected = cheapest(trace, number, 0, actions, costs)
-        assert schedule.steps[number] == pytest.approx(expected)
+        assert schedule.steps[number] == pytest.approx(cheapest(trace, number, actions, costs))
     assert schedule.tokens.tolist() == [len(text.tokens) for text in trace.texts]
     assert schedule.speedup == pytest.approx(schedule.tokens.sum() / schedule.steps.sum())
 
@@ -85,12 +103,40 @@ def test_playing_the_oracles_schedule_costs_what_it_says(folder, kind, costs):
     trace = recorded(folder, *kind)
     best = oracle(trace, costs)
     for number, text in enumerate(trace.texts):
-        made, steps = 0, 0.0
+        made, steps, unread = 0, 0.0, (len(text.prompt),) * len(trace.drafters)
         while made < len(text.tokens):
             action = best.actions[best.best[trace.starts[number] + made]]
-            cost, emitted = round_steps(trace, number, made, action, costs)
+            cost, emitted, unread = round_steps(trace, number, made, action, costs, unread)
             made, steps = made + emitted, steps + cost
         assert steps == pytest.approx(best.steps[number])
+
+
+@settings(max_examples=20, deadline=None)
+@given(kind=TRACES, costs=PROFILES)
+def test_the_oracles_bound_is_reached_by_its_controller(folder, kind, costs):
+    """A replayed session pays for catching up, and the oracle has counted on it."""
+    trace = recorded(folder, *kind)
+    best = oracle(trace, costs)
+    session, controller = ReplaySession(trace, costs), OracleController(trace, best)
+    for number, text in enumerate(trace.texts):
+        prompt = text.prompt.tolist()
+        made = generate(session, controller, prompt, cost=costs.at().features(), seed=text.seed)
+        context, steps = len(prompt), 0.0
+        for round_ in made.rounds:
+            steps += round_.seconds / costs.at(context).autoregressive_step
+            context += len(round_.tokens)
+        assert steps == pytest.approx(best.steps[number])
+
+
+def test_dear_reading_keeps_the_oracle_with_one_drafter(folder):
+    trace, costs = recorded(folder, 0.0, ()), profile(3)
+    dear, free = (
+        oracle(trace, replace(costs, points=tuple(replace(p, catch_up=c) for p in costs.points)))
+        for c in ((0.0, 5.0), (0.0, 0.0))
+    )
+    assert {dear.actions[number].drafter for number in dear.best} == {0}
+    assert {free.actions[number].drafter for number in free.best} == {0, 1}
+    assert dear.speedup < free.speedup
 
 
 @settings(max_examples=40, deadline=None)
