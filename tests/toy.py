@@ -24,6 +24,7 @@ class ToyModel:
         self.table = sharpness * torch.randn((vocab_size,) * 3, generator=generator)
         self.forwards: list[int] = []  # widths, in order
         self.cache: list[int] = []
+        self.resets = 0
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -52,6 +53,7 @@ class ToyModel:
         del self.cache[int(lengths) :]
 
     def reset(self, batch: int = 1) -> None:
+        self.resets += 1
         self.cache = []
 
     def check(self) -> None:

@@ -53,6 +53,10 @@ class LiveSession:
     A round costs one forward pass of the target, plus what the drafter takes for its draft.
     The target's cache always lacks exactly the last committed token, which the next round reads
     together with the draft.
+
+    Sessions may share models and take turns: one whose models were used for something else since
+    its last round reads its own text anew, in one pass that counts towards that round. The same
+    goes for one that was pickled.
     """
 
     def __init__(
@@ -133,11 +137,21 @@ class LiveSession:
         self._rule = new_verification(
             self.verification, self.sampling, seed, self.target.vocab_size, self.target.device
         )
+        self._read_text()
+
+    def _read_text(self) -> None:
+        """Let the target read all committed tokens but the last, and drafters begin anew."""
         self.target.reset()
         for drafter in self.models:
             drafter.start()
-        if len(prompt) > 1:
-            self.target.prefill(self._buffer[None, : len(prompt) - 1])
+        if self._length > 1:
+            self.target.prefill(self._buffer[None, : self._length - 1])
+        self._begun = self._uses
+
+    @property
+    def _uses(self) -> tuple[int, ...]:
+        """Changes when anybody else begins something with the target or a drafter."""
+        return (self.target.resets, *(drafter.starts for drafter in self.models))
 
     def step(self, action: Action) -> Round:
         """Play one round.
@@ -155,6 +169,8 @@ class LiveSession:
                 f"no drafter number {action.drafter}: expected 0 to {len(self.models) - 1}"
             )
         began = self.clock()
+        if self._uses != self._begun:
+            self._read_text()
         n = self._length
         stop = self._stop(action)
         draft = self._draft(action, stop)

@@ -17,6 +17,7 @@ class LanguageModel(Protocol):
     context_length: int  # the most tokens that one row can hold
     device: torch.device
     weights: Any  # a dataclass or module of tensors
+    resets: int  # how often the cache was emptied: where others use the model too, it grows
 
     @property
     def lengths(self) -> torch.Tensor:

@@ -65,6 +65,7 @@ class LeanModel:
         self.last_hidden: torch.Tensor | None = None
         self.weights = weights
         self.dtype = weights.norm.dtype
+        self.resets = 0
         self._chunk = prefill_chunk or default_chunk(self.device)
         self._decoder = Decoder(architecture, weights, self._choose_products())
         self._finite = FiniteCheck(name, self.device)
@@ -125,6 +126,7 @@ class LeanModel:
             self._cache.rollback(lengths.tolist())
 
     def reset(self, batch: int = 1) -> None:
+        self.resets += 1
         moved = batch != self._cache.batch
         self._cache.allocate(batch)
         if moved:
@@ -133,6 +135,7 @@ class LeanModel:
     def release(self) -> None:
         if not self._cache.batch:  # released before
             return
+        self.resets += 1
         self._cache.release()
         self._graphs.clear()
         del self._keys, self._values, self._bands, self._rope, self._steps, self._slot_positions
@@ -143,7 +146,7 @@ class LeanModel:
         try:
             self._finite.check()
         except FloatingPointError:
-            self._cache.wipe()
+            self._wipe()
             raise
 
     @torch.inference_mode()
@@ -203,8 +206,19 @@ class LeanModel:
         try:
             self._finite.watch(logits, positions)
         except FloatingPointError:
-            self._cache.wipe()
+            self._wipe()
             raise
+
+    def _wipe(self) -> None:
+        self.resets += 1
+        self._cache.wipe()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copied and unpickled models look at their own cache, which begins empty."""
+        self.__dict__.update(state)
+        if self._cache.batch:
+            self._prepare()
+            self._wipe()
 
     def _prepare(self) -> None:
         """Build what depends on where the cache is and how much it holds."""

@@ -57,7 +57,7 @@ class TransformersModel:
         self._chunk = prefill_chunk or default_chunk(self.device)
         self._cuts_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._finite = FiniteCheck(name, self.device)
-        self._length = 0
+        self._length = self.resets = 0
         self.reset()
 
     @property
@@ -103,6 +103,7 @@ class TransformersModel:
         self._length = wanted
 
     def reset(self, batch: int = 1) -> None:
+        self.resets += 1
         self._batch, self._length = batch, 0
         self._cache = DynamicCache()  # built without a config: every layer keeps every token
 

@@ -87,7 +87,8 @@ def draft_everywhere(
 ) -> list[Drafts]:
     """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
 
-    Drafters that run no `LeanModel`, or whose context a text fills, go position by position.
+    Drafters that run no `LeanModel`, or whose context a text fills, go position by position, and so
+    do texts with tokens that the drafter does not know.
     """
     summon(drafter)
     longest = max(map(len_of, texts))
@@ -98,11 +99,19 @@ def draft_everywhere(
     ):
         pairs = zip(texts, rules)
         return [draft_one_by_one(drafter, text, rule, max_length) for text, rule in pairs]
-    found: dict[int, Drafts] = {}
+    known = drafter.model.vocab_size
+    found = {
+        b: draft_one_by_one(drafter, text, rules[b], max_length)
+        for b, text in enumerate(texts)
+        if max(text.prompt.max(), text.tokens.max()) >= known
+    }
     rows = max(1, LOGITS // (longest * drafter.vocab_size))
     # Side by side, texts take as long as the one with most ways of its own: put like with like.
-    order = sorted(range(len(texts)), key=lambda b: float(np.mean(texts[b].target_entropy)))
-    for start in range(0, len(texts), rows):
+    order = sorted(
+        (b for b in range(len(texts)) if b not in found),
+        key=lambda b: float(np.mean(texts[b].target_entropy)),
+    )
+    for start in range(0, len(order), rows):
         part = order[start : start + rows]
         tree = _Tree(drafter, drafter.model, [texts[b] for b in part], [rules[b] for b in part])
         found |= zip(part, tree.drafts(max_length))

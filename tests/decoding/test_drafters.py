@@ -1,5 +1,7 @@
 """Drafters of every kind, alone and by turns: the target's text, nothing left over."""
 
+import itertools
+import pickle
 import random
 
 import numpy as np
@@ -178,3 +180,71 @@ def test_an_idle_drafter_does_nothing_until_it_is_used():
     held = 3 + len(session.tokens)
     assert session.step(Action(3, 1)).accepted == 3
     assert idle.forwards == [held, 1, 1]  # all of the text in one pass
+
+
+def alone(session: LiveSession, prompt: list[int], seed: int, schedule: list[Action]) -> list[int]:
+    """A text that nothing else interrupts."""
+    session.start(prompt, seed)
+    for turn in itertools.count():
+        if session.finished:
+            return session.tokens
+        session.step(schedule[turn % len(schedule)])
+
+
+RULES = [("greedy", 0.0), ("coupled", 0.8), ("rejection", 0.8)]
+SCHEDULE = [Action(3, 0), Action(2, 2), FALLBACK, Action(4, 3), Action(2, 1)]
+
+
+@pytest.mark.parametrize(("rule", "temperature"), RULES)
+def test_sessions_that_take_turns_write_what_each_would_write_alone(rule, temperature):
+    target = lean()
+    drafters = every_kind(target)
+    first, second = (
+        LiveSession(
+            target,
+            drafters,
+            max_new_tokens=40,
+            sampling=Sampling(temperature),
+            verification=rule,
+        )
+        for _ in range(2)
+    )
+    prompts = [random_tokens(1, length, length)[0].tolist() for length in (9, 5)]
+    expected = [alone(first, prompt, 3, SCHEDULE) for prompt in prompts]
+    first.start(prompts[0], 3)
+    second.start(prompts[1], 3)
+    for turn in itertools.count():
+        for session in (first, second):
+            if not session.finished:
+                session.step(SCHEDULE[turn % len(SCHEDULE)])
+        if turn % 4 == 0:
+            target.prefill(torch.tensor([[1, 2, 3]]))  # and so may anybody else
+            drafters[0].model.reset(3)
+        if first.finished and second.finished:
+            break
+    assert [first.tokens, second.tokens] == expected
+
+
+@pytest.mark.parametrize(("rule", "temperature"), RULES)
+def test_a_session_pickled_in_mid_text_goes_on_with_the_same_text(rule, temperature):
+    target = lean()
+    session = LiveSession(
+        target,
+        every_kind(target),
+        max_new_tokens=40,
+        sampling=Sampling(temperature),
+        verification=rule,
+    )
+    prompt = random_tokens(1, 9, 4)[0].tolist()
+    expected = alone(session, prompt, 5, SCHEDULE)
+    session.start(prompt, 5)
+    for action in SCHEDULE:
+        session.step(action)
+    copied = pickle.loads(pickle.dumps(session))
+    other = alone(session, [1, 2, 3], 0, SCHEDULE)  # the original goes elsewhere
+    turn = len(SCHEDULE)
+    while not copied.finished:
+        copied.step(SCHEDULE[turn % len(SCHEDULE)])
+        turn += 1
+    assert copied.tokens == expected
+    assert alone(copied, [1, 2, 3], 0, SCHEDULE) == other  # and so does whatever it begins next

@@ -25,6 +25,7 @@ from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.texts import Text, generate_texts, text_rules
 from tests.engine.checkpoints import CONTEXT, new_model, random_tokens
 from tests.replay.recordings import PROMPTS, profile, random_head, toy_recording, toys
+from tests.toy import ToyModel
 
 COSTS = profile(max_length=8, drafters=4)
 DRAFT_SIGNALS = (
@@ -153,6 +154,37 @@ def test_toy_models_replay_as_they_decode(
     actions = [replace(a, length=min(a.length, max_length)) for a in actions]
     for number, prompt in enumerate(PROMPTS):
         assert_same(live, replay, prompt, number, actions)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_drafter_that_does_not_know_all_tokens_drafts_as_long_as_it_can_read(
+    tmp_path, temperature
+):
+    pair = toys()
+    small = ToyModel(6, seed=3)  # the target's texts have tokens 6 and 7 as well
+    pair.drafters = [DraftModel(small, pair.target.vocab_size), *pair.drafters[1:]]
+    recording = toy_recording(temperature)
+    trace, used = record(pair, recording, PROMPTS, ["toy"] * 5, tmp_path)
+    live, replay = pair.session(recording, used), ReplaySession(trace, COSTS)
+    for number, prompt in enumerate(PROMPTS):
+        assert_same(live, replay, prompt, number, [Action(3), Action(2, 1), Action(4), Action(0)])
+        whole = [*prompt, *trace.texts[number].tokens.tolist()]
+        unknown = next((n for n, token in enumerate(whole) if token >= 6), len(whole))
+        first = int(trace.starts[number])
+        drafted = trace.drafters[0].tokens[first : first + len(whole) - len(prompt), 0] >= 0
+        assert drafted.tolist() == [n <= unknown for n in range(len(prompt), len(whole))]
+    assert any(max(text.tokens) >= 6 for text in trace.texts)
+
+
+def test_texts_beyond_a_drafters_vocabulary_are_drafted_like_those_within():
+    drafter = random_drafter("llama")
+    drafter = DraftModel(drafter.model, drafter.vocab_size + 4)
+    texts = [random_text(5, 12, seed) for seed in range(3)]
+    texts[1].tokens[6] = drafter.vocab_size - 1
+    rules = text_rules(ToyModel(drafter.vocab_size), range(3), "coupled", Sampling(0.8))
+    for text, rule, found in zip(texts, rules, draft_everywhere(drafter, texts, rules, 4)):
+        assert_same_drafts(found, draft_one_by_one(drafter, text, rule, 4))
+        assert ((found.tokens >= 0).sum(axis=1) > 0).sum() == (7 if text is texts[1] else 12)
 
 
 @pytest.fixture(scope="module")

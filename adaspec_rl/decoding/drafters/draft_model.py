@@ -18,6 +18,8 @@ PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and
 class DraftModel:
     """A small language model. One forward pass a drafted token; the first one also catches up.
 
+    Where the text holds a token that only the target knows, its drafts are empty.
+
     Attributes:
         offloading: what may take its weights off the device; None: nothing does.
     """
@@ -29,9 +31,16 @@ class DraftModel:
         self.context_length = model.context_length
         self.vocab_size = vocab_size
         self.offloading: Offloading | None = None
+        self.starts = 0
         self._read = 0  # tokens of the sequence in the model's cache
+        self._resets = 0  # of the model, when it began to read the sequence
 
     def start(self) -> None:
+        self.starts += 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Read the sequence anew when it is needed next."""
         self._read = 0
 
     def propose(
@@ -39,12 +48,22 @@ class DraftModel:
     ) -> Draft:
         if self.offloading is not None and not self.offloading.ready(self):
             return Draft(sequence[:0])
+        if self.model.resets != self._resets:  # somebody else has used it
+            self.forget()
+        if not self._can_read(sequence[self._read :]):
+            return Draft(sequence[:0])
         if not self._read:
             self.model.reset()
+            self._resets = self.model.resets
         n = len(sequence)
         draft = draft_by_forwards(self._logits, sequence[self._read :], n, length, rule, stop)
         self._read = n + len(draft) - 1  # the last drafted token was not read
         return draft
+
+    def _can_read(self, unread: torch.Tensor) -> bool:
+        """Whether the model has embeddings of all tokens; the target may know more of them."""
+        known = self.model.vocab_size
+        return known >= self.vocab_size or bool((unread < known).all())
 
     def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.fit(self.model.extend(tokens, keep=1)[0, 0])

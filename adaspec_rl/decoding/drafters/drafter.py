@@ -31,6 +31,7 @@ class Drafter(Protocol):
 
     name: str
     context_length: int  # the most tokens that it can read
+    starts: int  # sequences begun: where several sessions use it by turns, it grows
 
     def start(self) -> None:
         """Forget the sequence; a new one begins."""

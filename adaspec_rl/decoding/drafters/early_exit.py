@@ -31,8 +31,10 @@ class EarlyExit:
         self.layers = layers
         self.context_length = target.context_length
         self.vocab_size = target.vocab_size
+        self.starts = 0
 
     def start(self) -> None:
+        self.starts += 1
         self.model.reset()
 
     def propose(

@@ -21,8 +21,10 @@ class NgramLookup:
 
     def __init__(self) -> None:
         self._text = SuffixAutomaton()
+        self.starts = 0
 
     def start(self) -> None:
+        self.starts += 1
         self._text.start(())
 
     def propose(

@@ -17,7 +17,7 @@ class _Guest:
 
     def leave(self) -> None:
         self.copy.leave()
-        self.drafter.start()
+        self.drafter.forget()
 
 
 class Offloading:
