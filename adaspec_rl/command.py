@@ -1,6 +1,5 @@
 """Runs a script's task under Hydra and turns the user's mistakes into one line and exit code 2."""
 
-import difflib
 import logging
 import os
 import re
@@ -13,13 +12,23 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adaspec_rl import config as schema
+from adaspec_rl.config_conflicts import check_together
+from adaspec_rl.config_limits import check
+from adaspec_rl.explanation import FREE, explain, known_keys, near, quoted, unknown_keys
 
 MISUSE, INTERRUPTED = 2, 130  # exit codes
-MISTAKES = (ValueError, HydraException, OmegaConfBaseException, OSError)
+MISTAKES = (
+    ValueError,
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    MemoryError,
+    FloatingPointError,  # a model's logits are NaN or infinite
+)
 
 
 def run(task: Callable[[Any], float | None], config_path: Path, config_name: str) -> None:
@@ -31,17 +40,18 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing its own report
     failures: list[BaseException] = []
+    composed = False
 
     def guarded(config: Any) -> float | None:
         if failures:  # a sweep stops at its first failure
             return None
+        nonlocal composed
+        composed = True
         try:
-            missing = sorted(OmegaConf.missing_keys(config))
-            if missing:
-                names = " and ".join(missing)
-                raise ValueError(f"{names} must be set: add {missing[0]}=VALUE")
-            return task(OmegaConf.to_object(config))
-        except (*MISTAKES, KeyboardInterrupt) as error:  # Hydra would print lines of its own
+            return task(checked(config, config_name))
+        except (Exception, KeyboardInterrupt) as error:  # Hydra would print lines of its own
+            if not is_mistake(error):
+                raise
             failures.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
             return None
@@ -50,18 +60,48 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(
             guarded
         )()
-    except MISTAKES as error:
+    except Exception as error:
+        if composed and not is_mistake(error):  # else it is Hydra's, about the command line
+            raise
         failures.append(error)
     if failures:
         _exit(failures[0], config_name)
 
 
+def checked(config: DictConfig, config_name: str) -> Any:
+    """The composed configuration as an object of its schema.
+
+    Raises:
+        ValueError: a setting is missing, unknown, or has a value that it cannot have.
+    """
+    known = known_keys(config_name)
+    for key in unknown_keys(config, known):
+        raise ValueError(f"unknown key {key!r}{near(key, known)}")
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        names = " and ".join(missing)
+        raise ValueError(f"{names} must be set: add {missing[0]}=VALUE")
+    made: Any = OmegaConf.to_object(config)
+    check(made)
+    check_together(made)
+    return made
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether one line tells users what to do, where a traceback would only hide it."""
+    if type(error) is RuntimeError or type(error).__module__.startswith("torch"):
+        from adaspec_rl.engine.memory import exhausted  # slow to import, and rarely needed
+
+        return exhausted(error)
+    return isinstance(error, (*MISTAKES, KeyboardInterrupt))
+
+
 def expand(argument: str) -> list[str]:
-    """`cost=PATH.json` and a controller's parameters (no schema has them) in Hydra's own words."""
-    if argument.startswith("controller.parameters."):
+    """`cost=PATH.json`, and keys that no schema can list, in Hydra's own words."""
+    if re.match(FREE, argument):
         return [f"++{argument}"]
     saved = re.fullmatch(r"cost=(.+\.json)", argument)
-    return ["cost=file", f"cost.path={saved.group(1)}"] if saved else [argument]
+    return ["cost=file", f"cost.path={quoted(saved.group(1))}"] if saved else [argument]
 
 
 def _exit(error: BaseException, config_name: str) -> None:
@@ -71,36 +111,6 @@ def _exit(error: BaseException, config_name: str) -> None:
         raise error
     print(f"error: {explain(error, config_name)}", file=sys.stderr)
     sys.exit(MISUSE)
-
-
-def explain(error: BaseException, config_name: str) -> str:
-    """One line on what is wrong, with near matches for misspelt keys and groups."""
-    root: BaseException = error
-    while root.__cause__ is not None and isinstance(root, HydraException):
-        root = root.__cause__
-    train = config_name == "train_policy"
-    known = schema.keys(schema.TrainConfig if train else schema.EvaluateConfig)
-    reason = " ".join(str(root).split("\n    full_key")[0].split())
-    absent = re.search(r"find '(\w+)/([\w./-]+)'", str(error))
-    if absent:
-        group, name = absent.groups()
-        options = re.findall(r"^\t([\w-]+)$", str(error), re.MULTILINE)
-        return f"{group}={name} does not exist: expected one of {', '.join(options)}"
-    key = re.search(r"override '([\w.]+)'", str(error)) or re.search(r"full_key: (\S+)", str(root))
-    if key is None:
-        return reason
-    if key.group(1) in known:
-        return f"{key.group(1)}: {reason}"
-    return f"unknown key {key.group(1)!r}{_near(key.group(1), known)}"
-
-
-def _near(key: str, known: list[str]) -> str:
-    leaf = key.rsplit(".", 1)[-1]
-    close = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
-    close = difflib.get_close_matches(key, close or known, n=2, cutoff=0.5 if close else 0.75)
-    if not close:
-        return f": expected one of {', '.join(name for name in known if '.' not in name)}"
-    return f": did you mean {' or '.join(close)}?"
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -86,9 +86,20 @@ def sampling_from(config: EnvConfig) -> Sampling:
 
 
 def device_of(config: ModelConfig) -> str:
-    """The configured device; `auto` is CUDA where there is one."""
+    """The configured device; `auto` is CUDA where there is one.
+
+    Raises:
+        ValueError: there is no such GPU here.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if gpus else "cpu"
+    kind, _, number = config.device.partition(":")
+    if kind == "cuda" and int(number or 0) >= gpus:
+        raise ValueError(
+            f"model.device={config.device} is not here, torch finds {gpus} CUDA devices: set "
+            "model.device=cpu, or auto to use a GPU where there is one"
+        )
     return config.device
 
 
@@ -147,10 +158,7 @@ def saved_profile_from(config: CostConfig) -> CostProfile | None:
     """
     if config.source == "measured":
         return None
-    if config.source != "file":
-        raise ValueError(f"unknown cost.source {config.source!r}: expected measured or file")
-    if not config.path:
-        raise ValueError("cost.path is not set: add cost.path=FILE")
+    assert config.path is not None
     path = Path(config.path)
     named = PROJECT / path
     return CostProfile.load(named if named.is_file() and not path.is_file() else path)

@@ -117,23 +117,17 @@ def _prompts_of(config: DataConfig, split: str) -> list[Prompt]:
     if config.source == "embedded":
         return embedded_prompts(split)
     if config.source in ("jsonl", "gsm8k"):
-        if config.path is None:
-            raise ValueError("data.path is not set: add data.path=FILE")
+        assert config.path is not None
         read = {"jsonl": jsonl_prompts, "gsm8k": gsm8k_prompts}[config.source]
         return read(Path(config.path), split, share, template)
-    if config.source == "hub":
-        if config.name is None:
-            raise ValueError("data.name is not set: add data.name=OWNER/NAME")
-        return hub_prompts(
-            config.name,
-            split,
-            share,
-            template,
-            config=config.config,
-            hub_split=config.split,
-            column=config.column,
-            domain_column=config.domain_column,
-        )
-    raise ValueError(
-        f"unknown data.source {config.source!r}: expected embedded, jsonl, gsm8k or hub"
+    assert config.source == "hub" and config.name is not None
+    return hub_prompts(
+        config.name,
+        split,
+        share,
+        template,
+        config=config.config,
+        hub_split=config.split,
+        column=config.column,
+        domain_column=config.domain_column,
     )

@@ -3,29 +3,18 @@
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from adaspec_rl import config as schema
 from adaspec_rl import from_config
 from adaspec_rl.command import expand
-from adaspec_rl.config import CostConfig, TrainConfig
+from adaspec_rl.config import CostConfig
 from adaspec_rl.from_config import saved_profile_from
 from adaspec_rl.replay.cost_profile import CostProfile
+from tests.command_line import composed
 from tests.replay.recordings import profile
 
 CONF = from_config.PROJECT / "conf"
 COSTS = profile(max_length=4)
-
-
-def composed(*arguments: str) -> TrainConfig:
-    """What the command line `arguments` mean to `train_policy.py`."""
-    schema.register()
-    overrides = [part for argument in arguments for part in expand(argument)]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = OmegaConf.to_object(compose("train_policy", overrides=overrides))
-    assert isinstance(found, TrainConfig)
-    return found
 
 
 def test_costs_are_measured_unless_said_otherwise():
@@ -67,13 +56,6 @@ def test_an_absent_file_is_named_as_it_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"there is no cost profile nowhere\.json: expected"):
         saved_profile_from(composed("cost=nowhere.json").cost)
-
-
-def test_a_source_that_does_not_say_enough_is_refused():
-    with pytest.raises(ValueError, match=r"cost\.path is not set: add cost\.path=FILE"):
-        saved_profile_from(composed("cost=file").cost)
-    with pytest.raises(ValueError, match="unknown cost.source 'moon': expected measured or file"):
-        saved_profile_from(composed("cost.source=moon").cost)
 
 
 def test_a_benchmark_writes_what_the_group_reads(tmp_path, monkeypatch):

@@ -44,4 +44,7 @@ class FiniteCheck:
                 self._fail(position)
 
     def _fail(self, position: int) -> None:
-        raise FloatingPointError(f"{self.name}: NaN or infinite logits at position {position}")
+        raise FloatingPointError(
+            f"{self.name}: NaN or infinite logits at position {position}: its weights are damaged, "
+            "or too large for model.dtype (float32 and bfloat16 hold the largest numbers)"
+        )

@@ -43,7 +43,7 @@ def load_model(
 
     Raises:
         ValueError: the checkpoint cannot be found, fetched or understood, or an option is unknown.
-        RuntimeError: the model does not fit in the GPU's memory.
+        OutOfMemory: the model does not fit in the device's memory.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown: expected one of {ENGINES}")

@@ -1,4 +1,4 @@
-"""How much memory models take, who shares what, and what to say when a GPU is full."""
+"""How much memory models take, who shares what, and what to say when there is no more."""
 
 import os
 import re
@@ -13,17 +13,27 @@ from adaspec_rl.engine.weights import Weights
 
 MIB = 1 << 20
 GIB = 1 << 30
+REMEDY = (
+    "lower cost.batch_sizes, env.max_length or data.max_prompt_tokens, leave out one of "
+    "model.drafters, or set model.quantize=int8 or, for draft models on a GPU, model.memory=offload"
+)
 _PROCESS = Path("/proc/self")
 _HIGH_WATER_MARK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
-def out_of_memory(name: str, error: torch.OutOfMemoryError) -> RuntimeError:
+class OutOfMemory(MemoryError):
+    """A device has no room for what was asked of it; the message says what to lower."""
+
+
+def out_of_memory(name: str, error: RuntimeError) -> OutOfMemory:
     """An error that says what to lower, for `raise ... from error`."""
-    reason = str(error).split(". ")[0]
-    return RuntimeError(
-        f"{name} does not fit in the GPU's memory ({reason}): lower the batch size, "
-        "context_length, graph_memory or the prefill chunk, or load it with quantize=int8"
-    )
+    reason = " ".join(str(error).split("]")[-1].split(". ")[0].split())
+    return OutOfMemory(f"{name} does not fit in memory ({reason}): {REMEDY}")
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether torch found no memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def slots(weights: Any) -> Iterator[tuple[Any, str]]:

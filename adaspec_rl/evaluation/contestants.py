@@ -27,6 +27,7 @@ from adaspec_rl.from_config import (
     recording_from,
     saved_profile_from,
 )
+from adaspec_rl.limits import Whole, require
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
@@ -72,10 +73,6 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
     if isinstance(names, str):
         names = [names]
     for name in names:
-        if name not in NAMES:
-            raise ValueError(
-                f"unknown controller {name!r}: expected all or some of {', '.join(NAMES)}"
-            )
         if lacking.get(name):
             raise ValueError(
                 f"controller={name} needs the drafter {lacking[name][0]}, but the pair has "
@@ -98,6 +95,35 @@ def expected_methods(config: Config, pair: Pair) -> int:
 def _alone(config: Config, names: Sequence[str]) -> bool:
     """Whether one given length is compared, so that there is nothing to tune."""
     return list(names) == ["fixed"] and config.controllers is None
+
+
+def check_comparison(config: Config, pair: Pair, console: Console, *, policy: bool = True) -> None:
+    """Refuse a comparison that could not be made, before anything is recorded for it.
+
+    Args:
+        policy: whether there is one, or will be.
+
+    Raises:
+        ValueError: a controller that cannot take part, or prompts that cannot be decoded.
+    """
+    names = chosen_names(config, pair)
+    if not policy and HINDSIGHT in names:
+        raise ValueError("controller=hindsight needs a policy's actions: set policy=FOLDER")
+    if config.controllers is None:
+        _check_parameters(config, names[0])
+    prompts_from(config, "test", pair, console, config.evaluation.prompts)
+
+
+def _check_parameters(config: Config, name: str) -> None:
+    space = METHODS[name].space if name in METHODS else {}
+    for key, value in config.controller.parameters.items():
+        if key not in space:
+            raise ValueError(
+                f"controller={name} has no parameter {key!r}: expected some of "
+                f"{', '.join(space) or 'none'}"
+            )
+        if isinstance(space[key].default, int):
+            require(f"controller.parameters.{key}", value, Whole(0, 10**9))
 
 
 def contestants(
@@ -184,8 +210,7 @@ def _build(
         return bundle.controller(), {"source": f"PPO on replays ({config.agent.name})"}
     assert bench is not None
     if name == HINDSIGHT:
-        if bundle is None:
-            raise ValueError("controller=hindsight needs a policy's actions: set policy=FOLDER")
+        assert bundle is not None
         return hindsight(bundle, bench), {"source": "regression on all recorded outcomes"}
     if name == ORACLE:
         assert bench.held_out is not None
@@ -292,12 +317,6 @@ def _parameters(
         for number, name in enumerate(names):
             method = METHODS[name]
             assert bench is not None
-            unknown = [key for key in given if key not in method.space]
-            if config.controllers is None and unknown:
-                raise ValueError(
-                    f"controller={name} has no parameter {unknown[0]!r}: expected some of "
-                    f"{', '.join(method.space) or 'none'}"
-                )
             if config.controllers is None and given:
                 found[name] = given
             elif not method.space:

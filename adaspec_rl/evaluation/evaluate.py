@@ -15,7 +15,7 @@ from adaspec_rl.console import progress, say
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
-from adaspec_rl.evaluation.contestants import Contestants, contestants
+from adaspec_rl.evaluation.contestants import Contestants, check_comparison, contestants
 from adaspec_rl.evaluation.examples import examples
 from adaspec_rl.evaluation.figures import report_figures
 from adaspec_rl.evaluation.journal import Journal
@@ -63,20 +63,18 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> d
     (`generations-*.jsonl`), from which `resume=FOLDER` goes on.
     """
     set_threads(config.threads)
-    if config.evaluation.mode not in MODES:
-        raise ValueError(
-            f"unknown evaluation.mode {config.evaluation.mode!r}: expected {', '.join(MODES)}"
-        )
     if config.resume:
         folder = Path(config.resume)
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
     pair = pair_from(config.model, config.engine)
     temperatures = config.evaluation.temperatures or [config.env.temperature]
+    wanted = [replace(config, env=replace(config.env, temperature=t)) for t in temperatures]
+    bundles = [_bundle(own, pair, console) for own in wanted]
+    for own, bundle in zip(wanted, bundles):
+        check_comparison(own, pair, console, policy=bundle is not None)
     found = []
-    for temperature in temperatures:
-        own = replace(config, env=replace(config.env, temperature=temperature))
-        bundle = _bundle(own, pair, console)
+    for own, bundle in zip(wanted, bundles):
         for mode in MODES[config.evaluation.mode]:
             found.append(compare(own, pair, bundle, folder, console, mode=mode))
     results = conclude(config, pair, found, folder)

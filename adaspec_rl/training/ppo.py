@@ -11,22 +11,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.learned import Actor
-from adaspec_rl.envs.reward import check_choice
 from adaspec_rl.files import write_atomically
 
-AGENTS = ("ppo", "hindsight")
 SHARPNESS = 0.05  # reward differences of this size become preferences of 1
-
-
-def check_agent(config: AgentConfig, streams: int) -> None:
-    """Refuse settings that do not fit together, before anything slow begins."""
-    check_choice("agent", config.name, AGENTS)
-    rollout = config.n_steps * streams
-    if config.name == "ppo" and rollout % config.batch_size:
-        raise ValueError(
-            f"agent.batch_size must divide agent.n_steps x streams ({rollout}), "
-            f"got {config.batch_size}"
-        )
 
 
 def new_ppo(env: gym.Env | VecEnv, config: AgentConfig, seed: int) -> PPO:

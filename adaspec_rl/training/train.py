@@ -22,9 +22,9 @@ from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.envs.live import make_live_env
-from adaspec_rl.envs.reward import REWARDS, check_choice
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
+from adaspec_rl.evaluation.contestants import check_comparison
 from adaspec_rl.evaluation.evaluate import compare, conclude
 from adaspec_rl.evaluation.plots import cost_plot
 from adaspec_rl.files import write_atomically
@@ -50,15 +50,12 @@ from adaspec_rl.training.judge import Judge, fixed_speedups, split
 from adaspec_rl.training.loggers import RunLog, open_log
 from adaspec_rl.training.ppo import (
     SHARPNESS,
-    check_agent,
     latest_checkpoint,
     load_checkpoint,
     new_ppo,
     warm_start,
 )
 
-SESSIONS = ("replay", "live")
-COSTS = ("profile", "randomised")
 VALIDATION_PROFILES = 8  # of randomised costs
 
 
@@ -93,10 +90,10 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
     bundle so far.
     """
     set_threads(config.threads)
-    check_settings(config)
     resume = Path(config.resume) if config.resume else None
     checkpoint = latest_checkpoint(resume) if resume else None
     pair = pair_from(config.model, config.engine)
+    check_comparison(_judged(config), pair, console)  # refused now rather than after the training
     task = prepare(config, pair, console, resume)
     task.profile.save(folder / "cost_profile.json")
     cost_plot(task.profile, folder / "cost_profile.png")
@@ -110,29 +107,6 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
             say(console, f"\ninterrupted; the best policy so far: {where}")
             raise
         return _report(config, task, folder, trained, log, console)
-
-
-def check_settings(config: TrainConfig) -> None:
-    """Refuse settings that do not fit together, before anything slow begins."""
-    check_choice("env.session", config.env.session, SESSIONS)
-    check_choice("env.cost", config.env.cost, COSTS)
-    check_choice("reward", config.env.reward, REWARDS)
-    live = config.env.session == "live"
-    check_agent(config.agent, 1 if live else config.env.streams)
-    if live and (config.agent.name == "hindsight" or config.env.cost == "randomised"):
-        raise ValueError(
-            "agent=hindsight and env.cost=randomised know every outcome, which decoding does not: "
-            "use env=replay"
-        )
-    if config.agent.name == "hindsight" and config.resume:
-        raise ValueError("agent=hindsight takes seconds and keeps no checkpoints: leave out resume")
-    sizes = config.cost.batch_sizes
-    if config.cost.source == "measured" and config.cost.batch_size not in (1, *sizes):
-        raise ValueError(
-            f"cost.batch_size={config.cost.batch_size} is not among cost.batch_sizes {sizes}: "
-            "add it there"
-        )
-    sampling_from(config.env)
 
 
 def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | None = None) -> Task:
@@ -340,6 +314,12 @@ def new_bundle(actor: Actor, task: Task, training: dict[str, Any]) -> PolicyBund
     )
 
 
+def _judged(config: TrainConfig) -> TrainConfig:
+    """The comparison that a training ends with: of the policy with fixed lengths."""
+    learned = replace(config.controller, name="learned")
+    return replace(config, controllers=None, controller=learned)
+
+
 def _report(
     config: TrainConfig,
     task: Task,
@@ -349,9 +329,7 @@ def _report(
     console: Console,
 ) -> float:
     bundle = load_bundle(folder / "policy")
-    judged = replace(
-        config, controllers=None, controller=replace(config.controller, name="learned")
-    )
+    judged = _judged(config)
     comparison = compare(judged, task.pair, bundle, folder, console)
     results = conclude(judged, task.pair, [comparison], folder)
     figures = comparison.figures

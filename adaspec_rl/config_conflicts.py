@@ -1,0 +1,151 @@
+"""Settings that are each allowed but do not fit together, refused before anything slow begins."""
+
+from importlib.util import find_spec
+
+from adaspec_rl.config import Config, CostConfig, DataConfig, EvaluateConfig, TrainConfig
+from adaspec_rl.limits import shown
+
+# What each source of prompts reads besides the number of prompts and their length.
+READ = {
+    "embedded": (),
+    "jsonl": ("path", "template", "test_share"),
+    "gsm8k": ("path", "template", "test_share"),
+    "hub": ("name", "config", "split", "column", "domain_column", "template", "test_share"),
+}
+NEEDED = {"jsonl": ("path", "FILE"), "gsm8k": ("path", "FILE"), "hub": ("name", "OWNER/NAME")}
+LARGEST_ROLLOUT = 2**24  # rounds between two updates of PPO; they are all kept in memory
+MOST_STATES = 10**7  # of the regression, which keeps them all
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # by logger
+
+
+def check_together(config: Config) -> None:
+    """Refuse settings that do not fit together.
+
+    Raises:
+        ValueError: one sentence that names the settings and what to change.
+    """
+    _check_data(config.data)
+    _check_cost(config.cost)
+    _check_packages(config)
+    temperatures = [config.env.temperature]
+    if isinstance(config, EvaluateConfig):
+        temperatures = config.evaluation.temperatures or temperatures
+        _check_controllers(config)
+    if config.env.verification == "greedy" and any(temperatures):
+        raise ValueError(
+            f"env.verification=greedy needs temperature 0, got {max(temperatures):g}: set "
+            "env.verification to coupled or rejection"
+        )
+    if config.env.max_length < min(config.evaluation.lengths):
+        raise ValueError(
+            f"every one of evaluation.lengths {config.evaluation.lengths} is above env.max_length="
+            f"{config.env.max_length}: add a shorter one"
+        )
+    if isinstance(config, TrainConfig):
+        _check_training(config)
+        _check_agent(config)
+
+
+def _check_data(config: DataConfig) -> None:
+    if config.source in NEEDED:
+        key, value = NEEDED[config.source]
+        if getattr(config, key) is None:
+            raise ValueError(f"data.{key} is not set: add data.{key}={value}")
+    usual = DataConfig()
+    for key in dict.fromkeys(name for names in READ.values() for name in names):
+        value = getattr(config, key)
+        if key not in READ[config.source] and value != getattr(usual, key):
+            others = " or ".join(f"data={name}" for name, names in READ.items() if key in names)
+            raise ValueError(
+                f"data.{key}={shown(value)} has no meaning with data={config.source}: add {others}"
+            )
+
+
+def _check_cost(config: CostConfig) -> None:
+    if config.source == "file":
+        if config.path is None:
+            raise ValueError("cost.path is not set: add cost.path=FILE")
+        return
+    if config.path is not None:
+        raise ValueError(f"cost.path={config.path} is read with cost=file alone: add cost=file")
+    for key in ("contexts", "batch_sizes"):
+        if not getattr(config, key):
+            raise ValueError(f"cost.{key} is empty: name at least 1 to measure")
+    if config.batch_size not in (1, *config.batch_sizes):
+        raise ValueError(
+            f"cost.batch_size={config.batch_size} is not among cost.batch_sizes "
+            f"{config.batch_sizes}: add it there"
+        )
+
+
+def _check_packages(config: Config) -> None:
+    package = PACKAGES.get(config.logger.name)
+    if package and find_spec(package) is None:
+        raise ValueError(
+            f"logger={config.logger.name} needs the {package} package: pip install {package}"
+        )
+    if config.replay.workers > 1 and find_spec("ray") is None:
+        raise ValueError(
+            f"replay.workers={config.replay.workers} needs the ray package: pip install ray"
+        )
+
+
+def _check_controllers(config: EvaluateConfig) -> None:
+    """Parameters belong to one controller; `controllers` has several."""
+    if config.controllers is not None and config.controller.parameters:
+        raise ValueError(
+            "controller.parameters are of one controller: set controller=NAME in place of "
+            f"controllers={config.controllers}"
+        )
+
+
+def _check_training(config: TrainConfig) -> None:
+    """Training ends with a comparison of its own, of the new policy with fixed lengths."""
+    usual = TrainConfig()
+    chosen = {
+        "controllers": config.controllers is not None,
+        "controller": config.controller.name != usual.controller.name,
+        "controller.parameters": bool(config.controller.parameters),
+        "evaluation.mode": config.evaluation.mode != usual.evaluation.mode,
+        "evaluation.temperatures": bool(config.evaluation.temperatures),
+    }
+    for key, set_ in chosen.items():
+        if set_:
+            raise ValueError(
+                f"{key} is for evaluate.py: train_policy.py compares the policy that it trains "
+                "with fixed lengths, live and at env.temperature; leave it out here"
+            )
+
+
+def _check_agent(config: TrainConfig) -> None:
+    agent, live = config.agent, config.env.session == "live"
+    regression = agent.name == "hindsight"
+    if live and (regression or config.env.cost == "randomised"):
+        raise ValueError(
+            "agent=hindsight and env.cost=randomised know every outcome, which decoding does not: "
+            "use env=replay"
+        )
+    if regression:
+        if config.resume:
+            raise ValueError(
+                "agent=hindsight takes seconds and keeps no checkpoints: leave out resume"
+            )
+        if agent.warm_start:
+            raise ValueError("agent.warm_start is for agent=ppo: agent=hindsight starts afresh")
+        if agent.total_steps > MOST_STATES:
+            raise ValueError(
+                f"agent=hindsight keeps all its states in memory: agent.total_steps must be at "
+                f"most {MOST_STATES:,}, got {agent.total_steps:,}"
+            )
+        return
+    rollout = agent.n_steps * (1 if live else config.env.streams)
+    if rollout % agent.batch_size:
+        raise ValueError(
+            f"agent.batch_size must divide agent.n_steps x streams ({rollout}), "
+            f"got {agent.batch_size}"
+        )
+    if rollout > LARGEST_ROLLOUT:
+        raise ValueError(
+            f"agent.n_steps x env.streams must be at most {LARGEST_ROLLOUT:,}, got {rollout:,}: "
+            "lower one of them"
+        )
