@@ -1,9 +1,8 @@
 """The files of a model: a local folder or a repository on the Hugging Face Hub."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -13,6 +12,12 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from safetensors import SafetensorError, safe_open
+
+from adaspec_rl import strict_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 from adaspec_rl.engine.gguf import converted
 
@@ -20,6 +25,9 @@ _HUB_ID = re.compile(r"[\w\-][\w\-.]*(/[\w\-][\w\-.]*)?")
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_TOKENIZERS = ("*token*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 
 
 class Checkpoint:
@@ -44,6 +52,11 @@ class Checkpoint:
             self.folder = converted(self.folder)
             self.source = str(self.folder)
         self.local = self.folder.is_dir()
+        if self.folder.is_file() and self.folder.suffix != ".gguf":
+            raise ValueError(
+                f"{self.source} is a file: expected a checkpoint folder, with config.json and "
+                f"safetensors files; try {self.folder.parent}"
+            )
         if not self.local and not _HUB_ID.fullmatch(self.source):
             raise ValueError(
                 f"there is no folder {self.source}: expected the path of a checkpoint folder or a "
@@ -71,22 +84,65 @@ class Checkpoint:
         return {} if path is None else _read_json(path)
 
     def weight_files(self) -> list[Path]:
-        """The safetensors files that hold the weights.
+        """The safetensors files that hold the weights, each with a header that fits its size.
 
         Raises:
-            ValueError: there are none, or they cannot be fetched.
+            ValueError: there are none, they cannot be fetched, or one is damaged.
         """
         index = self._fetch(_INDEX)
         names = [_WEIGHTS]
         if index is not None:
-            names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            held = _read_json(index).get("weight_map")
+            if not isinstance(held, dict) or not held or set(map(type, held.values())) != {str}:
+                raise ValueError(f"{index} names no files in its weight_map: download it again")
+            names = sorted(set(held.values()))
         files = []
         for name in names:
             path = self._fetch(name)
             if path is None:
-                raise ValueError(f"{self.source} lacks the weights file {name}")
+                raise ValueError(self._without(name))
+            check_weights_file(path)
             files.append(path)
         return files
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The checkpoint's tokenizer.
+
+        Raises:
+            ValueError: there is none, it cannot be fetched, or a file is damaged.
+        """
+        from transformers import AutoTokenizer  # slow to import
+
+        if self.local and not any(any(self.folder.glob(name)) for name in _TOKENIZERS):
+            raise ValueError(
+                f"{self.source} has no tokenizer: copy tokenizer.json and tokenizer_config.json "
+                "into it from the checkpoint it was made of"
+            )
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.source, trust_remote_code=False
+            )
+        except Exception as error:  # the tokenizers package raises the base class itself
+            if not self.local:
+                raise ValueError(hub_failure(self.source, error)) from None
+            for path in sorted(self.folder.glob("*.json")):
+                _read(path)
+            raise ValueError(
+                f"the tokenizer in {self.source} cannot be read: {first_sentence(error)}"
+            ) from None
+        return tokenizer
+
+    def _without(self, name: str) -> str:
+        """What to say where the weights file `name` is missing."""
+        pickled = [name for name in _PICKLED if self.local and (self.folder / name).is_file()]
+        if pickled or not self.local:
+            only = f"{self.source} has only {pickled[0]}" if pickled else f"{self.source} has none"
+            return (
+                f"weights are read from safetensors files, but {only}: convert it, for example by "
+                f"transformers' AutoModelForCausalLM.from_pretrained({self.source!r})"
+                ".save_pretrained(FOLDER), and the same with AutoTokenizer"
+            )
+        return f"{self.source} lacks the weights file {name}"
 
     def _fetch(self, name: str) -> Path | None:
         if self.local:
@@ -122,11 +178,45 @@ def hub_failure(source: str, error: Exception) -> str:
     return f"cannot load {source!r}, which is not a local folder, from the hub ({reason}): {remedy}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def check_weights_file(path: Path) -> None:
+    """Refuse a safetensors file that is damaged.
+
+    Raises:
+        ValueError: it is empty, cut short, a Git LFS pointer or something else.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
+        with safe_open(path, framework="pt"):
+            return
+    except (SafetensorError, OSError) as error:
+        damage = _damage(path) or f"is damaged ({first_sentence(error)}): download it again"
+    raise ValueError(f"the weights file {path} {damage}")
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file, as far as its size and first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(len(_POINTER))
+    if not start:
+        return "is empty: download it again"
+    if start == _POINTER:
+        return f"is a Git LFS pointer, not the file itself: run git lfs pull in {path.parent}"
+    return None
+
+
+def first_sentence(error: Exception) -> str:
+    """The gist of a long message, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0][:300].rstrip(". ")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = _read(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a JSON object")
     return content
+
+
+def _read(path: Path) -> Any:
+    if damage := _damage(path):
+        raise ValueError(f"{path} {damage}")
+    return strict_json.read(path, str(path))

@@ -1,19 +1,31 @@
 """From a checkpoint to a model that runs."""
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adaspec_rl.engine.architecture import FAMILIES, Architecture
-from adaspec_rl.engine.checkpoint import Checkpoint, hub_failure
+from adaspec_rl.engine.architecture import Architecture, UnsupportedError
+from adaspec_rl.engine.causality import check_causality
+from adaspec_rl.engine.checkpoint import Checkpoint, first_sentence, hub_failure
+from adaspec_rl.engine.config_keys import (
+    is_quantized,
+    quantized_sentence,
+    refuse_unusable,
+    unknown_keys,
+)
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.quantization import QUANTIZATIONS, quantize_module, quantize_weights
-from adaspec_rl.engine.transformers_model import TransformersModel
+from adaspec_rl.engine.reference import check_first_layers
+from adaspec_rl.engine.transformers_model import TransformersModel, check_support
 from adaspec_rl.engine.weights import load_weights, tensors_in
 
+logger = logging.getLogger(__name__)
 ENGINES = ("auto", "lean", "transformers")
 
 
@@ -36,7 +48,7 @@ def load_model(
         device_map: spread the model over devices, as transformers understands it.
         name: what messages call the model; by default the last part of `source`.
         engine: `lean` is ours, for Llama, Mistral, Qwen2 and Qwen3; `transformers` runs anything;
-            `auto` is the first where it can be.
+            `auto` is the first where it can be, and says so where it cannot.
         quantize: `int8` stores the weights in 8 bits (needs torchao).
         context_length: the most tokens in one row; by default the configuration's.
         compile: run the lean engine's narrow CUDA forwards through torch.compile.
@@ -55,15 +67,20 @@ def load_model(
     checkpoint = Checkpoint(source)
     config = checkpoint.config()
     name = name or Path(str(source)).name
-    if engine == "auto":
-        lean = config.get("model_type") in FAMILIES and device_map is None
-        engine = "lean" if lean else "transformers"
+    refuse_unusable(config, quantized=engine == "transformers")
+    architecture = None
+    if engine == "lean" or (engine == "auto" and device_map is None):
+        try:
+            architecture = _lean_architecture(name, config, checkpoint)
+        except UnsupportedError as error:
+            if engine == "lean":
+                raise
+            logger.warning("%s runs through transformers' own forward, slower: %s", name, error)
     try:
-        if engine == "transformers":
+        if architecture is None:
             return _load_transformers(
-                checkpoint, dtype, device, device_map, name, quantize, context_length
+                checkpoint, config, dtype, device, device_map, name, quantize, context_length
             )
-        architecture = Architecture.from_config(config)
         weights = load_weights(
             architecture, tensors_in(checkpoint.weight_files()), dtype=dtype, device=device
         )
@@ -76,8 +93,26 @@ def load_model(
         raise out_of_memory(name, error) from error
 
 
+def _lean_architecture(
+    name: str, config: Mapping[str, Any], checkpoint: Checkpoint
+) -> Architecture:
+    """The architecture, once keys that nobody knows have been shown to change nothing."""
+    architecture = Architecture.from_config(config)
+    if unknown := unknown_keys(config):
+        logger.warning(
+            "the configuration of %s has keys that transformers' %s does not know: %s; they are "
+            "ignored if the first layers' logits are those of transformers",
+            name,
+            architecture.family,
+            ", ".join(unknown),
+        )
+        check_first_layers(config, checkpoint.weight_files(), unknown)
+    return architecture
+
+
 def _load_transformers(
     checkpoint: Checkpoint,
+    config: Mapping[str, Any],
     dtype: torch.dtype,
     device: torch.device,
     device_map: str | None,
@@ -85,20 +120,87 @@ def _load_transformers(
     quantize: str | None,
     context_length: int | None,
 ) -> TransformersModel:
-    from transformers import AutoModelForCausalLM  # slow to import, and only some models need it
+    from transformers import AutoConfig, AutoModelForCausalLM  # slow, and only some need it
 
-    options: dict[str, Any] = {"dtype": dtype}
+    model_class = _class_of(config)
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
     if device_map is not None:
         options["device_map"] = device_map
-    try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.source, **options)
-    except (OSError, ValueError, ImportError) as error:
-        if checkpoint.local:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"transformers cannot load {checkpoint.source}: {reason}") from None
-        raise ValueError(hub_failure(checkpoint.source, error)) from None
+    with _explained(checkpoint, config):
+        parsed: Any = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
+    parsed._attn_implementation = None  # what some other machine had
+    check_support(parsed, model_class, name, context_length)
+    checkpoint.weight_files()  # refuses damaged ones by name
+    with _explained(checkpoint, config):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint.source,
+            config=parsed,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    module, report = loaded
+    _refuse_incomplete(name, report)
     if device_map is None:
-        torch.nn.Module.to(model, device)  # its own `to` is not typed
+        torch.nn.Module.to(module, device)  # its own `to` is not typed
     if quantize is not None:
-        quantize_module(model, quantize)
-    return TransformersModel(model, name, context_length=context_length)
+        quantize_module(module, quantize)
+    model = TransformersModel(module, name, context_length=context_length)
+    check_causality(model, dtype)
+    return model
+
+
+def _class_of(config: Mapping[str, Any]) -> type:
+    """Transformers' class for the text model of a checkpoint."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, __version__
+
+    family = config["model_type"]
+    known = family in CONFIG_MAPPING
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[family], None) if known else None
+    if isinstance(found, type):
+        return found
+    if "text_config" in config or "vision_config" in config:
+        inner = (config.get("text_config") or {}).get("model_type")
+        raise ValueError(
+            f"model_type={family!r} is a multimodal model"
+            f"{f' around a text model of type {inner!r}' if inner else ''}: expected a text-only "
+            "checkpoint, such as its language model saved on its own"
+        )
+    if not known and "auto_map" in config:
+        raise ValueError(
+            f"model_type={family!r} needs the checkpoint's own Python code, which is never run: "
+            f"expected a model that transformers {__version__} knows itself"
+        )
+    what = "has no causal language model of this type" if known else "does not know this type"
+    raise ValueError(f"model_type={family!r}: transformers {__version__} {what}")
+
+
+@contextmanager
+def _explained(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what transformers' loaders raise into one sentence; full memory is not their doing."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # they raise classes of their own
+        if not checkpoint.local and isinstance(error, OSError):
+            raise ValueError(hub_failure(checkpoint.source, error)) from None
+        advice = f"; {quantized_sentence(config)}" if is_quantized(config) else ""
+        raise ValueError(
+            f"transformers cannot load {checkpoint.source}: {first_sentence(error)}{advice}"
+        ) from None
+
+
+def _refuse_incomplete(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse a model that transformers has completed with random numbers."""
+    if mismatched := sorted(report["mismatched_keys"]):
+        tensor, found, expected = mismatched[0]
+        raise ValueError(
+            f"{name}: {tensor} has shape {list(found)}: expected {list(expected)}, as its "
+            f"config.json has it ({len(mismatched)} such tensors)"
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{name}: the checkpoint lacks {len(missing)} tensors, first {missing[0]}: expected "
+            "a complete causal language model"
+        )

@@ -29,23 +29,20 @@ class Rope:
 
     @staticmethod
     def from_config(parameters: Mapping[str, Any], context_length: int) -> "Rope":
-        """Read `rope_parameters` (or `rope_scaling`); `context_length` is the configuration's.
+        """Read `rope_parameters`; `context_length` is the configuration's.
 
         Raises:
-            ValueError: names a kind or a key that is not supported.
+            ValueError: names a kind or a value that is not supported.
         """
         values = dict(parameters)
         kind = values.pop("type", None)
         kind = values.setdefault("rope_type", kind or "default")
         if kind not in KINDS:
             raise ValueError(f"rope_type={kind!r} is not supported: expected one of {KINDS}")
-        if values.get("partial_rotary_factor") in (None, 1, 1.0):
-            values.pop("partial_rotary_factor", None)
-        unknown = sorted(values.keys() - {field.name for field in fields(Rope)})
-        if unknown:
-            raise ValueError(
-                f"rope_parameters.{unknown[0]}={values[unknown[0]]!r} is not supported"
-            )
+        share = values.get("partial_rotary_factor")
+        if share not in (None, 1):
+            raise ValueError(f"partial_rotary_factor={share!r} is not supported: expected 1")
+        values = {key: value for key, value in values.items() if key in ROPE_KEYS}
         if kind in ("yarn", "llama3") and values.get("original_max_position_embeddings") is None:
             values["original_max_position_embeddings"] = context_length
         if kind == "yarn" and values.get("factor") is None:
@@ -108,3 +105,6 @@ class Rope:
     def _mscale(self, mscale: float) -> float:
         assert self.factor is not None
         return 0.1 * mscale * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+
+
+ROPE_KEYS = frozenset(field.name for field in fields(Rope))

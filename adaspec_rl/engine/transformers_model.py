@@ -4,12 +4,13 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from adaspec_rl.engine.finite_check import FiniteCheck
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.prefill import check_room, default_chunk
 
+_CONTEXT_KEYS = ("max_position_embeddings", "seq_length", "max_seq_len", "max_sequence_length")
 # Caches that can forget their last tokens. Recurrent states cannot.
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -32,29 +33,18 @@ class TransformersModel:
         """`context_length` defaults to the configuration's; `prefill_chunk` is in tokens.
 
         Raises:
-            ValueError: the model keeps a recurrent state, or its context length is not known.
+            ValueError: see `check_support`.
         """
-        config: Any = model.config.get_text_config()
-        layer_types = set(getattr(config, "layer_types", None) or ())
-        recurrent = sorted(layer_types - _ATTENTION)
-        if recurrent or getattr(model, "_is_stateful", False):
-            raise ValueError(
-                f"{name} ({config.model_type}) keeps a recurrent state"
-                f"{f' ({recurrent[0]})' if recurrent else ''}, which cannot be rolled back: "
-                "expected a model with attention layers only"
-            )
-        limit = context_length or getattr(config, "max_position_embeddings", None)
-        if limit is None:
-            raise ValueError(
-                f"the configuration of {name} has no max_position_embeddings: set context_length"
-            )
+        limit = check_support(model.config, type(model), name, context_length)
         self.name = name
-        self.vocab_size = int(config.vocab_size)
-        self.context_length = int(limit)
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
+        self.context_length = limit
         self.device = model.device
         model.eval()
+        model.config.return_dict = True
         self._model = self.weights = model
         self._chunk = prefill_chunk or default_chunk(self.device)
+        self._cache_name = _cache_name(type(model))
         self._cuts_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._finite = FiniteCheck(name, self.device)
         self._length = self.resets = 0
@@ -115,11 +105,51 @@ class TransformersModel:
         self._finite.check()
 
     def _forward(self, tokens: torch.Tensor, keep: int) -> torch.Tensor:
-        cut: dict[str, Any] = {"logits_to_keep": keep} if self._cuts_logits else {}
-        output = self._model(input_ids=tokens, past_key_values=self._cache, use_cache=True, **cut)
+        options: dict[str, Any] = {self._cache_name: self._cache}
+        if self._cuts_logits:
+            options["logits_to_keep"] = keep
+        output = self._model(input_ids=tokens, use_cache=True, **options)
         self._length += tokens.shape[1]
         logits: torch.Tensor = output.logits[:, -keep:]
         return logits.to(self.device, torch.float32)
+
+
+def check_support(
+    config: PreTrainedConfig, model_class: type, name: str, context_length: int | None = None
+) -> int:
+    """The most tokens in a row of such a model; `context_length` where it is given.
+
+    Raises:
+        ValueError: the model keeps a recurrent state or no cache, or its context length is unknown.
+    """
+    text: Any = config.get_text_config()
+    layer_types = set(getattr(text, "layer_types", None) or ())
+    recurrent = sorted(layer_types - _ATTENTION)
+    if recurrent or getattr(model_class, "_is_stateful", False):
+        raise ValueError(
+            f"{name} ({text.model_type}) keeps a recurrent state"
+            f"{f' ({recurrent[0]})' if recurrent else ''}, which cannot be rolled back: "
+            "expected a model with attention layers only"
+        )
+    if not _cache_name(model_class):
+        raise ValueError(
+            f"{name} ({text.model_type}) has no key-value cache in transformers: expected a model "
+            "that reads a text step by step"
+        )
+    limits = (context_length, *(getattr(text, key, None) for key in _CONTEXT_KEYS))
+    limit = next((limit for limit in limits if limit), None)
+    if limit is None:
+        raise ValueError(
+            f"the configuration of {name} does not say how many tokens the model reads: add "
+            '"max_position_embeddings", the length it was trained on, to its config.json'
+        )
+    return int(limit)
+
+
+def _cache_name(model_class: type) -> str:
+    """What the model's forward calls the cache: its name changes in transformers 5.40."""
+    accepted = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
+    return next((name for name in ("cache", "past_key_values") if name in accepted), "")
 
 
 def _common(name: str, lengths: torch.Tensor) -> int:

@@ -1,5 +1,6 @@
 """Checkpoint tensors in the shape that the forward pass wants, without ever holding two copies."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -9,6 +10,9 @@ import torch
 from safetensors import safe_open
 
 from adaspec_rl.engine.architecture import Architecture
+
+logger = logging.getLogger(__name__)
+_ROWS = 4096  # of a matrix that are compared at a time
 
 
 @dataclass(slots=True)
@@ -65,29 +69,59 @@ def load_weights(
 ) -> Weights:
     """Copy named checkpoint tensors into place on the device.
 
+    A tied checkpoint that holds another output matrix than its embedding keeps both.
+
     Raises:
         ValueError: names a tensor that is missing, has the wrong shape, or has no use here.
     """
     weights = _empty(architecture, dtype, device)
     places = dict(_places(architecture, weights))
     missing = set(places)
+    spare_head = None  # of a tied checkpoint; mapped from its file, not in memory
     for name, tensor in tensors:
         name = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
-        if name.endswith("rotary_emb.inv_freq") or (architecture.tied and name == _HEAD):
+        if name.endswith("rotary_emb.inv_freq"):
+            continue
+        if architecture.tied and name == _HEAD:
+            spare_head = tensor
             continue
         if name not in places:
             raise ValueError(f"the checkpoint holds {name}, which {architecture.family} lacks")
-        place = places[name]
-        if tensor.shape != place.shape:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}: expected {list(place.shape)}")
-        place.fill(tensor)
+        _fill(places[name], name, tensor)
         missing.discard(name)
+    if spare_head is not None and _EMBEDDING in missing:
+        _fill(places[_EMBEDDING], _HEAD, spare_head)
+        missing.discard(_EMBEDDING)
+    elif spare_head is not None:
+        _untie(weights, spare_head)
     if missing:
         raise ValueError(f"the checkpoint lacks {len(missing)} tensors, first {min(missing)}")
     return weights
 
 
-_HEAD = "lm_head.weight"
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def _fill(place: "_Place", name: str, tensor: torch.Tensor) -> None:
+    if tensor.shape != place.shape:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: expected {list(place.shape)}")
+    place.fill(tensor)
+
+
+def _untie(weights: Weights, head: torch.Tensor) -> None:
+    """Give a tied model a head of its own where the checkpoint's differs from the embedding."""
+    embedding = weights.embedding
+    if head.shape == embedding.shape and all(
+        torch.equal(theirs.to(ours), ours)
+        for theirs, ours in zip(head.split(_ROWS), embedding.split(_ROWS))
+    ):
+        return
+    logger.warning(
+        "tie_word_embeddings=true, but the checkpoint holds an lm_head.weight that differs from "
+        "the embedding: both are used, as they are"
+    )
+    weights.head = torch.empty_like(embedding)
+    _fill(_Place(weights.head), _HEAD, head)
 
 
 @dataclass(slots=True)
@@ -142,7 +176,7 @@ def _empty(a: Architecture, dtype: torch.dtype, device: torch.device) -> Weights
 
 
 def _places(a: Architecture, weights: Weights) -> Iterator[tuple[str, _Place]]:
-    yield "model.embed_tokens.weight", _Place(weights.embedding)
+    yield _EMBEDDING, _Place(weights.embedding)
     yield "model.norm.weight", _Place(weights.norm)
     if not a.tied:
         yield _HEAD, _Place(weights.head)

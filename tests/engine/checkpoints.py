@@ -17,12 +17,17 @@ def new_model(model_type: str, seed: int = 0, **config: Any) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(model_type, **{"vocab_size": VOCAB, **ids, **config})
     ).eval()
+    unit_scale(model, seed)
+    return model
+
+
+def unit_scale(model: PreTrainedModel, seed: int = 0) -> None:
+    """Fill the weights with noise of unit scale, around 1 where they are those of a norm."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(0.2 * noise if parameter.dim() > 1 else parameter + 0.3 * noise)
-    return model
 
 
 def spoil(model: PreTrainedModel, token: int, value: float = float("nan")) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from hypothesis import HealthCheck, given, settings
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adaspec_rl.engine import checkpoint as checkpoint_module
@@ -99,22 +100,83 @@ LONGROPE |= {"short_factor": [1.0] * 3, "long_factor": [2.0] * 3}
     [
         ("hidden_act='gelu'", {"hidden_act": "gelu"}),
         ("rope_type='longrope'", {"rope_parameters": LONGROPE}),
-        ("rope_parameters.zeta", {"rope_parameters": {**LINEAR, "zeta": 2}}),
-        ("partial_rotary_factor", {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}}),
-        ("attention_multiplier", {"attention_multiplier": 0.5}),
-        ("sliding_window=4", {"sliding_window": 4}),
-        ("quantization_config", {"quantization_config": {"quant_method": "awq"}}),
-        ("attention_bias", {"model_type": "mistral", "attention_bias": True}),
     ],
 )
-def test_unsupported_configurations_are_refused_by_name(
-    folder: Path, name: str, changes: dict[str, Any]
+def test_auto_falls_back_where_the_lean_engine_refuses(
+    folder: Path, name: str, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_model(folder)
     edit_config(folder, **changes)
-    with pytest.raises(ValueError, match=name) as error:
-        load_model(folder)
-    assert "engine=transformers" in str(error.value)
+    with pytest.raises(ValueError, match=f"{name}.*engine=transformers"):
+        load_model(folder, engine="lean")
+    ours, theirs = load_model(folder), load_model(folder, engine="transformers")
+    assert isinstance(ours, TransformersModel)
+    [said] = [r.message for r in caplog.records if r.name.startswith("adaspec_rl")]
+    assert "through transformers' own forward" in said and name in said
+    tokens = random_tokens(1, 20)
+    assert torch.equal(ours.extend(tokens), theirs.extend(tokens))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}},
+        {"partial_rotary_factor": 0.5},
+    ],
+)
+def test_partial_rotations_are_refused_by_name(folder: Path, changes: dict[str, Any]) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match="partial_rotary_factor=0.5"):
+        load_model(folder, engine="lean")
+
+
+UNKNOWN: list[tuple[str, dict[str, Any]]] = [
+    ("attention_multiplier", {"attention_multiplier": 0.5}),
+    ("rope_parameters.zeta", {"rope_parameters": {**LINEAR, "zeta": 2}}),
+    ("sliding_window", {"sliding_window": 4}),
+    ("attention_bias", {"model_type": "mistral", "attention_bias": True}),
+    ("auto_map, logit_scale", {"logit_scale": 2.0, "auto_map": {"AutoModel": "modeling.X"}}),
+]
+
+
+@pytest.mark.parametrize(("names", "changes"), UNKNOWN)
+def test_unknown_keys_are_named_once_and_checked(
+    folder: Path, names: str, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_config(folder, **changes)
+    ours = load_model(folder)
+    assert isinstance(ours, LeanModel)
+    [said] = [r.message for r in caplog.records if r.name.startswith("adaspec_rl")]
+    assert names in said
+    theirs, tokens = load_model(folder, engine="transformers"), random_tokens(1, 20)
+    assert relative_error(ours.extend(tokens), theirs.extend(tokens)) <= 1e-4
+
+
+def test_unknown_keys_that_change_the_forward_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if transformers read `logit_scale`."""
+    edit_config(folder, logit_scale=1.001)
+    forward = torch.nn.Linear.forward
+
+    def scaled(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+        return forward(layer, hidden) * (1.001 if layer.out_features == 61 else 1.0)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", scaled)
+    with pytest.raises(ValueError, match="logit_scale.* first 2 layers differ .* by 0.001 of"):
+        load_model(folder, engine="lean")
+    assert isinstance(load_model(folder), TransformersModel)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_check_of_unknown_keys_reads_all_kinds_of_weights(
+    tmp_path: Path, family: str, tied: bool
+) -> None:
+    config = {**LLAMA, "num_hidden_layers": 3, "attention_bias": True, "vocab_size": 300}
+    config |= {"model_type": family, "tie_word_embeddings": tied, "pad_token_id": 290}
+    folder = save(new_model(**config), tmp_path, max_shard_size="20KB")
+    edit_config(folder, logit_scale=2.0)
+    assert isinstance(load_model(folder, engine="lean"), LeanModel)
 
 
 def test_unsupported_layers_are_refused_by_name() -> None:
@@ -151,6 +213,79 @@ def test_missing_and_surplus_tensors_are_named() -> None:
     state["model.layers.0.self_attn.sinks"] = norm
     with pytest.raises(ValueError, match="self_attn.sinks"):
         LeanModel.from_tensors(config, state.items(), "small")
+
+
+def test_incomplete_checkpoints_are_refused_by_transformers_engine(tmp_path: Path) -> None:
+    """Transformers would go on with random numbers."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    theirs = new_model("gpt_neox", **sizes, intermediate_size=40, max_position_embeddings=64)
+    folder = save(theirs, tmp_path)
+    state = load_file(folder / "model.safetensors")
+    norm = state.pop("gpt_neox.layers.1.input_layernorm.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 tensors, first gpt_neox.layers.1.input_layern"):
+        load_model(folder)
+    state["gpt_neox.layers.1.input_layernorm.weight"] = norm[:-1].clone()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"input_layernorm.weight .*\[23\]: expected \[24\]"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("engine", ["lean", "transformers"])
+def test_a_tied_checkpoint_with_another_head_keeps_both(tmp_path: Path, engine: str) -> None:
+    """An adapter merged with saved modules."""
+    theirs = new_model(**LLAMA, tie_word_embeddings=False)
+    folder = save(theirs, tmp_path)
+    edit_config(folder, tie_word_embeddings=True)
+    ours, tokens = load_model(folder, engine=engine), random_tokens(1, 20)
+    assert relative_error(ours.extend(tokens), reference(theirs, tokens)) <= 1e-4
+
+
+def test_a_tied_checkpoint_may_hold_its_matrix_twice_or_as_the_head() -> None:
+    theirs = new_model(**LLAMA, tie_word_embeddings=True)
+    config, state = theirs.config.to_dict(), dict(theirs.state_dict())
+    tokens = random_tokens(1, 20)
+    for absent in ("", "lm_head.weight", "model.embed_tokens.weight"):
+        held = [(name, tensor) for name, tensor in reversed(state.items()) if name != absent]
+        ours = LeanModel.from_tensors(config, held, "small")
+        assert ours.weights.head is ours.weights.embedding
+        assert relative_error(ours.extend(tokens), reference(theirs, tokens)) <= 1e-4
+    state["lm_head.weight"] = torch.zeros(60, 24)
+    with pytest.raises(
+        ValueError, match=r"lm_head.weight has shape \[60, 24\]: expected \[61, 24\]"
+    ):
+        LeanModel.from_tensors(config, state.items(), "small")
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "t5"}, "no causal language model"),
+        ({"model_type": "novel"}, "does not know this type"),
+        ({"model_type": "novel", "auto_map": {"AutoModel": "m.X"}}, "own Python code"),
+        ({"model_type": "qwen2_5_vl", "vision_config": {}}, "multimodal model"),
+        ({"architectures": ["X"]}, "model_type=None"),
+    ],
+)
+def test_other_kinds_of_models_are_refused_briefly(
+    tmp_path: Path, config: dict[str, Any], reason: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for engine in ("auto", "transformers"):
+        with pytest.raises(ValueError, match=reason) as error:
+            load_model(tmp_path, engine=engine)
+        assert len(str(error.value)) < 200
+
+
+def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(tmp_path: Path) -> None:
+    """The known type is used, although the checkpoint brings a class of its own."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    theirs = new_model("gpt_neox", **sizes, intermediate_size=40, max_position_embeddings=64)
+    folder = save(theirs, tmp_path)
+    (folder / "own.py").write_text("raise SystemExit('run')")
+    edit_config(folder, auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"})
+    ours, tokens = load_model(folder), random_tokens(1, 20)
+    assert relative_error(ours.extend(tokens), reference(theirs, tokens)) <= 1e-4
 
 
 def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Any architecture through transformers' own forward."""
 
+import inspect
+import warnings
 from typing import Any
 
 import pytest
@@ -88,3 +90,32 @@ def test_recurrent_models_are_refused() -> None:
     theirs = new_model("mamba", hidden_size=16, num_hidden_layers=1, state_size=4)
     with pytest.raises(ValueError, match="mamba.* recurrent state"):
         TransformersModel(theirs, "small")
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_either_name(name: str) -> None:
+    """Transformers renames the argument in 5.40, and warns about the old name before."""
+    theirs = new_model(**CONFIGS["gpt_neox"])
+    own = type(theirs)
+    accepted = inspect.signature(own.forward).parameters
+    native = "cache" if "cache" in accepted else "past_key_values"
+
+    class Cached(own):  # type: ignore[misc, valid-type]
+        def forward(self, input_ids: Any, cache: Any = None, **options: Any) -> Any:
+            return own.forward(self, input_ids, **{native: cache}, **options)
+
+    class Past(own):  # type: ignore[misc, valid-type]
+        def forward(self, input_ids: Any, past_key_values: Any = None, **options: Any) -> Any:
+            return own.forward(self, input_ids, **{native: past_key_values}, **options)
+
+    theirs.__class__ = Cached if name == "cache" else Past
+    ours, tokens = TransformersModel(theirs, "small"), random_tokens(1, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parts = [ours.extend(tokens[:, start : start + 5]) for start in range(0, 20, 5)]
+    assert relative_error(torch.cat(parts, dim=1), reference(theirs, tokens)) <= 1e-4
+
+
+def test_a_tuple_as_the_configured_result_does_not_matter() -> None:
+    ours = TransformersModel(new_model(**CONFIGS["gpt2"], return_dict=False), "small")
+    assert ours.prefill(random_tokens(1, 4)).shape == (1, 61)

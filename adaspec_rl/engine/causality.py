@@ -1,0 +1,61 @@
+"""Whether a model writes token by token: a check of eight tokens, once, when it is loaded."""
+
+import torch
+
+from adaspec_rl.engine.language_model import LanguageModel
+
+_TOKENS = 8
+_NOISE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
+_ROUGH = 0.05  # in 16 bits, where half of the tokens may even differ by more: routers jump
+
+
+def check_causality(model: LanguageModel, dtype: torch.dtype) -> None:
+    """Read eight tokens at once, step by step, and with another end.
+
+    Raises:
+        ValueError: the logits of a token depend on later tokens, or on how the text is cut into
+            forward passes.
+    """
+    ids = torch.arange(1, 2 * _TOKENS, 2)
+    tokens = (ids * model.vocab_size // (2 * _TOKENS))[None]  # [1, 8], all over the vocabulary
+    tokens = tokens[:, : model.context_length]
+    width, half = tokens.shape[1], tokens.shape[1] // 2
+    model.reset()
+    whole = model.extend(tokens)[0]  # [8, V]
+    model.rollback(half)
+    steps = [model.extend(tokens[:, at : at + 1])[0] for at in range(half, width)]
+    model.reset()
+    first = [model.extend(tokens[:, at : at + 1])[0] for at in range(half)]
+    model.reset()
+    other = model.extend(torch.cat([tokens[:, :half], tokens.flip(1)[:, half:]], dim=1))[0, :half]
+    model.check()
+    model.release()
+    _compare(
+        model.name,
+        _differences(whole[:half], other),
+        dtype,
+        "its logits for a token depend on the tokens after it, as in an encoder",
+    )
+    _compare(
+        model.name,
+        _differences(whole, torch.cat([*first, *steps])),
+        dtype,
+        "its logits differ between eight tokens read at once and one by one, as in a model "
+        "without a key-value cache",
+    )
+
+
+def _differences(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The largest difference at each token, in units of the largest logit."""
+    return (one - other).abs().amax(-1) / one.abs().max()
+
+
+def _compare(name: str, differences: torch.Tensor, dtype: torch.dtype, fault: str) -> None:
+    exact = dtype in _NOISE
+    found = float(differences.max() if exact else differences.median())
+    allowed = _NOISE.get(dtype, _ROUGH)
+    if not found <= allowed:
+        raise ValueError(
+            f"{name} cannot be decoded: {fault} (by {found:.2g} of the largest logit, expected at "
+            f"most {allowed:g}); expected a causal language model"
+        )
