@@ -15,11 +15,10 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from adaspec_rl import strict_json
+from adaspec_rl.engine.gguf import converted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-from adaspec_rl.engine.gguf import converted
 
 _HUB_ID = re.compile(r"[\w\-][\w\-.]*(/[\w\-][\w\-.]*)?")
 _CONFIG = "config.json"
@@ -52,7 +51,7 @@ class Checkpoint:
             self.folder = converted(self.folder)
             self.source = str(self.folder)
         self.local = self.folder.is_dir()
-        if self.folder.is_file() and self.folder.suffix != ".gguf":
+        if self.folder.is_file():
             raise ValueError(
                 f"{self.source} is a file: expected a checkpoint folder, with config.json and "
                 f"safetensors files; try {self.folder.parent}"

@@ -37,7 +37,7 @@ from adaspec_rl.pairs.distillation_model import DraftPlan, initial_draft, plan_d
 from adaspec_rl.pairs.distillation_prompts import Prompts, encoded, read_prompts
 from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
 from adaspec_rl.pairs.fingerprint import fingerprint
-from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, load_pair, load_tokenizer
+from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, load_pair
 from adaspec_rl.pairs.pretrain import Schedule, distillation_loss, save_model, train
 from adaspec_rl.pairs.settings import describe, one_line_errors, parse
 
@@ -66,7 +66,7 @@ class Distillation:
         source = checkpoint_of(config.model.target)
         source.config()  # explains what is missing better than transformers does
         prompts = read_prompts(config.data, config.test_share)
-        target = AutoConfig.from_pretrained(source.source)
+        target = AutoConfig.from_pretrained(source.source, trust_remote_code=False)
         room = getattr(target, "max_position_embeddings", config.sequence_length)
         if config.sequence_length > room:
             raise ValueError(
@@ -127,7 +127,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 def _train(run: Distillation, folder: DistillationFolder) -> dict[str, float]:
     """Write the draft model as it begins and as it ends into the folder's work."""
     config = run.config
-    tokenizer = load_tokenizer(run.source)
+    tokenizer = run.source.tokenizer()
     windows = TextWindows(_texts(run, folder, tokenizer), tokenizer.eos_token_id)
     target = _load_target(run)
     torch.manual_seed(config.seed)
@@ -173,7 +173,7 @@ def _texts(
 
 def _load_target(run: Distillation) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        run.source.source, dtype=dtype_named(run.dtype)
+        run.source.source, dtype=dtype_named(run.dtype), trust_remote_code=False
     )
     return torch.nn.Module.to(model, run.device)
 

@@ -98,7 +98,7 @@ def _shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
 def _model(config: PreTrainedConfig) -> PreTrainedModel:
     # A copy: transformers writes the type of the weights into the configuration.
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        copy.deepcopy(config), dtype=torch.float32
+        copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
     )
     return model
 

@@ -29,7 +29,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
 
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.lean_model import LeanModel
@@ -317,7 +316,7 @@ def write_inflated(
     size = shape.parameters * dtype.itemsize
     index = {"metadata": {"total_size": size}, "weight_map": places}
     _write_json(folder / "model.safetensors.index.json", index)
-    AutoTokenizer.from_pretrained(checkpoint.source).save_pretrained(folder)
+    checkpoint.tokenizer().save_pretrained(folder)
     kind = next(name for name, value in DTYPES.items() if value is dtype)
     _write_json(folder / "config.json", {**inflation.config, "dtype": kind})
 

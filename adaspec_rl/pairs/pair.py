@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from adaspec_rl.data.encoding import encode_text
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup, Offloading
@@ -117,7 +117,7 @@ def load_pair(
     checkpoints = [checkpoint_of(source) for source in (target, *drafters)]
     for checkpoint in checkpoints:
         checkpoint.config()  # explains what is missing better than transformers does
-    tokenizers = [load_tokenizer(checkpoint) for checkpoint in checkpoints]
+    tokenizers = [checkpoint.tokenizer() for checkpoint in checkpoints]
     for source, tokenizer in zip(drafters, tokenizers[1:]):
         check_vocabularies(target, tokenizers[0], source, tokenizer)
     models = [
@@ -166,22 +166,6 @@ def load_pair(
         ),
         offloading=offloading,
     )
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
-
-    Raises:
-        ValueError: it has none, or its files cannot be read.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(checkpoint.source, trust_remote_code=False)
-    except Exception as error:  # a damaged tokenizer.json is an Exception without a class
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{checkpoint.source} has no tokenizer that transformers can load ({reason}): expected "
-            "a tokenizer.json beside the weights"
-        ) from None
 
 
 def _check_names(drafters: Sequence[str]) -> None:
