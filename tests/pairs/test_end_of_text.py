@@ -69,5 +69,5 @@ def test_a_chat_ends_where_its_template_ends_a_turn(folder, template, end):
 
 def test_a_damaged_generation_config_is_named(folder):
     (folder / "generation_config.json").write_text("{")
-    with pytest.raises(ValueError, match="generation_config.json is not valid JSON"):
+    with pytest.raises(ValueError, match="generation_config.json is not JSON"):
         ends(folder)
