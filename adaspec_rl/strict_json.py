@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -18,12 +19,14 @@ LARGEST = sys.float_info.max
 _WANTED = {
     int: "an integer",
     float: "a finite number",
-    str: "a text",
+    str: "a text without control characters",
     type(None): "null",
     tuple: "a list",
     dict: "an object",
 }
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # they can forge what a terminal shows
 
 
 def read(path: Path, what: str) -> Any:
@@ -100,7 +103,7 @@ def typed(kind: Any, value: Any, place: str = "") -> Any:
 
 
 def _instance(kind: Any, value: Any, place: str) -> Any:
-    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
+    hints = _hints(kind)
     of = f"{place} " if place else ""
     if not isinstance(value, Mapping):
         names = ", ".join(hints)
@@ -118,11 +121,19 @@ def _instance(kind: Any, value: Any, place: str) -> Any:
         raise ValueError(f"{place}: {error}" if place else str(error)) from None
 
 
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+
+
 def _is(base: Any, value: Any) -> bool:
     if base in (int, float):
         known = int if base is int else (int, float)
         number = isinstance(value, known) and not isinstance(value, bool)
         return number and -LARGEST <= value <= LARGEST
+    if base is str:
+        return isinstance(value, str) and not _CONTROL.search(value)
     if base is tuple:
         return isinstance(value, (list, tuple))
     return isinstance(value, Mapping if base is dict else base)

@@ -102,7 +102,7 @@ class Ours:
         for number, family in enumerate(("our fixed length", "our fixed lookup")):
             for length in LENGTHS:
                 made.append(self.method(family, f"length {length}", FixedLength(length, number)))
-        if self.policy and self.policy.training["temperature"] == temperature:
+        if self.policy and self.policy.training.get("temperature") == temperature:
             made.append(self.method(LEARNED, "", self.policy.guarded()))
         return made
 
@@ -240,7 +240,7 @@ def main() -> None:
     pair = load_pair("pair", options.target, [options.drafter, NGRAM])
     policy = load_bundle(options.policy) if options.policy else None
     if policy:
-        policy.check_pair(pair.name, pair.fingerprint)
+        policy.check_pair(pair)
     ours = Ours(pair, options.max_new_tokens, policy)
     theirs = Theirs(options.target, options.drafter, options.max_new_tokens)
     training, held_out = (

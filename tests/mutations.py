@@ -1,7 +1,6 @@
 """JSON that is nearly right, for tests of what reads it."""
 
 import json
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -28,10 +27,9 @@ def mutated(draw: st.DrawFn, value: Any) -> str:
     """The text of `value` after one to three changes anywhere in it."""
     changed = json.loads(json.dumps(value))
     for _ in range(draw(st.integers(1, 3))):
-        places = list(_places(changed))
-        if not places:
+        if not changed:
             break
-        inside, key = draw(st.sampled_from(places))
+        inside, key = _place(draw, changed)
         match draw(st.sampled_from(["replace", "replace", "remove", "repeat", "swap"])):
             case "replace":
                 inside[key] = draw(ANYTHING)
@@ -42,14 +40,16 @@ def mutated(draw: st.DrawFn, value: Any) -> str:
             case "repeat":
                 inside[key + AGAIN] = deepcopy(inside[key])
             case "swap":
-                other, second = draw(st.sampled_from(places))
+                other, second = _place(draw, changed)
                 inside[key], other[second] = deepcopy(other[second]), deepcopy(inside[key])
     return json.dumps(changed, ensure_ascii=False).replace(AGAIN, "")
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every entry of every list and object in `value`: what holds it, and its key."""
-    if isinstance(value, (dict, list)):
-        for key in list(value) if isinstance(value, dict) else range(len(value)):
-            yield value, key
-            yield from _places(value[key])
+def _place(draw: st.DrawFn, value: Any) -> tuple[Any, Any]:
+    """An entry somewhere in a list or object: what holds it, and its key."""
+    while True:
+        key = draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
+        inner = value[key]
+        if not isinstance(inner, (dict, list)) or not inner or draw(st.integers(0, 3)) == 0:
+            return value, key
+        value = inner

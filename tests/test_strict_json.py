@@ -1,12 +1,13 @@
 """JSON from elsewhere is read as its grammar says, or refused in one sentence."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaspec_rl.strict_json import DEPTH, parse, read
+from adaspec_rl.strict_json import DEPTH, parse, read, typed
 
 VALUES = st.recursive(
     st.none()
@@ -65,3 +66,56 @@ def test_files_are_read_with_and_without_a_byte_order_mark(tmp_path):
         path.write_text('{"a": "ü"}', encoding=encoding)
         with pytest.raises(ValueError, match=r"^the file is not UTF-8 text \(byte \d+\)"):
             read(path, "the file")
+
+
+@dataclass(frozen=True)
+class Place:
+    name: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+
+
+@dataclass(frozen=True)
+class Trip:
+    places: tuple[Place, ...]
+    share: float
+    notes: dict[str, str]
+    rule: None
+
+
+TRIP = {"places": [{"name": "ü", "size": 2}], "share": 1, "notes": {"a": "b"}, "rule": None}
+
+
+def test_objects_become_dataclasses():
+    trip = typed(Trip, TRIP)
+    assert trip == Trip((Place("ü", 2),), 1.0, {"a": "b"}, None)
+    assert isinstance(trip.share, float)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"share": True}, "^share is true: expected a finite number"),
+        ({"share": float("nan")}, "^share is NaN: expected a finite number"),
+        ({"share": 10**400}, "^share is 10{39}: expected a finite number"),
+        ({"rule": 1}, "^rule is 1: expected null"),
+        ({"notes": []}, "^notes is a list of 0: expected an object"),
+        ({"notes": {"a": 1}}, "^notes.a is 1: expected a text"),
+        ({"notes": {"a b": 1}}, "^notes.'a b' is 1: expected a text"),
+        ({"places": {}}, "^places is an object of 0: expected a list"),
+        ({"places": [7]}, r"^places\[0\] is 7: expected an object with name, size"),
+        ({"places": [{"name": "a"}]}, r"^places\[0\] lacks size"),
+        (
+            {"places": [{"name": "a", "size": 1.0}]},
+            r"^places\[0\].size is 1.0: expected an integer",
+        ),
+        ({"places": [{"name": "a", "size": 0}]}, r"^places\[0\]: size must be at least 1, got 0"),
+        ({"moon": 1}, "^has an unknown 'moon': expected places, share, notes, rule"),
+    ],
+)
+def test_every_part_has_its_type(change, message):
+    with pytest.raises(ValueError, match=message):
+        typed(Trip, {**TRIP, **change})

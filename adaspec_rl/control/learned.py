@@ -8,6 +8,8 @@ import numpy as np
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import Action, Round
 
+LARGEST = 1e18  # of a weight; products of such numbers are still finite in float32
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -15,6 +17,12 @@ class Actor:
 
     weights: tuple[np.ndarray, ...]  # [inputs, outputs] float32, one a layer
     biases: tuple[np.ndarray, ...]  # [outputs] float32
+
+    @property
+    def finite(self) -> bool:
+        """Whether every observation leads to preferences that are numbers."""
+        arrays = (*self.weights, *self.biases)
+        return all(bool((np.abs(array) <= LARGEST).all()) for array in arrays)
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Preferences `[..., actions]` of observations `[..., features]`."""

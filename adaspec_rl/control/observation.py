@@ -56,10 +56,18 @@ class ObservationSpec:
             raise ValueError(
                 f"unknown feature group {unknown[0]!r}: expected some of {', '.join(GROUPS)}"
             )
+        twice = [group for group in self.groups if self.groups.count(group) > 1]
+        if twice:
+            raise ValueError(f"the feature group {twice[0]!r} is named twice: name each once")
         if not self.groups:
             raise ValueError(f"no feature group chosen: expected some of {', '.join(GROUPS)}")
         if self.drafters < 1:
             raise ValueError(f"at least 1 drafter is needed, got {self.drafters}")
+        if self.max_length < 1 or self.vocab_size < 2:
+            raise ValueError(
+                "observations need a max_length of at least 1 and a vocab_size of at least 2, got "
+                f"{self.max_length} and {self.vocab_size}"
+            )
         table = self.table()
         chosen = [item for group in GROUPS if group in self.groups for item in table[group]]
         object.__setattr__(self, "names", tuple(name for name, _ in chosen))

@@ -91,7 +91,7 @@ def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundl
         path = newest_bundle(Path(config.runs), config.env.temperature)
     say(console, f"policy: {path}" + ("" if config.policy else " (the newest)"))
     bundle = load_bundle(path)
-    bundle.check_pair(pair.name, pair.fingerprint)
+    bundle.check_pair(pair)
     return bundle
 
 
@@ -105,7 +105,7 @@ def newest_bundle(runs: Path, temperature: float | None = None) -> Path:
     for path in reversed(found):
         if temperature is not None:
             try:
-                fits = load_bundle(path.parent).training["temperature"] == temperature
+                fits = load_bundle(path.parent).training.get("temperature") == temperature
             except ValueError:
                 continue  # of an older version; chosen only if there is nothing else
             if fits:

@@ -11,23 +11,89 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from adaspec_rl import strict_json
 from adaspec_rl.control.guard import Guarded
-from adaspec_rl.control.learned import Actor, LearnedPolicy
+from adaspec_rl.control.learned import LARGEST, Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.files import new_folder
 from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.strict_json import typed
+
+if TYPE_CHECKING:
+    from adaspec_rl.pairs.pair import Pair
 
 SCHEMA = 4
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
+ACTIVATION = "tanh"
+# What the software itself reads of `PolicyBundle.training`, or writes there.
+TRAINING: dict[str, Any] = {
+    "steps": int,
+    "speedup": float,
+    "gain_over_best_fixed": float,
+    "seed": int,
+    "temperature": float,
+    "verification": str,
+    "recording": str,
+    "agent": dict[str, Any],
+}
 PACKAGES = ("adaspec_rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Feature:
+    name: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Observation:
+    groups: tuple[str, ...]
+    max_length: int
+    vocab_size: int
+    drafters: int
+    features: tuple[_Feature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    length: int
+    drafter: int
+    threshold: float
+    rule: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    activation: str
+    layers: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """`policy.json`, but for its schema version and checksum."""
+
+    pair: _Pair
+    observation: _Observation
+    actions: tuple[_Action, ...]
+    network: _Network
+    survival: tuple[str, ...]
+    cost_profile: dict[str, Any]
+    training: dict[str, Any]
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +109,56 @@ class PolicyBundle:
     survival: tuple[Survival, ...]  # by drafter: what thresholds are compared with
     training: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit together.
+
+        Raises:
+            ValueError: one sentence on what is wrong.
+        """
+        self._check_network()
+        for number, action in enumerate(self.actions):
+            if action.drafter not in range(self.spec.drafters):
+                raise ValueError(
+                    f"actions[{number}] drafts with drafter {action.drafter}: expected one of the "
+                    f"{self.spec.drafters} drafters, counted from 0"
+                )
+            if action.length > self.spec.max_length or action.rule is not None:
+                raise ValueError(
+                    f"actions[{number}] is to {action}: expected at most {self.spec.max_length} "
+                    "tokens and no rule"
+                )
+        if len(self.survival) != self.spec.drafters:
+            raise ValueError(
+                f"survival has {len(self.survival)} estimates: expected one for each of the "
+                f"{self.spec.drafters} drafters"
+            )
+        for drafter, survival in enumerate(self.survival):
+            if isinstance(survival, SurvivalHead) and len(survival.token) != self.spec.vocab_size:
+                raise ValueError(
+                    f"survival[{drafter}] knows {len(survival.token)} tokens: expected the "
+                    f"{self.spec.vocab_size} of the vocabulary"
+                )
+        self.profile.check(self.spec.drafters, self.spec.max_length)
+        for name in TRAINING.keys() & self.training.keys():
+            typed(TRAINING[name], self.training[name], f"training.{name}")
+
+    def _check_network(self) -> None:
+        """Tanh layers from the features to the actions, of finite numbers."""
+        shapes = [weight.shape for weight in self.actor.weights]
+        biases = [bias.shape for bias in self.actor.biases]
+        widths = [len(self.spec), *(shape[-1] for shape in shapes if shape)]
+        chained = shapes == list(zip(widths, widths[1:])) and biases == [(w,) for w in widths[1:]]
+        if not shapes or not chained or widths[-1] != len(self.actions):
+            raise ValueError(
+                f"the policy's network has weights of shapes {shapes} and biases of {biases}: "
+                f"expected layers from {len(self.spec)} features to {len(self.actions)} actions"
+            )
+        if not self.actor.finite:
+            raise ValueError(
+                f"the policy's network has weights that are not finite, or above {LARGEST:g}: "
+                "train it anew, with a lower agent.learning_rate"
+            )
+
     def controller(self) -> LearnedPolicy:
         """The policy as a controller."""
         return LearnedPolicy(self.actor, self.actions, self.spec)
@@ -55,12 +171,15 @@ class PolicyBundle:
         """What decoding costs, as the policy sees it, by the profile that it was trained for."""
         return self.profile.at(batch_size=batch_size).features()
 
-    def check_pair(self, name: str, fingerprint: str) -> None:
+    def check_pair(self, pair: "Pair") -> None:
         """Refuse any pair but the one that the policy was trained on."""
-        if fingerprint != self.fingerprint:
+        own = (self.fingerprint, self.spec.drafters, self.spec.vocab_size)
+        if own != (pair.fingerprint, len(pair.drafters), pair.target.vocab_size):
             raise ValueError(
-                f"the policy was trained for the pair {self.pair} ({self.fingerprint}) but this is "
-                f"{name} ({fingerprint}): train one for it"
+                f"the policy was trained for the pair {self.pair} ({self.fingerprint}, "
+                f"{self.spec.drafters} drafters, {self.spec.vocab_size} tokens) but this is "
+                f"{pair.name} ({pair.fingerprint}, {len(pair.drafters)} drafters, "
+                f"{pair.target.vocab_size} tokens): train one for it"
             )
 
 
@@ -85,33 +204,31 @@ def save_bundle(bundle: PolicyBundle, folder: Path) -> None:
         if isinstance(survival, SurvivalHead):
             weights |= {f"survival{drafter}.{k}": v for k, v in survival.tensors().items()}
     packed = save(weights)
-    description = {
-        "schema": SCHEMA,
-        "pair": {"name": bundle.pair, "fingerprint": bundle.fingerprint},
-        "observation": {
-            "groups": list(bundle.spec.groups),
-            "max_length": bundle.spec.max_length,
-            "vocab_size": bundle.spec.vocab_size,
-            "drafters": bundle.spec.drafters,
-            "features": [
-                {"name": name, "scale": scale}
-                for name, scale in zip(bundle.spec.names, bundle.spec.scales)
-            ],
-        },
-        "actions": [asdict(action) for action in bundle.actions],
-        "network": {
-            "activation": "tanh",
-            "layers": [list(weight.shape) for weight in bundle.actor.weights],
-        },
-        "survival": [survival.name for survival in bundle.survival],
-        "cost_profile": bundle.profile.to_dict(),
-        "training": dict(bundle.training),
-        "versions": package_versions(),
-    }
+    description = {"schema": SCHEMA, **asdict(_describe(bundle))}
     description["checksum"] = _checksum(description, packed)
     with new_folder(folder) as fresh:
         (fresh / WEIGHTS).write_bytes(packed)
         (fresh / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _describe(bundle: PolicyBundle) -> _Description:
+    spec = bundle.spec
+    return _Description(
+        pair=_Pair(bundle.pair, bundle.fingerprint),
+        observation=_Observation(
+            spec.groups,
+            spec.max_length,
+            spec.vocab_size,
+            spec.drafters,
+            tuple(map(_Feature, spec.names, spec.scales)),
+        ),
+        actions=tuple(_Action(a.length, a.drafter, a.threshold, None) for a in bundle.actions),
+        network=_Network(ACTIVATION, tuple(weight.shape for weight in bundle.actor.weights)),
+        survival=tuple(survival.name for survival in bundle.survival),
+        cost_profile=bundle.profile.to_dict(),
+        training=dict(bundle.training),
+        versions=package_versions(),
+    )
 
 
 def load_bundle(folder: Path) -> PolicyBundle:
@@ -124,77 +241,105 @@ def load_bundle(folder: Path) -> PolicyBundle:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not a policy bundle: it has no {name}")
     packed = (folder / WEIGHTS).read_bytes()
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{folder / DESCRIPTION} is damaged: it is not JSON") from None
-    if not isinstance(description, dict) or description.get("schema") != SCHEMA:
-        found = description.get("schema") if isinstance(description, dict) else None
+    description = strict_json.read(folder / DESCRIPTION, f"{folder / DESCRIPTION}")
+    schema = description.pop("schema", None) if isinstance(description, dict) else None
+    if type(schema) is not int or schema != SCHEMA:
         raise ValueError(
-            f"the bundle {folder} has schema {found} but this version reads {SCHEMA}: "
+            f"the bundle {folder} has schema {schema!a:.40} but this version reads {SCHEMA}: "
             "export the policy anew"
         )
-    if description.pop("checksum", None) != _checksum(description, packed):
+    if description.pop("checksum", None) != _checksum({"schema": SCHEMA, **description}, packed):
         raise ValueError(
             f"the bundle {folder} was altered or truncated after its export (its checksum does "
             "not match): copy it anew"
         )
     try:
+        return _assemble(typed(_Description, description), _weights(packed))
+    except ValueError as error:
+        raise ValueError(f"the bundle {folder} cannot be used: {error}") from None
+
+
+def _weights(packed: bytes) -> dict[str, np.ndarray]:
+    try:
         weights = load(packed)
-        return _assemble(description, weights)
-    except (KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"the bundle {folder} is incomplete: {error}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{WEIGHTS} is damaged ({error}): copy it anew") from None
+    for name, array in weights.items():
+        if array.dtype != np.float32:
+            raise ValueError(f"{WEIGHTS} has {array.dtype} numbers in {name!a}: expected float32")
+    return weights
 
 
-def _assemble(description: dict[str, Any], weights: dict[str, np.ndarray]) -> PolicyBundle:
-    observation = description["observation"]
-    spec = ObservationSpec(
-        tuple(observation["groups"]),
-        observation["max_length"],
-        observation["vocab_size"],
-        observation["drafters"],
+def _assemble(description: _Description, weights: dict[str, np.ndarray]) -> PolicyBundle:
+    """Takes from `weights` what belongs to the policy; nothing may be left."""
+    drafters = len(description.survival)
+    if description.observation.drafters != drafters:  # refused before it takes any memory
+        raise ValueError(
+            f"observation.drafters is {description.observation.drafters}: expected {drafters}, as "
+            "many as survival has estimates"
+        )
+    bundle = PolicyBundle(
+        actor=_actor(description.network, weights),
+        actions=tuple(Action(a.length, a.drafter, a.threshold) for a in description.actions),
+        spec=_spec(description.observation),
+        pair=description.pair.name,
+        fingerprint=description.pair.fingerprint,
+        profile=CostProfile.from_dict(description.cost_profile),
+        survival=tuple(_survival(n, name, weights) for n, name in enumerate(description.survival)),
+        training=description.training,
     )
-    features = [(item["name"], item["scale"]) for item in observation["features"]]
+    if weights:
+        raise ValueError(f"{WEIGHTS} has an unknown {min(weights)!a:.60}: expected no more arrays")
+    return bundle
+
+
+def _spec(observation: _Observation) -> ObservationSpec:
+    spec = ObservationSpec(
+        observation.groups, observation.max_length, observation.vocab_size, observation.drafters
+    )
+    features = [(item.name, item.scale) for item in observation.features]
     if features != list(zip(spec.names, spec.scales)):
         odd = next((name for name, _ in features if name not in spec.names), "their order or scale")
         raise ValueError(
             f"the policy expects {len(features)} features but this version computes {len(spec)} "
-            f"(first difference: {odd}): use the version that trained it, or train anew"
+            f"(first difference: {odd:.60}): use the version that trained it, or train anew"
         )
-    actions = tuple(Action(**action) for action in description["actions"])
-    count = len(description["network"]["layers"])
-    layers = [weights[f"layer{layer}.weight"] for layer in range(count)]
-    biases = [weights[f"layer{layer}.bias"] for layer in range(count)]
-    widths = [len(spec), *(weight.shape[1] for weight in layers)]
-    shapes = list(zip(widths[:-1], widths[1:]))
-    if [weight.shape for weight in layers] != shapes or widths[-1] != len(actions):
+    return spec
+
+
+def _actor(network: _Network, weights: dict[str, np.ndarray]) -> Actor:
+    if network.activation != ACTIVATION:
         raise ValueError(
-            f"the policy's network maps {layers[0].shape[0]} features to {widths[-1]} actions but "
-            f"its description has {len(spec)} features and {len(actions)} actions"
+            f"network.activation is {network.activation!a:.60}: expected {ACTIVATION!r}"
         )
-    survival = tuple(
-        _survival(drafter, name, weights) for drafter, name in enumerate(description["survival"])
-    )
-    return PolicyBundle(
-        survival=survival,
-        actor=Actor(tuple(layers), tuple(biases)),
-        actions=actions,
-        spec=spec,
-        pair=description["pair"]["name"],
-        fingerprint=description["pair"]["fingerprint"],
-        profile=CostProfile.from_dict(description["cost_profile"]),
-        training=description["training"],
-    )
+    layers = [_taken(weights, f"layer{n}.weight") for n in range(len(network.layers))]
+    biases = [_taken(weights, f"layer{n}.bias") for n in range(len(network.layers))]
+    shapes = tuple(layer.shape for layer in layers)
+    if shapes != network.layers:
+        raise ValueError(
+            f"network.layers has shapes {str(network.layers):.100}: expected {shapes}, those in "
+            f"{WEIGHTS}"
+        )
+    return Actor(tuple(layers), tuple(biases))
 
 
-def _survival(drafter: int, name: str, weights: Mapping[str, np.ndarray]) -> Survival:
+def _survival(drafter: int, name: str, weights: dict[str, np.ndarray]) -> Survival:
     if name == ProductSurvival.name:
         return ProductSurvival()
     if name != SurvivalHead.name:
-        raise ValueError(f"the bundle has an unknown survival estimate {name!r}: expected head")
+        raise ValueError(
+            f"survival[{drafter}] is {name!a:.60}: expected {ProductSurvival.name!r} or "
+            f"{SurvivalHead.name!r}"
+        )
     prefix = f"survival{drafter}."
-    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    return SurvivalHead.from_tensors(own)
+    own = [name for name in weights if name.startswith(prefix)]
+    return SurvivalHead.from_tensors({k.removeprefix(prefix): weights.pop(k) for k in own})
+
+
+def _taken(weights: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in weights:
+        raise ValueError(f"{WEIGHTS} lacks {name}, which network.layers asks for")
+    return weights.pop(name)
 
 
 def _checksum(description: Mapping[str, Any], packed: bytes) -> str:
