@@ -5,6 +5,10 @@
 >>> env = gym.make("adaspec/SpecDecode-v0")
 >>> observation, info = env.reset(seed=0)
 >>> observation, reward, terminated, truncated, info = env.step(3)  # draft 3 tokens
+
+Hundreds of recorded texts side by side, natively batched:
+
+>>> env = gym.make_vec("adaspec/SpecDecodeReplay-v0", num_envs=256)
 """
 
 import gymnasium
@@ -17,4 +21,5 @@ gymnasium.register(
 gymnasium.register(
     id="adaspec/SpecDecodeReplay-v0",
     entry_point="adaspec_rl.envs.replay:make_replay_env",
+    vector_entry_point="adaspec_rl.envs.replay:make_replay_vector_env",
 )

@@ -3,17 +3,21 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from adaspec_rl.control.action import action_list
+from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import GROUPS, ObservationSpec
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.envs.spec_decode import SpecDecodeEnv
+from adaspec_rl.envs.vector import AdaSpecVectorEnv, ReplayGame
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.recorder import Recording, record
 from adaspec_rl.replay.session import ReplaySession
+from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.replay.trace import Trace
 
 
@@ -49,6 +53,26 @@ def make_replay_env(
         reward=reward,
         batch_size=batch_size,
     )
+
+
+def make_replay_vector_env(num_envs: int = 1, **settings: Any) -> AdaSpecVectorEnv:
+    """`num_envs` texts side by side, natively batched; `settings` are those of `make_replay_env`.
+
+    Raises:
+        ValueError: a setting makes no sense.
+    """
+    check_between("num_envs", num_envs, 1)
+    single = make_replay_env(**settings)
+    assert isinstance(single.session, ReplaySession)
+    game = ReplayGame(
+        ReplayTables(single.session.trace, single.actions),
+        single.features,
+        [single.profile.contexts(single.batch_size)],
+        policy=[single.profile.policy],
+        streams=num_envs,
+        reward=single.reward.kind,
+    )
+    return AdaSpecVectorEnv(game)
 
 
 def nominal_costs(drafters: int, max_length: int) -> CostProfile:

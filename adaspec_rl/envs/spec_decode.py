@@ -11,6 +11,7 @@ from adaspec_rl.control.observation import ObservationSpec, Observer
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
+from adaspec_rl.envs.options import option
 from adaspec_rl.envs.reward import Reward, check_choice
 from adaspec_rl.replay.cost_profile import CostProfile, Unread
 
@@ -70,15 +71,25 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(features),), np.float32)
         cost = profile.at(batch_size=batch_size).features()
         self._unread = Unread(profile.drafters)
+        self._context: int | None = None  # tokens so far
         self._observer = StreamObserver(Observer(features, cost))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a text from a random prompt, or from number `options["prompt"]`."""
+        """Begin a text from a random prompt, or from number `options["prompt"]`.
+
+        Raises:
+            ValueError: there is no such prompt, or no such option.
+        """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self.prompts)))
-        number = drawn if options is None else options.get("prompt", drawn)
+        number = option(options, "prompt", drawn)
+        if not gym.spaces.Discrete(len(self.prompts)).contains(number):
+            raise ValueError(
+                f"the option prompt is {number!r}: expected an integer from 0 to "
+                f"{len(self.prompts) - 1}"
+            )
         seed = int(self.np_random.integers(2**31))
         self.session.start(self.prompts[number], seed, signals=self.features.needs_signals)
         self._context = len(self.prompts[number])
@@ -87,9 +98,17 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         return self._observer.observation(), {"prompt": number}
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Play one round with `actions[action]`."""
-        if not self.action_space.contains(np.int64(action)):
-            raise ValueError(f"action {action} is not in 0 to {len(self.actions) - 1}")
+        """Play one round with `actions[action]`.
+
+        Raises:
+            ValueError: there is no such action, or no text to go on with.
+        """
+        if not self.action_space.contains(action):
+            raise ValueError(
+                f"the action is {action!r}: expected an integer from 0 to {len(self.actions) - 1}"
+            )
+        if self._context is None or self.session.finished:
+            raise ValueError("the episode has not begun or is over: call reset() before step()")
         chosen = self.actions[int(action)]
         played = self.session.step(chosen)
         self._observer.update(played, self._forecast())

@@ -164,5 +164,26 @@ def test_actions_beyond_the_profile_or_the_list_are_refused():
         SpecDecodeEnv(session, PROMPTS, action_list(max_length=9), ObservationSpec(), PROFILE)
     env = make_env()
     env.reset()
-    with pytest.raises(ValueError, match="action 9 is not in 0 to 8"):
-        env.step(np.int64(9))
+    for action in (np.int64(9), -1, 1.5, "1", None, np.array([1]), np.float64(1)):
+        with pytest.raises(ValueError, match=r"the action is .*: expected an integer from 0 to 8"):
+            env.step(action)
+    env.step(np.array(1))  # as Stable-Baselines3 predicts it
+
+
+@pytest.mark.parametrize("prompt", [10**6, -1, 3, 1.0, "1", None])
+def test_only_prompts_that_there_are_can_be_asked_for(prompt):
+    env = make_env()
+    with pytest.raises(ValueError, match=r"option prompt is .*: expected an integer from 0 to 2"):
+        env.reset(options={"prompt": prompt})
+    with pytest.raises(ValueError, match="unknown option 'promt': expected 'prompt' or none"):
+        env.reset(options={"promt": 1})
+
+
+def test_steps_outside_of_an_episode_are_refused():
+    env = make_env(max_new_tokens=1)
+    with pytest.raises(ValueError, match=r"call reset\(\) before step\(\)"):
+        env.step(0)
+    env.reset(options={"prompt": np.int64(2)})
+    assert env.step(0)[3]
+    with pytest.raises(ValueError, match=r"call reset\(\) before step\(\)"):
+        env.step(0)

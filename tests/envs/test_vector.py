@@ -123,6 +123,67 @@ def test_a_list_of_seeds_is_as_good_as_its_first(tables):
     assert all(map(np.array_equal, expected, rollout(env, [5, 6, 7, 8, 9, 10])))
 
 
+def test_a_mask_resets_some_streams_only(tables):
+    env = AdaSpecVectorEnv(game_of(tables))
+    env.reset(seed=3)
+    for _ in range(3):
+        before = env.step(np.full(STREAMS, 2))[0]
+    streams = env.game.streams
+    at = streams.at.copy()
+    mask = np.arange(STREAMS) % 2 == 0
+    observation, _ = env.reset(options={"reset_mask": mask})
+    assert np.array_equal(observation[~mask], before[~mask])
+    assert np.array_equal(streams.at[~mask], at[~mask])
+    starts = tables.trace.starts[streams.text]
+    assert np.array_equal(streams.at[mask], starts[mask]) and not (at == starts).all()
+    again = env.reset(seed=5, options={"reset_mask": mask})[0]
+    assert np.array_equal(again, env.reset(seed=5, options={"reset_mask": mask})[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reset_mask": [True] * (STREAMS - 1)}, r"of shape \[5\]: expected bool of shape \[6\]"),
+        ({"reset_mask": [1] * STREAMS}, "6 set of int64"),
+        ({"reset_mask": np.zeros(STREAMS, bool)}, "0 set of bool"),
+        ({"prompt": 1}, "unknown option 'prompt': expected 'reset_mask'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tables, options, message):
+    env = AdaSpecVectorEnv(game_of(tables))
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+    with pytest.raises(ValueError, match="got 2 seeds: expected one, or 6"):
+        env.reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize("kind", [AdaSpecVectorEnv, AdaSpecVecEnv])
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([0, 0, 99, 0, 0, 0], "action of stream 2 is 99: expected an integer from 0 to 12"),
+        ([0, -1, 0, 0, 0, 0], "action of stream 1 is -1: expected an integer from 0 to 12"),
+        ([0.0] * STREAMS, "float64 of shape .*: expected one integer for each of 6 streams"),
+        ([True] * STREAMS, "bool of shape"),
+        (["1"] * STREAMS, "of shape .*: expected one integer for each of 6 streams"),
+        ([0] * (STREAMS - 1), r"int64 of shape \[5\]: expected one integer for each of 6"),
+        (0, r"int64 of shape \[\]"),
+    ],
+)
+def test_actions_outside_of_the_space_are_refused(tables, kind, actions, message):
+    env = kind(game_of(tables))
+    env.reset()
+    with pytest.raises(ValueError, match=message):
+        env.step(np.array(actions))
+
+
+def test_a_step_before_a_reset_is_refused(tables):
+    env = AdaSpecVectorEnv(game_of(tables))
+    env.reset(options={"reset_mask": np.arange(STREAMS) == 1})
+    with pytest.raises(ValueError, match=r"call reset\(\) before step\(\)"):
+        env.step(np.zeros(STREAMS, int))
+
+
 @pytest.mark.parametrize("reward", ["throughput", "ratio", "accepted"])
 def test_rewards_are_what_they_are_called(tables, reward):
     game = game_of(tables, reward=reward)
