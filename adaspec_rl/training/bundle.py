@@ -42,6 +42,7 @@ TRAINING: dict[str, Any] = {
     "temperature": float,
     "verification": str,
     "recording": str,
+    "chat": dict[str, Any],
     "agent": dict[str, Any],
 }
 PACKAGES = ("adaspec_rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")

@@ -13,6 +13,7 @@ from torch import nn
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.envs.vector import ReplayGame
+from adaspec_rl.training.divergence import check_converging
 
 PASSES = 2  # the second one learns from the states that the first one's policy visits
 EXPLORATION = 0.3  # share of random actions while collecting
@@ -28,6 +29,9 @@ def fit_hindsight(
     """Collect `total_steps` states and learn every action's reward at each; same seed, same actor.
 
     The preferences of the returned actor are expected rewards.
+
+    Raises:
+        ValueError: training diverged.
     """
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -39,6 +43,7 @@ def fit_hindsight(
         network = _network([features, *config.hidden, actions], generator)
         _regress(network, inputs, rewards, config, generator)
         actor = _actor(network)
+        check_converging(actor, config)
         if turn + 1 < PASSES:
             _raise_rates(game, actor)
         progress((turn + 1) / PASSES)

@@ -7,11 +7,13 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.files import write_atomically
+from adaspec_rl.training.divergence import check_converging
 
 SHARPNESS = 0.05  # reward differences of this size become preferences of 1
 
@@ -33,6 +35,21 @@ def new_ppo(env: gym.Env | VecEnv, config: AgentConfig, seed: int) -> PPO:
         device="cpu",
         seed=seed,
     )
+
+
+def learn_until_the_end(agent: PPO, config: AgentConfig, callback: BaseCallback) -> None:
+    """Take the steps that are left of `config.total_steps`.
+
+    Raises:
+        ValueError: training diverged.
+    """
+    try:
+        left = config.total_steps - agent.num_timesteps
+        agent.learn(left, callback=callback, reset_num_timesteps=False)
+    except ValueError:  # torch's distributions refuse what is not a number
+        check_converging(actor_of(agent), config)
+        raise
+    check_converging(actor_of(agent), config)
 
 
 def actor_of(agent: PPO) -> Actor:
@@ -86,6 +103,8 @@ def load_checkpoint(agent: PPO, path: Path) -> dict[str, Any]:
         state = torch.load(path, weights_only=True)
         agent.policy.load_state_dict(state["policy"])
         agent.policy.optimizer.load_state_dict(state["optimizer"])
+        if not all(part.isfinite().all() for part in agent.policy.state_dict().values()):
+            raise ValueError("its weights are not finite numbers, resume from an earlier one")
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"the checkpoint {path} does not fit this run: {first}") from None

@@ -45,12 +45,14 @@ from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.replay.trace import Trace
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
 from adaspec_rl.training.callbacks import TrainingMonitor, Verdict
+from adaspec_rl.training.divergence import check_converging
 from adaspec_rl.training.hindsight import fit_hindsight
 from adaspec_rl.training.judge import Judge, fixed_speedups, split
 from adaspec_rl.training.loggers import RunLog, open_log
 from adaspec_rl.training.ppo import (
     SHARPNESS,
     latest_checkpoint,
+    learn_until_the_end,
     load_checkpoint,
     new_ppo,
     warm_start,
@@ -178,6 +180,7 @@ def learn(
     env = _environment(config, task, games)
 
     def verdict(actor: Actor) -> Verdict:
+        check_converging(actor, config.agent)
         speedups = judge.speedups(actor)
         gain = float(np.mean(speedups / judge.fixed))
         rates = np.maximum(games.streams.rates, fixed * gain)  # Dinkelbach's iteration
@@ -281,11 +284,7 @@ def _run_ppo(
             say(console, f"resuming from {checkpoint} ({agent.num_timesteps:,} steps)")
         if log:
             agent.set_logger(log.logger)
-        agent.learn(
-            config.agent.total_steps - agent.num_timesteps,
-            callback=monitor,
-            reset_num_timesteps=False,
-        )
+        learn_until_the_end(agent, config.agent, monitor)
     assert monitor.best is not None
     return Trained(*monitor.best)
 
