@@ -23,7 +23,7 @@ from adaspec_rl.evaluation.losslessness import compare_texts
 from adaspec_rl.evaluation.memory import MemoryMeter, models_memory
 from adaspec_rl.evaluation.plots import speedup_plot
 from adaspec_rl.evaluation.policy_map import policy_map
-from adaspec_rl.evaluation.publish import publish
+from adaspec_rl.evaluation.publish import log_comparison, open_run
 from adaspec_rl.evaluation.report import write_report
 from adaspec_rl.evaluation.results import ORACLE, SCHEMA, assemble, results_table, write_results
 from adaspec_rl.evaluation.selection import Selection, compared_prompts
@@ -67,6 +67,15 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> d
         folder = Path(config.resume)
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
+    with open_run(config.logger, folder, asdict(config), console, "evaluate") as run:
+        results = _evaluate(config, folder, console)
+        if run is not None:
+            log_comparison(run, folder, results)
+    return results
+
+
+def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Compare at every temperature and in every mode, and write the results."""
     pair = pair_from(config.model, config.engine)
     temperatures = config.evaluation.temperatures or [config.env.temperature]
     wanted = [replace(config, env=replace(config.env, temperature=t)) for t in temperatures]
@@ -77,9 +86,7 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> d
     for own, bundle in zip(wanted, bundles):
         for mode in MODES[config.evaluation.mode]:
             found.append(compare(own, pair, bundle, folder, console, mode=mode))
-    results = conclude(config, pair, found, folder)
-    publish(config.logger, folder, results, asdict(config))
-    return results
+    return conclude(config, pair, found, folder)
 
 
 def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundle | None:

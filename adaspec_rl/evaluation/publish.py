@@ -1,33 +1,72 @@
 """A comparison's tables and pictures on Weights & Biases."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from adaspec_rl.config import LoggerConfig
+from adaspec_rl.console import say
 from adaspec_rl.evaluation.results import rows
 
+ANSWER_SECONDS = 10  # within which W&B has to begin a run
 
-def publish(
-    config: LoggerConfig, folder: Path, results: Mapping[str, Any], run_config: Mapping[str, Any]
-) -> None:
-    """With `logger=wandb`, a run of its own; other loggers' files are in `folder` already."""
+
+@contextmanager
+def open_run(
+    config: LoggerConfig,
+    folder: Path,
+    run_config: Mapping[str, Any],
+    console: Console,
+    job_type: str,
+) -> Iterator[Any | None]:
+    """With `logger=wandb`, a run of its own, open while the block runs; None with other loggers.
+
+    `WANDB_MODE` is respected: `offline` keeps W&B's files in `folder`, `disabled` writes none. A
+    run that cannot begin online, for want of a key or a network, is offline, and says so.
+
+    Raises:
+        ValueError: the logger's package is not installed, or W&B refuses the settings.
+    """
+    if config.name != "csv" and find_spec(config.name) is None:
+        raise ValueError(
+            f"logger={config.name} needs the {config.name} package: pip install {config.name}"
+        )
     if config.name != "wandb":
+        yield None
         return
     import wandb
 
-    run = wandb.init(
+    begin = partial(
+        wandb.init,
         project=config.project,
         entity=config.entity,
         group=config.group,
-        job_type="evaluate",
+        job_type=job_type,
         dir=str(folder),
         config=dict(run_config),
+        reinit="create_new",
+        settings=wandb.Settings(init_timeout=ANSWER_SECONDS),
     )
     try:
-        log_comparison(run, folder, results)
-    finally:
-        run.finish()
+        run = begin()
+    except wandb.errors.Error as error:
+        try:
+            run = begin(mode="offline")
+        except wandb.errors.Error as mistake:  # of the settings, not of the network
+            raise ValueError(f"W&B refuses the run: {mistake}; see logger.*") from None
+        reason = str(error).split("\n")[0].rstrip(".")
+        say(
+            console,
+            f"W&B: this run is kept offline ({reason}); send it later with "
+            f"wandb sync {Path(run.dir).parent}",
+        )
+    with run:
+        yield run
 
 
 def log_comparison(run: Any, folder: Path, results: Mapping[str, Any]) -> None:

@@ -10,8 +10,6 @@ from stable_baselines3.common.logger import KVWriter, Logger, configure
 from adaspec_rl.config import LoggerConfig
 from adaspec_rl.evaluation.publish import log_comparison
 
-LOGGERS = ("csv", "tensorboard", "wandb")
-
 
 class WandbWriter(KVWriter):
     """Forwards Stable-Baselines3's figures to one W&B run."""
@@ -52,36 +50,11 @@ class RunLog:
 
 
 @contextmanager
-def open_log(config: LoggerConfig, folder: Path, run_config: Mapping[str, Any]) -> Iterator[RunLog]:
-    """The configured logger, closed at the end; each call is a run of its own.
-
-    `WANDB_MODE` is respected: `offline` keeps W&B's files in `folder`, `disabled` writes none.
-    """
-    if config.name not in LOGGERS:
-        raise ValueError(f"unknown logger {config.name!r}: expected one of {', '.join(LOGGERS)}")
-    if config.name == "wandb":
-        import wandb
-
-        run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            group=config.group,
-            dir=str(folder),
-            config=dict(run_config),
-            reinit="create_new",
-        )
-        try:
-            yield RunLog(Logger(str(folder), [WandbWriter(run)]), run)
-        finally:
-            run.finish()
+def open_log(config: LoggerConfig, folder: Path, run: Any | None) -> Iterator[RunLog]:
+    """The configured logger, closed at the end; `run` is an open one of W&B."""
+    if run is not None:
+        yield RunLog(Logger(str(folder), [WandbWriter(run)]), run)
         return
-    if config.name == "tensorboard":
-        try:
-            import tensorboard  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                "logger=tensorboard needs the tensorboard package: pip install tensorboard"
-            ) from None
     logger = configure(str(folder / config.name), [config.name])
     try:
         yield RunLog(logger, None)

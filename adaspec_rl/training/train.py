@@ -27,6 +27,7 @@ from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.evaluation.contestants import check_comparison
 from adaspec_rl.evaluation.evaluate import compare, conclude
 from adaspec_rl.evaluation.plots import cost_plot
+from adaspec_rl.evaluation.publish import open_run
 from adaspec_rl.files import write_atomically
 from adaspec_rl.from_config import (
     measured_profile_from,
@@ -92,6 +93,12 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
     bundle so far.
     """
     set_threads(config.threads)
+    with open_run(config.logger, folder, asdict(config), console, "train") as run:
+        return _train(config, folder, console, run)
+
+
+def _train(config: TrainConfig, folder: Path, console: Console, run: Any | None) -> float:
+    """The same with W&B's `run`, if there is one, open."""
     resume = Path(config.resume) if config.resume else None
     checkpoint = latest_checkpoint(resume) if resume else None
     pair = pair_from(config.model, config.engine)
@@ -100,7 +107,7 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
     task.profile.save(folder / "cost_profile.json")
     cost_plot(task.profile, folder / "cost_profile.png")
     console.print(cost_table(task.profile))
-    with open_log(config.logger, folder, asdict(config)) as log:
+    with open_log(config.logger, folder, run) as log:
         try:
             trained = learn(config, task, folder, console, log=log, checkpoint=checkpoint)
         except KeyboardInterrupt:
