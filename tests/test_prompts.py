@@ -32,7 +32,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def pair():
-    return replace(load_pair("tiny", "tiny:target", []), tokenizer=tokenizer_with())
+    return replace(load_pair("tiny", "tiny:target", ["ngram"]), tokenizer=tokenizer_with())
 
 
 @pytest.fixture

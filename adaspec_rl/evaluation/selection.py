@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from adaspec_rl.config import Config
-from adaspec_rl.console import duration
+from adaspec_rl.console import duration, say
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -95,7 +95,7 @@ def _choose(config: Config, pair: Pair, asked: Sequence[Prompt], console: Consol
         line += f" (evaluation.minutes={minutes:g}; null: all of them)"
     if expected > seconds and taken < len(asked):
         line += ", as one of each domain is the least"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, line)
     return Selection(len(asked), taken, per_domain, minutes)
 
 
