@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,8 @@ def open_run(
     run that cannot begin online, for want of a key or a network, is offline, and says so.
 
     Raises:
-        ValueError: the logger's package is not installed, or W&B refuses the settings.
+        ValueError: W&B refuses the settings.
     """
-    if config.name != "csv" and find_spec(config.name) is None:
-        raise ValueError(
-            f"logger={config.name} needs the {config.name} package: pip install {config.name}"
-        )
     if config.name != "wandb":
         yield None
         return

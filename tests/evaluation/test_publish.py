@@ -14,7 +14,7 @@ from rich.console import Console
 
 from adaspec_rl import config as schema
 from adaspec_rl.config import LoggerConfig
-from adaspec_rl.evaluation import evaluate, publish
+from adaspec_rl.evaluation import evaluate
 from adaspec_rl.evaluation.publish import open_run
 from adaspec_rl.from_config import PROJECT
 from adaspec_rl.training import train
@@ -88,15 +88,6 @@ def test_refused_settings_are_one_sentence(begun, tmp_path):
     begun.error = begun.refusal = wandb.errors.UsageError("Invalid project name 'a/b'")
     with pytest.raises(ValueError, match="W&B refuses the run: Invalid project name 'a/b'"):
         opened(tmp_path)
-
-
-def test_a_logger_without_its_package_is_refused(begun, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish, "find_spec", lambda name: None)
-    assert opened(tmp_path, "csv") == (None, "")
-    for name in ("wandb", "tensorboard"):
-        with pytest.raises(ValueError, match=f"logger={name} needs the {name} package: pip inst"):
-            opened(tmp_path, name)
-    assert not begun.tries
 
 
 @pytest.mark.parametrize("module", [train, evaluate])
