@@ -140,7 +140,7 @@ def _rope(about: _Metadata, factors: Any, head_dim: int) -> dict[str, Any]:
 def _llama3(tensor: Any, theta: float, head_dim: int) -> dict[str, Any]:
     """Llama 3.1's scaling, of which the file holds each frequency's divisor."""
     given = torch.from_numpy(np.array(tensor.data, dtype=np.float32))
-    factor = float(given.max())
+    factor = float(f"{given.max():.5g}")
     frequencies = theta ** -(torch.arange(0, head_dim, 2) / head_dim)
     turns = _LLAMA3["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = _LLAMA3["low_freq_factor"], _LLAMA3["high_freq_factor"]

@@ -5,22 +5,24 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors.torch import save_file
 
+from adaspec_rl.console import Update, progress, standard_output
 from adaspec_rl.engine.gguf.configuration import configuration, end_of_text_ids
-from adaspec_rl.engine.gguf.tensors import checkpoint_tensor
+from adaspec_rl.engine.gguf.tensors import IGNORED, checkpoint_tensor
 from adaspec_rl.engine.gguf.tokenizer import tokenizer_of
+from adaspec_rl.files import locked, new_folder, remove_unfinished
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of what a conversion makes; a folder of another version is not used
-SHARD = 2 * 2**30  # bytes of one weights file
+GIB = 2**30
+SHARD = 2 * GIB  # bytes of one weights file
 
 
 def converted(path: Path, root: Path | None = None) -> Path:
@@ -32,27 +34,19 @@ def converted(path: Path, root: Path | None = None) -> Path:
     whole or not at all, and is made by one process while others wait.
 
     Raises:
-        ValueError: the file is damaged or holds what the lean engine does not support, or the
-            `gguf` package is missing.
-        OSError: the folder cannot be written.
+        ValueError: the file is damaged or holds what the lean engine does not support, the folder
+            cannot be written or its disk is too small, or the `gguf` package is missing.
     """
     path = path.expanduser()
     folder = (root or cache()) / f"{_digest(path)}-v{VERSION}"
     if folder.is_dir():
         return folder
     reader = _reader(path)  # before anything is written
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with locked(folder.parent, waiting=lambda: log.info("another process is converting")):
         if not folder.is_dir():
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
-            partial.mkdir()
-            try:
-                _convert(reader, path, partial)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            partial.rename(folder)
+            remove_unfinished(folder.parent)
+            with new_folder(folder) as fresh:
+                _convert(reader, path, fresh)
     return folder
 
 
@@ -88,41 +82,66 @@ def _convert(reader: Any, path: Path, folder: Path) -> None:
     try:
         config = configuration(metadata, tensors)
         tokenizer = tokenizer_of(metadata)
-        ends = end_of_text_ids(metadata)
-        log.info("converting %s into %s, once", path.name, folder.parent)
+        _check_room(folder, sum(_bytes(tensor) for tensor in reader.tensors))
+        log.info("converting %s, once; the result is kept in %s", path.name, folder.parent)
         _write_json(folder / "config.json", config)
-        _write_json(folder / "generation_config.json", {"eos_token_id": ends})
+        ends = {"eos_token_id": end_of_text_ids(metadata)}
+        _write_json(folder / "generation_config.json", ends)
         tokenizer.save_pretrained(folder)
-        _write_weights(folder, (checkpoint_tensor(item, config) for item in reader.tensors))
+        with progress(standard_output(), f"converting {path.name}") as update:
+            _write_weights(folder, _checkpoint_tensors(reader.tensors, config, update))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _checkpoint_tensors(
+    tensors: Sequence[Any], config: Mapping[str, Any], update: Update
+) -> Iterator[tuple[str, torch.Tensor]]:
+    total = sum(_bytes(tensor) for tensor in tensors)
+    done = 0
+    for tensor in tensors:
+        if not IGNORED.fullmatch(tensor.name):
+            yield checkpoint_tensor(tensor, config)
+        done += _bytes(tensor)
+        update(done, total)
+
+
+def _bytes(tensor: Any) -> int:
+    """What the tensor will take."""
+    return int(tensor.n_elements) * (2 if tensor.tensor_type.name in ("F16", "BF16") else 4)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"the weights take {needed / GIB:.1f} GiB in {folder.parent}, where {free / GIB:.1f} "
+            "GiB are free: free some, or set XDG_CACHE_HOME to a folder on another disk"
+        )
 
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor] | None]) -> None:
+def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
     """Files of about `SHARD` bytes, and the index that says what is where."""
-    shards: list[dict[str, torch.Tensor]] = [{}]
+    shard: dict[str, torch.Tensor] = {}
+    sizes: list[int] = []  # of the files
     places: dict[str, str] = {}
 
     def flush() -> None:
-        name = f"model-{len(shards):05d}.safetensors"
-        save_file(shards[-1], folder / name, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shards[-1], name))
-        shards.append({})
+        file = f"model-{len(sizes) + 1:05d}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        sizes.append(sum(tensor.nbytes for tensor in shard.values()))
+        places.update(dict.fromkeys(shard, file))
+        shard.clear()
 
-    size = 0
-    for item in tensors:
-        if item is None:
-            continue
-        name, tensor = item
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-        if size >= SHARD:
+    for name, tensor in tensors:
+        shard[name] = tensor
+        if sum(tensor.nbytes for tensor in shard.values()) >= SHARD:
             flush()
-            size = 0
-    if shards[-1]:
+    if shard:
         flush()
-    _write_json(folder / "model.safetensors.index.json", {"weight_map": places})
+    index = {"metadata": {"total_size": sum(sizes)}, "weight_map": places}
+    _write_json(folder / "model.safetensors.index.json", index)

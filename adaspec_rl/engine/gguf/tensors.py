@@ -28,14 +28,12 @@ _NAMES = {
 _NAME = re.compile(r"(blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weight|bias)")
 
 
-def checkpoint_tensor(tensor: Any, config: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
-    """Name and values of the `gguf.ReaderTensor`, exactly; None where a checkpoint has no such.
+def checkpoint_tensor(tensor: Any, config: Mapping[str, Any]) -> tuple[str, torch.Tensor]:
+    """Name and values of the `gguf.ReaderTensor`, exactly.
 
     Raises:
         ValueError: a tensor that no lean family has, or a quantisation that `gguf` cannot undo.
     """
-    if IGNORED.fullmatch(tensor.name):
-        return None
     match = _NAME.fullmatch(tensor.name)
     if match is None or match["part"] not in _NAMES:
         raise ValueError(f"the tensor {tensor.name} is not supported by the lean engine")
