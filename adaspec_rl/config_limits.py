@@ -28,6 +28,8 @@ TOKENS = Whole(1, 10**6)
 TEMPERATURE = Number(0, 100)
 SIZE = Whole(1, 1024)  # of a batch
 STEPS = Whole(1, 10**10)
+SEED = Whole(0, 2**31 - 1)
+THREADS = OrNull(Whole(1, 1024))
 DEVICE = Text("auto, cpu, cuda, or cuda:N with the number of a GPU", r"auto|cpu|cuda(:\d{1,3})?")
 PLACEMENT = Text(
     "auto, balanced, balanced_low_0, sequential, cpu, cuda, or cuda:N with the number of a GPU",
@@ -137,8 +139,8 @@ LIMITS: Mapping[str, Limit] = {
     "evaluation.trials": Whole(1, 10_000),
     "evaluation.tuning_prompts": COUNT,
     "evaluation.resamples": Whole(1, 100_000),
-    "seed": Whole(0, 2**31 - 1),
-    "threads": OrNull(Whole(1, 1024)),
+    "seed": SEED,
+    "threads": THREADS,
     "runs": TEXT,
     "policy": OrNull(TEXT),
     "resume": OrNull(TEXT),

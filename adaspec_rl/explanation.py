@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from adaspec_rl import config as schema
 from adaspec_rl.config_limits import LIMITS
@@ -23,12 +24,10 @@ def explain(error: BaseException, config_name: str) -> str:
     known = known_keys(config_name)
     if isinstance(error, OverrideParseException):
         return _unreadable(str(error.override), known)
-    if isinstance(error, RuntimeError):  # torch's, of a device that is full
-        from adaspec_rl.engine.memory import out_of_memory  # slow to import, and rarely needed
-
-        return str(out_of_memory("what this run needs", error))
-    if isinstance(error, MemoryError):
-        return " ".join(str(error).split()) or "there is no memory left"
+    if isinstance(error, TypeError) or "Config group override" in str(error):
+        return _group_value(one_line(error))
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return one_line(error)
     root: BaseException = error
     while root.__cause__ is not None and isinstance(root, HydraException):
         root = root.__cause__
@@ -37,8 +36,6 @@ def explain(error: BaseException, config_name: str) -> str:
     if given and given.group(1) in LIMITS:
         name, value = given.groups()
         return f"{name} must be {LIMITS[name].wanted}, got {' '.join(value.split())}"
-    if isinstance(root, TypeError) or "Config group override" in reason:
-        return _group_value(reason)
     if several := re.search(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
         return _several(several.group(1), known)
     if absent := re.search(r"find '(\w+)/([\w./-]+)'", str(error)):
@@ -54,6 +51,15 @@ def explain(error: BaseException, config_name: str) -> str:
     if name not in known:
         return f"unknown key {name!r}{near(name, known)}"
     return f"{name}: {reason}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's own words, and of a device that is full what to lower."""
+    if isinstance(error, RuntimeError):  # torch's
+        from adaspec_rl.engine.memory import out_of_memory  # slow to import, and rarely needed
+
+        return str(out_of_memory("what this run needs", error))
+    return " ".join(str(error).split()) or f"a {type(error).__name__} without a reason"
 
 
 def known_keys(config_name: str) -> list[str]:

@@ -20,6 +20,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.engine.device import device_named
 from adaspec_rl.pairs.drafter_names import EXIT
 from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.replay.cluster import RayWorkers
@@ -38,7 +39,7 @@ def set_threads(threads: int | None) -> None:
 
 def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
     """Load the configured pair; `device=auto` is CUDA where there is one."""
-    device = device_of(config)
+    device = device_named(config.device)
     if config.memory == "offload" and torch.device(device).type == "cpu":
         raise ValueError(
             "model.memory=offload moves draft models from a GPU to host memory, but model.device "
@@ -85,24 +86,6 @@ def sampling_from(config: EnvConfig) -> Sampling:
     return Sampling(config.temperature, config.top_k, config.top_p)
 
 
-def device_of(config: ModelConfig) -> str:
-    """The configured device; `auto` is CUDA where there is one.
-
-    Raises:
-        ValueError: there is no such GPU here.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.device == "auto":
-        return "cuda" if gpus else "cpu"
-    kind, _, number = config.device.partition(":")
-    if kind == "cuda" and int(number or 0) >= gpus:
-        raise ValueError(
-            f"model.device={config.device} is not here, torch finds {gpus} CUDA devices: set "
-            "model.device=cpu, or auto to use a GPU where there is one"
-        )
-    return config.device
-
-
 def recording_from(
     config: Config,
     pair: Pair,
@@ -134,7 +117,7 @@ def recording_from(
                 recording,
                 fingerprint,
                 count=config.replay.workers,
-                device=device_of(config.model),
+                device=device_named(config.model.device),
             )
             return stack.enter_context(pool)
 

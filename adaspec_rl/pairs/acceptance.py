@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adaspec_rl.config_limits import COUNT, LENGTH, TEMPERATURE, TOKENS
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import Generation, generate
 from adaspec_rl.control.observation import CostFeatures
@@ -21,6 +22,7 @@ from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.evaluation.statistics import repeated_ngrams
 from adaspec_rl.files import write_atomically
+from adaspec_rl.limits import option
 from adaspec_rl.pairs.pair import Pair, load_pair
 
 
@@ -55,10 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="adaspec_rl.pairs.acceptance")
     parser.add_argument("--target", default="tiny:target")
     parser.add_argument("--drafters", nargs="+", default=["tiny:draft", "tiny:code"])
-    parser.add_argument("--temperatures", nargs="+", type=float, default=[0.0, 0.8])
-    parser.add_argument("--prompts", type=int, help="a domain; all by default")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--length", type=int, default=4, help="draft length")
+    parser.add_argument("--temperatures", nargs="+", type=option(TEMPERATURE), default=[0.0, 0.8])
+    parser.add_argument("--prompts", type=option(COUNT), help="a domain; all by default")
+    parser.add_argument("--max-new-tokens", type=option(TOKENS), default=128)
+    parser.add_argument("--length", type=option(LENGTH), default=4, help="draft length")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     pair = load_pair("pair", options.target, options.drafters)

@@ -21,6 +21,15 @@ from rich.table import Table
 from rich.text import Text
 
 from adaspec_rl.config import AgentConfig
+from adaspec_rl.config_limits import (
+    COUNT,
+    LENGTH,
+    SEED,
+    TEMPERATURE,
+    TEXT,
+    THREADS,
+    TOKENS,
+)
 from adaspec_rl.console import progress, say, standard_output
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
@@ -29,6 +38,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.files import new_file, write_atomically
+from adaspec_rl.limits import ListOf, Number, Whole
 from adaspec_rl.pairs.distillation_config import TargetConfig
 from adaspec_rl.pairs.distillation_prompts import read_prompts
 from adaspec_rl.pairs.drafter_names import short_names
@@ -56,18 +66,22 @@ class ChooseConfig:
 
     model: TargetConfig = field(default_factory=TargetConfig)
     candidates: list[str] = setting(
-        ["ngram", "early_exit"], "draft models (folders or hub ids), early_exit:LAYERS, ngram"
+        ["ngram", "early_exit"],
+        "draft models (folders or hub ids), early_exit:LAYERS, ngram",
+        ListOf(TEXT, least=1, most=32),
     )
-    data: str = setting("embedded", "embedded, or a file of prompts: .jsonl or .txt")
-    prompts: int = setting(16, "a domain")
-    max_new_tokens: int = setting(128, "of each text")
-    max_length: int = setting(8, "the longest draft")
-    temperature: float = setting(0.0, "above 0: coupled sampling")
-    least_gain: float = setting(0.01, "of the speedup, for which a set grows by one more drafter")
-    samples: int = setting(48, "the most timings of each part of a round")
-    out: str = setting("choice", "a folder for the recording, table and plot")
-    seed: int = setting(0, "of texts and regressions")
-    threads: int | None = setting(None, "of torch on the CPU; null: one a core")
+    data: str = setting("embedded", "embedded, or a file of prompts: .jsonl or .txt", TEXT)
+    prompts: int = setting(16, "a domain", COUNT)
+    max_new_tokens: int = setting(128, "of each text", TOKENS)
+    max_length: int = setting(8, "the longest draft", LENGTH)
+    temperature: float = setting(0.0, "above 0: coupled sampling", TEMPERATURE)
+    least_gain: float = setting(
+        0.01, "of the speedup, for which a set grows by one more drafter", Number(0, 100)
+    )
+    samples: int = setting(48, "the most timings of each part of a round", Whole(1, 10_000))
+    out: str = setting("choice", "a folder for the recording, table and plot", TEXT)
+    seed: int = setting(0, "of texts and regressions", SEED)
+    threads: int | None = setting(None, "of torch on the CPU; null: one a core", THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +111,6 @@ def choose(config: ChooseConfig, console: Console) -> Choice:
     Raises:
         ValueError: a candidate that cannot be loaded, or settings that do not fit the target.
     """
-    if len(config.candidates) < 1:
-        raise ValueError("candidates is empty: name at least 1 drafter")
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     device, dtype = config.model.placement()
     pair = load_pair("choice", config.model.target, config.candidates, dtype=dtype, device=device)

@@ -106,8 +106,6 @@ def load_pair(
     """
     if memory not in MEMORY:
         raise ValueError(f"unknown model.memory {memory!r}: expected one of {', '.join(MEMORY)}")
-    if not drafters:
-        raise ValueError("model.drafters is empty: name at least one, such as ngram")
     _check_names(drafters)
     others = [drafter for drafter in drafters if is_free(drafter)]
     drafters, wanted = [item for item in drafters if item not in others], list(drafters)

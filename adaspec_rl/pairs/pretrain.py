@@ -27,8 +27,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from adaspec_rl.config_limits import SEED, STEPS
 from adaspec_rl.data.corpus import DOMAINS, documents
 from adaspec_rl.files import new_file, write_atomically
+from adaspec_rl.limits import Number, Whole, option
 from adaspec_rl.pairs.packed_corpus import PackedCorpus
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
 
@@ -36,6 +38,7 @@ MIX = {"code": 0.5, "prose": 0.25, "dialogue": 0.25}
 EXIT_LAYER = 3  # the target's first layers that double as a drafter
 EXIT_WEIGHT = 0.25
 SAVE_EVERY = 100  # steps
+WINDOW = Whole(2, 2048)  # tokens; the embedded models read no more
 SHARED: dict[str, Any] = dict(
     vocab_size=4096,
     max_position_embeddings=2048,
@@ -258,16 +261,18 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, prog="python -m adaspec_rl.pairs.pretrain"
     )
     parser.add_argument("--out", type=Path, default=Path("pretrained"))
-    parser.add_argument("--target-steps", type=int, default=1300)
-    parser.add_argument("--draft-steps", type=int, default=600)
-    parser.add_argument("--code-steps", type=int, default=400)
-    parser.add_argument("--rows", type=int, default=8, help="windows a step")
-    parser.add_argument("--length", type=int, default=512, help="tokens a window")
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--target-steps", type=option(STEPS), default=1300)
+    parser.add_argument("--draft-steps", type=option(STEPS), default=600)
+    parser.add_argument("--code-steps", type=option(STEPS), default=400)
+    parser.add_argument("--rows", type=option(Whole(1, 10**4)), default=8, help="windows a step")
+    parser.add_argument(
+        "--length", type=option(Whole(2, 2048)), default=512, help="tokens a window"
+    )
+    parser.add_argument("--learning-rate", type=option(Number(0, 1, above=True)), default=4e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["bf16", "float32"], default=None)
     parser.add_argument("--only", choices=["target", "draft", "code"], help="one stage alone")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=option(SEED), default=0)
     options = parser.parse_args(arguments)
     # bf16 matrix products are slower than float32 ones on CPUs without AMX.
     precision = options.precision or ("bf16" if options.device == "cuda" else "float32")

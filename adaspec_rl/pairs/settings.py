@@ -1,6 +1,7 @@
 """Settings of the commands that are no Hydra applications: defaults, meanings, command line."""
 
 import json
+import operator
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,23 +13,26 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from adaspec_rl.command import INTERRUPTED, MISTAKES, MISUSE
+from adaspec_rl.command import INTERRUPTED, MISUSE, is_mistake
+from adaspec_rl.explanation import one_line
+from adaspec_rl.limits import Limit, require
 
 Schema = TypeVar("Schema")  # a dataclass of `setting`s
 
 
-def setting(default: Any, meaning: str) -> Any:
-    """A field of a schema; a default of `???` has to be given."""
+def setting(default: Any, meaning: str, limit: Limit) -> Any:
+    """A field of a schema, within `limit`; a default of `???` has to be given."""
+    about = {"meaning": meaning, "limit": limit}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"meaning": meaning})
-    return field(default=default, metadata={"meaning": meaning})
+        return field(default_factory=lambda: list(default), metadata=about)
+    return field(default=default, metadata=about)
 
 
 def parse(schema: type[Schema], arguments: Sequence[str]) -> Schema:
     """The settings of a command line of `key=value`, as a `schema` object.
 
     Raises:
-        ValueError: a key that there is not, a value of another type, or a setting left out.
+        ValueError: a key that there is not, a value that it cannot have, or a setting left out.
     """
     known = _settings(schema)
     for argument in arguments:
@@ -41,8 +45,7 @@ def parse(schema: type[Schema], arguments: Sequence[str]) -> Schema:
         given = OmegaConf.from_dotlist(list(arguments))
         merged = OmegaConf.merge(OmegaConf.structured(schema), given)
     except OmegaConfBaseException as error:
-        reason = str(error).split("\n    full_key")[0]
-        raise ValueError(f"{error.full_key}: {reason}") from None
+        raise ValueError(_misfit(str(error.full_key).split("[")[0], arguments, known)) from None
     except YAMLError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"a value is not YAML, which quotes may help ({reason})") from None
@@ -50,7 +53,15 @@ def parse(schema: type[Schema], arguments: Sequence[str]) -> Schema:
         raise ValueError(f"{' and '.join(missing)} must be set: add {missing[0]}=VALUE")
     config = OmegaConf.to_object(merged)
     assert isinstance(config, schema)
+    for key, item in known.items():
+        require(key, operator.attrgetter(key)(config), item.metadata["limit"])
     return config
+
+
+def _misfit(key: str, arguments: Sequence[str], known: Mapping[str, "Field[Any]"]) -> str:
+    """On a value of another type than the setting's."""
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
+    return f"{key} must be {known[key].metadata['limit'].wanted}, got {given[-1]}"
 
 
 def describe(schema: type) -> str:
@@ -83,8 +94,10 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except MISTAKES as error:
+    except Exception as error:
+        if not is_mistake(error):
+            raise
         if os.environ.get("ADASPEC_DEBUG") == "1":
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(MISUSE)

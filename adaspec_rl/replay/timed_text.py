@@ -19,7 +19,7 @@ from adaspec_rl.decoding.verification import Verification, new_verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.replay.cost_estimates import Kind, Timings
 
-NEVER = 1e-30  # a threshold that stops nothing but pays for the estimate
+NEVER = 0.0  # no estimate is under this threshold, but all are made, and paid for
 SPAN = 48  # tokens generated at a context before it has grown too far from its name
 
 
