@@ -40,25 +40,25 @@ def prompts_from(
         ValueError: a prompt is empty or does not fit; says which.
     """
     chosen = asked_prompts(config, split, pair, per_domain)
-    while True:
-        encoded = [encode(pair.tokenizer, prompt) for prompt in chosen]
-        _check_room(encoded, pair)
-        if all(unanswered(prompt.turns) is None for prompt in chosen):
-            return encoded
+    while any(unanswered(prompt.turns) for prompt in chosen):
         chosen = _short(_answered(chosen, config, pair, console), config, pair)
+        _encoded(chosen, pair)
+    return _encoded(chosen, pair)
 
 
 def asked_prompts(
     config: Config, split: str, pair: Pair, per_domain: int | None = None
 ) -> Sequence[Prompt]:
-    """The same prompts before the target answers what is missing between turns."""
+    """The same prompts, checked too, before the target answers what is missing between turns."""
     assert split in SPLITS
     data = config.data
     prompts = as_asked(_prompts_of(data, split), data.chat, pair.tokenizer)
     check_ids(prompts, data.path or data.name or data.source)
     limit = data.train_prompts if split == "train" else data.test_prompts
     counts = [count for count in (limit, per_domain) if count is not None]
-    return balanced(_short(prompts, config, pair), min(counts) if counts else None)
+    chosen = balanced(_short(prompts, config, pair), min(counts) if counts else None)
+    _encoded(chosen, pair)
+    return chosen
 
 
 def _short(prompts: Sequence[Prompt], config: Config, pair: Pair) -> Sequence[Prompt]:
@@ -69,9 +69,11 @@ def _short(prompts: Sequence[Prompt], config: Config, pair: Pair) -> Sequence[Pr
     return short_prompts(prompts, lambda prompt: encode(pair.tokenizer, prompt).ids, longest)
 
 
-def _check_room(prompts: Sequence[EncodedPrompt], pair: Pair) -> None:
+def _encoded(prompts: Sequence[Prompt], pair: Pair) -> list[EncodedPrompt]:
+    """The prompts with their ids, or a refusal of what is empty or does not fit."""
     room = pair.target.context_length
-    for item in prompts:
+    encoded = [encode(pair.tokenizer, prompt) for prompt in prompts]
+    for item in encoded:
         if not item.prompt.text or not item.ids:
             raise ValueError(f"prompt {item.prompt.id} is empty: remove it or give it a text")
         if len(item.ids) >= room:
@@ -80,6 +82,7 @@ def _check_room(prompts: Sequence[EncodedPrompt], pair: Pair) -> None:
                 f"{pair.target.name} holds {room}: shorten it, or leave such prompts out with "
                 "data.max_prompt_tokens=N"
             )
+    return encoded
 
 
 def _answered(

@@ -81,7 +81,7 @@ def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> dict[st
     wanted = [replace(config, env=replace(config.env, temperature=t)) for t in temperatures]
     bundles = [_bundle(own, pair, console) for own in wanted]
     for own, bundle in zip(wanted, bundles):
-        check_comparison(own, pair, console, policy=bundle is not None)
+        check_comparison(own, pair, policy=bundle is not None)
     found = []
     for own, bundle in zip(wanted, bundles):
         for mode in MODES[config.evaluation.mode]:

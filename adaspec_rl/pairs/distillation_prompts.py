@@ -9,6 +9,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from adaspec_rl.data.encoding import encode_text
+from adaspec_rl.data.json_lines import read_text
 from adaspec_rl.data.prompts import Prompt, embedded_prompts, jsonl_prompts, split_prompts
 
 # Passages of plain text end with a line where one ends within this many characters.
@@ -46,15 +48,13 @@ def read_prompts(data: str, test_share: float) -> Prompts:
         raise ValueError(f"data={data} is of no known kind: expected a .jsonl or .txt file")
     try:
         if path.suffix == ".txt":
-            found = passages(path.read_text(encoding="utf-8"), path.stem)
+            found = passages(read_text(path), path.stem)
             train, test = (
                 split_prompts(found, split, test_share, None, source=data)
                 for split in ("train", "test")
             )
         else:
             train, test = (jsonl_prompts(path, split, test_share) for split in ("train", "test"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{data} is not UTF-8 text") from None
     except ValueError as error:
         raise ValueError(str(error).replace("data.test_share", "test_share")) from None
     return Prompts(train, test)
@@ -70,7 +70,7 @@ def encoded(
     prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, limit: int | None = None
 ) -> list[list[int]]:
     """Each prompt's token ids, or the first `limit` of them."""
-    return [tokenizer(prompt.text, verbose=False)["input_ids"][:limit] for prompt in prompts]
+    return [encode_text(tokenizer, prompt.text)[:limit] for prompt in prompts]
 
 
 def digest(value: object) -> str:

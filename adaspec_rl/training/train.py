@@ -102,7 +102,7 @@ def _train(config: TrainConfig, folder: Path, console: Console, run: Any | None)
     resume = Path(config.resume) if config.resume else None
     checkpoint = latest_checkpoint(resume) if resume else None
     pair = pair_from(config.model, config.engine)
-    check_comparison(_judged(config), pair, console)  # refused now rather than after the training
+    check_comparison(_judged(config), pair)  # refused now rather than after the training
     task = prepare(config, pair, console, resume)
     task.profile.save(folder / "cost_profile.json")
     cost_plot(task.profile, folder / "cost_profile.png")
