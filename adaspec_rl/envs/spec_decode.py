@@ -11,7 +11,7 @@ from adaspec_rl.control.observation import ObservationSpec, Observer
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
-from adaspec_rl.envs.options import option
+from adaspec_rl.envs.inputs import is_index, option
 from adaspec_rl.envs.reward import Reward, check_choice
 from adaspec_rl.replay.cost_profile import CostProfile, Unread
 
@@ -85,7 +85,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self.prompts)))
         number = option(options, "prompt", drawn)
-        if not gym.spaces.Discrete(len(self.prompts)).contains(number):
+        if not is_index(number, len(self.prompts)):
             raise ValueError(
                 f"the option prompt is {number!r}: expected an integer from 0 to "
                 f"{len(self.prompts) - 1}"
@@ -103,7 +103,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         Raises:
             ValueError: there is no such action, or no text to go on with.
         """
-        if not self.action_space.contains(action):
+        if not is_index(action, len(self.actions)):
             raise ValueError(
                 f"the action is {action!r}: expected an integer from 0 to {len(self.actions) - 1}"
             )

@@ -1,6 +1,17 @@
-"""What `reset(options=...)` may ask for."""
+"""What `reset` and `step` may be given."""
 
+import operator
 from typing import Any
+
+
+def is_index(value: Any, count: int) -> bool:
+    """Whether `value` is an integer from 0 to `count - 1`, NumPy's own included."""
+    if isinstance(value, bool):
+        return False
+    try:
+        return 0 <= operator.index(value) < count
+    except TypeError:
+        return False
 
 
 def option(options: dict[str, Any] | None, name: str, default: Any) -> Any:
