@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,9 +152,10 @@ def sample_report():
     }
 
 
-def bundle(groups, seed=0):
+def bundle(groups, seed=0, kind="length_threshold", max_length=8, drafters=1):
     rng = np.random.default_rng(seed)
-    spec, actions = ObservationSpec(groups), tuple(action_list("length_threshold", 8))
+    spec = ObservationSpec(groups, drafters=drafters)
+    actions = tuple(action_list(kind, max_length, drafters))
     sizes = [len(spec), 16, len(actions)]
     return PolicyBundle(
         actor=Actor(
@@ -166,8 +166,8 @@ def bundle(groups, seed=0):
         spec=spec,
         pair="tiny",
         fingerprint="6c07f4784712c2d7",
-        profile=PROFILE,
-        survival=(ProductSurvival(),),
+        profile=PROFILE.of_drafters([0] * drafters),
+        survival=(ProductSurvival(),) * drafters,
         training={},
     )
 
@@ -328,8 +328,7 @@ def test_a_lookup_that_promises_more_has_likelier_tokens():
 
 
 def test_a_map_of_several_drafters_says_which(tmp_path):
-    actions = action_list("length", 4, 2)
-    mixed = replace(bundle(("lookup", "cost"), seed=5), actions=tuple(actions))
+    mixed = bundle(("lookup", "cost"), 5, "length", 4, drafters=2)
     shown = policy_map(mixed, ["draft", "ngram"])
     assert set(shown["drafter"]) <= {None, 0, 1} and shown["drafters"] == ["draft", "ngram"]
     report = {"comparisons": [comparison(policy_map={**shown, "drafter": [0] * 8 + [1] * 8})]}
