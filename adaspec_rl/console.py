@@ -66,6 +66,13 @@ def progress(
     shown.close(finished=True)
 
 
+def part_of(
+    progress: Callable[[float], None], before: float, share: float
+) -> Callable[[float], None]:
+    """Progress within a part of the work: the part is `share` of it, after `before` of it."""
+    return lambda done: progress(before + done * share)
+
+
 def duration(seconds: float) -> str:
     """For people: `12 s`, `3 min 20 s` or `1 h 5 min`."""
     whole = round(seconds)

@@ -6,13 +6,14 @@ depth is one batch of nodes that see the text up to their own position and their
 nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
+from adaspec_rl.console import part_of
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, summon
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
@@ -84,11 +85,13 @@ def draft_everywhere(
     texts: Sequence[Text],
     rules: Sequence[Verification],
     max_length: int,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> list[Drafts]:
     """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
 
     Drafters that run no `LeanModel`, or whose context a text fills, go position by position, and so
-    do texts with tokens that the drafter does not know.
+    do texts with tokens that the drafter does not know. `progress` is told what share is done, many
+    times a text.
     """
     summon(drafter)
     longest = max(map(len_of, texts))
@@ -97,14 +100,18 @@ def draft_everywhere(
         or not isinstance(drafter.model, LeanModel)
         or longest + max_length > drafter.context_length
     ):
-        pairs = zip(texts, rules)
-        return [draft_one_by_one(drafter, text, rule, max_length) for text, rule in pairs]
+        each = 1 / len(texts)
+        return [
+            draft_one_by_one(drafter, text, rule, max_length, part_of(progress, n * each, each))
+            for n, (text, rule) in enumerate(zip(texts, rules))
+        ]
     known = drafter.model.vocab_size
     found = {
         b: draft_one_by_one(drafter, text, rules[b], max_length)
         for b, text in enumerate(texts)
         if max(text.prompt.max(), text.tokens.max()) >= known
     }
+    alone = len(found)
     rows = max(1, LOGITS // (longest * drafter.vocab_size))
     # Side by side, texts take as long as the one with most ways of its own: put like with like.
     order = sorted(
@@ -114,7 +121,8 @@ def draft_everywhere(
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
         tree = _Tree(drafter, drafter.model, [texts[b] for b in part], [rules[b] for b in part])
-        found |= zip(part, tree.drafts(max_length))
+        within = part_of(progress, (alone + start) / len(texts), len(part) / len(texts))
+        found |= zip(part, tree.drafts(max_length, within))
     return [found[b] for b in range(len(texts))]
 
 
@@ -124,7 +132,13 @@ def len_of(text: Text) -> int:
 
 
 @torch.inference_mode()
-def draft_one_by_one(drafter: Drafter, text: Text, rule: Verification, max_length: int) -> Drafts:
+def draft_one_by_one(
+    drafter: Drafter,
+    text: Text,
+    rule: Verification,
+    max_length: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Drafts:
     """The same for any drafter, position by position: slower, as decoding itself would do it."""
     whole = torch.tensor(np.concatenate([text.prompt, text.tokens]), dtype=torch.long)
     count, start = len(text.tokens), len(text.prompt)
@@ -142,6 +156,7 @@ def draft_one_by_one(drafter: Drafter, text: Text, rule: Verification, max_lengt
         if draft.logits is not None:
             signals = draft_signals(draft.logits, draft.tokens, draft.log_probs, draft.scores)
             found.signals[g, :length] = signals.cpu().numpy()
+        progress((g + 1) / count)
     return found
 
 
@@ -173,7 +188,7 @@ class _Tree:
             read = self._forward = partial(model.forward, layers=drafter.layers)
         self.logits = read(padded.to(model.device))  # [B, T - 1, V]
 
-    def drafts(self, max_length: int) -> list[Drafts]:
+    def drafts(self, max_length: int, progress: Callable[[float], None]) -> list[Drafts]:
         """Of every text, up to `max_length` tokens."""
         found = [Drafts.empty(len(text.tokens), max_length) for text in self.texts]
         longest = max(len(text.tokens) for text in self.texts)
@@ -182,11 +197,14 @@ class _Tree:
         for first in range(0, longest, block):
             everywhere = range(first, first + block)
             self._grow([_within(everywhere, drafts) for drafts in found], 1, found)
+            progress(min(1.0, (first + block) / longest) / (1 + max_length))
         own = [_own_ways(text, drafts) for text, drafts in zip(self.texts, found)]
         room = (self.model.context_length - self.trunk) // max(1, max_length - 1)
         size = max(1, min(block, room))
-        for first in range(0, max(map(len, own)), size):
+        most = max(map(len, own))
+        for first in range(0, most, size):
             self._grow([ways[first : first + size] for ways in own], max_length, found)
+            progress((1 + min(1.0, (first + size) / most) * max_length) / (1 + max_length))
         for ways, drafts in zip(own, found):
             _inherit(drafts, set(ways))
         return found

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from adaspec_rl.decoding.drafters import Drafter
+from adaspec_rl.decoding.drafters import Drafter, NgramLookup
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import Verification
@@ -33,6 +33,7 @@ from adaspec_rl.replay.trace import (
 )
 
 SURVIVALS = ("product", "head")
+LOOKUP = 0.05  # the effort of recording a lookup's drafts, where a model's is 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class ShardRecorder:
 
     def __init__(self, models: Models, recording: Recording, fingerprint: str) -> None:
         self.models, self.recording, self.fingerprint = models, recording, fingerprint
+        self.progress: Callable[[float], None] = lambda share: None  # of the shard at hand
         self._seeds: tuple[int, ...] = ()
         self._kept: Sequence[Verification] = []
 
@@ -104,6 +106,7 @@ class ShardRecorder:
             self._rules(seeds),
             eos_ids=recording.eos_ids,
             max_new_tokens=recording.max_new_tokens,
+            progress=self.progress,
         )
         return shards.pack(texts_to_tensors(made), self.fingerprint, "texts")
 
@@ -114,6 +117,7 @@ class ShardRecorder:
             texts,
             self._rules([text.seed for text in texts]),
             self.recording.max_length,
+            self.progress,
         )
         tensors = drafts_to_tensors(drafts)
         return shards.pack(tensors, self.fingerprint, f"drafts of drafter {drafter}")
@@ -165,7 +169,7 @@ def record(
     *,
     heads: Sequence[Survival] | None = None,
     workers: Callable[[str], Workers] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> tuple[Trace, list[Survival]]:
     """Record, or load what has been recorded; returns the trace and each drafter's survival.
 
@@ -176,7 +180,7 @@ def record(
             of them, those that estimated a shard's drafts only on others, where there are others.
         workers: makes what runs the jobs, given the fingerprint; None: this process does.
         progress: told prompts done, of how many (each counts once for the target and for each
-            drafter).
+            drafter, a lookup's little); also within a shard that this process makes.
 
     Raises:
         ValueError: settings that cannot be replayed, a damaged shard, a full disk.
@@ -187,18 +191,22 @@ def record(
     pool = workers(fingerprint) if workers else InProcess(here)
     steps = range(0, len(prompts), recording.shard)
     count = len(models.drafters)
-    total = len(prompts) * (1 + count)
-    done = 0
+    efforts = [LOOKUP if isinstance(item, NgramLookup) else 1.0 for item in models.drafters]
+    total = len(prompts) * (1 + sum(efforts))
+    done = 0.0
 
-    def make(paths: Sequence[Path], jobs: Sequence[Job], sizes: Sequence[int]) -> None:
+    def make(paths: Sequence[Path], jobs: Sequence[Job], sizes: Sequence[float]) -> None:
         nonlocal done
         missing = [n for n, path in enumerate(paths) if not path.exists()]
         done += sum(size for n, size in enumerate(sizes) if n not in missing)
         progress(done, total)
+        begun = [sizes[n] for n in missing]  # those that are not done, the one at hand first
+        here.progress = lambda share: progress(done + min(share, 0.99) * begun[0], total)
         for number, content in pool.run([jobs[n] for n in missing]):
             assert isinstance(content, bytes)
             write_atomically(paths[missing[number]], content)
             done += sizes[missing[number]]
+            begun.pop(0)
             progress(done, total)
 
     parts = [prompts[first : first + recording.shard] for first in steps]
@@ -209,7 +217,11 @@ def record(
     # All drafters of one shard after another: they share its noise.
     places = [(n, d) for n in range(len(parts)) for d in range(count)]
     paths = [folder / f"drafts-{d}-{n:04d}.safetensors" for n, d in places]
-    make(paths, [Job("drafts", (texts[n], d)) for n, d in places], [sizes[n] for n, _ in places])
+    make(
+        paths,
+        [Job("drafts", (texts[n], d)) for n, d in places],
+        [sizes[n] * efforts[d] for n, d in places],
+    )
     by_place = dict(zip(places, paths))
     tables, chosen = [], []
     for d in range(count):

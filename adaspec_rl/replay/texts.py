@@ -1,11 +1,12 @@
 """The target's own texts, many side by side: what every draft is compared with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from adaspec_rl.console import part_of
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import entropy
 from adaspec_rl.decoding.verification import Verification, new_verification, weigh_rows
@@ -58,17 +59,25 @@ def generate_texts(
     *,
     eos_ids: Sequence[int],
     max_new_tokens: int,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> list[Text]:
     """Plain decoding of all `prompts` in one batch; row `b` is chosen by `rules[b]`.
 
     Models other than `LeanModel` keep rows of one length only, and take one prompt at a time.
+    `progress` is told after each token what share of the longest possible texts is there.
     """
     if not isinstance(target, LeanModel) and len(prompts) > 1:
         return [
             text
-            for prompt, seed, rule in zip(prompts, seeds, rules)
+            for n, (prompt, seed, rule) in enumerate(zip(prompts, seeds, rules))
             for text in generate_texts(
-                target, [prompt], [seed], [rule], eos_ids=eos_ids, max_new_tokens=max_new_tokens
+                target,
+                [prompt],
+                [seed],
+                [rule],
+                eos_ids=eos_ids,
+                max_new_tokens=max_new_tokens,
+                progress=part_of(progress, n / len(prompts), 1 / len(prompts)),
             )
         ]
     rows = [_Row(prompt, seed, target, max_new_tokens) for prompt, seed in zip(prompts, seeds)]
@@ -86,6 +95,7 @@ def generate_texts(
                 row.append(values[b], eos_ids)
         # A finished row reads its last token over and over, and never grows.
         target.rollback(torch.tensor([row.length - 1 for row in rows]))
+        progress(max(len(row.tokens) for row in rows) / max_new_tokens)
     return [row.text() for row in rows]
 
 

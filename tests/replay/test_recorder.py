@@ -55,7 +55,7 @@ def test_an_interrupted_recording_goes_on_where_it_was(tmp_path, survival, kept)
     complete = record(toys(), recording, PROMPTS, DOMAINS, whole)[0]
     shards_made, seen = [2, 4, 5, 7, 9, 11, 13, 14, 15], []
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: float, total: float) -> None:
         assert total == 15
         if done == shards_made[kept]:
             raise KeyboardInterrupt
@@ -73,6 +73,18 @@ def test_an_interrupted_recording_goes_on_where_it_was(tmp_path, survival, kept)
     assert contents(cut) == contents(whole)
     for a, b in zip(resumed.drafters, complete.drafters):
         assert np.array_equal(a.tokens, b.tokens) and np.array_equal(a.survival, b.survival)
+
+
+def test_progress_is_told_within_a_shard(tmp_path):
+    """A shard of a slow model takes minutes: its tokens and positions are heard of one by one."""
+    recording = toy_recording(shard=len(PROMPTS))
+    seen = []
+    record(toys(), recording, PROMPTS, DOMAINS, tmp_path, progress=lambda *told: seen.append(told))
+    done = [part for part, _ in seen]
+    assert done == sorted(done) and seen[-1] == (15, 15)
+    for shard in range(3):  # the texts, then each drafter's drafts
+        within = {part for part in done if shard * 5 < part < (shard + 1) * 5}
+        assert len(within) >= 8
 
 
 def test_a_finished_recording_costs_no_forward_pass(tmp_path):
