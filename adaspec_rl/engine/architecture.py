@@ -10,6 +10,15 @@ from adaspec_rl.engine.rope import Rope
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
+_COUNTS = (
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "vocab_size",
+)
 _BIASED = {"attention_bias": ("llama", "qwen3"), "mlp_bias": ("llama",)}
 
 
@@ -73,6 +82,9 @@ class Architecture:
 
 def _read(family: str, config: Mapping[str, Any]) -> Architecture:
     full = _with_defaults(family, config)
+    for key in _COUNTS:
+        if full[key] < 1:
+            raise ValueError(f"{key}={full[key]} is no size: expected at least 1")
     heads, kv_heads = full["num_attention_heads"], full["num_key_value_heads"]
     head_dim = full.get("head_dim") or full["hidden_size"] // heads
     if full["hidden_act"] not in ("silu", "swish"):
@@ -113,7 +125,7 @@ def _with_defaults(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         full: dict[str, Any] = AutoConfig.for_model(family, **values).to_dict()
     except Exception as error:  # its validators raise classes of their own
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(" ".join(str(error).split())[:200]) from None
     return full
 
 

@@ -80,8 +80,9 @@ def refuse_unusable(config: Mapping[str, Any], *, quantized: bool = False) -> No
     family = config.get("model_type")
     if not isinstance(family, str):
         raise ValueError(f"config.json has model_type={family!r}: expected a name such as 'llama'")
-    named = [str(name) for name in config.get("architectures") or ()]
-    if named and all(_NO_LANGUAGE_MODEL.search(name) for name in named):
+    named = config.get("architectures")
+    named = named if isinstance(named, list) else []
+    if named and all(_NO_LANGUAGE_MODEL.search(str(name)) for name in named):
         raise ValueError(
             f"the checkpoint is a {named[0]}, which writes no text: expected a causal language "
             "model such as LlamaForCausalLM"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from adaspec_rl.engine.architecture import Architecture, UnsupportedError
+from adaspec_rl.engine.checkpoint import first_sentence
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.weights import tensors_in
 
@@ -26,13 +27,19 @@ def check_first_layers(config: Mapping[str, Any], files: list[Path], keys: list[
         keys: the keys of `config` that are in doubt.
 
     Raises:
-        UnsupportedError: the logits differ by more than rounding.
+        UnsupportedError: the logits differ by more than rounding, or transformers fails.
     """
     small = _first_layers(config)
     tensors = dict(_tensors(files, small))
     tokens = torch.arange(min(_TOKENS, Architecture.from_config(small).context_length))[None]
     ours = LeanModel.from_tensors(small, tensors.items(), "the first layers").extend(tokens)
-    theirs = _transformers_logits(small, tensors, tokens)
+    try:
+        theirs = _transformers_logits(small, tensors, tokens)
+    except Exception as error:  # whatever its code meets in keys that it does not expect
+        raise UnsupportedError(
+            f"with {', '.join(keys)} in the configuration, transformers' own forward fails "
+            f"({first_sentence(error)})"
+        ) from None
     difference = float((ours - theirs).abs().max() / theirs.abs().max())
     if not difference <= _NOISE:
         raise UnsupportedError(

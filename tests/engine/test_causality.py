@@ -73,3 +73,11 @@ def test_rounding_is_no_fault(tmp_path: Path, dtype: torch.dtype, model_type: st
 def test_a_context_shorter_than_the_check() -> None:
     theirs = new_model("gpt_neox", **{**BERT, "max_position_embeddings": 5})
     check_causality(TransformersModel(theirs, "short"), torch.float32)
+
+
+def test_a_forward_that_fails_is_one_sentence() -> None:
+    model = TransformersModel(new_model("gpt_neox", **BERT), "broken")
+    model._model.lm_head = torch.nn.Linear(5, 61)
+    with pytest.raises(ValueError, match="broken cannot be decoded: its forward fails") as error:
+        check_causality(model, torch.float32)
+    assert "\n" not in str(error.value)

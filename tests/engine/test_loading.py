@@ -288,6 +288,43 @@ def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(tmp_path: Path) -> 
     assert relative_error(ours.extend(tokens), reference(theirs, tokens)) <= 1e-4
 
 
+ODD = (None, -1, 0, 2.5, True, "x", [], [1], {"a": 1}, {"rope_type": [1]})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "architectures",
+        "attention_bias",
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "max_position_embeddings",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rope_scaling",
+        "text_config",
+        "vocab_size",
+    ],
+)
+def test_odd_values_are_loaded_or_refused_in_one_sentence(folder: Path, key: str) -> None:
+    for value in ODD:
+        edit_config(folder, **{key: value})
+        try:
+            load_model(folder, engine="lean")
+        except ValueError as error:
+            assert len(str(error)) < 400 and "\n" not in str(error)
+
+
+def test_a_quantised_checkpoint_may_be_tried_in_transformers(folder: Path) -> None:
+    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 8})
+    with pytest.raises(ValueError, match=r"^the checkpoint is quantised \(gptq\)"):
+        load_model(folder)
+    with pytest.raises(ValueError, match="transformers cannot load .*unquantised") as error:
+        load_model(folder, engine="transformers")
+    assert len(str(error.value)) < 600
+
+
 def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no folder .*nowhere"):
         load_model(tmp_path / "nowhere")
