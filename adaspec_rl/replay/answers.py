@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adaspec_rl.console import part_of
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.files import write_atomically
@@ -40,7 +41,7 @@ def answers(
     questions: Sequence[Sequence[int]],
     cache: Path,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> list[list[int]]:
     """The target's answer to each of `questions`, in token ids, by plain decoding.
 
@@ -56,10 +57,11 @@ def answers(
     paths = [folder / f"{digest.hex()[:32]}.safetensors" for digest in digests]
     missing = [n for n, path in enumerate(paths) if not path.exists()]
     missing.sort(key=lambda n: len(questions[n]))  # little padding in a batch
-    done = len(questions) - len(missing)
-    progress(done, len(questions))
+    total = len(questions)
+    progress(total - len(missing), total)
     for first in range(0, len(missing), BATCH):
         part = missing[first : first + BATCH]
+        before = total - len(missing) + first
         seeds = [answering.seed + int.from_bytes(digests[n][:4], "big") for n in part]
         made = generate_texts(
             target,
@@ -68,11 +70,11 @@ def answers(
             text_rules(target, seeds, "coupled", answering.sampling),
             eos_ids=answering.eos_ids,
             max_new_tokens=answering.max_new_tokens,
+            progress=part_of(lambda done: progress(done, total), before, len(part)),
         )
         for n, text in zip(part, made):
             write_atomically(paths[n], shards.pack({"tokens": text.tokens}, fingerprint, KIND))
-        done += len(part)
-        progress(done, len(questions))
+        progress(before + len(part), total)
     return [_kept(path, fingerprint) for path in paths]
 
 
