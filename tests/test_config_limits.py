@@ -51,7 +51,6 @@ def test_closed_lists_are_those_of_the_parts():
     from adaspec_rl.evaluation.evaluate import MODES
     from adaspec_rl.pairs.inflate import SHAPES
     from adaspec_rl.pairs.pair import MEMORY
-    from adaspec_rl.training.loggers import LOGGERS
 
     for key, words in {
         "env.verification": RULES,
@@ -60,13 +59,13 @@ def test_closed_lists_are_those_of_the_parts():
         "env.timing": TIMINGS,
         "evaluation.mode": MODES,
         "model.memory": MEMORY,
-        "logger.name": LOGGERS,
         "controller.name": NAMES,
     }.items():
         assert LIMITS[key].words == tuple(words), key
     assert LIMITS["env.features"].item.words == GROUPS
     assert LIMITS["model.quantize"].limit.words == QUANTIZATIONS
     assert SHAPE.words == tuple(SHAPES)
+    assert set(LIMITS["logger.name"].words) == {path.stem for path in CONF.glob("logger/*.yaml")}
     assert set(CONTROLLER.words) == {path.stem for path in CONF.glob("controller/*.yaml")}
 
 

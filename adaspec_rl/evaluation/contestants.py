@@ -30,7 +30,7 @@ from adaspec_rl.from_config import (
 from adaspec_rl.limits import Whole, require
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.prompts import asked_prompts, prompts_from
+from adaspec_rl.prompts import check_prompts, prompts_from
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
 from adaspec_rl.replay.streams import ReplayTables
@@ -67,6 +67,9 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
     wanted = config.controllers
     present = {drafter.name for drafter in pair.drafters}
     lacking = {name: sorted(m.drafters - present) for name, m in METHODS.items()}
+    for name, method in METHODS.items():
+        if method.drafters == present:  # it switches between them and a model
+            lacking[name] = ["draft"]
     if wanted == "all":
         return [name for name in NAMES if not lacking.get(name)]
     names = [config.controller.name] if wanted is None else wanted
@@ -111,7 +114,7 @@ def check_comparison(config: Config, pair: Pair, *, policy: bool = True) -> None
         raise ValueError("controller=hindsight needs a policy's actions: set policy=FOLDER")
     if config.controllers is None:
         _check_parameters(config, names[0])
-    asked_prompts(config, "test", pair, config.evaluation.prompts)
+    check_prompts(config, "test", pair, config.evaluation.prompts)
 
 
 def _check_parameters(config: Config, name: str) -> None:

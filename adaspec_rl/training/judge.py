@@ -14,20 +14,28 @@ from adaspec_rl.replay.trace import Trace
 
 def split(trace: Trace, share: float) -> tuple[Trace, Trace]:
     """Texts to learn from, and those withheld: every so many-th of each domain."""
-    if not 0 < share < 1:
-        raise ValueError(f"agent.validation_share must be between 0 and 1, got {share}")
+    learned, withheld = split_domains(trace.domains, share)
+    return trace.select(learned), trace.select(withheld)
+
+
+def split_domains(domains: Sequence[str], share: float) -> tuple[list[int], list[int]]:
+    """The numbers of the texts to learn from and of those withheld; `domains` are the texts'.
+
+    Raises:
+        ValueError: there would be none to learn from.
+    """
     every = max(2, round(1 / share))
-    withheld = []
-    for domain in dict.fromkeys(trace.domains):
-        members = [n for n, name in enumerate(trace.domains) if name == domain]
+    withheld: list[int] = []
+    for domain in dict.fromkeys(domains):
+        members = [n for n, name in enumerate(domains) if name == domain]
         withheld += members[every - 1 :: every] or members[-1:]
-    learned = [n for n in range(len(trace.texts)) if n not in set(withheld)]
+    learned = sorted(set(range(len(domains))) - set(withheld))
     if not learned:
         raise ValueError(
-            f"{len(trace.texts)} training prompts are too few to withhold some of them: "
+            f"{len(domains)} training prompts are too few to withhold some of them: "
             "expected at least 2 a domain"
         )
-    return trace.select(learned), trace.select(sorted(withheld))
+    return learned, sorted(withheld)
 
 
 class Judge:

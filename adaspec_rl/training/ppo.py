@@ -1,6 +1,7 @@
 """PPO from Stable-Baselines3, with checkpoints that load without pickle."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ def actor_of(agent: PPO) -> Actor:
     )
 
 
+def check_start(actor: Actor, widths: Sequence[int]) -> None:
+    """Refuse to begin from an actor whose layers are not of these widths, observation first.
+
+    Raises:
+        ValueError: its network has another shape.
+    """
+    wanted, found = list(zip(widths, widths[1:])), [weight.shape for weight in actor.weights]
+    if wanted != found:
+        raise ValueError(
+            f"agent.warm_start has a network of {found} but this agent's is {wanted}: "
+            "use the same features, actions and agent.hidden"
+        )
+
+
 def warm_start(agent: PPO, actor: Actor, sharpness: float = 1.0) -> None:
     """Begin from another actor; its preferences are divided by `sharpness`.
 
@@ -70,13 +85,7 @@ def warm_start(agent: PPO, actor: Actor, sharpness: float = 1.0) -> None:
     """
     modules = [*agent.policy.mlp_extractor.policy_net, agent.policy.action_net]
     linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
-    wanted = [tuple(module.weight.shape[::-1]) for module in linear]
-    found = [weight.shape for weight in actor.weights]
-    if wanted != found:
-        raise ValueError(
-            f"agent.warm_start has a network of {found} but this agent's is {wanted}: "
-            "use the same features, actions and agent.hidden"
-        )
+    check_start(actor, [linear[0].in_features, *(module.out_features for module in linear)])
     with torch.no_grad():
         for module, weight, bias in zip(linear, actor.weights, actor.biases):
             last = module is linear[-1]

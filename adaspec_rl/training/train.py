@@ -48,10 +48,11 @@ from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
 from adaspec_rl.training.callbacks import TrainingMonitor, Verdict
 from adaspec_rl.training.divergence import check_converging
 from adaspec_rl.training.hindsight import fit_hindsight
-from adaspec_rl.training.judge import Judge, fixed_speedups, split
+from adaspec_rl.training.judge import Judge, fixed_speedups, split, split_domains
 from adaspec_rl.training.loggers import RunLog, open_log
 from adaspec_rl.training.ppo import (
     SHARPNESS,
+    check_start,
     latest_checkpoint,
     learn_until_the_end,
     load_checkpoint,
@@ -127,7 +128,11 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
     spec = ObservationSpec(
         features, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
     )
+    if config.agent.warm_start not in (None, "hindsight"):
+        start = load_bundle(Path(config.agent.warm_start)).actor
+        check_start(start, [len(spec), *config.agent.hidden, len(actions)])
     prompts = prompts_from(config, "train", pair, console, config.replay.prompts)
+    split_domains([item.prompt.domain for item in prompts], config.agent.validation_share)
     if resume:
         saved: CostProfile | None = CostProfile.load(resume / "cost_profile.json")
     else:
