@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,6 +20,13 @@ from adaspec_rl.config_conflicts import check_together
 from adaspec_rl.config_limits import check
 from adaspec_rl.explanation import FREE, explain, known_keys, near, quoted, unknown_keys
 
+logger = logging.getLogger(__name__)
+
+
+class FailedJob(Exception):
+    """A mistake in one job of a sweep; the message says which job."""
+
+
 MISUSE, INTERRUPTED = 2, 130  # exit codes
 MISTAKES = (
     ValueError,
@@ -27,8 +34,13 @@ MISTAKES = (
     OmegaConfBaseException,
     OSError,
     MemoryError,
+    FailedJob,
     FloatingPointError,  # a model's logits are NaN or infinite
 )
+
+
+class _SweepStopped(BaseException):
+    """Ends a sweep at its first failure; after an `Exception`, Hydra would start the next job."""
 
 
 def run(task: Callable[[Any], float | None], config_path: Path, config_name: str) -> None:
@@ -41,26 +53,30 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing its own report
     failures: list[BaseException] = []
     composed = False
+    process = os.getpid()
 
-    def guarded(config: Any) -> float | None:
-        if failures:  # a sweep stops at its first failure
-            return None
+    def guarded(config: Any) -> float | BaseException | None:
         nonlocal composed
         composed = True
         try:
             return task(checked(config, config_name))
-        except (Exception, KeyboardInterrupt) as error:  # Hydra would print lines of its own
+        except (Exception, KeyboardInterrupt) as error:
             if not is_mistake(error):
                 raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                raise _job_failure(error, config_name, os.getpid() != process) from error
             failures.append(error)
-            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-            return None
+            return error  # to `RunFolder`; Hydra would print lines of its own
 
     try:
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(
             guarded
         )()
-    except Exception as error:
+    except _SweepStopped as stopped:
+        failures.append(stopped.args[0])
+    except (Exception, KeyboardInterrupt) as error:
         if composed and not is_mistake(error):  # else it is Hydra's, about the command line
             raise
         failures.append(error)
@@ -96,6 +112,21 @@ def is_mistake(error: BaseException) -> bool:
     return isinstance(error, (*MISTAKES, KeyboardInterrupt))
 
 
+def _job_failure(
+    error: BaseException, config_name: str, elsewhere: bool
+) -> FailedJob | _SweepStopped:
+    """What a sweep's job raises: `elsewhere`, in a process of its own, others go on without it."""
+    job = HydraConfig.get()
+    failed = FailedJob(
+        f"job {job.job.num} ({' '.join(job.overrides.task)}): {explain(error, config_name)}"
+    )
+    failed.__cause__ = error
+    if not elsewhere:
+        return _SweepStopped(failed)
+    logger.error(failed)  # now: the others may take hours
+    return failed
+
+
 def expand(argument: str) -> list[str]:
     """`cost=PATH.json`, and keys that no schema can list, in Hydra's own words."""
     if re.match(FREE, argument):
@@ -111,12 +142,3 @@ def _exit(error: BaseException, config_name: str) -> None:
         raise error
     print(f"error: {explain(error, config_name)}", file=sys.stderr)
     sys.exit(MISUSE)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Take back a run's folder that holds nothing but Hydra's own notes."""
-    logging.shutdown()
-    if folder.is_dir():
-        written = [path for path in folder.iterdir() if path.name != ".hydra"]
-        if all(path.suffix == ".log" for path in written):
-            shutil.rmtree(folder)

@@ -90,8 +90,8 @@ def locked(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[
             does not wait.
 
     Raises:
-        BlockingIOError: another process holds the lock, and this one does not wait.
-        ValueError: the folder cannot be written to; says why.
+        ValueError: another process holds the lock and this one does not wait, or the folder cannot
+            be written to.
     """
     lock = FileLock(folder / LOCK)
     try:
@@ -99,7 +99,10 @@ def locked(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[
         lock.acquire(timeout=0)
     except Timeout:
         if waiting is None:
-            raise BlockingIOError(f"another process is at work in {folder}") from None
+            raise ValueError(
+                f"another process is at work in {folder}: wait until it has ended, or choose "
+                "another folder"
+            ) from None
         waiting()
         lock.acquire()
     except OSError as error:
@@ -130,7 +133,8 @@ def _why(path: Path, error: OSError) -> str:
             f"the disk is full: {path} cannot be written; what was there before is kept, so free "
             "some space and run the same command again"
         )
-    return f"{path} cannot be written: {error.strerror or error}"
+    at = f" ({error.filename})" if error.filename else ""
+    return f"{path} cannot be written: {error.strerror or error}{at}"
 
 
 def _put(fresh: Path, path: Path) -> None:

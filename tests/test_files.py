@@ -50,7 +50,7 @@ def test_other_failures_are_named_and_not_called_a_full_disk(tmp_path, monkeypat
             write_atomically(tmp_path / "file", "new")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot be written: Not a directory"):
+    with pytest.raises(ValueError, match=r"below cannot be written: .*/file\)"):
         write_atomically(tmp_path / "file" / "below", "new")
 
 
@@ -130,7 +130,7 @@ def test_a_lock_ends_with_a_killed_process(tmp_path):
         cwd=Path(__file__).parents[1],
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(BlockingIOError, match="another process is at work in"), locked(tmp_path):
+    with pytest.raises(ValueError, match="another process is at work in"), locked(tmp_path):
         pass
     waited = []
 

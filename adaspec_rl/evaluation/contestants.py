@@ -53,7 +53,6 @@ class Contestants:
     cost: CostFeatures
     survival: list[Survival] | None  # by drafter
     bench: Workbench | None  # None where nothing needed a recording
-    policy: str | None  # of the bundle: the recording that it learned from
 
 
 def chosen_names(config: Config, pair: Pair) -> list[str]:
@@ -137,8 +136,13 @@ def contestants(
     console: Console,
     *,
     replayed: bool,
+    measured: Path,
 ) -> Contestants:
-    """Autoregressive decoding, the configured fixed lengths, and the configured controllers."""
+    """Autoregressive decoding, the configured fixed lengths, and the configured controllers.
+
+    Args:
+        measured: where costs are kept if they have to be measured; they are measured once.
+    """
     names = chosen_names(config, pair)
     if LEARNED in names and bundle is None:
         raise ValueError("controller=learned needs a policy: set policy=FOLDER")
@@ -150,7 +154,13 @@ def contestants(
     several = len(pair.drafters) > 1 and not alone
     if replayed or several or set(names) - {LEARNED}:
         bench, survival = workbench(
-            config, pair, bundle, prompts, console, held_out=replayed or several or ORACLE in names
+            config,
+            pair,
+            bundle,
+            prompts,
+            console,
+            held_out=replayed or several or ORACLE in names,
+            measured=measured,
         )
     lengths = list(config.evaluation.lengths)
     if several:
@@ -174,8 +184,7 @@ def contestants(
             facts["guarded"] = True
         found[controller.name], about[controller.name] = controller, facts
     cost = bundle.costs(config.cost.batch_size) if bundle else NOTHING
-    policy = str(bundle.training.get("recording")) if bundle else None
-    return Contestants(list(found.values()), about, cost, survival, bench, policy)
+    return Contestants(list(found.values()), about, cost, survival, bench)
 
 
 def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -> list[FixedLength]:
@@ -256,6 +265,7 @@ def workbench(
     console: Console,
     *,
     held_out: bool,
+    measured: Path,
 ) -> tuple[Workbench, list[Survival]]:
     """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
     tried_on = replace(config, data=training_data(config.data))
@@ -268,7 +278,7 @@ def workbench(
         budget = config.evaluation.max_new_tokens
         there = replace(config, env=replace(config.env, max_new_tokens=budget))
         own, _ = recording_from(there, pair, prompts, console, heads=survival)
-    profile = _profile(config, pair, bundle, training, survival, console)
+    profile = _profile(config, pair, bundle, training, survival, console, measured)
     small = spread(trace, config.evaluation.tuning_prompts)
     longest = config.env.max_length
     bench = Workbench(small, own, profile, longest, config.cost.batch_size, config.seed)
@@ -289,18 +299,23 @@ def _profile(
     training: Sequence[EncodedPrompt],
     survival: list[Survival],
     console: Console,
+    measured: Path,
 ) -> CostProfile:
-    """A given one, else the policy's own, else what is measured here."""
+    """A given one, else the policy's own, else what is measured here, once."""
     saved = saved_profile_from(config.cost)
     if saved or bundle:
         return saved or bundle.profile  # type: ignore[union-attr]
+    if measured.exists():
+        return CostProfile.load(measured)
     spec = ObservationSpec(
         tuple(config.env.features),
         config.env.max_length,
         pair.target.vocab_size,
         len(pair.drafters),
     )
-    return measured_profile_from(config, pair, training, survival, spec, console)
+    profile = measured_profile_from(config, pair, training, survival, spec, console)
+    profile.save(measured)
+    return profile
 
 
 def _parameters(

@@ -27,11 +27,13 @@ from adaspec_rl.evaluation.publish import log_comparison, open_run
 from adaspec_rl.evaluation.report import write_report
 from adaspec_rl.evaluation.results import ORACLE, SCHEMA, assemble, results_table, write_results
 from adaspec_rl.evaluation.selection import Selection, compared_prompts
+from adaspec_rl.files import locked, remove_unfinished
 from adaspec_rl.from_config import pair_from, sampling_from, set_threads
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.replay.cost_profile import CostProfile, device_name
 from adaspec_rl.replay.session import ReplaySession
+from adaspec_rl.run_identity import RECORD, RunIdentity, digest, saved_identity, settings_of
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
 
 LIVE, REPLAY = "live", "replay"
@@ -63,14 +65,27 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> d
     (`generations-*.jsonl`), from which `resume=FOLDER` goes on.
     """
     set_threads(config.threads)
+    identity = RunIdentity("evaluate", settings_of(config), {})
     if config.resume:
         folder = Path(config.resume)
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
-    with open_run(config.logger, folder, asdict(config), console, "evaluate") as run:
-        results = _evaluate(config, folder, console)
-        if run is not None:
-            log_comparison(run, folder, results)
+        if saved_identity(folder) is None:
+            raise ValueError(
+                f"{folder} holds no comparison to resume (it has no {RECORD}): set resume to the "
+                "folder of an interrupted evaluate.py"
+            )
+    with locked(folder):
+        remove_unfinished(folder)
+        began = saved_identity(folder)
+        if began:
+            identity.check_settings(began, folder)
+        else:
+            identity.save(folder)
+        with open_run(config.logger, folder, asdict(config), console, "evaluate") as run:
+            results = _evaluate(config, folder, console)
+            if run is not None:
+                log_comparison(run, folder, results)
     return results
 
 
@@ -129,13 +144,27 @@ def compare(
     *,
     mode: str = LIVE,
 ) -> Comparison:
-    """Run every method on the held-out prompts, interleaved, and print the table."""
+    """Run every method on the held-out prompts, interleaved, and print the table.
+
+    Goes on where it was if `folder` holds a part of this very comparison.
+    """
     sampling = sampling_from(config.env)
     prompts, selection = compared_prompts(config, pair, folder, console)
-    entered = contestants(config, pair, bundle, prompts, console, replayed=mode == REPLAY)
+    entered = contestants(
+        config,
+        pair,
+        bundle,
+        prompts,
+        console,
+        replayed=mode == REPLAY,
+        measured=folder / f"cost_profile-t{sampling.temperature:g}.json",
+    )
     session, timing = _session(config, pair, bundle, entered, mode)  # refuses before files are made
-    name = f"generations-{mode}-t{sampling.temperature:g}.jsonl"
-    journal = Journal(folder / name, _settings(config, pair, prompts, entered, mode))
+    journal = Journal(
+        folder / generations_file(mode, f"{sampling.temperature:g}"),
+        _settings(config, pair, prompts, entered, bundle, mode),
+        prompts=[item.prompt.id for item in prompts],
+    )
     with progress(console, f"comparing {mode}, temperature {sampling.temperature:g}") as update:
         records = run_benchmark(
             session,
@@ -166,6 +195,11 @@ def compare(
     return Comparison(figures, shown, bundle, profile)
 
 
+def generations_file(mode: str, temperature: str) -> str:
+    """The name of a comparison's journal."""
+    return f"generations-{mode}-t{temperature}.jsonl"
+
+
 def _session(
     config: Config, pair: Pair, bundle: PolicyBundle | None, entered: Contestants, mode: str
 ) -> tuple[Any, ProfileTime | None]:
@@ -184,25 +218,29 @@ def _session(
 
 
 def _settings(
-    config: Config, pair: Pair, prompts: Sequence[EncodedPrompt], entered: Contestants, mode: str
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    entered: Contestants,
+    bundle: PolicyBundle | None,
+    mode: str,
 ) -> dict[str, Any]:
     """What generations depend on: those of other settings are not gone on with."""
+    bench = entered.bench
     return {
+        **settings_of(config),
         "schema": SCHEMA,
         "mode": mode,
         "pair": pair.fingerprint,
-        "env": {
-            key: getattr(config.env, key)
-            for key in ("temperature", "top_k", "top_p", "verification", "max_length")
-        },
-        "max_new_tokens": config.evaluation.max_new_tokens,
-        "seed": config.seed,
-        "prompts": [item.prompt.id for item in prompts],
+        "policy": bundle.checksum if bundle else None,
+        "prompts": digest([asdict(item) for item in prompts]),
+        "training_texts": bench.trace.fingerprint if bench else None,
+        "costs": digest(bench.profile.to_dict()) if bench else None,
         "methods": {
-            controller.name: entered.about[controller.name].get("parameters", {})
-            for controller in entered.controllers
+            controller.name: entered.about[controller.name] for controller in entered.controllers
         },
-        "policy": entered.policy,
+        "device": device_name(pair.target.device),
+        "versions": package_versions(),
     }
 
 

@@ -12,6 +12,7 @@ from adaspec_rl.decoding.round import Round
 from adaspec_rl.evaluation.benchmark import Record
 from adaspec_rl.evaluation.memory import MemoryUse
 from adaspec_rl.files import write_atomically
+from adaspec_rl.run_identity import differences
 
 ROUND_FIELDS = tuple(field.name for field in fields(Round))
 
@@ -22,8 +23,13 @@ class Journal:
     A line is written whole or, when the process is killed, cut off and ignored.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], *, prompts: Sequence[str] | None = None
+    ) -> None:
         """Open or begin the journal of a comparison under `settings`.
+
+        Args:
+            prompts: ids of all that are compared on, in order; None: not checked.
 
         Raises:
             ValueError: the file belongs to another comparison, or is damaged before its last line.
@@ -34,12 +40,14 @@ class Journal:
         whole = lines[:-1]  # the last one is empty, or was cut off
         if whole and whole[0] != header:
             raise ValueError(
-                f"{path} holds another comparison (other prompts, methods or settings): "
-                "choose another folder, or repeat the command that began it"
+                f"{path} holds another comparison ({_difference(whole[0], settings)}): choose "
+                "another folder, or repeat the command that began it"
             )
         try:
             self.prompts = [[_record(row) for row in json.loads(line)] for line in whole[1:]]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if prompts is not None:
+                _check_order(self.prompts, prompts)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it and start anew") from None
         if not whole:
             write_atomically(path, header + "\n")
@@ -54,6 +62,24 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.prompts.append(list(records))
+
+
+def _difference(header: str, settings: Mapping[str, Any]) -> str:
+    try:
+        return differences(json.loads(header), settings)
+    except (AttributeError, ValueError):
+        return "its first line is damaged"
+
+
+def _check_order(found: Sequence[Sequence[Record]], prompts: Sequence[str]) -> None:
+    """Each line holds the next prompt's generations, one of every method."""
+    if len(found) > len(prompts):
+        raise ValueError(f"{len(found)} lines for {len(prompts)} prompts")
+    methods = {record.method for record in found[0]} if found else set()
+    for records, prompt in zip(found, prompts):
+        names = [record.method for record in records]
+        if {record.prompt for record in records} != {prompt} or sorted(names) != sorted(methods):
+            raise ValueError(f"the line of prompt {prompt} holds something else")
 
 
 def _row(record: Record) -> dict[str, Any]:

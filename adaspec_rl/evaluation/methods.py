@@ -47,6 +47,17 @@ class Range:
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
+    def checked(self, value: Any) -> Any:
+        """A value of this range.
+
+        Raises:
+            ValueError: it is none.
+        """
+        wanted = int if isinstance(self.default, int) else float
+        if type(value) is not wanted or not self.low <= value <= self.high:
+            raise ValueError(f"{value!r} is no {wanted.__name__} from {self.low} to {self.high}")
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Workbench:

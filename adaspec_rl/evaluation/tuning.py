@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import optuna
 
+from adaspec_rl import strict_json
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -16,6 +18,8 @@ from adaspec_rl.evaluation.methods import Method, Workbench
 from adaspec_rl.files import write_atomically
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.trace import Trace
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("control", "decoding", "replay")  # packages whose code decides how fast a method is
 COST = CostFeatures(0.0, 0.0, 0.0)  # tuned methods do not look at it
@@ -37,8 +41,9 @@ def tuned(
     trial how many there were.
     """
     path = cache / f"{method.name}-{_fingerprint(method, bench, trials, seed)}.json"
-    if path.exists():
-        return json.loads(path.read_text())["parameters"]
+    kept = _kept(path, method)
+    if kept is not None:
+        return kept
     session = ReplaySession(bench.trace, bench.profile, batch_size=bench.batch_size)
 
     def objective(trial: optuna.Trial) -> float:
@@ -55,6 +60,18 @@ def tuned(
     found = {"parameters": study.best_params, "tokens_per_second": study.best_value}
     write_atomically(path, json.dumps(found, indent=2) + "\n")
     return study.best_params
+
+
+def _kept(path: Path, method: Method) -> dict[str, Any] | None:
+    """The parameters that a file of the cache holds; None if it is missing or, as told, damaged."""
+    if not path.exists():
+        return None
+    try:
+        found = strict_json.read(path, "the file")["parameters"]
+        return {name: space.checked(found[name]) for name, space in method.space.items()}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        logger.warning("%s is damaged (%s): tuning %s anew", path, error, method.name)
+        return None
 
 
 def _sampler(method: Method, trials: int, seed: int) -> optuna.samplers.BaseSampler:

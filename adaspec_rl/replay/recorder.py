@@ -1,12 +1,15 @@
 """Record a pair's texts and drafts, shard by shard, once.
 
 A recording lives in a folder named after its fingerprint. Shards that are there are not made again,
-so a killed recording goes on where it was, and an unchanged command costs nothing.
+so a killed recording goes on where it was, and an unchanged command costs nothing. Of several
+processes that want the same recording, one makes it and the others wait for it.
 """
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +21,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.language_model import LanguageModel
-from adaspec_rl.files import write_atomically
+from adaspec_rl.files import locked, remove_unfinished, write_atomically
 from adaspec_rl.replay import shards
 from adaspec_rl.replay.drafts import Drafts, draft_everywhere
 from adaspec_rl.replay.fitting import FOLDS, SETTINGS, examples, fit_head, joined
@@ -32,8 +35,11 @@ from adaspec_rl.replay.trace import (
     texts_to_tensors,
 )
 
+logger = logging.getLogger(__name__)
+
 SURVIVALS = ("product", "head")
 LOOKUP = 0.05  # the effort of recording a lookup's drafts, where a model's is 1
+WAITING = "another process is recording %s: waiting for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,24 @@ def record(
     fingerprint = recording.fingerprint(prompts, heads)
     folder = cache / fingerprint
     here = ShardRecorder(models, recording, fingerprint)
-    pool = workers(fingerprint) if workers else InProcess(here)
+    with ExitStack() as stack:
+        if not all(_estimates(folder, d).exists() for d in range(len(models.drafters))):
+            stack.enter_context(locked(folder, lambda: logger.info(WAITING, folder)))
+            remove_unfinished(folder)
+        pool = workers(fingerprint) if workers else InProcess(here)
+        return _record(here, pool, prompts, domains, folder, heads, progress)
+
+
+def _record(
+    here: ShardRecorder,
+    pool: Workers,
+    prompts: Sequence[Sequence[int]],
+    domains: Sequence[str],
+    folder: Path,
+    heads: Sequence[Survival] | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Trace, list[Survival]]:
+    models, recording, fingerprint = here.models, here.recording, here.fingerprint
     steps = range(0, len(prompts), recording.shard)
     count = len(models.drafters)
     efforts = [LOOKUP if isinstance(item, NgramLookup) else 1.0 for item in models.drafters]
@@ -246,6 +269,11 @@ def record(
 Made = tuple[Sequence[Text], Sequence[Drafts]]  # a shard
 
 
+def _estimates(folder: Path, drafter: int) -> Path:
+    """The last file of a drafter."""
+    return folder / f"estimates-{drafter}.safetensors"
+
+
 def _judged(
     recorder: ShardRecorder,
     made: Sequence[Made],
@@ -254,7 +282,7 @@ def _judged(
     folder: Path,
 ) -> np.ndarray:
     """Estimated survival `[M, K]` of all drafts, those of shard `n` by judge `n % count`."""
-    path, kind = folder / f"estimates-{drafter}.safetensors", f"estimates of drafter {drafter}"
+    path, kind = _estimates(folder, drafter), f"estimates of drafter {drafter}"
     if not path.exists():
         found = [
             item.survivals(text, judges[n % len(judges)])

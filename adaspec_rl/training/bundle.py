@@ -8,7 +8,7 @@ a training summary and package versions, sealed by a checksum over both files.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,7 @@ class PolicyBundle:
     profile: CostProfile
     survival: tuple[Survival, ...]  # by drafter: what thresholds are compared with
     training: Mapping[str, Any]
+    checksum: str = ""  # of the files that it was loaded from
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit together.
@@ -249,13 +250,15 @@ def load_bundle(folder: Path) -> PolicyBundle:
             f"the bundle {folder} has schema {schema!a:.40} but this version reads {SCHEMA}: "
             "export the policy anew"
         )
-    if description.pop("checksum", None) != _checksum({"schema": SCHEMA, **description}, packed):
+    checksum = description.pop("checksum", None)
+    if checksum != _checksum({"schema": SCHEMA, **description}, packed):
         raise ValueError(
             f"the bundle {folder} was altered or truncated after its export (its checksum does "
             "not match): copy it anew"
         )
     try:
-        return _assemble(typed(_Description, description), _weights(packed))
+        made = _assemble(typed(_Description, description), _weights(packed))
+        return replace(made, checksum=checksum)
     except ValueError as error:
         raise ValueError(f"the bundle {folder} cannot be used: {error}") from None
 

@@ -1,6 +1,8 @@
 """PPO from Stable-Baselines3, with checkpoints that load without pickle."""
 
 import io
+import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,25 +109,54 @@ def save_checkpoint(agent: PPO, path: Path, extra: dict[str, Any]) -> None:
 
 
 def load_checkpoint(agent: PPO, path: Path) -> dict[str, Any]:
-    """Put the agent where `save_checkpoint` left it; returns `extra`."""
-    try:
-        state = torch.load(path, weights_only=True)
-        agent.policy.load_state_dict(state["policy"])
-        agent.policy.optimizer.load_state_dict(state["optimizer"])
-        if not all(part.isfinite().all() for part in agent.policy.state_dict().values()):
-            raise ValueError("its weights are not finite numbers, resume from an earlier one")
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"the checkpoint {path} does not fit this run: {first}") from None
+    """Put the agent where `save_checkpoint` left it; returns `extra`.
+
+    Raises:
+        ValueError: the file is damaged, or of an agent with another network.
+    """
+    state = _read_checkpoint(path)
+    found = {name: tuple(tensor.shape) for name, tensor in state["policy"].items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in agent.policy.state_dict().items()}
+    if found != wanted:
+        name = next(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
+        raise ValueError(
+            f"the checkpoint {path} does not fit this run: {name} is {found.get(name)} there and "
+            f"{wanted.get(name)} here; resume with the features, actions and agent.hidden that it "
+            "was trained with"
+        )
+    agent.policy.load_state_dict(state["policy"])
+    agent.policy.optimizer.load_state_dict(state["optimizer"])
     agent.num_timesteps = state["steps"]
     return state["extra"]
 
 
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} differs")
+        state = torch.load(path, weights_only=True)
+        if state.keys() != {"policy", "optimizer", "steps", "extra"}:
+            raise ValueError("it is no checkpoint of this version")
+        if not all(part.isfinite().all() for part in state["policy"].values()):
+            raise ValueError("its weights are not finite numbers")
+        return state
+    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"the checkpoint {path} is damaged ({reason}): delete it, and resume from the one "
+            "before it or begin a new run"
+        ) from None
+
+
 def latest_checkpoint(run: Path) -> Path:
     """The checkpoint with most steps in a run's folder."""
-    found = sorted(
-        (run / "checkpoints").glob("step_*.pt"), key=lambda path: int(path.stem.split("_")[1])
-    )
+    found = {
+        int(match.group(1)): path
+        for path in (run / "checkpoints").glob("step_*.pt")
+        if (match := re.fullmatch(r"step_(\d+)\.pt", path.name))
+    }
     if not found:
         raise ValueError(f"{run} has no checkpoints to resume from: set resume to a run's folder")
-    return found[-1]
+    return found[max(found)]

@@ -25,10 +25,10 @@ from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.evaluation.contestants import check_comparison
-from adaspec_rl.evaluation.evaluate import compare, conclude
+from adaspec_rl.evaluation.evaluate import compare, conclude, generations_file
 from adaspec_rl.evaluation.plots import cost_plot
 from adaspec_rl.evaluation.publish import open_run
-from adaspec_rl.files import write_atomically
+from adaspec_rl.files import locked, remove_unfinished, write_atomically
 from adaspec_rl.from_config import (
     measured_profile_from,
     pair_from,
@@ -39,12 +39,24 @@ from adaspec_rl.from_config import (
 )
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts, device_name
 from adaspec_rl.replay.cost_table import cost_table
 from adaspec_rl.replay.random_costs import random_costs
 from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.replay.trace import Trace
-from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
+from adaspec_rl.run_identity import (
+    RECORD,
+    RunIdentity,
+    digest,
+    saved_identity,
+    settings_of,
+)
+from adaspec_rl.training.bundle import (
+    PolicyBundle,
+    load_bundle,
+    package_versions,
+    save_bundle,
+)
 from adaspec_rl.training.callbacks import TrainingMonitor, Verdict
 from adaspec_rl.training.divergence import check_converging
 from adaspec_rl.training.hindsight import fit_hindsight
@@ -60,6 +72,7 @@ from adaspec_rl.training.ppo import (
     warm_start,
 )
 
+SCRIPT = "train_policy"
 VALIDATION_PROFILES = 8  # of randomised costs
 
 
@@ -94,18 +107,38 @@ def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
     bundle so far.
     """
     set_threads(config.threads)
-    with open_run(config.logger, folder, asdict(config), console, "train") as run:
-        return _train(config, folder, console, run)
-
-
-def _train(config: TrainConfig, folder: Path, console: Console, run: Any | None) -> float:
-    """The same with W&B's `run`, if there is one, open."""
     resume = Path(config.resume) if config.resume else None
     checkpoint = latest_checkpoint(resume) if resume else None
+    if resume:
+        RunIdentity(SCRIPT, settings_of(config), {}).check_settings(_began(resume), resume)
+    with locked(folder):
+        remove_unfinished(folder)
+        if saved_identity(folder):
+            if not (resume and resume.samefile(folder)):
+                raise ValueError(
+                    f"{folder} holds a run already: choose another folder, or go on with that run "
+                    f"by resume={folder}"
+                )
+            for path in folder.glob(generations_file("*", "*")):  # perhaps of another policy
+                path.unlink()
+        with open_run(config.logger, folder, asdict(config), console, "train") as run:
+            return _train(config, folder, console, resume, checkpoint, run)
+
+
+def _train(
+    config: TrainConfig,
+    folder: Path,
+    console: Console,
+    resume: Path | None,
+    checkpoint: Path | None,
+    run: Any | None,
+) -> float:
+    """The same with the folder locked and W&B's `run`, if there is one, open."""
     pair = pair_from(config.model, config.engine)
     check_comparison(_judged(config), pair)  # refused now rather than after the training
     task = prepare(config, pair, console, resume)
     task.profile.save(folder / "cost_profile.json")
+    identity_of(config, pair, task.prompts, task.profile).save(folder)
     cost_plot(task.profile, folder / "cost_profile.png")
     console.print(cost_table(task.profile))
     with open_log(config.logger, folder, run) as log:
@@ -139,10 +172,33 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
         saved = saved_profile_from(config.cost)
     if saved:  # refused now rather than after the recording
         _check_profile(config, pair, saved)
+        if resume:
+            identity_of(config, pair, prompts, saved).check_contents(_began(resume), resume)
     trace, survival = recording_from(config, pair, prompts, console)
     profile = saved or measured_profile_from(config, pair, prompts, survival, spec, console)
     _check_profile(config, pair, profile)
     return Task(pair, prompts, trace, tuple(survival), profile, tuple(actions), spec)
+
+
+def identity_of(
+    config: TrainConfig, pair: Pair, prompts: Sequence[EncodedPrompt], profile: CostProfile
+) -> RunIdentity:
+    """All that a training depends on."""
+    contents = {
+        "pair": pair.fingerprint,
+        "prompts": digest([asdict(item) for item in prompts]),
+        "costs": digest(profile.to_dict()),
+        "device": device_name(pair.target.device),
+        "versions": package_versions(),
+    }
+    return RunIdentity(SCRIPT, settings_of(config), contents)
+
+
+def _began(run: Path) -> RunIdentity:
+    found = saved_identity(run)
+    if found is None:
+        raise ValueError(f"{run} cannot be resumed (it has no {RECORD}): begin a new run")
+    return found
 
 
 def _check_profile(config: TrainConfig, pair: Pair, profile: CostProfile) -> None:

@@ -231,11 +231,25 @@ def without_actions(record: Record) -> Record:
 def test_the_journal_of_another_comparison_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     Journal(path, {"seed": 0})
-    with pytest.raises(ValueError, match="holds another comparison"):
+    with pytest.raises(ValueError, match=r"holds another comparison \(seed=0 there, 1 here\)"):
         Journal(path, {"seed": 1})
     path.write_text(path.read_text() + "[{}]\n")
     with pytest.raises(ValueError, match="is damaged"):
         Journal(path, {"seed": 0})
+
+
+def test_a_journal_that_two_wrote_is_refused(tmp_path):
+    path, ids = tmp_path / "a.jsonl", [item.prompt.id for item in PROMPTS]
+    journal = Journal(path, {}, prompts=ids)
+    records = run()[1]
+    for number in range(len(PROMPTS)):
+        journal.append(records[3 * number : 3 * number + 3])
+    assert len(Journal(path, {}, prompts=ids).prompts) == 6
+    header, *lines = path.read_text().splitlines(keepends=True)
+    for mixed in ([*lines, *lines], [lines[0], lines[0]], lines[1:]):
+        path.write_text("".join([header, *mixed]))
+        with pytest.raises(ValueError, match="is damaged"):
+            Journal(path, {}, prompts=ids)
 
 
 class Stepwise:

@@ -122,6 +122,22 @@ def test_the_version_of_the_code_changes_with_any_controller(monkeypatch):
     assert tuning.code_version() == before
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"parameters": {}}', '{"parameters": {"threshold": NaN}}',
+     '{"parameters": {"threshold": 99.0}}', '{"parameters": {"threshold": "0.5"}}'],
+)  # fmt: skip
+def test_a_damaged_result_of_tuning_is_found_anew(bench, tmp_path, caplog, content):
+    method = METHODS["svip"]
+    found = tuned(method, bench, trials=2, seed=1, cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_text(content)
+    assert tuned(method, bench, trials=2, seed=1, cache=tmp_path) == found
+    assert "is damaged" in caplog.text and "tuning svip anew" in caplog.text
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+
+
 def test_integers_stay_integers():
     class Trial:
         def suggest_int(self, name, low, high, log):

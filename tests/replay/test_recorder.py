@@ -1,5 +1,8 @@
 """Recordings resume, are what their fingerprint says, and are made once."""
 
+import contextlib
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -283,9 +286,52 @@ OTHERS = (slice(0, 16), slice(32, 40))
 def test_files_lie_in_a_folder_named_after_the_fingerprint(tmp_path: Path):
     trace, _ = record(toys(), toy_recording(survival="head"), PROMPTS, DOMAINS, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [trace.fingerprint]
-    assert sorted(path.name for path in (tmp_path / trace.fingerprint).iterdir()) == [
+    assert sorted(contents(tmp_path / trace.fingerprint)) == [
         *(f"drafts-{d}-000{n}.safetensors" for d in range(2) for n in range(3)),
         *(f"estimates-{d}.safetensors" for d in range(2)),
         *(f"survival-{d}.safetensors" for d in range(2)),
         *(f"texts-000{n}.safetensors" for n in range(3)),
     ]
+
+
+def test_several_who_want_one_recording_make_it_once(tmp_path, caplog):
+    caplog.set_level("INFO")
+    recording, found = toy_recording(0.8, survival="head"), {}
+
+    def work(models: Toys) -> None:
+        found[id(models)] = record(models, recording, PROMPTS, DOMAINS, tmp_path / "shared")[0]
+
+    everyone = [toys() for _ in range(4)]
+    threads = [threading.Thread(target=work, args=(models,)) for models in everyone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(models.forwards > 0 for models in everyone) == 1
+    assert len(found) == 4 and len({trace.fingerprint for trace in found.values()}) == 1
+    alone, _ = record(toys(), recording, PROMPTS, DOMAINS, tmp_path / "alone")
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+    for trace in found.values():
+        assert np.array_equal(trace.drafters[1].survival, alone.drafters[1].survival)
+
+
+def test_one_who_waits_goes_on_where_the_other_was_killed(tmp_path):
+    recording, begun = toy_recording(), threading.Event()
+
+    def killed(done: int, total: int) -> None:
+        if done:
+            begun.set()
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+
+    def work() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            record(toys(), recording, PROMPTS, DOMAINS, tmp_path / "a", progress=killed)
+
+    first = threading.Thread(target=work)
+    first.start()
+    begun.wait()
+    record(toys(), recording, PROMPTS, DOMAINS, tmp_path / "a")
+    first.join()
+    record(toys(), recording, PROMPTS, DOMAINS, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,18 +125,38 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
     assert best == "oracle" and figures["methods"]["oracle"]["gap_closed"] == 1.0
     journal = second / "generations-replay-t0.jsonl"  # as a killed run leaves it
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"[{")
-    for name in names - {journal.name}:
+    for name in names - {journal.name, "run.json"}:
         (second / name).unlink()
     run("evaluate.py", *REPLAYED, f"resume={second.relative_to(folder)}", cwd=folder)
     changed = {"results.json", "report.html"}  # they hold the command
     for name in names - changed:
         assert (second / name).read_bytes() == found[name], name
     assert comparison(second) == figures
+    before = {path: path.read_bytes() for path in second.rglob("*") if path.is_file()}
+    resume = f"resume={second.relative_to(folder)}"
+    for setting, message in (
+        ("seed=1", "seed=0 there, 1 here"),
+        ("controller.guard=false", "controller.guard=null there, False here"),
+    ):
+        printed = run("evaluate.py", *REPLAYED, setting, resume, cwd=folder, code=2)
+        assert f"began otherwise ({message})" in printed
+    assert {path: path.read_bytes() for path in second.rglob("*") if path.is_file()} == before
+
+
+def test_a_comparison_of_another_policy_is_not_gone_on_with(trained):
+    folder, _ = trained
+    fast = ("agent=hindsight", "agent.total_steps=512", "evaluation.lengths=[1]")
+    run("train_policy.py", SMOKE, *fast, "seed=3", cwd=folder)
+    other = newest(folder) / "policy"
+    mine = first_run(folder) / "policy"
+    replayed = (SMOKE, "evaluation.mode=replay", "evaluation.lengths=[1]")
+    run("evaluate.py", *replayed, f"policy={mine}", "hydra.run.dir=compared", cwd=folder)
+    results = (folder / "compared" / "results.json").read_bytes()
     printed = run(
-        "evaluate.py", *REPLAYED, "seed=1", f"resume={second.relative_to(folder)}", cwd=folder,
-        code=2,
-    )  # fmt: skip
-    assert "holds another comparison" in printed
+        "evaluate.py", *replayed, f"policy={other}", "resume=compared", cwd=folder, code=2
+    )
+    assert re.search(r"holds another comparison \(policy=\w+ there, \w+ here", printed)
+    assert (folder / "compared" / "results.json").read_bytes() == results
 
 
 def test_a_baseline_decodes_without_any_policy(tmp_path):
@@ -162,6 +183,45 @@ def test_training_resumes_from_its_last_checkpoint(trained):
         assert (newest(folder) / "policy" / name).read_bytes() == (
             whole / "policy" / name
         ).read_bytes()
+
+
+def first_run(folder: Path) -> Path:
+    return sorted((folder / "runs" / "train_policy").iterdir())[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("env.temperature=0.8", "env.temperature=0.0 there, 0.8 here"),
+        ("env.reward=ratio", "env.reward=throughput there, ratio here"),
+        ("model.drafters=[ngram]", "there, ['ngram'] here"),
+    ],
+)
+def test_a_training_of_another_task_is_not_gone_on_with(trained, setting, message):
+    folder, _ = trained
+    began = f"resume={first_run(folder)}"
+    printed = run("train_policy.py", SMOKE, setting, began, cwd=folder, code=2)
+    assert "began otherwise" in printed and message in printed
+
+
+def test_a_folder_that_holds_a_run_takes_no_other(trained, tmp_path):
+    folder, _ = trained
+    begun = tmp_path / "begun"
+    shutil.copytree(first_run(folder), begun)
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    where, again = f"hydra.run.dir={begun}", f"resume={begun}"
+    printed = run("train_policy.py", SMOKE, where, cwd=folder, code=2)
+    assert f"{begun} holds a run already: choose another folder" in printed
+    for place in (where, again):
+        printed = run("evaluate.py", SMOKE, place, cwd=folder, code=2)
+        assert "holds a run of train_policy.py, not of evaluate.py" in printed
+    (begun / "run.json").unlink()
+    printed = run("evaluate.py", SMOKE, again, cwd=folder, code=2)
+    assert "holds no comparison to resume (it has no run.json)" in printed
+    printed = run("train_policy.py", SMOKE, again, cwd=folder, code=2)
+    assert "cannot be resumed (it has no run.json)" in printed
+    del before[begun / "run.json"]
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_other_ways_to_learn(trained):
