@@ -103,7 +103,7 @@ def test_what_other_code_has_tuned_is_not_believed(bench, tmp_path, monkeypatch)
     versions = iter(("one", "one", "two"))
     monkeypatch.setattr(tuning, "code_version", lambda: next(versions))
     for _ in range(3):
-        tuned(method, bench, trials=2, seed=1, cache=tmp_path, progress=lambda: tried.append(1))
+        tuned(method, bench, trials=2, seed=1, cache=tmp_path, progress=tried.append)
     assert len(tried) == 4
 
 
