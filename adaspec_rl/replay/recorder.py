@@ -209,7 +209,7 @@ def _record(
     domains: Sequence[str],
     folder: Path,
     heads: Sequence[Survival] | None,
-    progress: Callable[[int, int], None],
+    progress: Callable[[float, float], None],
 ) -> tuple[Trace, list[Survival]]:
     models, recording, fingerprint = here.models, here.recording, here.fingerprint
     steps = range(0, len(prompts), recording.shard)
