@@ -61,16 +61,6 @@ def asked_prompts(
     return chosen
 
 
-def check_prompts(config: Config, split: str, pair: Pair, per_domain: int | None = None) -> None:
-    """Refuse what `prompts_from` would refuse, before the target answers what is missing.
-
-    Raises:
-        ValueError: a prompt is empty or does not fit, or there is none; says which.
-    """
-    asked = asked_prompts(config, split, pair, per_domain)
-    _check_room([encode(pair.tokenizer, prompt) for prompt in asked], pair)
-
-
 def _short(prompts: Sequence[Prompt], config: Config, pair: Pair) -> Sequence[Prompt]:
     """Those within `data.max_prompt_tokens`; answers that are still missing count as empty."""
     longest = config.data.max_prompt_tokens

@@ -30,7 +30,7 @@ from adaspec_rl.from_config import (
 from adaspec_rl.limits import Whole, require
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.prompts import check_prompts, prompts_from
+from adaspec_rl.prompts import asked_prompts, prompts_from
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
 from adaspec_rl.replay.streams import ReplayTables
@@ -113,7 +113,7 @@ def check_comparison(config: Config, pair: Pair, *, policy: bool = True) -> None
         raise ValueError("controller=hindsight needs a policy's actions: set policy=FOLDER")
     if config.controllers is None:
         _check_parameters(config, names[0])
-    check_prompts(config, "test", pair, config.evaluation.prompts)
+    asked_prompts(config, "test", pair, config.evaluation.prompts)
 
 
 def _check_parameters(config: Config, name: str) -> None:
