@@ -126,7 +126,9 @@ def reference_model(
     """transformers' own model of a source, inflated likewise."""
     checkpoint = checkpoint_of(source)
     if shape is None:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.source, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.source, dtype=dtype, trust_remote_code=False
+        )
         return model.to(device).eval()
     inflation = Inflation(checkpoint.config(), shape_named(shape))
     values = {key: value for key, value in inflation.config.items() if key != "model_type"}

@@ -112,7 +112,9 @@ class Theirs:
 
     def __init__(self, target: str, drafter: str, max_new_tokens: int) -> None:
         self.model, self.assistant = (
-            AutoModelForCausalLM.from_pretrained(checkpoint_of(name).source, dtype=torch.float32)
+            AutoModelForCausalLM.from_pretrained(
+                checkpoint_of(name).source, dtype=torch.float32, trust_remote_code=False
+            )
             for name in (target, drafter)
         )
         self.max_new_tokens = max_new_tokens

@@ -1,6 +1,7 @@
 """The first layers of a checkpoint, in the lean engine and in transformers' own forward."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from adaspec_rl.engine.checkpoint import first_sentence
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.weights import tensors_in
 
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
 _LAYERS = 2
 _ROWS = 256  # of the vocabulary: what a token costs does not depend on the other tokens
 _TOKENS = 12
@@ -31,7 +33,8 @@ def check_first_layers(config: Mapping[str, Any], files: list[Path], keys: list[
     """
     small = _first_layers(config)
     tensors = dict(_tensors(files, small))
-    tokens = torch.arange(min(_TOKENS, Architecture.from_config(small).context_length))[None]
+    width = min(_TOKENS, Architecture.from_config(small).context_length)
+    tokens = torch.arange(width)[None] % small["vocab_size"]
     ours = LeanModel.from_tensors(small, tensors.items(), "the first layers").extend(tokens)
     try:
         theirs = _transformers_logits(small, tensors, tokens)
@@ -64,14 +67,15 @@ def _first_layers(config: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
-def _tensors(files: list[Path], small: Mapping[str, Any]) -> Any:
+def _tensors(files: list[Path], small: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and tensors of the layers and rows that `small` has, in float32."""
-    layers = range(small["num_hidden_layers"])
-    for name, tensor in tensors_in(files):
-        parts = name.split(".")
-        if "layers" in parts and int(parts[parts.index("layers") + 1]) not in layers:
-            continue
-        if parts[-2:] in (["embed_tokens", "weight"], ["lm_head", "weight"]):
+
+    def wanted(name: str) -> bool:
+        layer = _LAYER.search(name)
+        return layer is None or int(layer[1]) < small["num_hidden_layers"]
+
+    for name, tensor in tensors_in(files, wanted):
+        if name.endswith(("embed_tokens.weight", "lm_head.weight")):
             tensor = tensor[: small["vocab_size"]]
         yield name, tensor.to(torch.float32, copy=True)
 

@@ -41,7 +41,8 @@ class TransformersModel:
         self.context_length = limit
         self.device = model.device
         model.eval()
-        model.config.return_dict = True
+        for config in (model.config, model.config.get_text_config()):
+            config.return_dict = True  # whatever the checkpoint says
         self._model = self.weights = model
         self._chunk = prefill_chunk or default_chunk(self.device)
         self._cache_name = _cache_name(type(model))

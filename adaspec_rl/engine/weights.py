@@ -1,7 +1,7 @@
 """Checkpoint tensors in the shape that the forward pass wants, without ever holding two copies."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -52,12 +52,15 @@ def matrices_of(weights: Weights) -> list[torch.Tensor]:
     return [*chain.from_iterable(layers), weights.head]
 
 
-def tensors_in(files: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor, one at a time, mapped from safetensors files."""
+def tensors_in(
+    files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor, one at a time, of those `wanted`, mapped from safetensors files."""
     for path in files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118, it is no dict
-                yield name, file.get_tensor(name)
+                if wanted(name):
+                    yield name, file.get_tensor(name)
 
 
 def load_weights(
