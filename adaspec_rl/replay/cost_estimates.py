@@ -79,7 +79,7 @@ def round_costs(found: Timings, context: int, max_length: int, drafters: int) ->
         shortest, longest = min(rest), max(rest)
         if longest > shortest:
             rise, noise = rest[longest] - rest[shortest], _noise(found, drafter, shortest, longest)
-            more = rise / (longest - shortest) if abs(rise) > 2 * noise else 0.0
+            more = rise / (longest - shortest) if rise > 2 * noise else 0.0
             step += more
             rest = {length: seconds - more * length for length, seconds in rest.items()}
         steps.append(max(1e-9, step))
@@ -115,12 +115,13 @@ def policy_seconds(found: Timings) -> float:
 
 
 def _slope(found: Timings, name: str, drafter: int) -> float:
-    """Seconds that one more token takes."""
+    """Seconds that one more token takes; where noise hides it, what each took on average."""
     kinds = found.kinds(name, drafter)
     first, last = kinds[0], kinds[-1]
-    if first == last:
-        return found.median(first) / first[2]
-    return (found.median(last) - found.median(first)) / (last[2] - first[2])
+    rise = found.median(last) - found.median(first)
+    if rise <= 0:
+        return found.median(last) / last[2]
+    return rise / (last[2] - first[2])
 
 
 def _noise(found: Timings, drafter: int, shortest: int, longest: int) -> float:

@@ -8,6 +8,7 @@ from adaspec_rl.decoding.drafters import Drafter, DraftModel, NgramLookup
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.replay.cost_estimates import Timings, round_costs
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile
 from tests.toy import ToyModel, similar
@@ -179,3 +180,16 @@ def test_signals_are_part_of_what_a_policy_costs():
 def test_senseless_budgets_are_refused(seconds):
     with pytest.raises(ValueError, match=r"cost.seconds must be above 0, or null for no limit"):
         measured(timed_session(Clock()), seconds=seconds)
+
+
+def test_noise_never_makes_a_draft_step_free():
+    found = Timings()
+    timed = {
+        ("fallback",): 1.0, ("verification", 1): 1.0, ("verification", 5): 1.5,
+        ("draft", 0, 1): 0.5, ("draft", 0, 4): 0.4, ("stopping", 0, 4): 0.4, ("catch up", 0): 0.5,
+        ("round", 0, 1): 2.5, ("round", 0, 4): 1.0,
+    }  # fmt: skip
+    for kind, seconds in timed.items():
+        found.add(kind, seconds)
+    point = round_costs(found, context=8, max_length=4, drafters=1)
+    assert point.draft_step == pytest.approx((0.1,)) and point.overhead[0] >= 0
