@@ -96,8 +96,10 @@ def recording_from(
     """Record `prompts`, or load what was recorded; with progress and time left.
 
     The recording is greedy or coupled, whatever rule decodes: under rejection sampling texts would
-    depend on the drafts. `heads` are survival estimates to use in place of fitted ones.
+    depend on the drafts, so coupling stands in for it there. Survival is estimated from what the
+    sessions of that rule see. `heads` are survival estimates to use in place of fitted ones.
     """
+    rejects = config.env.verification == "rejection" and config.env.temperature > 0
     recording = Recording(
         pair=pair.fingerprint,
         sampling=sampling_from(config.env),
@@ -106,6 +108,7 @@ def recording_from(
         max_new_tokens=config.env.max_new_tokens,
         max_length=config.env.max_length,
         survival=config.control.survival,
+        serves="rejection" if rejects else "coupled",
         seed=config.seed,
         shard=config.replay.shard,
     )

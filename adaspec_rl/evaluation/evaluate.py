@@ -114,6 +114,8 @@ def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundl
     say(console, f"policy: {path}" + ("" if config.policy else " (the newest)"))
     bundle = load_bundle(path)
     bundle.check_pair(pair)
+    if config.env.temperature > 0:
+        bundle.check_verification(config.env.verification)
     return bundle
 
 
@@ -268,7 +270,10 @@ def _figures(
             "mode": mode,
             "pair": {"name": pair.name, "fingerprint": pair.fingerprint},
             "temperature": sampling.temperature,
-            "verification": "greedy" if sampling.temperature == 0 else rule,
+            # Recordings are coupled, whatever rule decodes live.
+            "verification": "greedy"
+            if sampling.temperature == 0
+            else ("coupled" if mode == REPLAY else rule),
             "prompts": len(prompts),
             "selection": selection.figures(),
             "chat": chat_facts(config.data.chat, prompts, pair.tokenizer),

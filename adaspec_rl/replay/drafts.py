@@ -86,9 +86,13 @@ def draft_everywhere(
     rules: Sequence[Verification],
     max_length: int,
     progress: Callable[[float], None] = lambda share: None,
+    *,
+    noise: bool = True,
 ) -> list[Drafts]:
     """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
 
+    `noise=False` leaves coupling's noise out of the signal `choice_margin`, as rejection sampling
+    knows none. (A token that coupling accepts with a chance a, rejection accepts with a or more.)
     Drafters that run no `LeanModel`, or whose context a text fills, go position by position, and so
     do texts with tokens that the drafter does not know. `progress` is told what share is done, many
     times a text.
@@ -102,12 +106,14 @@ def draft_everywhere(
     ):
         each = 1 / len(texts)
         return [
-            draft_one_by_one(drafter, text, rule, max_length, part_of(progress, n * each, each))
+            draft_one_by_one(
+                drafter, text, rule, max_length, part_of(progress, n * each, each), noise=noise
+            )
             for n, (text, rule) in enumerate(zip(texts, rules))
         ]
     known = drafter.model.vocab_size
     found = {
-        b: draft_one_by_one(drafter, text, rules[b], max_length)
+        b: draft_one_by_one(drafter, text, rules[b], max_length, noise=noise)
         for b, text in enumerate(texts)
         if max(text.prompt.max(), text.tokens.max()) >= known
     }
@@ -120,7 +126,8 @@ def draft_everywhere(
     )
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
-        tree = _Tree(drafter, drafter.model, [texts[b] for b in part], [rules[b] for b in part])
+        own = [texts[b] for b in part], [rules[b] for b in part]
+        tree = _Tree(drafter, drafter.model, *own, noise=noise)
         within = part_of(progress, (alone + start) / len(texts), len(part) / len(texts))
         found |= zip(part, tree.drafts(max_length, within))
     return [found[b] for b in range(len(texts))]
@@ -138,6 +145,8 @@ def draft_one_by_one(
     rule: Verification,
     max_length: int,
     progress: Callable[[float], None] = lambda share: None,
+    *,
+    noise: bool = True,
 ) -> Drafts:
     """The same for any drafter, position by position: slower, as decoding itself would do it."""
     whole = torch.tensor(np.concatenate([text.prompt, text.tokens]), dtype=torch.long)
@@ -154,7 +163,8 @@ def draft_one_by_one(
         length = len(draft)  # nothing where a lookup finds nothing
         found.tokens[g, :length] = draft.tokens.cpu().numpy()
         if draft.logits is not None:
-            signals = draft_signals(draft.logits, draft.tokens, draft.log_probs, draft.scores)
+            scores = draft.scores if noise else draft.log_probs
+            signals = draft_signals(draft.logits, draft.tokens, draft.log_probs, scores)
             found.signals[g, :length] = signals.cpu().numpy()
         progress((g + 1) / count)
     return found
@@ -173,7 +183,10 @@ class _Tree:
         model: LeanModel,
         texts: Sequence[Text],
         rules: Sequence[Verification],
+        *,
+        noise: bool,
     ) -> None:
+        self.noise = noise  # coupling's, in margins
         self.drafter, self.model, self.texts, self.rules = drafter, model, texts, rules
         self.starts = [len(text.prompt) for text in texts]
         self.trunk = max(len_of(text) for text in texts) - 1
@@ -223,7 +236,8 @@ class _Tree:
             logits = self.drafter.fit(logits)
             log_probs, scores = weigh_rows(self.rules, logits, (first + depth).tolist())
             tokens = scores.argmax(-1)
-            signals = draft_signals(logits, tokens, log_probs, scores).cpu().numpy()
+            weighed = scores if self.noise else log_probs
+            signals = draft_signals(logits, tokens, log_probs, weighed).cpu().numpy()
             chosen = tokens.cpu().numpy()
             for b, row in enumerate(places):
                 found[b].tokens[row, depth] = chosen[b, : len(row)]

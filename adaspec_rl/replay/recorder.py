@@ -19,7 +19,7 @@ import numpy as np
 from adaspec_rl.decoding.drafters import Drafter, NgramLookup
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
-from adaspec_rl.decoding.verification import Verification
+from adaspec_rl.decoding.verification import RULES, Verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.files import locked, remove_unfinished, write_atomically
 from adaspec_rl.replay import shards
@@ -53,6 +53,7 @@ class Recording:
     max_new_tokens: int
     max_length: int
     survival: str = "head"
+    serves: str = "coupled"  # the rule of the sessions that estimates are for: whose margins to fit
     seed: int = 0  # text n is sampled with seed + n
     shard: int = 64  # prompts in one
 
@@ -61,6 +62,10 @@ class Recording:
         if self.survival not in SURVIVALS:
             raise ValueError(
                 f"unknown survival {self.survival!r}: expected one of {', '.join(SURVIVALS)}"
+            )
+        if self.serves not in RULES:
+            raise ValueError(
+                f"unknown verification {self.serves!r}: expected one of {', '.join(RULES)}"
             )
         for name in ("max_length", "max_new_tokens", "shard"):
             if getattr(self, name) < 1:
@@ -124,6 +129,7 @@ class ShardRecorder:
             self._rules([text.seed for text in texts]),
             self.recording.max_length,
             self.progress,
+            noise=self.recording.serves != "rejection",
         )
         tensors = drafts_to_tensors(drafts)
         return shards.pack(tensors, self.fingerprint, f"drafts of drafter {drafter}")

@@ -184,6 +184,19 @@ class PolicyBundle:
                 f"{pair.target.vocab_size} tokens): train one for it"
             )
 
+    def check_verification(self, rule: str) -> None:
+        """Refuse sampling by another rule than the policy was trained for.
+
+        Its survival estimates read how far a token's score is above the others', which is with
+        noise under one rule and without under the other.
+        """
+        own = self.training.get("verification")
+        if self.training.get("temperature") and own and own != rule:
+            raise ValueError(
+                f"the policy was trained for env.verification={own} but this is {rule}, for which "
+                f"its survival estimates were not fitted: set env.verification={own}, or train one"
+            )
+
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that figures depend on."""

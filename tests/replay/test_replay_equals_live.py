@@ -176,6 +176,37 @@ def test_a_drafter_that_does_not_know_all_tokens_drafts_as_long_as_it_can_read(
     assert any(max(text.tokens) >= 6 for text in trace.texts)
 
 
+def test_survival_for_rejection_is_estimated_from_the_margins_that_rejection_serves(tmp_path):
+    pair = toys()
+    recording = toy_recording(0.8, survival="head", serves="rejection")
+    trace, heads = record(pair, recording, PROMPTS, ["toy"] * 5, tmp_path)
+    table, drafter = trace.drafters[0], pair.drafters[0].model
+    assert table.signals[:, 0, 3].min() < 0  # not every draw is the first choice
+
+    def margin(text: list[int], token: int) -> float:
+        q = (drafter.logits(text) / 0.8).log_softmax(-1)
+        return float(q[token] - torch.cat([q[:token], q[token + 1 :]]).max())
+
+    for text, start in zip(trace.texts, trace.starts):
+        whole = [*text.prompt.tolist(), *text.tokens.tolist()]
+        for g in range(len(text.tokens)):
+            expected = margin(whole[: len(text.prompt) + g], int(table.tokens[start + g, 0]))
+            assert table.signals[start + g, 0, 3] == pytest.approx(expected, abs=1e-4)
+    live = LiveSession(
+        pair.target,
+        pair.drafters,
+        sampling=recording.sampling,
+        verification="rejection",
+        survival=heads,
+    )
+    for seed in range(20):
+        live.start([1, 2], seed)
+        played = live.step(Action(1))
+        token = (*played.rejected, *played.tokens)[0]
+        expected = margin([1, 2], token)
+        assert played.draft_choice_margins[0] == pytest.approx(expected, abs=1e-4)
+
+
 def test_texts_beyond_a_drafters_vocabulary_are_drafted_like_those_within():
     drafter = random_drafter("llama")
     drafter = DraftModel(drafter.model, drafter.vocab_size + 4)

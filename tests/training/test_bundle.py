@@ -334,3 +334,12 @@ def test_another_pair_is_refused_by_name(saved):
     for other in ({"drafters": 2}, {"vocab_size": 8}):  # the fingerprint was forged
         with pytest.raises(ValueError, match="trained for the pair toy .* but this is toy"):
             loaded.check_pair(pair_like("toy", "0123456789abcdef", **other))
+
+
+def test_sampling_by_another_rule_than_the_policys_own_is_refused():
+    trained = {"temperature": 0.8, "verification": "coupled"}
+    bundle = replace(make_bundle(), training=trained)
+    bundle.check_verification("coupled")
+    with pytest.raises(ValueError, match="trained for env.verification=coupled but this is rej"):
+        bundle.check_verification("rejection")
+    replace(bundle, training=trained | {"temperature": 0.0}).check_verification("rejection")
