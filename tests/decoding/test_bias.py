@@ -28,7 +28,7 @@ from tests.toy import ToyModel, exact_distribution, similar
 VOCAB, LENGTH, TEMPERATURE, PROMPT = 4, 3, 0.9, [0, 1, 2, 0, 1]
 SPEC = ObservationSpec(("history", "target", "draft", "context", "lookup"), 3, VOCAB, 2)
 COST = CostFeatures(0.1, 0.02, 0.05)
-TEXTS = 3000
+TEXTS = 2000
 FEWEST = 5.0  # texts expected of a kind; rarer kinds are counted together
 
 
@@ -112,7 +112,7 @@ def test_no_known_method_biases_the_text(name, tmp_path):
     trace = toy_trace(tmp_path, models(), survival="head", max_new_tokens=24)
     bench = Workbench(trace, None, profile(max_length=4), max_length=3)
     made = method.build(bench, **{key: space.default for key, space in method.space.items()})
-    assert excess(made, texts=8000, head=True) < 4
+    assert excess(made, head=True) < 4
 
 
 def test_a_draft_that_loses_the_token_it_stopped_at_is_found_out(monkeypatch):
@@ -132,7 +132,7 @@ def test_a_draft_that_loses_the_token_it_stopped_at_is_found_out(monkeypatch):
         return Draft(*(values[:keep] for values in cut))
 
     monkeypatch.setattr(DraftModel, "propose", peeking)
-    assert excess(Fixed(Action(3, threshold=0.35))) > 8
+    assert excess(Fixed(Action(3, threshold=0.35))) > 6
 
 
 def test_a_lookup_that_is_believed_without_verification_is_found_out(monkeypatch):
