@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from adaspec_rl.console import progress, standard_output
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -201,11 +201,13 @@ def _acceptance(run: Distillation, drafters: Sequence[Path]) -> list[float]:
     chosen = balanced(run.prompts.test, config.test_prompts)
     prompts = encoded(chosen, pair.tokenizer, run.longest_prompt)
     unused = CostFeatures(0.0, 0.0, 0.0)
-    played = [
-        (number, generate(session, FixedLength(DRAFT_LENGTH, number), ids, cost=unused))
-        for ids in track(prompts, description="acceptance")
-        for number in range(len(drafters))
-    ]
+    played = []
+    with progress(standard_output(), "acceptance") as update:
+        for done, ids in enumerate(prompts, 1):
+            for number in range(len(drafters)):
+                made = generate(session, FixedLength(DRAFT_LENGTH, number), ids, cost=unused)
+                played.append((number, made))
+            update(done, len(prompts))
     return [
         acceptance_rate([made for number, made in played if number == wanted])
         for wanted in range(len(drafters))

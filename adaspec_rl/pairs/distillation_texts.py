@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 
+from adaspec_rl.console import progress, standard_output
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.verification import new_verification
 from adaspec_rl.files import write_atomically
@@ -57,15 +57,17 @@ class Continuations:
     def write(self, pair: Pair) -> None:
         """Let the target write all shards that are missing."""
         fingerprint, folder = self.fingerprint, self.folder
-        for start in track(self._starts, description="the target's texts"):
-            path = _shard(folder, start)
-            if not path.exists():
+        missing = [start for start in self._starts if not _shard(folder, start).exists()]
+        with progress(standard_output(), "the target's texts") as update:
+            for done, start in enumerate(missing, 1):
                 texts = self._continue(pair, start)
                 arrays = {
                     "tokens": np.concatenate(texts).astype(np.int32),
                     "lengths": np.array([len(text) for text in texts], dtype=np.int32),
                 }
-                write_atomically(path, shards.pack(arrays, fingerprint, "texts"))
+                packed = shards.pack(arrays, fingerprint, "texts")
+                write_atomically(_shard(folder, start), packed)
+                update(done, len(missing))
 
     def read(self) -> list[np.ndarray]:
         """Each text's token ids, prompt included.
