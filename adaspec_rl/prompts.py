@@ -39,7 +39,7 @@ def prompts_from(
     Raises:
         ValueError: a prompt is empty or does not fit; says which.
     """
-    chosen = asked_prompts(config, split, pair, per_domain)
+    chosen = asked_prompts(config, split, pair, per_domain, warn=True)
     while any(unanswered(prompt.turns) for prompt in chosen):
         chosen = _short(_answered(chosen, config, pair, console), config, pair)
         _encoded(chosen, pair)
@@ -47,26 +47,39 @@ def prompts_from(
 
 
 def asked_prompts(
-    config: Config, split: str, pair: Pair, per_domain: int | None = None
+    config: Config,
+    split: str,
+    pair: Pair,
+    per_domain: int | None = None,
+    *,
+    warn: bool = False,
 ) -> Sequence[Prompt]:
-    """The same prompts, checked too, before the target answers what is missing between turns."""
+    """The same prompts, checked too, before the target answers what is missing between turns.
+
+    Only those who use them are warned of what is left out: else every warning would come twice.
+    """
     assert split in SPLITS
     data = config.data
-    prompts = as_asked(_prompts_of(data, split), data.chat, pair.tokenizer)
+    prompts = as_asked(_prompts_of(data, split), data.chat, pair.tokenizer, warn=warn)
     check_ids(prompts, data.path or data.name or data.source)
     limit = data.train_prompts if split == "train" else data.test_prompts
     counts = [count for count in (limit, per_domain) if count is not None]
-    chosen = balanced(_short(prompts, config, pair), min(counts) if counts else None)
+    kept = _short(prompts, config, pair, warn=warn)
+    chosen = balanced(kept, min(counts) if counts else None)
     _encoded(chosen, pair)
     return chosen
 
 
-def _short(prompts: Sequence[Prompt], config: Config, pair: Pair) -> Sequence[Prompt]:
+def _short(
+    prompts: Sequence[Prompt], config: Config, pair: Pair, *, warn: bool = True
+) -> Sequence[Prompt]:
     """Those within `data.max_prompt_tokens`; answers that are still missing count as empty."""
     longest = config.data.max_prompt_tokens
     if longest is None:
         return prompts
-    return short_prompts(prompts, lambda prompt: encode(pair.tokenizer, prompt).ids, longest)
+    return short_prompts(
+        prompts, lambda prompt: encode(pair.tokenizer, prompt).ids, longest, warn=warn
+    )
 
 
 def _encoded(prompts: Sequence[Prompt], pair: Pair) -> list[EncodedPrompt]:

@@ -10,7 +10,7 @@ from adaspec_rl.config import Config, DataConfig, EnvConfig, ReplayConfig
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.prompts import prompts_from
+from adaspec_rl.prompts import asked_prompts, prompts_from
 from adaspec_rl.replay import answers
 from tests.data.tokenizers import tokenizer_with
 
@@ -95,7 +95,9 @@ def test_answers_are_made_once_and_only_for_chosen_prompts(pair, config, monkeyp
 def test_turns_that_grow_too_long_are_left_out_and_counted(pair, config, caplog):
     whole = found(config, pair)
     longest = len(whole["81/3"].ids) - 1
-    caplog.clear()
+    shorter = replace(config, data=replace(config.data, max_prompt_tokens=8))
+    asked_prompts(shorter, "test", pair)
+    assert not caplog.messages  # those who only ask are told nothing
     kept = found(replace(config, data=replace(config.data, max_prompt_tokens=longest)), pair)
     assert list(kept) == [name for name in whole if name != "81/3"]
     assert caplog.messages == [

@@ -92,7 +92,11 @@ def rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation) -> str:
 
 
 def as_asked(
-    prompts: Sequence[Prompt], chat: str, tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt],
+    chat: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    warn: bool = True,
 ) -> list[Prompt]:
     """What the model is asked: conversations user turn by user turn, or plain texts.
 
@@ -102,6 +106,7 @@ def as_asked(
         chat: `auto`: conversations where the data have turns and the tokenizer has a chat
             template, else the text or first user turn as it stands; `on`: texts are user turns,
             too; `off`: no conversations.
+        warn: log how many conversations lose turns for want of a template.
 
     Raises:
         ValueError: `chat` is none of these, or `on` without a template.
@@ -120,7 +125,7 @@ def as_asked(
             for prompt in prompts
         ]
     if chat == OFF or not has_template:
-        if chat == AUTO:
+        if warn and chat == AUTO:
             _report_lost_turns(prompts)
         return [replace(prompt, turns=()) for prompt in prompts]
     return [turn for prompt in prompts for turn in _turns(prompt)]

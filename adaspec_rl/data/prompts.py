@@ -204,9 +204,13 @@ def balanced(prompts: Sequence[Prompt], per_domain: int | None) -> list[Prompt]:
 
 
 def short_prompts(
-    prompts: Sequence[Prompt], encode: Callable[[Prompt], Sequence[int]], max_tokens: int
+    prompts: Sequence[Prompt],
+    encode: Callable[[Prompt], Sequence[int]],
+    max_tokens: int,
+    *,
+    warn: bool = True,
 ) -> list[Prompt]:
-    """The prompts of at most `max_tokens` tokens; a logged warning counts those left out.
+    """The prompts of at most `max_tokens` tokens; with `warn`, a logged warning counts the others.
 
     Raises:
         ValueError: every prompt is longer.
@@ -218,7 +222,7 @@ def short_prompts(
             f"all {len(prompts)} prompts are longer than data.max_prompt_tokens={max_tokens}: the "
             f"shortest has {min(lengths)} tokens"
         )
-    if len(kept) < len(prompts):
+    if warn and len(kept) < len(prompts):
         left = Counter(item.domain for item in prompts) - Counter(item.domain for item in kept)
         logger.warning(
             "left out %d of %d prompts, longer than data.max_prompt_tokens=%d: %s",
