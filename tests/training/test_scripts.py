@@ -304,7 +304,7 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
             "model=lama does not exist: expected one of inflated,",
         ),
         ("train_policy.py", ["experiment=nothing"], "experiment=nothing does not exist"),
-        ("train_policy.py", ["model=pair"], "model.drafter and model.target must be set"),
+        ("train_policy.py", ["model=pair"], "model.target must be set: add model.target=VALUE"),
         ("train_policy.py", ["agent.n_steps=many"], "agent.n_steps must be an integer from"),
         ("train_policy.py", ["model.target=/no/such/folder"], "no folder /no/such/folder"),
         ("train_policy.py", ["model.drafter=tiny:huge"], "expected one of tiny:code, tiny:draft"),
