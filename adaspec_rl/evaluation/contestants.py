@@ -1,5 +1,6 @@
 """Who takes part in a comparison: built, tuned and guarded as configured."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from adaspec_rl.config import AgentConfig, Config, DataConfig
@@ -42,6 +45,8 @@ BEST_LENGTHS = 3  # of each of several drafters
 LEARNED, HINDSIGHT, ORACLE = "learned", "hindsight", "oracle"
 NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
 NOTHING = CostFeatures(0.0, 0.0, 0.0)  # shown where nobody looks at costs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +273,7 @@ def workbench(
     measured: Path,
 ) -> tuple[Workbench, list[Survival]]:
     """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
-    tried_on = replace(config, data=training_data(config.data))
+    tried_on = replace(config, data=training_data(config.data, bundle))
     training = prompts_from(tried_on, "train", pair, console, config.replay.prompts)
     trace, survival = recording_from(config, pair, training, console)
     if bundle and bundle.training.get("recording") != trace.fingerprint:
@@ -285,11 +290,37 @@ def workbench(
     return bench, survival
 
 
-def training_data(data: DataConfig) -> DataConfig:
-    """Where parameters are tuned: the training split or, if all is held out, embedded prompts."""
+def training_data(data: DataConfig, bundle: PolicyBundle | None) -> DataConfig:
+    """Where parameters are tuned: on the training split.
+
+    Where all prompts are held out, it is what the policy was trained on. Without a policy, or where
+    its file is not on this machine, it is the embedded prompts.
+    """
     if data.source == "embedded" or data.test_share < 1:
         return data
+    if bundle and "data" in bundle.training:
+        own = _trained_on(bundle)
+        if own.path is None or Path(own.path).is_file():
+            return own
+        logger.warning(
+            "the policy was trained on %s, which is not here: parameters of other controllers are "
+            "tuned on the embedded prompts",
+            own.path,
+        )
     return DataConfig(chat=data.chat)
+
+
+def _trained_on(bundle: PolicyBundle) -> DataConfig:
+    try:
+        given = OmegaConf.merge(OmegaConf.structured(DataConfig), bundle.training["data"])
+    except OmegaConfBaseException as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise ValueError(
+            f"training.data of the policy is no data configuration: {reason}"
+        ) from None
+    own = OmegaConf.to_object(given)
+    assert isinstance(own, DataConfig)
+    return own
 
 
 def _profile(

@@ -43,6 +43,7 @@ TRAINING: dict[str, Any] = {
     "verification": str,
     "recording": str,
     "chat": dict[str, Any],
+    "data": dict[str, Any],
     "agent": dict[str, Any],
 }
 PACKAGES = ("adaspec_rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")

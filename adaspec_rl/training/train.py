@@ -267,6 +267,7 @@ def learn(
             "verification": config.env.verification,
             "recording": task.trace.fingerprint,
             "chat": chat_facts(config.data.chat, task.prompts, task.pair.tokenizer),
+            "data": asdict(config.data),
             "agent": asdict(config.agent),
         }
         save_bundle(new_bundle(actor, task, training), folder / "policy")
