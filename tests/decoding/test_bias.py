@@ -4,6 +4,7 @@ Whole texts are counted and compared with their exact probabilities by chi-squar
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from adaspec_rl.decoding.round import Action, DraftedToken
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.evaluation.methods import METHODS, Workbench
-from tests.replay.recordings import Toys, profile, random_head, toy_trace
+from adaspec_rl.replay.recorder import record
+from tests.replay.recordings import Toys, profile, random_head, toy_recording
 from tests.toy import ToyModel, exact_distribution, similar
 
 VOCAB, LENGTH, TEMPERATURE, PROMPT = 4, 3, 0.9, [0, 1, 2, 0, 1]
@@ -109,8 +111,13 @@ def test_texts_follow_the_targets_distribution(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_no_known_method_biases_the_text(name, tmp_path):
     method = METHODS[name]
-    trace = toy_trace(tmp_path, models(), survival="head", max_new_tokens=24)
-    bench = Workbench(trace, None, profile(max_length=4), max_length=3)
+    prompts = [PROMPT, [3, 1], [2]]
+    recording = toy_recording(survival="head", max_new_tokens=24)
+    trace, _ = record(models(), recording, prompts, ["toy"] * 3, tmp_path)
+    costs = profile(max_length=4)
+    cheap = {"draft_step": (1e-3, 1e-3), "overhead": (0.0, 0.0), "verification": (1.0,) * 5}
+    costs = replace(costs, points=tuple(replace(point, **cheap) for point in costs.points))
+    bench = Workbench(trace, None, costs, max_length=3)
     made = method.build(bench, **{key: space.default for key, space in method.space.items()})
     assert excess(made, head=True) < 4
 
