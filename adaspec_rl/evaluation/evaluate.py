@@ -230,11 +230,10 @@ def _settings(
     """What generations depend on: those of other settings are not gone on with."""
     bench = entered.bench
     return {
-        **settings_of(config),
         "schema": SCHEMA,
         "mode": mode,
         "pair": pair.fingerprint,
-        "policy": bundle.checksum if bundle else None,
+        "policy": bundle.checksum[:12] if bundle else None,
         "prompts": digest([asdict(item) for item in prompts]),
         "training_texts": bench.trace.fingerprint if bench else None,
         "costs": digest(bench.profile.to_dict()) if bench else None,
@@ -243,6 +242,7 @@ def _settings(
         },
         "device": device_name(pair.target.device),
         "versions": package_versions(),
+        **settings_of(config),
     }
 
 

@@ -35,7 +35,7 @@ class Journal:
             ValueError: the file belongs to another comparison, or is damaged before its last line.
         """
         self.path = path
-        header = json.dumps(settings, sort_keys=True)
+        header = json.dumps(settings)
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
         whole = lines[:-1]  # the last one is empty, or was cut off
         if whole and whole[0] != header:

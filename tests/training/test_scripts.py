@@ -143,6 +143,7 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
     assert {path: path.read_bytes() for path in second.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_comparison_of_another_policy_is_not_gone_on_with(trained):
     folder, _ = trained
     fast = ("agent=hindsight", "agent.total_steps=512", "evaluation.lengths=[1]")
@@ -172,7 +173,7 @@ def test_a_baseline_decodes_without_any_policy(tmp_path):
 
 def test_training_resumes_from_its_last_checkpoint(trained):
     folder, _ = trained
-    whole = newest(folder)
+    whole = first_run(folder)
     killed = folder / "killed"  # as a run leaves it that was killed after 1024 of 2048 steps
     shutil.copytree(whole, killed)
     for name in ("step_1536.pt", "step_2048.pt"):
@@ -204,6 +205,7 @@ def test_a_training_of_another_task_is_not_gone_on_with(trained, setting, messag
     assert "began otherwise" in printed and message in printed
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_takes_no_other(trained, tmp_path):
     folder, _ = trained
     begun = tmp_path / "begun"
