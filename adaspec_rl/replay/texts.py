@@ -13,6 +13,8 @@ from adaspec_rl.decoding.verification import Verification, new_verification, wei
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 
+ALIKE = 32  # tokens by which prompts may differ anyway
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -61,27 +63,50 @@ def generate_texts(
     max_new_tokens: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Text]:
-    """Plain decoding of all `prompts` in one batch; row `b` is chosen by `rules[b]`.
+    """Plain decoding of all `prompts`; text `n` is chosen by `rules[n]`.
 
+    Prompts of similar length are decoded side by side: a batch takes as long as its longest row.
     Models other than `LeanModel` keep rows of one length only, and take one prompt at a time.
     `progress` is told after each token what share of the longest possible texts is there.
     """
-    if not isinstance(target, LeanModel) and len(prompts) > 1:
-        return [
-            text
-            for n, (prompt, seed, rule) in enumerate(zip(prompts, seeds, rules))
-            for text in generate_texts(
-                target,
-                [prompt],
-                [seed],
-                [rule],
-                eos_ids=eos_ids,
-                max_new_tokens=max_new_tokens,
-                progress=part_of(progress, n / len(prompts), 1 / len(prompts)),
-            )
-        ]
-    rows = [_Row(prompt, seed, target, max_new_tokens) for prompt, seed in zip(prompts, seeds)]
-    _read_prompts(target, prompts)
+    batches = (
+        _batches(prompts) if isinstance(target, LeanModel) else [[n] for n in range(len(prompts))]
+    )
+    texts: dict[int, Text] = {}
+    for batch in batches:
+        made = _side_by_side(
+            target,
+            [_Row(prompts[n], seeds[n], target, max_new_tokens) for n in batch],
+            [rules[n] for n in batch],
+            eos_ids=eos_ids,
+            progress=part_of(progress, len(texts) / len(prompts), len(batch) / len(prompts)),
+        )
+        texts |= zip(batch, made)
+    return [texts[n] for n in range(len(prompts))]
+
+
+def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of prompts, shortest first, in batches of which the longest is not much longer."""
+    batches: list[list[int]] = []
+    for n in sorted(range(len(prompts)), key=lambda n: len(prompts[n])):
+        if batches and len(prompts[n]) <= 1.5 * len(prompts[batches[-1][0]]) + ALIKE:
+            batches[-1].append(n)
+        else:
+            batches.append([n])
+    return batches
+
+
+def _side_by_side(
+    target: LanguageModel,
+    rows: Sequence["_Row"],
+    rules: Sequence[Verification],
+    *,
+    eos_ids: Sequence[int],
+    progress: Callable[[float], None],
+) -> list[Text]:
+    """Decode all rows in one batch, row `b` chosen by `rules[b]`."""
+    _read_prompts(target, [row.prompt for row in rows])
+    most = max(row.budget for row in rows)
     while any(row.finished is None for row in rows):
         unread = torch.tensor([[row.last] for row in rows], device=target.device)
         logits = target.extend(unread)[:, 0]  # [B, V]
@@ -95,7 +120,7 @@ def generate_texts(
                 row.append(values[b], eos_ids)
         # A finished row reads its last token over and over, and never grows.
         target.rollback(torch.tensor([row.length - 1 for row in rows]))
-        progress(max(len(row.tokens) for row in rows) / max_new_tokens)
+        progress(max(len(row.tokens) for row in rows) / most)
     return [row.text() for row in rows]
 
 
