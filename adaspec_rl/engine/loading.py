@@ -1,13 +1,14 @@
 """From a checkpoint to a model that runs."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adaspec_rl.console import progress, standard_output
 from adaspec_rl.engine.architecture import Architecture, UnsupportedError
 from adaspec_rl.engine.causality import check_causality
 from adaspec_rl.engine.checkpoint import Checkpoint, first_sentence, hub_failure
@@ -27,6 +28,7 @@ from adaspec_rl.engine.weights import load_weights, tensors_in
 
 logger = logging.getLogger(__name__)
 ENGINES = ("auto", "lean", "transformers")
+LARGE = 1 << 30  # bytes of weights that take a while to read
 
 
 def load_model(
@@ -81,9 +83,8 @@ def load_model(
             return _load_transformers(
                 checkpoint, config, dtype, device, device_map, name, quantize, context_length
             )
-        weights = load_weights(
-            architecture, tensors_in(checkpoint.weight_files()), dtype=dtype, device=device
-        )
+        tensors = _shown(name, checkpoint.weight_files())
+        weights = load_weights(architecture, tensors, dtype=dtype, device=device)
         if quantize is not None:
             quantize_weights(weights, quantize)
         return LeanModel(
@@ -91,6 +92,20 @@ def load_model(
         )
     except torch.OutOfMemoryError as error:
         raise out_of_memory(name, error) from error
+
+
+def _shown(name: str, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of `files`, with progress where reading them takes a while."""
+    total = sum(path.stat().st_size for path in files)
+    if total < LARGE:
+        yield from tensors_in(files)
+        return
+    done = 0
+    with progress(standard_output(), f"loading {name}") as update:
+        for item in tensors_in(files):
+            yield item
+            done += item[1].nbytes
+            update(done, total)
 
 
 def _lean_architecture(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adaspec_rl.engine import checkpoint as checkpoint_module
+from adaspec_rl.engine import loading
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.lean_model import LeanModel
@@ -429,3 +431,24 @@ def test_loading_never_holds_two_copies(tmp_path: Path) -> None:
         )
     assert len(weights.layers) == 24
     assert total <= allocations.peak <= 1.1 * total
+
+
+def test_large_files_show_how_far_they_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, float | None]] = []
+
+    @contextmanager
+    def shown(console: object, what: str) -> Iterator[Any]:
+        assert what == "loading small"
+        yield lambda done, total: told.append((done, total))
+
+    monkeypatch.setattr(loading, "progress", shown)
+    load_model(folder)
+    assert not told
+    monkeypatch.setattr(loading, "LARGE", 0)
+    load_model(folder)
+    done = [share for share, _ in told]
+    (total,) = {total for _, total in told}
+    assert total == (folder / "model.safetensors").stat().st_size
+    assert done == sorted(done) and 0.5 * total < done[-1] <= total
