@@ -37,11 +37,13 @@ def chi_squared_z(rule: str, schedule: list[int]) -> float:
     return float((statistic - freedom) / np.sqrt(2 * freedom))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["rejection", "coupled"])
 def test_sequences_follow_the_targets_distribution(rule):
     assert chi_squared_z(rule, [1]) < 4
 
 
+@pytest.mark.slow
 def test_a_broken_acceptance_rule_is_found_out(monkeypatch):
     class Broken(verification.Rejection):
         """After a rejection it samples from p in place of the positive part of p - q."""

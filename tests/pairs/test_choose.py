@@ -61,8 +61,11 @@ def test_the_command_recommends_drafters_and_draws_them(tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model.target=tiny:target", "candidates=[]"], "candidates is empty"),
-        (["model.target=tiny:target", "candidates=[ngram,ngram]"], "drafters that differ"),
+        (
+            ["model.target=tiny:target", "candidates=[]"],
+            "candidates must be a list of 1 to 32 different items",
+        ),
+        (["model.target=tiny:target", "candidates=[ngram,ngram]"], "got ['ngram', 'ngram']"),
         (["model.target=tiny:target", "candidates=[early_exit:40]"], "layer 1 to 11 of its 12"),
         (["candidates=[ngram]"], "model.target must be set"),
         (["model.target=tiny:target", "speed=1"], "unknown key 'speed'"),

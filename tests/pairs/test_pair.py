@@ -46,6 +46,7 @@ def test_the_embedded_weights_are_small_and_load_in_transformers():
     assert 0.7e6 <= sizes["draft"] <= 1.2e6 and 0.7e6 <= sizes["code"] <= 1.2e6
 
 
+@pytest.mark.slow
 def test_greedy_text_is_that_of_generate_for_every_draft_length(pair):
     reference = AutoModelForCausalLM.from_pretrained(EMBEDDED / "target", dtype=torch.float32)
     session = pair.session(max_new_tokens=48, sampling=Sampling())

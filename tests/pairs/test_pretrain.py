@@ -27,6 +27,7 @@ def short_corpus(monkeypatch):
     # A text this short makes fewer than 4096 tokens; the models keep their vocabulary.
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_like_an_unbroken_one(short_corpus, tmp_path, monkeypatch):
     pretrain.main(["--out", str(tmp_path / "whole"), *SMALL])
     saved = pretrain._save
@@ -53,6 +54,7 @@ def test_a_killed_training_ends_like_an_unbroken_one(short_corpus, tmp_path, mon
     assert pair.encode("def") and pair.eos_ids == (0,)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(short_corpus):
     torch.manual_seed(0)
     model = pretrain.new_model({**pretrain.DRAFT, "num_hidden_layers": 4})

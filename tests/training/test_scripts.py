@@ -103,6 +103,7 @@ REPLAYED = (SMOKE, "controllers=[svip,learned,hindsight,oracle]", "evaluation.mo
             "evaluation.trials=2", "evaluation.tuning_prompts=1")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupted(trained):
     folder, _ = trained
     run("evaluate.py", *REPLAYED, cwd=folder)
@@ -226,6 +227,7 @@ def test_a_folder_that_holds_a_run_takes_no_other(trained, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_other_ways_to_learn(trained):
     folder, _ = trained
     policy = newest(folder) / "policy"
