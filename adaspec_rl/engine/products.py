@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from adaspec_rl import strict_json
 from adaspec_rl.files import write_atomically
 
 WIDTHS = (1, 2, 4, 8, 16)  # rows that are measured; those between go by the next wider one
+PADDED = 4  # rows to which narrower products may be filled up, where that is faster
 MARGIN = 0.9  # of F.linear's time: what another way may take to be chosen
 SMALLEST = 1 << 16  # values: what has fewer stays in the processor's cache and takes no time
 PASSES, ENOUGH = 4, 0.02  # over all matrices of a shape: at least so many, and so many seconds
@@ -32,43 +34,52 @@ logger = logging.getLogger(__name__)
 
 
 def transposed(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, columns: int = 0
 ) -> torch.Tensor:
-    """`F.linear(x, weight, bias)` of `x` `[..., inputs]`, computed as `weight @ x.T`."""
+    """`F.linear(x, weight, bias)` of `x` `[..., inputs]`, computed as `weight @ x.T`.
+
+    `x.T` is filled up to `columns` with zeros: reading the matrix takes the time, not the sums, and
+    a single column may go through a slower routine than four do.
+    """
     flat = x.reshape(-1, x.shape[-1])
-    out = torch.mm(weight, flat.t()).t().contiguous().view(*x.shape[:-1], -1)
+    rows = len(flat)
+    if rows < columns:
+        flat = F.pad(flat, (0, 0, 0, columns - rows))
+    out = torch.mm(weight, flat.t())[:, :rows].t().contiguous().view(*x.shape[:-1], -1)
     return out if bias is None else out.add_(bias)
 
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """The faster way for each shape of matrix and number of rows.
+    """The fastest way for each shape of matrix and number of rows.
 
     Attributes:
-        faster: by shape, the widths of `WIDTHS` at which `transposed` beats `F.linear`.
+        columns: by shape, for each of `WIDTHS`, the columns of `transposed`; 0 is `F.linear`.
     """
 
-    faster: Mapping[Shape, Sequence[int]]
+    columns: Mapping[Shape, Sequence[int]]
 
     def linear(self, weight: torch.Tensor, rows: int) -> Linear:
         """The way for `rows` rows."""
-        shape = (weight.shape[0], weight.shape[1])
-        width = next((width for width in WIDTHS if rows <= width), None)
-        return transposed if width in self.faster.get(shape, ()) else F.linear
+        chosen = self.columns.get((weight.shape[0], weight.shape[1]))
+        if chosen is None or rows > WIDTHS[-1]:
+            return F.linear
+        columns = next(n for width, n in zip(WIDTHS, chosen) if rows <= width)
+        return partial(transposed, columns=columns) if columns else F.linear
 
 
 LINEAR = Products({})  # F.linear throughout
 
 
 def measured_products(matrices: Sequence[torch.Tensor]) -> Products:
-    """Measure both ways with a model's own `matrices` `[outputs, inputs]`, all on the CPU.
+    """Measure all ways with a model's own `matrices` `[outputs, inputs]`, all on the CPU.
 
     The quickest pass counts, as whatever else the machine does only makes passes slower.
 
     What was found is kept in the user's cache folder, by processor, threads, torch, dtype and
     shape: the same machine always decides alike, so that its rounding does not change.
     """
-    path = cache_folder() / "products.json"
+    path = cache_folder() / "narrow_products.json"
     known = _read(path)
     by_shape: dict[Shape, list[torch.Tensor]] = {}
     for matrix in matrices:
@@ -77,8 +88,8 @@ def measured_products(matrices: Sequence[torch.Tensor]) -> Products:
     found = {}
     for shape, members in by_shape.items():
         key = f"{_machine()}, {members[0].dtype}, {shape[0]} x {shape[1]}"
-        if key not in known:
-            known[key] = [width for width in WIDTHS if _transposed_is_faster(members, width)]
+        if len(known.get(key, ())) != len(WIDTHS):
+            known[key] = [_fastest(members, width) for width in WIDTHS]
         found[shape] = known[key]
     if known != _read(path):
         try:
@@ -95,17 +106,23 @@ def cache_folder() -> Path:
 
 
 @torch.inference_mode()
-def _transposed_is_faster(matrices: Sequence[torch.Tensor], width: int) -> bool:
+def _fastest(matrices: Sequence[torch.Tensor], width: int) -> int:
+    """Columns of the fastest way for `width` rows; 0 is `F.linear`."""
     x = torch.ones(width, matrices[0].shape[1], dtype=matrices[0].dtype)
-    seconds: dict[Linear, list[float]] = {F.linear: [], transposed: []}
+    ways: dict[int, Linear] = {0: F.linear}
+    for columns in {width, max(width, PADDED)}:
+        ways[columns] = partial(transposed, columns=columns)
+    seconds: dict[int, list[float]] = {columns: [] for columns in ways}
     until = time.perf_counter() + ENOUGH
-    while len(seconds[transposed]) < PASSES or time.perf_counter() < until:
-        for way, taken in seconds.items():
+    while len(seconds[0]) < PASSES or time.perf_counter() < until:
+        for columns, way in ways.items():
             began = time.perf_counter()
             for matrix in matrices:
                 way(x, matrix, None)
-            taken.append(time.perf_counter() - began)
-    return min(seconds[transposed][1:]) < MARGIN * min(seconds[F.linear][1:])
+            seconds[columns].append(time.perf_counter() - began)
+    best = {columns: min(taken[1:]) for columns, taken in seconds.items()}
+    quickest = min(best, key=lambda columns: best[columns])
+    return quickest if best[quickest] < MARGIN * best[0] else 0
 
 
 def _machine() -> str:
