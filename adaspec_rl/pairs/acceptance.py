@@ -74,9 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
             length=options.length,
         )
         results[f"{temperature:g}"] = figures
-        table = Table(
-            "domain", *map(Text, next(iter(figures.values()))), title=f"temperature {temperature:g}"
-        )
+        table = Table("domain", title=f"temperature {temperature:g}")
+        for name in next(iter(figures.values())):
+            table.add_column(Text(name))
         for domain, row in figures.items():
             table.add_row(domain, *(f"{v:.0f}" if v > 1 else f"{v:.1%}" for v in row.values()))
         console.print(table)
