@@ -23,7 +23,7 @@ from adaspec_rl.from_config import sampling_from
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import asked_prompts, prompts_from
 
-FILE = "prompts.json"
+FILE = "compared_prompts.json"
 TRIAL = 0.03  # of the minutes: what trying how long a text takes may cost
 UNSEEN = CostFeatures(0.0, 0.0, 0.0)  # plain decoding does not look at costs
 
