@@ -1,5 +1,6 @@
 """Pictures of a comparison."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from adaspec_rl.files import new_file
 from adaspec_rl.replay.cost_profile import CostProfile
 
+ACROSS = 5  # panels in a row
 FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
 
 
@@ -17,9 +19,13 @@ FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
 def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
     """Bars of the speedup with 95% intervals, all prompts first, then each domain."""
     scopes = {"all prompts": results, **results["domains"]}
-    figure = Figure(figsize=(2.6 * len(scopes), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(scopes), sharey=True, squeeze=False)[0]
-    for axis, (scope, values) in zip(axes, scopes.items()):
+    columns = min(len(scopes), ACROSS)
+    rows = math.ceil(len(scopes) / columns)
+    figure = Figure(figsize=(2.6 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axis in axes.flat[len(scopes) :]:
+        axis.remove()
+    for axis, (scope, values) in zip(axes.flat, scopes.items()):
         names = list(values["methods"])
         speedups = [values["methods"][name]["speedup"] for name in names]
         intervals = [values["methods"][name]["speedup_ci95"] for name in names]
@@ -35,7 +41,8 @@ def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
         axis.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("speedup over plain decoding", fontsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("speedup over plain decoding", fontsize=9)
     temperature = f"temperature {results['temperature']:g}"
     figure.suptitle(f"{results['pair']['name']}, {temperature}, {results['device']}", fontsize=10)
     with new_file(path) as fresh:

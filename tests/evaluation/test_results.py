@@ -4,6 +4,7 @@ import io
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from matplotlib.image import imread
 from rich.console import Console
 
 from adaspec_rl.evaluation.plots import speedup_plot
@@ -39,3 +40,15 @@ def test_dollars_in_names_are_no_formulas(tmp_path):
     found = {**named("$\\frac$", "a $ b $", "$^$"), "device": "$_$"}
     speedup_plot(found, tmp_path / "speedup.png")
     assert (tmp_path / "speedup.png").stat().st_size > 1000
+
+
+def test_many_domains_are_drawn_in_rows(tmp_path):
+    found = {**named("a", "pair", "method"), "device": "CPU"}
+    (values,) = found["domains"].values()
+    sizes = {}
+    for count in (1, 13):
+        domains = {f"domain {n}": values for n in range(count)}
+        speedup_plot({**found, "domains": domains}, tmp_path / "speedup.png")
+        sizes[count] = imread(tmp_path / "speedup.png").shape[:2]
+    assert sizes[13][0] == 3 * sizes[1][0]
+    assert sizes[13][1] == 5 * sizes[1][1] // 2
