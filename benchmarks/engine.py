@@ -1,27 +1,35 @@
-"""How fast the engine runs one model, and what a round costs beyond its forward passes.
+"""How fast the engine runs models, and what a round costs beyond its forward passes.
 
-    python benchmarks/engine.py [--target T --drafter D | --inflated] [--json PATH]
+    python benchmarks/engine.py [--target T --drafter D | --inflated] [--others M ...] [--json PATH]
 
-Everything that is compared is interleaved, call by call; figures are ratios of medians.
+Everything that is compared is interleaved, call by call; figures are ratios of medians, at the
+first context. For each model (`target`, `draft`, others by name) and precision, on the CPU each of
+`--precisions` that the engine offers here:
 
-Figures on the CPU: `cpu_draft_forward_vs_transformers`, `cpu_target_forward_vs_transformers` (ours
-÷ theirs, width 1). On CUDA: `bandwidth_fraction` (bytes that a fallback round must move ÷ its time
-÷ the measured copy bandwidth), `autoregressive_vs_eager_generate` (tokens a second, ours ÷ theirs).
-On both: `round_overhead` (share of a drafting round outside its forward passes, each synchronised),
-`fallback_vs_autoregressive` (a fallback with a drafter loaded ÷ a step without any).
+`MODEL_PRECISION_step_ms` (a forward of one token), `_bandwidth_share` (weights as stored and cache
+÷ its time ÷ the memory bandwidth measured in the same run; models that fit into the processor's
+cache can exceed 1), `_width8` and `_worst_of_2_to_8` (the time of 8 tokens, and the longest time
+of 2 to 8 tokens, ÷ one token's), `_vs_transformers` (ours ÷ theirs in the same type, one token).
+
+For the pair: `round_overhead` (share of a drafting round outside its forward passes, each
+synchronised), `fallback_vs_autoregressive` (a fallback with a drafter loaded ÷ a step without
+any); on CUDA also `bandwidth_fraction` (bytes that a fallback round must move ÷ its time ÷ the
+measured copy bandwidth) and `autoregressive_vs_eager_generate` (tokens a second, ours ÷ theirs).
 """
 
 import argparse
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from bandwidth import cached_token, memory_bandwidth, step_weights
 from forwards import (
+    COMPILED,
     WIDTHS,
     CompiledForward,
     EagerForward,
@@ -35,7 +43,9 @@ from forwards import (
     token_stream,
 )
 from report import finish
+from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from rounds import LENGTHS, draft_model, show_overhead, time_fallbacks, time_overhead
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -46,60 +56,105 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.language_model import LanguageModel
-from adaspec_rl.pairs.pair import Pair, dtype_named, load_pair
+from adaspec_rl.engine.loading import load_model
+from adaspec_rl.pairs.pair import Pair, checkpoint_of, dtype_named, load_pair
 
-CONTEXTS = {"cpu": (64, 256, 1024), "cuda": (256, 2048, 8192, 30000)}
-REFERENCE_CONTEXT = 256  # what the figures are taken at: near that of the embedded prompts
+CONTEXTS = {"cpu": [128, 1024], "cuda": [256, 2048, 8192, 30000]}
+PRECISIONS = ("float32", "bfloat16", "int8", "int4")
+BESIDES_QUANTIZED = "bfloat16"  # what int8 and int4 weights leave: the cache
 
 
-def compare_forwards(
-    role: str, pair: Pair, model: LanguageModel, reference: PreTrainedModel, repeats: int
-) -> dict[int, dict[tuple[str, int], float]]:
-    """Median milliseconds by context, then by (engine, width); prints a table."""
-    kind = model.device.type
-    contenders: dict[str, Forward] = {"ours": OurForward(model), "eager": EagerForward(reference)}
-    if kind == "cuda":
-        contenders["compiled"] = CompiledForward(reference, reduce_overhead)
-    room = min(model.context_length, reference.config.max_position_embeddings)
-    contexts = [size for size in CONTEXTS[kind] if size + max(WIDTHS) <= room]
-    stream = token_stream(pair, max(contexts) + max(WIDTHS))
-    with torch.no_grad():
-        medians = {
-            context: time_forwards(contenders, stream, context, repeats)
-            for context in track(contexts, f"{role} forwards")
+def loaded(source: str, precisions: Sequence[str]) -> dict[str, LanguageModel | str]:
+    """The model in each precision, or why the engine does not have it here."""
+    found: dict[str, LanguageModel | str] = {}
+    for precision in precisions:
+        quantize = precision if precision.startswith("int") else None
+        dtype = dtype_named(BESIDES_QUANTIZED if quantize else precision)
+        try:
+            found[precision] = load_model(
+                checkpoint_of(source).source, dtype=dtype, quantize=quantize, name=source
+            )
+        except ValueError as error:
+            found[precision] = str(error)
+    return found
+
+
+class Contest:
+    """One model in several precisions against transformers', forward by forward."""
+
+    def __init__(
+        self,
+        role: str,
+        source: str,
+        models: Mapping[str, LanguageModel],
+        shape: str | None = None,
+    ) -> None:
+        """`models` are ours, by precision."""
+        self.role, self.source, self.models = role, source, models
+        self.device = next(iter(models.values())).device
+        self.references = {
+            precision: reference_model(source, shape, dtype_named(precision), self.device)
+            for precision in models
+            if not precision.startswith("int")
         }
-    show_forwards(f"{model.name} ({role})", contexts, medians)
-    return medians
+        self.config = next(iter(self.references.values())).config
 
+    def forwards(self) -> dict[str, Forward]:
+        made: dict[str, Forward] = {}
+        for precision, model in self.models.items():
+            made[f"ours {precision}"] = OurForward(model)
+        for precision, reference in self.references.items():
+            made[f"transformers {precision}"] = EagerForward(reference)
+            if self.device.type == "cuda":
+                made[f"{COMPILED} {precision}"] = CompiledForward(reference, reduce_overhead)
+        return made
 
-def copy_bandwidth(device: torch.device, size: int = 4 << 30) -> float:
-    """Bytes a second of the fastest of some large copies, reads and writes both counted."""
-    source = torch.empty(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    best = 0.0
-    for _ in range(20):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        target.copy_(source)
-        end.record()
-        torch.cuda.synchronize(device)
-        best = max(best, 2 * size / (start.elapsed_time(end) / 1000))
-    return best
+    def run(self, contexts: Sequence[int], repeats: int) -> dict[int, dict[str, dict[int, float]]]:
+        """Median milliseconds by context, contender and width; prints a table for each context."""
+        room = min(model.context_length for model in self.models.values()) - max(WIDTHS)
+        kept = [context for context in contexts if context <= room]
+        stream = token_stream(self.source, max(kept) + max(WIDTHS), self.device)
+        forwards, found = self.forwards(), {}
+        with torch.no_grad():
+            for context in track(kept, f"{self.role} forwards"):
+                found[context] = time_forwards(forwards, stream, context, repeats)
+        for context, medians in found.items():
+            show_forwards(f"{self.source} after {context} tokens", medians)
+        return found
 
+    def step_bytes(self, precision: str, context: int) -> int:
+        """Bytes that one of our steps must read: weights as stored, and the cache."""
+        kind = dtype_named(BESIDES_QUANTIZED if precision.startswith("int") else precision)
+        weights = step_weights(self.models[precision])
+        return weights + context * cached_token(self.config, kind.itemsize)
 
-def bytes_of_step(model: PreTrainedModel, context: float) -> float:
-    """Bytes that one autoregressive step must read: all matrices, and the keys and values."""
-    parameters = sum(parameter.nbytes for parameter in model.parameters())
-    embedding = model.get_input_embeddings().weight
-    output = model.get_output_embeddings().weight
-    if embedding is not output:
-        parameters -= embedding.nbytes  # one row of it is read
-    config = model.config
-    head_dim = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-    return parameters + context * values * embedding.element_size()
+    def figures(
+        self, medians: Mapping[str, Mapping[int, float]], context: int, bandwidth: float
+    ) -> dict[str, float]:
+        table = Table(
+            title=f"{self.source}: one token after {context}, at {bandwidth / 1e9:.1f} GB/s",
+            title_justify="left",
+        )
+        names = ("precision", "ms", "MB", "share", "8 tokens", "2-8", "÷ theirs")
+        for name in names:
+            table.add_column(name, justify="right")
+        found: dict[str, float] = {}
+        for precision in self.models:
+            ms = medians[f"ours {precision}"]
+            size = self.step_bytes(precision, context)
+            values = {
+                "step_ms": ms[1],
+                "bandwidth_share": size / (ms[1] / 1000) / bandwidth,
+                "width8": ms[8] / ms[1],
+                "worst_of_2_to_8": max(ms[width] for width in range(2, 9)) / ms[1],
+            }
+            if theirs := medians.get(f"transformers {precision}"):
+                values["vs_transformers"] = ms[1] / theirs[1]
+            cells = [f"{value:.3f}" for value in values.values()]
+            table.add_row(precision, cells[0], f"{size / 1e6:.1f}", *cells[1:])
+            found |= {f"{self.role}_{precision}_{name}": value for name, value in values.items()}
+        Console().print(table)
+        return found
 
 
 def against_generate(
@@ -133,27 +188,36 @@ def against_generate(
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", default="tiny:target", help="tiny:NAME or a folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", default="tiny:target", help="tiny:NAME, a folder or a file")
     parser.add_argument("--drafter", default="tiny:draft")
-    parser.add_argument("--inflated", action="store_true", help="run both in bigger shapes")
+    parser.add_argument(
+        "--others", nargs="*", default=[], help="more models, forwards alone: smollm2, a folder"
+    )
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--inflated", action="store_true", help="run the pair in bigger shapes")
     parser.add_argument("--shape", default="llama8b", help="the target's, if inflated")
     parser.add_argument("--drafter-shape", default="llama1b", help="likewise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--contexts", type=int, nargs="+", help="tokens before each forward")
     parser.add_argument("--repeats", type=int, default=20, help="of each forward")
     parser.add_argument("--prompts", type=int, default=4, help="a domain, for whole rounds")
     parser.add_argument("--fallbacks", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     device = torch.device(options.device)
-    dtype = "bfloat16" if device.type == "cuda" else "float32"
+    on_cpu = device.type == "cpu"
+    dtype = "float32" if on_cpu else "bfloat16"
     shape, drafter_shape = (
         (options.shape, options.drafter_shape) if options.inflated else (None, None)
     )
@@ -168,39 +232,47 @@ def main() -> None:
     )
     chosen = balanced(embedded_prompts("test"), options.prompts)
     prompts = [pair.encode(prompt.text) for prompt in chosen]
-    figures: dict[str, float] = {}
+    bandwidth = memory_bandwidth(device)
+    figures = {"memory_gb_per_second": bandwidth / 1e9}
     milliseconds: dict[str, Any] = {}
+    unavailable: dict[str, dict[str, str]] = {}
     overhead = time_overhead(pair, prompts)
-    fallback, plain = time_fallbacks(pair, prompts[0], options.fallbacks)
-    for role, source, size, model in (
-        ("draft", options.drafter, drafter_shape, draft_model(pair)),
-        ("target", options.target, shape, pair.target),
-    ):
-        reference = reference_model(source, size, dtype_named(dtype), device)
-        medians = compare_forwards(role, pair, model, reference, options.repeats)
-        milliseconds[role] = {
-            context: {f"{name}, width {width}": ms for (name, width), ms in rows.items()}
-            for context, rows in medians.items()
-        }
-        if device.type == "cpu":
-            at = medians[min(medians, key=lambda context: abs(context - REFERENCE_CONTEXT))]
-            figures[f"cpu_{role}_forward_vs_transformers"] = at["ours", 1] / at["eager", 1]
     show_overhead(overhead)
+    fallback, plain = time_fallbacks(pair, prompts[0], options.fallbacks)
     figures["round_overhead"] = statistics.mean(overhead[length].share for length in LENGTHS)
     figures["fallback_vs_autoregressive"] = statistics.median(
         idle / without for idle, without in zip(fallback, plain)
     )
-    if device.type == "cuda":
-        bandwidth = copy_bandwidth(device)
-        moved = bytes_of_step(reference, len(prompts[0]) + options.fallbacks / 2)
-        used = moved / statistics.median(fallback)
-        print(f"{moved / 1e9:.2f} GB a step: {used / 1e9:.0f} of {bandwidth / 1e9:.0f} GB/s")
-        figures["bandwidth_fraction"] = used / bandwidth
-        figures["autoregressive_vs_eager_generate"] = against_generate(
-            pair, reference, prompts, count=128
-        )
-    rounds = {length: asdict(found) for length, found in overhead.items()}
-    details = {"pair": pair.name, "forward_ms": milliseconds, "rounds": rounds}
+    roles = {"draft": (options.drafter, drafter_shape), "target": (options.target, shape)}
+    roles |= {source.replace(":", "_"): (source, None) for source in options.others}
+    own = {"draft": draft_model(pair), "target": pair.target}
+    for role, (source, size) in roles.items():
+        if on_cpu and size is None:
+            found = loaded(source, options.precisions)
+        else:
+            found = {dtype: own[role]} if role in own else loaded(source, [dtype])
+        models = {name: model for name, model in found.items() if not isinstance(model, str)}
+        unavailable[role] = {name: why for name, why in found.items() if isinstance(why, str)}
+        contest = Contest(role, source, models, size)
+        medians = contest.run(options.contexts or CONTEXTS[device.type], options.repeats)
+        context = next(iter(medians))
+        figures |= contest.figures(medians[context], context, bandwidth)
+        milliseconds[role] = medians
+        if role == "target" and not on_cpu:
+            reference = contest.references[dtype]
+            moved = contest.step_bytes(dtype, len(prompts[0]) + options.fallbacks // 2)
+            used = moved / statistics.median(fallback)
+            print(f"{moved / 1e9:.2f} GB a step: {used / 1e9:.0f} of {bandwidth / 1e9:.0f} GB/s")
+            figures["bandwidth_fraction"] = used / bandwidth
+            figures["autoregressive_vs_eager_generate"] = against_generate(
+                pair, reference, prompts, count=128
+            )
+    details = {
+        "pair": pair.name,
+        "forward_ms": milliseconds,
+        "unavailable": unavailable,
+        "rounds": {length: asdict(found) for length, found in overhead.items()},
+    }
     finish(figures, options.json, device=device, details=details)
 
 

@@ -18,13 +18,15 @@ from transformers import (
     StaticCache,
 )
 
+from adaspec_rl.data.encoding import encode_text
 from adaspec_rl.data.prompts import embedded_prompts
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.weights import tensors_in
 from adaspec_rl.pairs.inflate import Inflation, shape_named
-from adaspec_rl.pairs.pair import Pair, checkpoint_of
+from adaspec_rl.pairs.pair import checkpoint_of
 
 WIDTHS = range(1, 18)
+COMPILED = "compiled"  # how the names of compiled forwards begin
 COMPILED_WIDTHS = (1, 2, 4, 8, 16)  # each costs a compilation
 
 
@@ -143,34 +145,45 @@ def reference_model(
     return model.eval()
 
 
-def token_stream(pair: Pair, length: int) -> torch.Tensor:
+def token_stream(source: str, length: int, device: torch.device) -> torch.Tensor:
     """`length` tokens of real text, `[1, length]`."""
+    tokenizer = checkpoint_of(source).tokenizer()
     ids: list[int] = []
     for prompt in embedded_prompts("train"):
-        ids += pair.encode(prompt.text)
+        ids += encode_text(tokenizer, prompt.text)
         if len(ids) >= length:
             break
     while len(ids) < length:
         ids += ids
-    return torch.tensor([ids[:length]], device=pair.target.device)
+    return torch.tensor([ids[:length]], device=device)
 
 
 def time_forwards(
-    forwards: dict[str, Forward], tokens: torch.Tensor, context: int, repeats: int
-) -> dict[tuple[str, int], float]:
-    """Median milliseconds by (name, width) after `context` tokens, interleaved."""
+    forwards: dict[str, Forward],
+    tokens: torch.Tensor,
+    context: int,
+    repeats: int,
+    widths: Sequence[int] = WIDTHS,
+) -> dict[str, dict[int, float]]:
+    """Median milliseconds by name and width after `context` tokens, interleaved.
+
+    Each timed call follows an uncounted one of the same kind, as a step of decoding follows the
+    last one: caches hold what that has left there.
+    """
     device = tokens.device
-    samples: dict[tuple[str, int], list[float]] = {}
+    samples: dict[str, dict[int, list[float]]] = {name: {} for name in forwards}
     for forward in forwards.values():
         forward.start(tokens[:, :context])
     names = list(forwards)
-    for repeat in range(-3, repeats):  # the first ones warm up, capture and compile
-        for width in WIDTHS:
+    for repeat in range(-2, repeats):  # the first ones warm up, capture and compile
+        for width in widths:
             turn = (repeat + width) % len(names)
             for name in (*names[turn:], *names[:turn]):
-                if name == "compiled" and width not in COMPILED_WIDTHS:
+                if name.startswith(COMPILED) and width not in COMPILED_WIDTHS:
                     continue
                 read = tokens[:, context : context + width]
+                forwards[name](read)
+                forwards[name].undo(width)
                 synchronize(device)
                 began = time.perf_counter()
                 forwards[name](read)
@@ -178,25 +191,23 @@ def time_forwards(
                 seconds = time.perf_counter() - began
                 forwards[name].undo(width)
                 if repeat >= 0:
-                    samples.setdefault((name, width), []).append(seconds * 1000)
+                    samples[name].setdefault(width, []).append(seconds * 1000)
     return {
-        (name, width): statistics.median(samples[name, width])
-        for name in names
-        for width in WIDTHS
-        if (name, width) in samples
+        name: {width: statistics.median(found) for width, found in sorted(by_width.items())}
+        for name, by_width in samples.items()
     }
 
 
-def show_forwards(
-    title: str, contexts: Sequence[int], medians: dict[int, dict[tuple[str, int], float]]
-) -> None:
-    names = list(dict.fromkeys(name for name, _ in medians[contexts[0]]))
-    table = Table(title=f"{title}: ms a forward, by context", title_justify="left")
+def show_forwards(title: str, medians: dict[str, dict[int, float]]) -> None:
+    """A table of milliseconds, and beside each its ratio to one token."""
+    table = Table(title=f"{title}: ms a forward (÷ one token's)", title_justify="left")
     table.add_column("width", justify="right")
-    for context in contexts:
-        for name in names:
-            table.add_column(f"{name}, {context}", justify="right")
-    for width in WIDTHS:
-        cells = [medians[context].get((name, width)) for context in contexts for name in names]
-        table.add_row(str(width), *("" if ms is None else f"{ms:.3f}" for ms in cells))
+    for name in medians:
+        table.add_column(name, justify="right")
+    for width in sorted({width for found in medians.values() for width in found}):
+        cells = [
+            f"{found[width]:.3f} ({found[width] / found[min(found)]:.2f})" if width in found else ""
+            for found in medians.values()
+        ]
+        table.add_row(str(width), *cells)
     Console().print(table)

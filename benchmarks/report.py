@@ -1,6 +1,7 @@
 """How every benchmark ends: one `name: value` line a figure, and the same as JSON."""
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -12,6 +13,25 @@ import torch
 
 from adaspec_rl.replay.cost_profile import device_name
 from adaspec_rl.training.bundle import package_versions
+
+FLAGS = (
+    "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
+    "asimd", "asimddp", "bf16", "i8mm", "sve",
+)  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """The processor, those of its flags that matter to products, and the threads in use."""
+    info = Path("/proc/cpuinfo")
+    lines = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
+    about = {name.strip().lower(): value.strip() for name, _, value in lines}
+    flags = (about.get("flags") or about.get("features") or "").split()
+    return {
+        "processor": about.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def finish(
@@ -29,6 +49,7 @@ def finish(
         content = {
             "command": command,
             "device": device_name(device),
+            "machine": machine(),
             "python": platform.python_version(),
             "versions": package_versions(),
             "figures": dict(figures),
