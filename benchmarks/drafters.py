@@ -32,6 +32,7 @@ from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Greedy
 from adaspec_rl.pairs.pair import Pair, load_pair
 
@@ -46,13 +47,15 @@ def lookup_seconds(ids: Sequence[list[int]], length: int) -> float:
     text = (text * (1 + (length + 3 * CALLS) // len(text)))[: length + 3 * CALLS]
     rng = random.Random(0)  # repeated prompts alone would be one endless match
     text = [token if rng.random() < 0.9 else rng.choice(text) for token in text]
-    sequence, lookup, rule = torch.tensor(text), NgramLookup(), Greedy()
-    lookup.propose(sequence[:length], 8, rule)
+    sequence = TokenSequence(text[:length], torch.device("cpu"), room=len(text))
+    lookup, rule = NgramLookup(), Greedy()
+    lookup.propose(sequence, 8, rule)
     taken = []
-    for call in range(1, CALLS + 1):
-        known = sequence[: length + 3 * call]
+    for call in range(CALLS):
+        known = text[length + 3 * call : length + 3 * (call + 1)]
         began = time.perf_counter()
-        lookup.propose(known, 8, rule)
+        sequence.extend(known)
+        lookup.propose(sequence, 8, rule)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 

@@ -38,6 +38,7 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.drafters import Draft, Drafter, Stop
 from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.pairs.pair import Pair, load_pair
 
@@ -56,13 +57,14 @@ class Hostile:
         self.drafter, self.vocab_size = drafter, vocab_size
         self.name = f"hostile_{drafter.name}"
         self.context_length = drafter.context_length
+        self.model = drafter.model
         self.until = math.inf
 
     def start(self) -> None:
         self.drafter.start()
 
     def propose(
-        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
         draft = self.drafter.propose(sequence, length, rule, stop)
         if len(sequence) >= self.until:

@@ -56,7 +56,9 @@ class ToyModel:
         self.resets += 1
         self.cache = []
 
-    def check(self) -> None:
+    pending = None
+
+    def check(self, found: int | None = None) -> None:
         pass
 
 

@@ -15,8 +15,8 @@ from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.stopping import RuleStop, RunningSurvival, ThresholdStop, chances
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
 
@@ -101,7 +101,7 @@ class LiveSession:
 
     @property
     def tokens(self) -> list[int]:
-        return list(self._generated)
+        return self._sequence.tokens[self._prompt_length :]
 
     def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
         """Begin: the target reads the prompt but for its last token; drafters read nothing yet.
@@ -124,16 +124,11 @@ class LiveSession:
                 f"{self.target.vocab_size - 1}"
             )
         room = min(limit, len(prompt) + self.max_new_tokens)
-        self._buffer = torch.empty(room, dtype=torch.long, device=self.target.device)
-        self._buffer[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
-        self._length = len(prompt)
-        self._room = room
+        self._sequence = TokenSequence(prompt, self.target.device, room)
+        self._prompt_length, self._room = len(prompt), room
         self._budget_reason = "context" if room < len(prompt) + self.max_new_tokens else "length"
-        self._prompt = list(prompt)
-        self._generated: list[int] = []
         self._finished = None
         self._signals = signals
-        self._automaton: SuffixAutomaton | None = None
         self._rule = new_verification(
             self.verification, self.sampling, seed, self.target.vocab_size, self.target.device
         )
@@ -144,8 +139,8 @@ class LiveSession:
         self.target.reset()
         for drafter in self.models:
             drafter.start()
-        if self._length > 1:
-            self.target.prefill(self._buffer[None, : self._length - 1])
+        if len(self._sequence) > 1:
+            self.target.prefill(self._sequence.on_device[None, :-1])
         self._begun = self._uses
 
     @property
@@ -171,17 +166,19 @@ class LiveSession:
         began = self.clock()
         if self._uses != self._begun:
             self._read_text()
-        n = self._length
+        n, buffer = len(self._sequence), self._sequence.buffer
         stop = self._stop(action)
         draft = self._draft(action, stop)
         drafted = len(draft) if draft else 0
-        logits = self.target.extend(self._buffer[None, n - 1 : n + drafted])[0]  # [k + 1, V]
+        logits = self.target.extend(buffer[None, n - 1 : n + drafted])[0]  # [k + 1, V]
         accepted, token = self._rule.verify(
-            logits, self._buffer[n : n + drafted], draft.log_probs if draft else None, n
+            logits, buffer[n : n + drafted], draft.log_probs if draft else None, n
         )
-        report = _report(draft, logits, accepted, token, self._signals)
-        values = report.tolist()  # the round's one synchronisation
-        self.target.check()
+        watched = self._watched(action.drafter if draft else None)
+        report = _report(draft, logits, accepted, token, [*watched.values()], self._signals)
+        values = report.cpu().tolist()  # the round's one synchronisation
+        for model in watched:
+            model.check(int(values.pop(0)))
         signals = _NOTHING
         survivals: tuple[float, ...] = ()
         if self._signals and draft:  # of the text as it was before the round
@@ -215,7 +212,7 @@ class LiveSession:
     def forecast(self) -> Forecast:
         for drafter, survival in zip(self.models, self.survival):
             if isinstance(drafter, NgramLookup):
-                return forecast(self._text(), survival)
+                return forecast(self._sequence.automaton, survival)
         return NO_FORECAST
 
     def _stop(self, action: Action) -> ThresholdStop | RuleStop | None:
@@ -223,7 +220,8 @@ class LiveSession:
             return None
         if action.rule is not None and "survival" not in action.rule.needs:
             return RuleStop(action.rule, None)
-        running = RunningSurvival(self.survival[action.drafter], self._text(), self._last)
+        text = self._sequence.automaton
+        running = RunningSurvival(self.survival[action.drafter], text, text.tokens[-1])
         if action.rule is not None:
             return RuleStop(action.rule, running)
         return ThresholdStop(action.threshold, running)
@@ -239,28 +237,28 @@ class LiveSession:
         found = stop.running.chances if stop and stop.running else []
         if len(found) < len(values):
             survival, tokens = self.survival[drafter], [int(value) for value in values]
-            found = chances(survival, signals, self._text(), tokens, self._last).tolist()
+            text = self._sequence.automaton
+            found = chances(survival, signals, text, tokens, text.tokens[-1]).tolist()
         return tuple(itertools.accumulate(found, operator.mul))
 
-    @property
-    def _last(self) -> int:
-        return (self._generated or self._prompt)[-1]
-
-    def _text(self) -> SuffixAutomaton:
-        """All committed tokens; read when it is first asked for."""
-        if self._automaton is None:
-            self._automaton = SuffixAutomaton(self._prompt + self._generated)
-        return self._automaton
+    def _watched(self, drafter: int | None) -> dict[LanguageModel, torch.Tensor]:
+        """The models of a round that say only when they are asked if something is wrong."""
+        models = [self.target, *([] if drafter is None else [self.models[drafter].model])]
+        return {
+            model: model.pending
+            for model in models
+            if model is not None and model.pending is not None
+        }
 
     def _draft(self, action: Action, stop: ThresholdStop | RuleStop | None) -> Draft | None:
         if not action.length:
             return None
-        n, drafter = self._length, self.models[action.drafter]
+        n, drafter = len(self._sequence), self.models[action.drafter]
         length = min(action.length, self._room - n - 1, drafter.context_length - n + 1)
         if length < 1:
             return None
-        draft = drafter.propose(self._buffer[:n], length, self._rule, stop)
-        self._buffer[n : n + len(draft)] = draft.tokens
+        draft = drafter.propose(self._sequence, length, self._rule, stop)
+        self._sequence.buffer[n : n + len(draft)] = draft.tokens
         return draft if len(draft) else None
 
     def _commit(self, accepted: int, proposed: list[float]) -> tuple[int, tuple[int, ...]]:
@@ -272,13 +270,9 @@ class LiveSession:
                 emitted = emitted[: index + 1]
                 accepted = min(accepted, index + 1)
                 break
-        self._length += len(emitted)
-        self._buffer[self._length - 1] = emitted[-1]
-        self._generated += emitted
-        if self._automaton is not None:
-            self._automaton.extend(emitted)
-        self.target.rollback(self._length - 1)
-        if self._finished is None and self._length == self._room:
+        self._sequence.extend(emitted)
+        self.target.rollback(len(self._sequence) - 1)
+        if self._finished is None and len(self._sequence) == self._room:
             self._finished = self._budget_reason
         return accepted, tuple(emitted)
 
@@ -291,15 +285,17 @@ def _report(
     logits: torch.Tensor,
     accepted: torch.Tensor,
     token: torch.Tensor,
+    pending: Sequence[torch.Tensor],
     signals: bool,
 ) -> torch.Tensor:
     """All that the host learns of a round, in one float64 vector.
 
-    `[accepted, drafted tokens (k), next token]` and, with `signals`, `[target entropy, target top
-    probability]` and the signals of each drafted token.
+    `[what is pending of each model, accepted, drafted tokens (k), next token]` and, with `signals`,
+    `[target entropy, target top probability]` and the signals of each drafted token.
     """
     drafted = [] if draft is None else [draft.tokens]
-    chosen = torch.cat([accepted.view(1), *drafted, token.view(1)]).double()
+    whole = [*pending, accepted, *drafted, token]
+    chosen = torch.cat([values.view(-1) for values in whole]).double()
     if not signals:
         return chosen
     parts = [chosen, target_signals(row(logits, accepted))]  # where the next token comes from

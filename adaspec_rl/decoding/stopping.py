@@ -1,7 +1,9 @@
 """Early stopping within a draft, by the estimated chance that all of it survives."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +13,65 @@ from adaspec_rl.decoding.signals import draft_signals
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.verification import Choice, PointMass
+from adaspec_rl.engine.reading import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a drafted token; what was not asked for is 0."""
+
+    token: int
+    log_prob: float = 0.0  # nats, in what it was chosen from
+    margin: float = 0.0  # how far its score is above every other's
+    entropy: float = 0.0  # nats, of the drafter's own distribution
+
+
+def look(
+    logits: torch.Tensor | None, choice: Choice | PointMass, needs: frozenset[str]
+) -> Callable[[], Seen]:
+    """Ask for fields of `Seen`; the answer says them, as late as it is wanted.
+
+    On the CPU nothing is computed before. Elsewhere the device computes them now, and they come to
+    the host while it goes on: only the call waits.
+    """
+    if isinstance(choice, PointMass):
+        return partial(Seen, choice.token)
+    assert logits is not None
+    if choice.token.device.type == "cpu":
+        return partial(_look_here, logits, choice, needs)
+    return partial(_arrived, Reading(_look_there(logits, choice, needs)), needs)
+
+
+def _look_here(logits: torch.Tensor, choice: Choice, needs: frozenset[str]) -> Seen:
+    entropy = log_prob = margin = 0.0
+    if "margin" in needs:
+        token, margin = choice.weighed()
+    else:
+        token = int(choice.token.item())
+    if "entropy" in needs:
+        found = draft_signals(
+            logits[None], choice.token, choice.log_probs[None], choice.scores[None]
+        )
+        log_prob, entropy = found[0, :2].tolist()
+    elif "log_prob" in needs:
+        log_prob = choice.log_prob()
+    return Seen(token, log_prob, margin, entropy)
+
+
+def _look_there(logits: torch.Tensor, choice: Choice, needs: frozenset[str]) -> torch.Tensor:
+    """The token and the fields of `needs` in alphabetical order, float64."""
+    ways = {
+        "entropy": lambda: torch.special.entr(logits.softmax(-1)).sum(),
+        "log_prob": choice.log_prob_on_device,
+        "margin": choice.margin_on_device,
+    }
+    found = [choice.token[0].double(), *(ways[name]().double() for name in sorted(needs))]
+    return torch.stack(found)
+
+
+def _arrived(reading: Reading, needs: frozenset[str]) -> Seen:
+    token, *values = reading.wait()
+    return Seen(int(token), **dict(zip(sorted(needs), values)))
 
 
 class RunningSurvival:
@@ -18,28 +79,32 @@ class RunningSurvival:
 
     Attributes:
         chances: estimated for each token.
+        needs: the fields of `Seen` that estimates are made from.
     """
 
     def __init__(self, survival: Survival, text: SuffixAutomaton, previous: int) -> None:
         """`previous` is the last committed token, which `text` ends with."""
         self.chances: list[float] = []
+        wanted = {"log_prob": survival.needs_log_prob, "margin": survival.needs_match}
+        self.needs = frozenset(name for name, needed in wanted.items() if needed)
         self._survival = survival
         self._previous = previous
         self._suffix = text.suffix() if survival.needs_match else None
         self._all = 1.0
 
-    def append(self, choice: Choice | PointMass) -> float:
+    def append(self, seen: Seen) -> float:
         """The chance that the draft survives with this token at its end."""
         survival, suffix = self._survival, self._suffix
-        log_prob = choice.log_prob() if survival.needs_log_prob else 0.0
         if suffix is None:
-            chance = survival.one(0, 0, log_prob, 0.0, 0, False)
+            chance = survival.one(0, 0, seen.log_prob, 0.0, 0, False)
         else:
-            token, margin = choice.weighed()
+            token = seen.token
             if self.chances:  # only now is it known that the token before is of use
                 suffix.append(self._previous)
             agrees = suffix.guess == token
-            chance = survival.one(token, self._previous, log_prob, margin, suffix.match, agrees)
+            chance = survival.one(
+                token, self._previous, seen.log_prob, seen.margin, suffix.match, agrees
+            )
             self._previous = token
         self.chances.append(chance)
         self._all *= chance
@@ -52,9 +117,13 @@ class ThresholdStop:
     def __init__(self, threshold: float, running: RunningSurvival) -> None:
         self.threshold = threshold
         self.running = running
+        self._told: Callable[[], Seen]
 
-    def __call__(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> bool:
-        return self.running.append(choice) < self.threshold
+    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> None:
+        self._told = look(logits, choice, self.running.needs)
+
+    def __call__(self) -> bool:
+        return self.running.append(self._told()) < self.threshold
 
 
 class RuleStop:
@@ -64,21 +133,20 @@ class RuleStop:
         """`running` is None where the rule does not need the survival."""
         self.rule = rule
         self.running = running
-        self._entropy = "entropy" in rule.needs
+        self._needs = frozenset({"log_prob"} | ({"entropy"} & rule.needs))
+        if running:
+            self._needs |= running.needs
         self._depth = 0
+        self._told: Callable[[], Seen]
 
-    def __call__(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> bool:
+    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> None:
+        self._told = look(logits, choice, self._needs)
+
+    def __call__(self) -> bool:
+        seen = self._told()
         self._depth += 1
-        entropy = 0.0
-        if self._entropy and logits is not None and isinstance(choice, Choice):
-            found = draft_signals(
-                logits[None], choice.token, choice.log_probs[None], choice.scores[None]
-            )
-            log_prob, entropy = found[0, :2].tolist()
-        else:
-            log_prob = choice.log_prob()
-        survival = self.running.append(choice) if self.running else 1.0
-        return self.rule(DraftedToken(self._depth, math.exp(log_prob), entropy, survival))
+        survival = self.running.append(seen) if self.running else 1.0
+        return self.rule(DraftedToken(self._depth, math.exp(seen.log_prob), seen.entropy, survival))
 
 
 def agreement(text: SuffixAutomaton, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:

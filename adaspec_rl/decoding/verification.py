@@ -22,15 +22,12 @@ class Choice:
     """A drafter's token and what it was chosen from."""
 
     token: torch.Tensor  # [1]
-    log_probs: torch.Tensor  # [V], what `verify` needs; greedy: up to a constant
+    log_probs: torch.Tensor  # [V], what `verify` needs
     scores: torch.Tensor  # [V]
+    normalised: bool = True  # whether `log_probs` sum to 1; greedily they are up to a constant
 
     def weighed(self) -> tuple[int, float]:
-        """The token's id, and how far its score is above every other's: waits for both."""
-        if self.scores.device.type != "cpu":
-            margin = choice_margin(self.scores, self.token[0])
-            token, known = torch.stack([self.token[0].double(), margin.double()]).tolist()
-            return int(token), known
+        """The token's id, and how far its score is above every other's; on the CPU only."""
         token, scores = int(self.token.item()), self.scores.numpy()
         own = scores.item(token)
         scores[token] = -math.inf  # quicker than a copy without it
@@ -39,14 +36,21 @@ class Choice:
         return token, min(own - second, LARGEST_MARGIN)
 
     def log_prob(self) -> float:
-        """The token's log-probability in what it was chosen from, in nats: waits for it."""
-        if self.log_probs.device.type == "cpu":  # plain indexing takes several times as long
-            value = self.log_probs.numpy().item(int(self.token.item()))
-        else:
-            value = self.log_probs[self.token].item()
-        if self.log_probs is self.scores:  # greedy: not normalised
+        """The token's log-probability in what it was chosen from, in nats; on the CPU only."""
+        # Plain indexing takes several times as long.
+        value = self.log_probs.numpy().item(int(self.token.item()))
+        if not self.normalised:
             value -= self.log_probs.logsumexp(-1).item()
         return value
+
+    def margin_on_device(self) -> torch.Tensor:
+        """What `weighed` says of the score, scalar."""
+        return choice_margin(self.scores, self.token[0])
+
+    def log_prob_on_device(self) -> torch.Tensor:
+        """What `log_prob` says, scalar."""
+        value = self.log_probs.gather(0, self.token)[0]
+        return value if self.normalised else value - self.log_probs.logsumexp(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ class Greedy:
     """Temperature 0: a drafted token stands iff it is the target's most probable one."""
 
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        return Choice(best(logits), logits, logits)
+        return Choice(best(logits), logits, logits, normalised=False)
 
     def weigh(
         self, logits: torch.Tensor, positions: Sequence[int]

@@ -2,20 +2,24 @@
 
 import torch
 
-_NONE = torch.iinfo(torch.int64).max  # no bad position seen
+_NONE = 1 << 40  # no bad position seen
 
 
 class FiniteCheck:
     """Watches the logits of one model.
 
     On the CPU a bad forward raises at once. On CUDA reading a value would stall the queue, so the
-    first bad position is kept on the device until `check` reads it.
+    first bad position is kept on the device until somebody reads it.
+
+    Attributes:
+        pending: that position, a scalar that `check` understands; None on the CPU.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name = name
-        self._deferred = device.type != "cpu"
-        self.first_bad = torch.full((), _NONE, dtype=torch.long, device=device)
+        self.pending: torch.Tensor | None = None
+        if device.type != "cpu":
+            self.pending = torch.full((), _NONE, dtype=torch.long, device=device)
 
     def watch(self, logits: torch.Tensor, positions: torch.Tensor) -> None:
         """Look at float32 `logits` `[B, K, V]` whose rows stand at `positions` `[B, K]`.
@@ -23,25 +27,29 @@ class FiniteCheck:
         Raises:
             FloatingPointError: on the CPU, if a logit is NaN or infinite.
         """
-        if self._deferred:
+        if self.pending is not None:
             bad = torch.where(logits.isfinite().all(-1), _NONE, positions)  # [B, K]
-            torch.minimum(self.first_bad, bad.amin(), out=self.first_bad)
+            torch.minimum(self.pending, bad.amin(), out=self.pending)
         else:
             bad = positions[~logits.isfinite().all(-1)]
             if len(bad):
                 self._fail(int(bad.min()))
 
-    def check(self) -> None:
-        """Raise what `watch` deferred. Synchronises with the device.
+    def check(self, found: int | None = None) -> None:
+        """Raise what `watch` deferred.
+
+        Args:
+            found: what `pending` was; None: it is read, which waits for the device.
 
         Raises:
             FloatingPointError: some forward since the last check made a NaN or infinite logit.
         """
-        if self._deferred:
-            position = int(self.first_bad)
-            if position != _NONE:
-                self.first_bad.fill_(_NONE)
-                self._fail(position)
+        if self.pending is None:
+            return
+        position = int(self.pending) if found is None else found
+        if position != _NONE:
+            self.pending.fill_(_NONE)
+            self._fail(position)
 
     def _fail(self, position: int) -> None:
         raise FloatingPointError(

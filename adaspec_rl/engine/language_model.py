@@ -51,8 +51,17 @@ class LanguageModel(Protocol):
         """Free all that is not weights; `reset` makes it anew."""
         ...
 
-    def check(self) -> None:
-        """Raise what a forward on a GPU put off; call it when the device has been waited for.
+    @property
+    def pending(self) -> torch.Tensor | None:
+        """What `check` looks at, a scalar on the GPU; None on the CPU."""
+        ...
+
+    def check(self, found: int | None = None) -> None:
+        """Raise what forwards on a GPU put off.
+
+        Args:
+            found: the value of `pending`, where it has come to the host with something else; None:
+                it is read, which waits for the device.
 
         Raises:
             FloatingPointError: logits were NaN or infinite; names the model and the position.

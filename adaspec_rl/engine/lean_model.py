@@ -141,10 +141,13 @@ class LeanModel:
         del self._keys, self._values, self._bands, self._rope, self._steps, self._slot_positions
         self.last_hidden = None
 
-    def check(self) -> None:
-        """Raise a FloatingPointError that a forward on CUDA deferred. Synchronises."""
+    @property
+    def pending(self) -> torch.Tensor | None:
+        return self._finite.pending
+
+    def check(self, found: int | None = None) -> None:
         try:
-            self._finite.check()
+            self._finite.check(found)
         except FloatingPointError:
             self._wipe()
             raise
@@ -237,8 +240,14 @@ class LeanModel:
 
     def _positions(self, offset: int, width: int) -> torch.Tensor:
         """Positions `length + offset ...` of every row, `[B, width]`."""
-        first = [[length + offset] for length in self._cache.lengths]
-        return torch.tensor(first, device=self.device) + self._steps[:width]
+        return self._starts()[:, None] + offset + self._steps[:width]
+
+    def _starts(self) -> torch.Tensor:
+        """The rows' lengths on the device, `[B]`, without waiting for it."""
+        cache = self._cache
+        if cache.uniform:
+            return torch.full((cache.batch,), cache.longest, device=self.device)
+        return torch.tensor(cache.lengths).to(self.device, non_blocking=True)
 
     def _causal_plan(self, start: int, width: int) -> Plan:
         """All rows append at `start`: every tensor is a slice."""
@@ -309,9 +318,8 @@ class LeanModel:
         while span < cache.longest + width:
             span *= 2
         span = min(span, cache.capacity)
-        starts = torch.tensor(cache.lengths).to(self.device, non_blocking=True)
         key = (cache.batch, width, span, keep, layers)
-        logits, hidden = self._graphs.run(key, (tokens, starts), span, keep, layers)
+        logits, hidden = self._graphs.run(key, (tokens, self._starts()), span, keep, layers)
         return logits.clone(), hidden.clone()  # the next replay overwrites them
 
     def _narrow_forward(

@@ -101,9 +101,12 @@ class TransformersModel:
     def release(self) -> None:
         self.reset()  # the cache holds nothing until it is used
 
-    def check(self) -> None:
-        """Raise a FloatingPointError that a forward on CUDA deferred. Synchronises."""
-        self._finite.check()
+    @property
+    def pending(self) -> torch.Tensor | None:
+        return self._finite.pending
+
+    def check(self, found: int | None = None) -> None:
+        self._finite.check(found)
 
     def _forward(self, tokens: torch.Tensor, keep: int) -> torch.Tensor:
         options: dict[str, Any] = {self._cache_name: self._cache}

@@ -264,7 +264,8 @@ def _batched(
     tokens = torch.tensor(stretched(prompt, single.context)).repeat(batch, 1)
 
     def timed(model: LanguageModel, widths: Sequence[int]) -> list[float]:
-        on_device = tokens.to(model.device)
+        # A drafter may know fewer tokens than the target.
+        on_device = tokens.clamp_max(model.vocab_size - 1).to(model.device)
         model.reset(batch)
         model.extend(on_device, keep=1)
         rows: list[list[float]] = []

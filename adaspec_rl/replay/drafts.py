@@ -19,6 +19,7 @@ from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Evidence, Survival
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification, weigh_rows
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.replay.texts import Text
@@ -93,9 +94,8 @@ def draft_everywhere(
 
     `noise=False` leaves coupling's noise out of the signal `choice_margin`, as rejection sampling
     knows none. (A token that coupling accepts with a chance a, rejection accepts with a or more.)
-    Drafters that run no `LeanModel`, or whose context a text fills, go position by position, and so
-    do texts with tokens that the drafter does not know. `progress` is told what share is done, many
-    times a text.
+    Drafters that run no `LeanModel`, or whose context a text fills, go position by position.
+    `progress` is told what share is done, many times a text.
     """
     summon(drafter)
     longest = max(map(len_of, texts))
@@ -111,24 +111,15 @@ def draft_everywhere(
             )
             for n, (text, rule) in enumerate(zip(texts, rules))
         ]
-    known = drafter.model.vocab_size
-    found = {
-        b: draft_one_by_one(drafter, text, rules[b], max_length, noise=noise)
-        for b, text in enumerate(texts)
-        if max(text.prompt.max(), text.tokens.max()) >= known
-    }
-    alone = len(found)
+    found: dict[int, Drafts] = {}
     rows = max(1, LOGITS // (longest * drafter.vocab_size))
     # Side by side, texts take as long as the one with most ways of its own: put like with like.
-    order = sorted(
-        (b for b in range(len(texts)) if b not in found),
-        key=lambda b: float(np.mean(texts[b].target_entropy)),
-    )
+    order = sorted(range(len(texts)), key=lambda b: float(np.mean(texts[b].target_entropy)))
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
         own = [texts[b] for b in part], [rules[b] for b in part]
         tree = _Tree(drafter, drafter.model, *own, noise=noise)
-        within = part_of(progress, (alone + start) / len(texts), len(part) / len(texts))
+        within = part_of(progress, start / len(texts), len(part) / len(texts))
         found |= zip(part, tree.drafts(max_length, within))
     return [found[b] for b in range(len(texts))]
 
@@ -149,8 +140,9 @@ def draft_one_by_one(
     noise: bool = True,
 ) -> Drafts:
     """The same for any drafter, position by position: slower, as decoding itself would do it."""
-    whole = torch.tensor(np.concatenate([text.prompt, text.tokens]), dtype=torch.long)
+    device = drafter.model.device if drafter.model else torch.device("cpu")
     count, start = len(text.tokens), len(text.prompt)
+    sequence = TokenSequence(text.prompt.tolist(), device, room=start + count)
     found = Drafts.empty(count, max_length)
     drafter.start()
     for g in range(count):
@@ -158,8 +150,9 @@ def draft_one_by_one(
         length = min(max_length, drafter.context_length - n + 1)
         if length < 1:
             break
-        draft = drafter.propose(whole[:n], length, rule)
+        draft = drafter.propose(sequence, length, rule)
         drafter.keep(n)
+        sequence.extend([int(text.tokens[g])])
         length = len(draft)  # nothing where a lookup finds nothing
         found.tokens[g, :length] = draft.tokens.cpu().numpy()
         if draft.logits is not None:
@@ -167,6 +160,8 @@ def draft_one_by_one(
             signals = draft_signals(draft.logits, draft.tokens, draft.log_probs, scores)
             found.signals[g, :length] = signals.cpu().numpy()
         progress((g + 1) / count)
+    if drafter.model:
+        drafter.model.check()
     return found
 
 
@@ -199,7 +194,7 @@ class _Tree:
         self._forward = model.forward
         if isinstance(drafter, EarlyExit):
             read = self._forward = partial(model.forward, layers=drafter.layers)
-        self.logits = read(padded.to(model.device))  # [B, T - 1, V]
+        self.logits = read(drafter.readable(padded.to(model.device)))  # [B, T - 1, V]
 
     def drafts(self, max_length: int, progress: Callable[[float], None]) -> list[Drafts]:
         """Of every text, up to `max_length` tokens."""
@@ -220,6 +215,7 @@ class _Tree:
             progress((1 + min(1.0, (first + size) / most) * max_length) / (1 + max_length))
         for ways, drafts in zip(own, found):
             _inherit(drafts, set(ways))
+        self.model.check()
         return found
 
     def _grow(
@@ -244,6 +240,7 @@ class _Tree:
                 found[b].signals[row, depth] = signals[b, : len(row)]
             if depth + 1 < max_length:
                 mask = torch.cat([mask, own], dim=-1)
+                tokens = self.drafter.readable(tokens)
                 logits = self._forward(tokens, positions=first + depth, mask=mask)
         self.model.rollback(self.trunk)
 

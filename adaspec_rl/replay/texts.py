@@ -121,6 +121,7 @@ def _side_by_side(
         # A finished row reads its last token over and over, and never grows.
         target.rollback(torch.tensor([row.length - 1 for row in rows]))
         progress(max(len(row.tokens) for row in rows) / most)
+    target.check()
     return [row.text() for row in rows]
 
 

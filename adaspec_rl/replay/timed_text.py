@@ -14,7 +14,7 @@ from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.stopping import RunningSurvival, ThresholdStop
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification, new_verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.replay.cost_estimates import Kind, Timings
@@ -27,11 +27,11 @@ class SureLookup(NgramLookup):
     """A lookup that always finds as many tokens as it is asked for."""
 
     def propose(
-        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
         draft = super().propose(sequence, length, rule, stop)
-        lacking = length - len(draft)
-        return Draft(torch.cat([draft.tokens, sequence[-1:].expand(lacking)])) if lacking else draft
+        lacking = sequence.on_device[-1:].expand(length - len(draft))
+        return Draft(torch.cat([draft.tokens, lacking])) if len(lacking) else draft
 
 
 def endless(session: LiveSession, max_length: int) -> LiveSession:
@@ -65,7 +65,7 @@ class TimedText:
             session.verification, session.sampling, 0, target.vocab_size, target.device
         )
         period = max(len(prompt) // 2, spec.max_length + 2)
-        self._repeating = torch.tensor(stretched(prompt, period) * 2, device=target.device)
+        self._repeating = TokenSequence(stretched(prompt, period) * 2, target.device)
         self._signals = False
         self._policy = _policy(spec)
 
@@ -92,7 +92,7 @@ class TimedText:
         name = kind[0]
         if name == "verification":
             target, clock = self.session.target, self.session.clock
-            seconds = timed_forward(target, self._text()[None], kind[1], clock)
+            seconds = timed_forward(target, self._text().on_device[None], kind[1], clock)
         elif name in ("draft", "stopping"):
             self._catch_up(kind[1])
             seconds = self._drafting(kind[1], kind[2], stops=name == "stopping")
@@ -126,13 +126,12 @@ class TimedText:
     def _drafting(self, number: int, length: int, stops: bool = False) -> float:
         """One draft, which the drafter then forgets."""
         drafter, sequence = self._stand(number)
-        text = SuffixAutomaton(sequence.tolist()) if stops else None
-        clock = self.session.clock
+        text, clock = sequence.automaton, self.session.clock
         began = clock()
         stop = None
-        if text is not None:
+        if stops:
             survival = self.session.survival[number]
-            stop = ThresholdStop(NEVER, RunningSurvival(survival, text, int(sequence[-1])))
+            stop = ThresholdStop(NEVER, RunningSurvival(survival, text, text.tokens[-1]))
         draft = drafter.propose(sequence, length, self._rule, stop)
         draft.tokens[-1].item()  # waits for the device
         seconds = clock() - began
@@ -141,16 +140,15 @@ class TimedText:
         self._read[number] = len(self.session.tokens)
         return seconds
 
-    def _stand(self, number: int) -> tuple[Drafter, torch.Tensor]:
+    def _stand(self, number: int) -> tuple[Drafter, TokenSequence]:
         """A drafter and what it drafts after: a lookup needs a text that repeats itself."""
         if number in self._lookups:
             return self._lookups[number], self._repeating
         return self.session.models[number], self._text()
 
-    def _text(self) -> torch.Tensor:
-        """All tokens so far, `[n]`."""
-        tokens = self.prompt + self.session.tokens
-        return torch.tensor(tokens, dtype=torch.long, device=self.session.target.device)
+    def _text(self) -> TokenSequence:
+        """All tokens so far."""
+        return TokenSequence(self.prompt + self.session.tokens, self.session.target.device)
 
 
 def stretched(prompt: Sequence[int], length: int) -> list[int]:

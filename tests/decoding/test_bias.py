@@ -126,15 +126,18 @@ def test_a_draft_that_loses_the_token_it_stopped_at_is_found_out(monkeypatch):
     """The classic mistake: to look at a token, and then not to let it be verified."""
     propose = DraftModel.propose
 
+    class Overheard:
+        def __init__(self, stop):
+            self.tell, self.stop, self.said = stop.tell, stop, False
+
+        def __call__(self):
+            self.said = self.stop()
+            return self.said
+
     def peeking(self, sequence, length, rule, stop=None):
-        said = [False]
-
-        def told(logits, choice):
-            said.append(stop(logits, choice))
-            return said[-1]
-
-        draft = propose(self, sequence, length, rule, told if stop else None)
-        keep = len(draft) - said[-1]
+        heard = Overheard(stop) if stop else None
+        draft = propose(self, sequence, length, rule, heard)
+        keep = len(draft) - bool(heard and heard.said)
         cut = (draft.tokens, draft.logits, draft.log_probs, draft.scores)
         return Draft(*(values[:keep] for values in cut))
 

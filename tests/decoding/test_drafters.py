@@ -14,6 +14,7 @@ from adaspec_rl.decoding.drafters import DraftModel, EarlyExit, NgramLookup
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Greedy, PointMass
 from adaspec_rl.engine.lean_model import LeanModel
 from tests.engine.checkpoints import new_model, random_tokens
@@ -32,6 +33,10 @@ def lean(seed: int = 0, layers: int = 3) -> LeanModel:
     torch.manual_seed(seed)
     model = new_model("llama", **(SHAPE | {"num_hidden_layers": layers}))
     return LeanModel.from_tensors(model.config.to_dict(), model.state_dict().items(), f"m{seed}")
+
+
+def written(tokens: list[int], room: int | None = None) -> TokenSequence:
+    return TokenSequence(tokens, torch.device("cpu"), room)
 
 
 def every_kind(target: LeanModel) -> list:
@@ -93,29 +98,31 @@ def test_rejection_sampling_keeps_the_distribution_whatever_is_looked_up():
 
 def test_a_lookup_continues_as_the_text_did_before():
     lookup = NgramLookup()
-    lookup.start()
-    text = torch.tensor([5, 1, 2, 3, 4, 9, 1, 2])
+    text = written([5, 1, 2, 3, 4, 9, 1, 2], room=12)
     assert lookup.propose(text, 4, Greedy()).tokens.tolist() == [3, 4, 9, 1]
-    text = torch.cat([text, torch.tensor([3, 7])])  # 7 is new
+    text.extend([3, 7])  # 7 is new
     draft = lookup.propose(text, 4, Greedy())
     assert len(draft) == 0 and draft.tokens.dtype == torch.int64
-    text = torch.cat([text, torch.tensor([2, 3])])  # followed by 4 and, later, by 7
+    text.extend([2, 3])  # followed by 4 and, later, by 7
     assert lookup.propose(text, 2, Greedy()).tokens.tolist() == [7, 2]
-    lookup.start()
-    assert len(lookup.propose(torch.tensor([1, 2]), 4, Greedy())) == 0
+    assert len(lookup.propose(written([1, 2]), 4, Greedy())) == 0
 
 
 def test_a_lookup_stops_when_it_is_told_to():
-    lookup = NgramLookup()
-    told: list[int] = []
+    class Second:
+        def __init__(self) -> None:
+            self.told: list[int] = []
 
-    def stop(logits, choice: PointMass) -> bool:
-        assert logits is None
-        told.append(choice.weighed()[0])
-        return len(told) == 2
+        def tell(self, logits, choice: PointMass) -> None:
+            assert logits is None
+            self.told.append(choice.token)
 
-    draft = lookup.propose(torch.tensor([1, 2, 3, 4, 1]), 6, Greedy(), stop)
-    assert draft.tokens.tolist() == told == [2, 3]
+        def __call__(self) -> bool:
+            return len(self.told) == 2
+
+    stop = Second()
+    draft = NgramLookup().propose(written([1, 2, 3, 4, 1]), 6, Greedy(), stop)
+    assert draft.tokens.tolist() == stop.told == [2, 3]
 
 
 def test_a_lookup_that_finds_nothing_makes_a_plain_round():
@@ -134,7 +141,7 @@ def test_an_early_exit_drafts_what_the_first_layers_say(layers):
     prompt = random_tokens(1, 12, 3)[0]
     target.prefill(prompt[None, :-1])
     before = target._cache.data.data_ptr()
-    draft = exit_.propose(prompt, 4, Greedy())
+    draft = exit_.propose(written(prompt.tolist()), 4, Greedy())
     assert target.lengths.tolist() == [11]  # as if nothing had happened
     assert target._cache.data.data_ptr() == before  # and in the same memory
     text = prompt.tolist()

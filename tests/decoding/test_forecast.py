@@ -10,6 +10,7 @@ from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.forecast import DEPTH, NEGLIGIBLE, forecast, forecasts
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import ProductSurvival
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Greedy
 from tests.replay.recordings import random_head
 
@@ -24,8 +25,8 @@ def test_a_sure_lookup_is_expected_to_bring_all_of_it():
 def test_it_is_the_sum_of_the_chances_of_what_would_be_drafted(text, seed):
     head = random_head(6, seed, log_probs=False)
     lookup, chance, expected = NgramLookup(), 1.0, []
-    lookup.start()
-    draft = lookup.propose(torch.tensor(text), DEPTH, Greedy()).tokens.tolist()
+    sequence = TokenSequence(text, torch.device("cpu"))
+    draft = lookup.propose(sequence, DEPTH, Greedy()).tokens.tolist()
     suffix, previous = SuffixAutomaton(text).suffix(), text[-1]
     for token in draft:
         chance *= head.one(token, previous, 0.0, 0.0, suffix.match, True)

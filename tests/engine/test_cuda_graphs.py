@@ -119,7 +119,7 @@ def test_bad_logits_wait_for_check(monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(theirs, token=7)
     ours = LeanModel.from_tensors(theirs.config.to_dict(), theirs.state_dict().items(), "small")
     monkeypatch.setattr(ours, "_on_cpu", False)
-    monkeypatch.setattr(ours._finite, "_deferred", True)
+    monkeypatch.setattr(ours._finite, "pending", torch.tensor(1 << 40))
     ours.prefill(torch.zeros(1, 1400, dtype=torch.long))
     ours.check()
     ours.extend(torch.tensor([[7]]))

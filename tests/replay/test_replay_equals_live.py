@@ -157,7 +157,7 @@ def test_toy_models_replay_as_they_decode(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_drafter_that_does_not_know_all_tokens_drafts_as_long_as_it_can_read(
+def test_a_drafter_that_does_not_know_all_tokens_reads_its_last_one_in_their_place(
     tmp_path, temperature
 ):
     pair = toys()
@@ -168,11 +168,12 @@ def test_a_drafter_that_does_not_know_all_tokens_drafts_as_long_as_it_can_read(
     live, replay = pair.session(recording, used), ReplaySession(trace, COSTS)
     for number, prompt in enumerate(PROMPTS):
         assert_same(live, replay, prompt, number, [Action(3), Action(2, 1), Action(4), Action(0)])
-        whole = [*prompt, *trace.texts[number].tokens.tolist()]
-        unknown = next((n for n, token in enumerate(whole) if token >= 6), len(whole))
-        first = int(trace.starts[number])
-        drafted = trace.drafters[0].tokens[first : first + len(whole) - len(prompt), 0] >= 0
-        assert drafted.tolist() == [n <= unknown for n in range(len(prompt), len(whole))]
+        if temperature == 0:
+            whole = torch.tensor([*prompt, *trace.texts[number].tokens.tolist()]).clamp_max(5)
+            first = int(trace.starts[number])
+            for n in range(len(prompt), len(whole)):
+                drafted = trace.drafters[0].tokens[first + n - len(prompt), 0]
+                assert drafted == small.logits(whole[:n].tolist()).argmax()
     assert any(max(text.tokens) >= 6 for text in trace.texts)
 
 
@@ -215,7 +216,7 @@ def test_texts_beyond_a_drafters_vocabulary_are_drafted_like_those_within():
     rules = text_rules(ToyModel(drafter.vocab_size), range(3), "coupled", Sampling(0.8))
     for text, rule, found in zip(texts, rules, draft_everywhere(drafter, texts, rules, 4)):
         assert_same_drafts(found, draft_one_by_one(drafter, text, rule, 4))
-        assert ((found.tokens >= 0).sum(axis=1) > 0).sum() == (7 if text is texts[1] else 12)
+        assert (found.tokens >= 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_by_forwards
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.language_model import LanguageModel
 
@@ -18,7 +19,8 @@ PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and
 class DraftModel:
     """A small language model. One forward pass a drafted token; the first one also catches up.
 
-    Where the text holds a token that only the target knows, its drafts are empty.
+    Tokens that only the target knows are read as the last one that the model knows: what it drafts
+    after them is less likely to be accepted, and no less valid.
 
     Attributes:
         offloading: what may take its weights off the device; None: nothing does.
@@ -44,32 +46,26 @@ class DraftModel:
         self._read = 0
 
     def propose(
-        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
+        text = sequence.on_device
         if self.offloading is not None and not self.offloading.ready(self):
-            return Draft(sequence[:0])
+            return Draft(text[:0])
         if self.model.resets != self._resets:  # somebody else has used it
             self.forget()
-        if not self._can_read(sequence[self._read :]):
-            return Draft(sequence[:0])
         if not self._read:
             self.model.reset()
             self._resets = self.model.resets
-        n = len(sequence)
-        draft = draft_by_forwards(self._logits, sequence[self._read :], n, length, rule, stop)
-        self._read = n + len(draft) - 1  # the last drafted token was not read
-        return draft
-
-    def _can_read(self, unread: torch.Tensor) -> bool:
-        """Whether the model has embeddings of all tokens; the target may know more of them."""
-        known = self.model.vocab_size
-        return known >= self.vocab_size or bool((unread < known).all())
+        return draft_by_forwards(
+            self._logits, text[self._read :], len(sequence), length, rule, stop
+        )
 
     def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.fit(self.model.extend(tokens, keep=1)[0, 0])
+        logits = self.model.extend(self.readable(tokens), keep=1)[0, 0]
+        self._read += tokens.shape[1]
+        return self.fit(logits)
 
     def keep(self, length: int) -> None:
-        self.model.check()
         if length < self._read:
             self.model.rollback(length)
             self._read = length
@@ -77,6 +73,11 @@ class DraftModel:
     def rest(self) -> None:
         if self.offloading is not None:
             self.offloading.rest(self)
+
+    def readable(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens`, of which the target may know more, as the model reads them."""
+        known = self.model.vocab_size
+        return tokens if known >= self.vocab_size else tokens.clamp_max(known - 1)
 
     def fit(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits `[..., V]` of the target's vocabulary, cut or padded."""

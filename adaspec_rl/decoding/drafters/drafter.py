@@ -6,7 +6,9 @@ from typing import Protocol
 
 import torch
 
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Choice, PointMass, Verification
+from adaspec_rl.engine.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,16 @@ class Draft:
         return len(self.tokens)
 
 
-# Told each drafted token's logits `[V]` (None: there are none) and choice, it says whether to stop.
-Stop = Callable[[torch.Tensor | None, Choice | PointMass], bool]
+class Stop(Protocol):
+    """Decides, token by token, where a draft ends."""
+
+    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> None:
+        """The draft has one more token, from logits `[V]`; None: there are none."""
+        ...
+
+    def __call__(self) -> bool:
+        """Whether the token that was told last ends the draft; may wait for the device."""
+        ...
 
 
 class Drafter(Protocol):
@@ -33,14 +43,19 @@ class Drafter(Protocol):
     context_length: int  # the most tokens that it can read
     starts: int  # sequences begun: where several sessions use it by turns, it grows
 
+    @property
+    def model(self) -> LanguageModel | None:
+        """What it runs, whose `check` is the session's business; None: nothing."""
+        ...
+
     def start(self) -> None:
         """Forget the sequence; a new one begins."""
         ...
 
     def propose(
-        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
-        """Draft up to `length` tokens after `sequence` `[n]`, all of it committed.
+        """Draft up to `length` tokens after `sequence`.
 
         `stop` is asked after each token but the last; None: never stop early. A drafter that has
         nothing to say returns an empty draft.
@@ -67,17 +82,28 @@ def draft_by_forwards(
     """Draft with a model, one forward pass a token; the first one reads all of `unread` `[n]`.
 
     `read` maps tokens `[1, n]` to the logits `[V]` after them; `position` is the first draft's.
+
+    On the CPU, `stop` is asked before the next pass, which it may spare. Elsewhere it is asked once
+    that pass is under way, so that the device never waits for the host; where the draft ends, the
+    pass was in vain.
     """
     unread = unread[None]
+    late = unread.device.type != "cpu"
     rows: list[torch.Tensor] = []
     choices: list[Choice] = []
     while True:
         row = read(unread)
         choice = rule.propose(row, position + len(rows))
+        if late and stop is not None and rows and stop():
+            break
         rows.append(row)
         choices.append(choice)
-        if len(rows) == length or (stop is not None and stop(row, choice)):
+        if len(rows) == length:
             break
+        if stop is not None:
+            stop.tell(row, choice)
+            if not late and stop():
+                break
         unread = choice.token[None]
     logits = torch.stack(rows)
     plain = choices[0].scores is rows[0]  # greedy: chosen from the logits as they are

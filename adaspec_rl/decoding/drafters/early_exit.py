@@ -3,6 +3,7 @@
 import torch
 
 from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_by_forwards
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -38,12 +39,12 @@ class EarlyExit:
         self.model.reset()
 
     def propose(
-        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
-        n, held = len(sequence), int(self.model.lengths[0])
+        n, held, text = len(sequence), int(self.model.lengths[0]), sequence.on_device
         if held < n - 1:  # never while decoding: there the target has read all but the last token
-            self.model.extend(sequence[None, held : n - 1], keep=0)
-        draft = draft_by_forwards(self._logits, sequence[n - 1 :], n, length, rule, stop)
+            self.model.extend(text[None, held : n - 1], keep=0)
+        draft = draft_by_forwards(self._logits, text[n - 1 :], n, length, rule, stop)
         self.model.rollback(n - 1)
         return draft
 
@@ -56,6 +57,10 @@ class EarlyExit:
     def rest(self) -> None:
         pass
 
-    def fit(self, logits: torch.Tensor) -> torch.Tensor:
+    def readable(self, tokens: torch.Tensor) -> torch.Tensor:
         """The vocabulary is the target's own."""
+        return tokens
+
+    def fit(self, logits: torch.Tensor) -> torch.Tensor:
+        """Likewise."""
         return logits

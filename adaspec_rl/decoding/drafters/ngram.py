@@ -5,7 +5,7 @@ import sys
 import torch
 
 from adaspec_rl.decoding.drafters.drafter import Draft, Stop
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import PointMass, Verification
 
 
@@ -18,28 +18,31 @@ class NgramLookup:
 
     name = "ngram"
     context_length = sys.maxsize
+    model = None
 
     def __init__(self) -> None:
-        self._text = SuffixAutomaton()
         self.starts = 0
 
     def start(self) -> None:
         self.starts += 1
-        self._text.start(())
 
     def propose(
-        self, sequence: torch.Tensor, length: int, rule: Verification, stop: Stop | None = None
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
-        self._text.extend(sequence[len(self._text) :].tolist())
-        suffix = self._text.suffix()
+        suffix = sequence.automaton.suffix()
         tokens: list[int] = []
         while suffix.guess is not None:
             token = suffix.guess
             tokens.append(token)
-            if len(tokens) == length or (stop is not None and stop(None, PointMass(token))):
+            if len(tokens) == length:
                 break
+            if stop is not None:
+                stop.tell(None, PointMass(token))
+                if stop():
+                    break
             suffix.append(token)
-        return Draft(torch.tensor(tokens, dtype=torch.long, device=sequence.device))
+        found = torch.tensor(tokens, dtype=torch.long)
+        return Draft(found.to(sequence.buffer.device, non_blocking=True))
 
     def keep(self, length: int) -> None:
         pass  # only committed tokens are read

@@ -1,0 +1,23 @@
+"""Numbers on their way from the device to the host, while the device goes on."""
+
+import torch
+
+
+class Reading:
+    """A copy that the device makes once it has computed `values`, without anybody waiting.
+
+    Waiting for it later costs the device nothing if it was given more to do in the meantime.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        """`values` `[n]` on a CUDA device."""
+        self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._host.copy_(values, non_blocking=True)
+        self._done = torch.cuda.Event()
+        self._done.record(torch.cuda.current_stream(values.device))
+
+    def wait(self) -> list[float]:
+        """The values, as soon as they are here."""
+        self._done.synchronize()
+        found: list[float] = self._host.tolist()
+        return found
