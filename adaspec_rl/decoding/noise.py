@@ -1,0 +1,183 @@
+"""Gumbel noise as a function of seed, position and token, from a counter-based generator.
+
+Every step is integer arithmetic or one correctly rounded float32 operation after another, so that
+CPUs of any kind and GPUs find the same bits, in any order of evaluation.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+LOW = 0xFFFFFFFF  # the low 32 bits
+MULTIPLIERS, INCREMENTS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
+STEPS = 10  # bits of a mantissa that choose among a table's entries; 23 - STEPS interpolate
+KEPT = 32  # positions that are kept at least: more than two rounds read
+KEPT_VALUES = 1 << 20  # and as many as hold these, where the vocabulary is small
+CHUNK = 1 << 15  # values that are computed at a time on CPUs, which keeps them in the cache
+AHEAD = 16  # positions computed at a time on other devices, where calls cost most
+
+
+class GumbelNoise:
+    """Standard Gumbel noise, a pure function of (seed, position, token).
+
+    Target and drafter see the same noise at the same position, so that they pick alike wherever
+    their distributions are alike: coupling without communication (arXiv:2408.07978). Noise of the
+    positions asked for last is kept; that of others is computed again.
+    """
+
+    def __init__(self, seed: int, vocab_size: int, device: torch.device) -> None:
+        self.seed, self.vocab_size, self.device = seed, vocab_size, device
+        self._blocks: dict[int, torch.Tensor] = {}
+        self._block_size = max(1 if device.type == "cpu" else AHEAD, CHUNK // vocab_size)
+        self._most = -(-max(KEPT, KEPT_VALUES // vocab_size) // self._block_size) + 1
+
+    @property
+    def kept(self) -> int:
+        """Positions whose noise is held in memory."""
+        return len(self._blocks) * self._block_size
+
+    def at(self, positions: Sequence[int]) -> torch.Tensor:
+        """Noise `[len(positions), V]` float32."""
+        values = torch.zeros(len(positions), self.vocab_size, device=self.device)
+        self.add_to(values, positions)
+        return values
+
+    def add_to(self, values: torch.Tensor, positions: Sequence[int]) -> None:
+        """Add the noise of `positions` to the rows of `values` `[len(positions), V]`."""
+        size, done = self._block_size, 0
+        while done < len(positions):
+            index, offset = divmod(positions[done], size)
+            count = min(size - offset, len(positions) - done) if type(positions) is range else 1
+            values[done : done + count] += self._block(index)[offset : offset + count]
+            done += count
+
+    def _block(self, index: int) -> torch.Tensor:
+        block = self._blocks.get(index)
+        if block is None:
+            start = index * self._block_size
+            positions = range(start, start + self._block_size)
+            block = gumbel(self.seed, positions, self.vocab_size, self.device)
+            self._blocks[index] = block
+            if len(self._blocks) > self._most:
+                del self._blocks[next(iter(self._blocks))]
+        return block
+
+
+def gumbel(
+    seed: int, positions: range, vocab_size: int, device: torch.device = torch.device("cpu")
+) -> torch.Tensor:
+    """Gumbel noise `[len(positions), vocab_size]` float32.
+
+    Token t at position p has word t % 4 of Philox4x32-10 with counter (t // 4, p, 0, 0) and key
+    `seed`, whose highest 31 bits are rounded to a float32 of 24: noise is at most 22.2 and at
+    least -3.1, and at most 2e-6 away from what its bits stand for.
+    """
+    if device.type != "cpu":
+        return gumbel_of(words(seed, positions, vocab_size, device))
+    found = np.empty((len(positions), vocab_size), dtype=np.float32)
+    rows = max(1, CHUNK // vocab_size)
+    for first in range(0, len(positions), rows):
+        part = slice(first, first + rows)
+        found[part] = _gumbel_of_array(_words_array(seed, positions[part], vocab_size))
+    return torch.from_numpy(found)
+
+
+def philox4x32(counter: Sequence[Any], key: tuple[int, int], rounds: int = 10) -> Sequence[Any]:
+    """The four words of Philox4x32 (Salmon et al., 2011, doi:10.1145/2063384.2063405).
+
+    `counter` has four of them, each below 2^32: Python's integers, NumPy's arrays of uint64 or
+    int64 tensors, which are broadcast. So what rounds compute is computed once where words do not
+    depend on all that the counter does.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1, c2, c3 = _high(p1) ^ c1 ^ k0, p1 & LOW, _high(p0) ^ c3 ^ k1, p0 & LOW
+        k0, k1 = (k0 + INCREMENTS[0]) & LOW, (k1 + INCREMENTS[1]) & LOW
+    return c0, c1, c2, c3
+
+
+def _high(product: Any) -> Any:
+    # A product of 64 bits makes an int64 tensor negative, whose shift brings in ones.
+    return (product >> 32) & LOW if isinstance(product, torch.Tensor) else product >> 32
+
+
+def _key(seed: int) -> tuple[int, int]:
+    return seed & LOW, seed >> 32 & LOW
+
+
+def words(seed: int, positions: range, vocab_size: int, device: torch.device) -> torch.Tensor:
+    """The random words `[len(positions), vocab_size]` int64 behind the noise."""
+    quarters = torch.arange(-(-vocab_size // 4), device=device)
+    places = torch.arange(positions.start, positions.stop, positions.step, device=device)[:, None]
+    found = torch.broadcast_tensors(*philox4x32((quarters, places, 0, 0), _key(seed)))
+    return torch.stack(found, dim=-1).flatten(1)[:, :vocab_size]
+
+
+def _words_array(seed: int, positions: range, vocab_size: int) -> np.ndarray:
+    """The same as uint32."""
+    quarters = np.arange(-(-vocab_size // 4), dtype=np.uint64)
+    places = np.array(positions, dtype=np.uint64)[:, None]
+    found = np.empty((len(positions), len(quarters), 4), dtype=np.uint32)
+    for lane, values in enumerate(philox4x32((quarters, places, 0, 0), _key(seed))):
+        found[..., lane] = values
+    return found.reshape(len(positions), -1)[:, :vocab_size]
+
+
+def gumbel_of(words: torch.Tensor) -> torch.Tensor:
+    """Gumbel noise float32 of random words below 2^32, int64."""
+    odd = ((words | 1) ^ 0x80000000) - 0x80000000  # as a signed number of 32 bits
+    bits = odd.to(torch.float32).view(torch.int32)
+    entry = ((bits >> (23 - STEPS)) & 0x7FFFF).long()
+    values, slopes = (torch.from_numpy(part).to(words.device) for part in noise_table())
+    return slopes[entry] * (bits & 0x1FFF).to(torch.float32) + values[entry]
+
+
+def _gumbel_of_array(words: np.ndarray) -> np.ndarray:
+    """The same of uint32."""
+    bits = (words | np.uint32(1)).view(np.int32).astype(np.float32).view(np.uint32)
+    entry = (bits >> np.uint32(23 - STEPS)).astype(np.intp)
+    bits &= np.uint32(0x1FFF)
+    values, slopes = noise_table()
+    noise = bits.astype(np.float32)
+    noise *= np.take(slopes, entry)
+    noise += np.take(values, entry)
+    return noise
+
+
+@cache
+def noise_table() -> tuple[np.ndarray, np.ndarray]:
+    """Noise and its rise by one unit of the mantissa, `[2^19]` float32, by a float32's high bits.
+
+    The float32 c between 1 and 2^31 stands for noise that is exceeded with probability c / 2^32;
+    -c for noise that exceeds others with that probability. So both tails are resolved finely.
+    """
+    exponents, mantissas = np.arange(31.0), 1 + np.arange(0, 1, 2.0**-STEPS)
+    points = np.append(np.ldexp(mantissas, exponents[:, None].astype(int)).reshape(-1), 2.0**31)
+    share = points * 2.0**-32
+    values, slopes = (np.zeros(1 << (9 + STEPS), dtype=np.float32) for _ in range(2))
+    for sign, lower in ((0, _log1p(-share)), (1 << (8 + STEPS), _log(share))):
+        noise = -_log(-lower)
+        part = slice(sign + (127 << STEPS), sign + (127 << STEPS) + len(noise))
+        values[part] = noise
+        slopes[part][:-1] = np.diff(noise) / (1 << (23 - STEPS))
+    return values, slopes
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    """Natural logarithm of positive float64 numbers, by operations that round alike everywhere."""
+    mantissa, exponent = np.frexp(x)
+    return _log1p(mantissa - 1) + exponent * 0.6931471805599453
+
+
+def _log1p(x: np.ndarray) -> np.ndarray:
+    """Natural logarithm of 1 + x for x from -0.5 to 0.5, likewise."""
+    ratio = x / (2 + x)  # log((1 + r) / (1 - r)) = 2 (r + r^3 / 3 + r^5 / 5 + ...)
+    square, total = ratio * ratio, np.zeros_like(ratio)
+    for power in range(41, 0, -2):
+        total = total * square + 1 / power
+    return 2 * ratio * total
