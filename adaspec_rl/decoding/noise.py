@@ -31,6 +31,8 @@ class GumbelNoise:
     def __init__(self, seed: int, vocab_size: int, device: torch.device) -> None:
         self.seed, self.vocab_size, self.device = seed, vocab_size, device
         self._blocks: dict[int, torch.Tensor] = {}
+        if device.type != "cpu":
+            _table_on(device)  # now, as the copy makes the host wait
         self._block_size = max(1 if device.type == "cpu" else AHEAD, CHUNK // vocab_size)
         self._most = -(-max(KEPT, KEPT_VALUES // vocab_size) // self._block_size) + 1
 
@@ -133,7 +135,7 @@ def gumbel_of(words: torch.Tensor) -> torch.Tensor:
     odd = ((words | 1) ^ 0x80000000) - 0x80000000  # as a signed number of 32 bits
     bits = odd.to(torch.float32).view(torch.int32)
     entry = ((bits >> (23 - STEPS)) & 0x7FFFF).long()
-    values, slopes = (torch.from_numpy(part).to(words.device) for part in noise_table())
+    values, slopes = _table_on(words.device)
     return slopes[entry] * (bits & 0x1FFF).to(torch.float32) + values[entry]
 
 
@@ -166,6 +168,12 @@ def noise_table() -> tuple[np.ndarray, np.ndarray]:
         values[part] = noise
         slopes[part][:-1] = np.diff(noise) / (1 << (23 - STEPS))
     return values, slopes
+
+
+@cache
+def _table_on(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    values, slopes = noise_table()
+    return torch.from_numpy(values).to(device), torch.from_numpy(slopes).to(device)
 
 
 def _log(x: np.ndarray) -> np.ndarray:

@@ -1,9 +1,12 @@
-"""From logits to tokens: temperature, top-k, top-p, and seeded noise."""
+"""From logits to tokens: temperature, top-k and top-p."""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+SAMPLER = 2  # grows when the same seed and settings give other texts: these are never mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,78 +26,78 @@ class Sampling:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 
 
-def logits_to_log_probs(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Log-probabilities `[..., V]` after temperature, top-k and top-p, in that order."""
+def warp_logits(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Logits `[..., V]` after temperature, top-k and top-p, in that order; -inf: never chosen.
+
+    They are log-probabilities up to a constant. Top-k keeps the `top_k` largest, top-p the fewest
+    of the largest whose mass reaches `top_p`; of equal logits, those of lower ids come first.
+    """
     logits = logits / max(sampling.temperature, 1e-5)
-    if 0 < sampling.top_k < logits.shape[-1]:
-        smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probs = ordered.softmax(-1)
-        before = probs.cumsum(-1) - probs  # mass of the more probable tokens
-        dropped = torch.zeros_like(before, dtype=torch.bool)
-        dropped.scatter_(-1, order, before >= sampling.top_p)
-        logits = logits.masked_fill(dropped, -torch.inf)
-    return logits.log_softmax(-1)
+    top_k = sampling.top_k if 0 < sampling.top_k < logits.shape[-1] else None
+    if top_k is None and sampling.top_p == 1:
+        return logits
+    if logits.device.type != "cpu":
+        return truncated(logits, top_k, sampling.top_p)
+    rows = logits.reshape(-1, logits.shape[-1])
+    found = torch.full_like(rows, -torch.inf)
+    for row, kept in zip(rows, found):
+        index = torch.from_numpy(_kept(row, top_k, sampling.top_p))
+        kept[index] = row[index]
+    return found.view(logits.shape)
 
 
 def sample(probs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One index a row, `[...]` int64, from weights `[..., V]` that need not sum to 1."""
-    # An exponential race: argmax(p / E) is distributed as p. No host synchronisation.
-    race = torch.empty_like(probs).exponential_(generator=generator)
-    return (probs / race).argmax(-1)
+    mass = probs.cumsum(-1, dtype=torch.float64)
+    luck = torch.rand(
+        (*probs.shape[:-1], 1), dtype=torch.float64, device=probs.device, generator=generator
+    )
+    total = mass[..., -1:]
+    below = torch.minimum(luck * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(mass, below, right=True)[..., 0]
 
 
-class GumbelNoise:
-    """Standard Gumbel noise, a pure function of (seed, position, token).
+def truncated(logits: torch.Tensor, top_k: int | None, top_p: float) -> torch.Tensor:
+    """Top-k and top-p of logits `[..., V]` without a host synchronisation."""
+    if top_k is None:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probs = logits.softmax(-1).gather(-1, order)
+    else:
+        ordered = logits.topk(top_k, dim=-1).values
+        probs = ordered.softmax(-1)
+    mass = probs.cumsum(-1, dtype=torch.float64)
+    count = 1 + (mass[..., :-1] < _enough(top_p)).sum(-1, keepdim=True)
+    smallest = ordered.gather(-1, count - 1)
+    above, equal = logits > smallest, logits == smallest
+    ties = count - above.sum(-1, keepdim=True)
+    return logits.masked_fill(~(above | equal & (equal.cumsum(-1) <= ties)), -torch.inf)
 
-    Target and drafter see the same noise at the same position, so that they pick alike wherever
-    their distributions are alike: coupling without communication (arXiv:2408.07978). Values come
-    from an integer hash, hence are equal on every device, in any order of evaluation.
+
+def _kept(row: torch.Tensor, top_k: int | None, top_p: float) -> np.ndarray:
+    """Ids of the tokens that top-k and top-p keep of logits `[V]` on the CPU.
+
+    Top-p's are among those of a probability of at least (1 - top_p) / V, as all others together
+    have less than 1 - top_p: few where the model knows anything, so that nothing else is sorted.
     """
-
-    BLOCK = 64  # positions computed at a time
-
-    def __init__(self, seed: int, vocab_size: int, device: torch.device) -> None:
-        self.seed, self.vocab_size, self.device = seed, vocab_size, device
-        self._blocks: dict[int, torch.Tensor] = {}
-
-    def at(self, positions: Sequence[int]) -> torch.Tensor:
-        """Noise `[len(positions), V]` float32; a range of positions takes the least time."""
-        if not isinstance(positions, range):
-            rows = [self._block(place // self.BLOCK)[place % self.BLOCK] for place in positions]
-            return torch.stack(rows)
-        first, last = positions[0] // self.BLOCK, positions[-1] // self.BLOCK
-        blocks = [self._block(index) for index in range(first, last + 1)]
-        joined = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        offset = positions[0] - first * self.BLOCK
-        return joined[offset : offset + len(positions)]
-
-    def add_to(self, values: torch.Tensor, positions: Sequence[int]) -> None:
-        """Add the noise of `positions` to the rows of `values` `[len(positions), V]`."""
-        for row, place in zip(values, positions):
-            row += self._block(place // self.BLOCK)[place % self.BLOCK]
-
-    def _block(self, index: int) -> torch.Tensor:
-        if index not in self._blocks:
-            start = index * self.BLOCK
-            positions = torch.arange(start, start + self.BLOCK, device=self.device)
-            self._blocks[index] = gumbel(self.seed, positions, self.vocab_size)
-        return self._blocks[index]
+    if top_k is None:
+        every = row.softmax(-1).numpy()
+        least = 0.999 * (1 - top_p) / len(row)  # less by more than sums are rounded
+        likely = torch.from_numpy(np.flatnonzero(every >= least))
+        ordered, order = row[likely].sort(descending=True)
+        probs = torch.from_numpy(every)[likely[order]]
+    else:
+        ordered = row.topk(top_k).values
+        probs = ordered.softmax(-1)
+    mass = probs.cumsum(-1, dtype=torch.float64).numpy()
+    count = 1 + int((mass[:-1] < _enough(top_p)).sum())
+    values, smallest = row.numpy(), ordered[count - 1].item()
+    ids = np.flatnonzero(values >= smallest)
+    if len(ids) == count:
+        return ids
+    equal = values[ids] == smallest
+    return ids[~equal | (equal.cumsum() <= count - (~equal).sum())]
 
 
-def gumbel(seed: int, positions: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """Gumbel noise `[len(positions), vocab_size]` float32 from an integer hash."""
-    tokens = torch.arange(vocab_size, device=positions.device)
-    state = _mix(_mix(positions[:, None] + (seed & 0x7FFFFFFF) * 0x9E3779B1) ^ tokens)
-    uniform = (_mix(state).double() + 0.5) / 2**32
-    return -torch.log(-torch.log(uniform)).float()
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """A 32-bit finaliser (lowbias32) in int64 arithmetic, so that nothing overflows."""
-    x = x & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return x ^ (x >> 16)
+def _enough(top_p: float) -> float:
+    """The mass that top-p waits for; never reached where it is off, however sums are rounded."""
+    return top_p if top_p < 1 else math.inf

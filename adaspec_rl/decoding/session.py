@@ -302,6 +302,8 @@ def _report(
     if draft is not None and draft.logits is None:
         parts.append(torch.zeros(len(SIGNALS) * len(draft), device=logits.device))
     elif draft is not None and draft.logits is not None:
-        found = draft_signals(draft.logits, draft.tokens, draft.log_probs, draft.scores)
+        found = draft_signals(
+            draft.logits, draft.tokens, draft.log_probs, draft.scores, normalised=draft.normalised
+        )
         parts.append(found.reshape(-1).double())
     return torch.cat(parts)

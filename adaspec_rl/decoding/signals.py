@@ -14,6 +14,8 @@ def draft_signals(
     tokens: torch.Tensor,
     log_probs: torch.Tensor | None = None,
     scores: torch.Tensor | None = None,
+    *,
+    normalised: bool = False,
 ) -> torch.Tensor:
     """Signals `[..., 4]` float32 of `tokens` `[...]` drafted with finite `logits` `[..., V]`.
 
@@ -21,9 +23,12 @@ def draft_signals(
     the entropy of the drafter's own, untempered one (both in nats); the gap between the drafter's
     first and second choice; how far the token's score is above every other's. `log_probs` and
     `scores` `[..., V]` are what `Verification.weigh` said; None, or the logits: a greedy choice.
+    `normalised`: the log-probabilities are so, and not up to a constant.
     """
     if log_probs is logits:
         log_probs = None
+    if log_probs is not None and not normalised:
+        log_probs = log_probs.log_softmax(-1)
     if scores is logits:
         scores = None
     if logits.device.type == "cpu" and tokens.dim() == 1 and len(tokens) <= FEW:

@@ -50,7 +50,11 @@ def _look_here(logits: torch.Tensor, choice: Choice, needs: frozenset[str]) -> S
         token = int(choice.token.item())
     if "entropy" in needs:
         found = draft_signals(
-            logits[None], choice.token, choice.log_probs[None], choice.scores[None]
+            logits[None],
+            choice.token,
+            choice.log_probs[None],
+            choice.scores[None],
+            normalised=choice.normalised,
         )
         log_prob, entropy = found[0, :2].tolist()
     elif "log_prob" in needs:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import torch
 
-from adaspec_rl.decoding.sampling import GumbelNoise, Sampling, logits_to_log_probs, sample
+from adaspec_rl.decoding.noise import GumbelNoise
+from adaspec_rl.decoding.sampling import Sampling, sample, warp_logits
 
 RULES = ("greedy", "rejection", "coupled")
 LARGEST_MARGIN = 100.0  # where no other token has a chance: finite, and beyond what estimates read
@@ -24,7 +25,7 @@ class Choice:
     token: torch.Tensor  # [1]
     log_probs: torch.Tensor  # [V], what `verify` needs
     scores: torch.Tensor  # [V]
-    normalised: bool = True  # whether `log_probs` sum to 1; greedily they are up to a constant
+    normalised: bool = True  # whether `log_probs` sum to 1; else they are up to a constant
 
     def weighed(self) -> tuple[int, float]:
         """The token's id, and how far its score is above every other's; on the CPU only."""
@@ -37,11 +38,9 @@ class Choice:
 
     def log_prob(self) -> float:
         """The token's log-probability in what it was chosen from, in nats; on the CPU only."""
+        log_probs = self.log_probs if self.normalised else self.log_probs.log_softmax(-1)
         # Plain indexing takes several times as long.
-        value = self.log_probs.numpy().item(int(self.token.item()))
-        if not self.normalised:
-            value -= self.log_probs.logsumexp(-1).item()
-        return value
+        return log_probs.numpy().item(int(self.token.item()))
 
     def margin_on_device(self) -> torch.Tensor:
         """What `weighed` says of the score, scalar."""
@@ -79,9 +78,9 @@ def choice_margin(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def best(scores: torch.Tensor) -> torch.Tensor:
-    """Index of the largest of `scores` `[V]`, `[1]`."""
-    if scores.device.type == "cpu":  # NumPy's argmax takes half the time
-        return torch.from_numpy(scores.numpy().argmax(0, keepdims=True))
+    """Index of the largest of `scores` `[..., V]`, `[..., 1]`."""
+    if scores.device.type == "cpu":  # NumPy's argmax is several times as fast
+        return torch.from_numpy(scores.numpy().argmax(-1, keepdims=True))
     return scores.argmax(-1, keepdim=True)
 
 
@@ -98,7 +97,8 @@ class Verification(Protocol):
         """Log-probabilities and scores `[k, V]` at `k` positions, from logits `[k, V]`.
 
         Greedy and coupled choices are the scores' argmax; a sampled one is a draw from the
-        log-probabilities. Greedily, both are the logits themselves, which are not normalised.
+        log-probabilities, which are normalised only there: else they are so up to a constant.
+        Greedily, both are the logits themselves.
         """
         ...
 
@@ -144,7 +144,7 @@ class Greedy:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        picks = logits.argmax(-1)  # [k + 1]
+        picks = best(logits)[:, 0]  # [k + 1]
         accepted = leading(picks[:-1] == tokens)
         return accepted, row(picks, accepted)
 
@@ -161,14 +161,14 @@ class Rejection:
     generator: torch.Generator
 
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        log_probs = logits_to_log_probs(logits, self.sampling)
+        log_probs = warp_logits(logits, self.sampling).log_softmax(-1)
         token = sample(log_probs.exp(), self.generator)
         return Choice(token.view(1), log_probs, log_probs)
 
     def weigh(
         self, logits: torch.Tensor, positions: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_probs = logits_to_log_probs(logits, self.sampling)
+        log_probs = warp_logits(logits, self.sampling).log_softmax(-1)
         return log_probs, log_probs
 
     def verify(
@@ -178,17 +178,22 @@ class Rejection:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        p = logits_to_log_probs(logits, self.sampling).exp()  # [k + 1, V]
-        q = torch.zeros_like(p)  # the last row stays 0: after full acceptance p - q is p
-        if draft_log_probs is None:
-            q[:-1].scatter_(1, tokens[:, None], 1.0)
-        else:
-            q[:-1] = draft_log_probs.exp()
+        p = warp_logits(logits, self.sampling).softmax(-1)  # [k + 1, V]
         drafted = tokens[:, None]
-        ratio = (p[:-1].gather(1, drafted) / q[:-1].gather(1, drafted))[:, 0]  # [k]
+        ratio = p[:-1].gather(1, drafted)[:, 0]  # [k]
+        if draft_log_probs is not None:
+            ratio = ratio / draft_log_probs.gather(1, drafted)[:, 0].exp()
         luck = torch.empty_like(ratio).uniform_(generator=self.generator)
         accepted = leading(luck < ratio)
-        residual = row(p - q, accepted).clamp_min(0)
+        residual = row(p, accepted)
+        if len(tokens):
+            rejected = accepted.clamp_max(len(tokens) - 1)
+            if draft_log_probs is None:
+                q = torch.zeros_like(residual).scatter(0, row(drafted, rejected), 1.0)
+            else:
+                q = row(draft_log_probs, rejected).exp()
+            # After full acceptance nothing is taken off.
+            residual = (residual - q * (accepted < len(tokens))).clamp_min(0)
         return accepted, sample(residual, self.generator)
 
 
@@ -203,15 +208,16 @@ class Coupled:
     noise: GumbelNoise
 
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        log_probs = logits_to_log_probs(logits, self.sampling)
-        scores = log_probs + self.noise.at(range(position, position + 1))[0]
-        return Choice(best(scores), log_probs, scores)
+        log_probs, scores = self.weigh(logits[None], range(position, position + 1))
+        return Choice(best(scores[0]), log_probs[0], scores[0], normalised=False)
 
     def weigh(
         self, logits: torch.Tensor, positions: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_probs = logits_to_log_probs(logits, self.sampling)
-        return log_probs, log_probs + self.noise.at(positions)
+        log_probs = warp_logits(logits, self.sampling)
+        scores = log_probs.clone()
+        self.noise.add_to(scores, positions)
+        return log_probs, scores
 
     def verify(
         self,
@@ -220,7 +226,8 @@ class Coupled:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        picks = self.weigh(logits, range(position, position + len(logits)))[1].argmax(-1)  # [k + 1]
+        _, scores = self.weigh(logits, range(position, position + len(logits)))
+        picks = best(scores)[:, 0]  # [k + 1]
         accepted = leading(picks[:-1] == tokens)
         return accepted, row(picks, accepted)
 
@@ -233,7 +240,7 @@ def weigh_rows(
         return logits, logits
     coupled = [rule for rule in rules if isinstance(rule, Coupled)]
     if len(coupled) == len(rules) and len({rule.sampling for rule in coupled}) == 1:
-        log_probs = logits_to_log_probs(logits, coupled[0].sampling)
+        log_probs = warp_logits(logits, coupled[0].sampling)
         scores = log_probs.clone()
         for rule, row, places in zip(coupled, scores, positions):
             rule.noise.add_to(row, places)

@@ -14,6 +14,7 @@ from adaspec_rl.config import Config, EvaluateConfig
 from adaspec_rl.console import progress, say
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.sampling import SAMPLER
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
 from adaspec_rl.evaluation.contestants import Contestants, check_comparison, contestants
 from adaspec_rl.evaluation.examples import examples
@@ -241,6 +242,7 @@ def _settings(
             controller.name: entered.about[controller.name] for controller in entered.controllers
         },
         "device": device_name(pair.target.device),
+        "sampler": SAMPLER,
         "versions": package_versions(),
         **settings_of(config),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from adaspec_rl.console import part_of
-from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.sampling import SAMPLER, Sampling
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.files import write_atomically
 from adaspec_rl.replay import shards
@@ -32,7 +32,7 @@ class Answering:
     def fingerprint(self) -> str:
         """A short hash of these settings."""
         settings = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(f"{shards.SCHEMA} {settings}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{shards.SCHEMA} {SAMPLER} {settings}".encode()).hexdigest()[:16]
 
 
 def answers(

@@ -20,7 +20,7 @@ from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.token_sequence import TokenSequence
-from adaspec_rl.decoding.verification import Verification, weigh_rows
+from adaspec_rl.decoding.verification import Verification, best, weigh_rows
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.replay.texts import Text
 
@@ -157,7 +157,9 @@ def draft_one_by_one(
         found.tokens[g, :length] = draft.tokens.cpu().numpy()
         if draft.logits is not None:
             scores = draft.scores if noise else draft.log_probs
-            signals = draft_signals(draft.logits, draft.tokens, draft.log_probs, scores)
+            signals = draft_signals(
+                draft.logits, draft.tokens, draft.log_probs, scores, normalised=draft.normalised
+            )
             found.signals[g, :length] = signals.cpu().numpy()
         progress((g + 1) / count)
     if drafter.model:
@@ -231,7 +233,7 @@ class _Tree:
         for depth in range(max_length):
             logits = self.drafter.fit(logits)
             log_probs, scores = weigh_rows(self.rules, logits, (first + depth).tolist())
-            tokens = scores.argmax(-1)
+            tokens = best(scores)[..., 0]
             weighed = scores if self.noise else log_probs
             signals = draft_signals(logits, tokens, log_probs, weighed).cpu().numpy()
             chosen = tokens.cpu().numpy()

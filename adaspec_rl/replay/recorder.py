@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from adaspec_rl.decoding.drafters import Drafter, NgramLookup
-from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.sampling import SAMPLER, Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import RULES, Verification
 from adaspec_rl.engine.language_model import LanguageModel
@@ -75,7 +75,7 @@ class Recording:
         self, prompts: Sequence[Sequence[int]], heads: Sequence[Survival] | None
     ) -> str:
         """A short hash of these settings, the prompts, and the given heads (None: fitted here)."""
-        digest = hashlib.sha256(shards.SCHEMA.encode())
+        digest = hashlib.sha256(f"{shards.SCHEMA} {SAMPLER}".encode())
         digest.update(json.dumps(asdict(self), sort_keys=True).encode())
         digest.update(json.dumps([list(prompt) for prompt in prompts]).encode())
         if heads is None and self.survival == "head":

@@ -9,7 +9,7 @@ import torch
 from adaspec_rl.console import part_of
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import entropy
-from adaspec_rl.decoding.verification import Verification, new_verification, weigh_rows
+from adaspec_rl.decoding.verification import Verification, best, new_verification, weigh_rows
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -111,7 +111,7 @@ def _side_by_side(
         unread = torch.tensor([[row.last] for row in rows], device=target.device)
         logits = target.extend(unread)[:, 0]  # [B, V]
         places = [[row.length] for row in rows]
-        chosen = weigh_rows(rules, logits[:, None], places)[1][:, 0].argmax(-1)
+        chosen = best(weigh_rows(rules, logits[:, None], places)[1])[:, 0, 0]
         log_probs = logits.log_softmax(-1)
         signals = [chosen, entropy(log_probs).double(), log_probs.amax(-1).exp().double()]
         values = torch.stack([part.double() for part in signals], dim=1).tolist()

@@ -20,6 +20,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.sampling import SAMPLER
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
@@ -189,6 +190,7 @@ def identity_of(
         "prompts": digest([asdict(item) for item in prompts]),
         "costs": digest(profile.to_dict()),
         "device": device_name(pair.target.device),
+        "sampler": SAMPLER,
         "versions": package_versions(),
     }
     return RunIdentity(SCRIPT, settings_of(config), contents)

@@ -50,7 +50,7 @@ def test_a_broken_acceptance_rule_is_found_out(monkeypatch):
 
         def verify(self, logits, tokens, draft_log_probs, position):
             accepted, _ = super().verify(logits, tokens, draft_log_probs, position)
-            p = verification.logits_to_log_probs(logits, self.sampling).exp()
+            p = verification.warp_logits(logits, self.sampling).softmax(-1)
             return accepted, verification.sample(p[accepted], self.generator)
 
     monkeypatch.setattr(verification, "Rejection", Broken)

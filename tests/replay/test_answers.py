@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.replay import answers as kept
 from adaspec_rl.replay.answers import Answering, answers
 from tests.toy import ToyModel, greedy_text
 
@@ -44,6 +45,15 @@ def test_an_answer_depends_on_settings_and_seed(tmp_path):
         assert answers(model, other, QUESTIONS, tmp_path) != one
     done = len(model.forwards)
     answers(model, replace(SAMPLED, pair="another"), QUESTIONS, tmp_path)
+    assert len(model.forwards) > done
+
+
+def test_answers_of_another_sampler_are_made_again(tmp_path, monkeypatch):
+    model = ToyModel()
+    answers(model, SAMPLED, QUESTIONS, tmp_path)
+    done = len(model.forwards)
+    monkeypatch.setattr(kept, "SAMPLER", kept.SAMPLER + 1)
+    answers(model, SAMPLED, QUESTIONS, tmp_path)
     assert len(model.forwards) > done
 
 

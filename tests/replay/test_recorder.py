@@ -13,6 +13,7 @@ from safetensors.numpy import load
 
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Evidence, ProductSurvival, SurvivalHead
+from adaspec_rl.replay import recorder
 from adaspec_rl.replay.drafts import draft_one_by_one
 from adaspec_rl.replay.fitting import examples, fit_head, joined, log_loss
 from adaspec_rl.replay.recorder import InProcess, Recording, ShardRecorder, record
@@ -163,6 +164,13 @@ def test_anything_that_matters_changes_the_fingerprint():
     found += [recording.fingerprint(PROMPTS, given) for given in (product, product * 2)]
     found += [recording.fingerprint(PROMPTS, [head]) for head in heads]
     assert len(set(found)) == len(found)
+
+
+def test_recordings_of_another_sampler_are_not_mixed_with_these(monkeypatch):
+    recording = toy_recording(0.8)
+    now = recording.fingerprint(PROMPTS, None)
+    monkeypatch.setattr(recorder, "SAMPLER", recorder.SAMPLER + 1)
+    assert recording.fingerprint(PROMPTS, None) != now
 
 
 def test_the_same_recording_has_the_same_fingerprint():

@@ -18,7 +18,8 @@ class Draft:
     tokens: torch.Tensor  # [k] int64
     logits: torch.Tensor | None = None  # [k, V], the drafter's; None for a drafter without any
     log_probs: torch.Tensor | None = None  # [k, V], what they were drawn from; None: a point mass
-    scores: torch.Tensor | None = None  # [k, V], what they were chosen from (`Verification.scores`)
+    scores: torch.Tensor | None = None  # [k, V], what they were chosen from (`Verification.weigh`)
+    normalised: bool = False  # the log-probabilities are so, and not up to a constant
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -112,4 +113,5 @@ def draft_by_forwards(
         logits=logits,
         log_probs=logits if plain else torch.stack([choice.log_probs for choice in choices]),
         scores=logits if plain else torch.stack([choice.scores for choice in choices]),
+        normalised=choices[0].normalised,
     )
