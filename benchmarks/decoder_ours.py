@@ -1,0 +1,113 @@
+"""Our own decoder: plain, with fixed draft lengths, and with a trained policy."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bandwidth import cached_token, step_weights
+from decoders import Made, Method, Run
+
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.generation import generate
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.pairs.pair import Pair, checkpoint_of, dtype_named
+from adaspec_rl.training.bundle import PolicyBundle
+
+LENGTHS = (1, 2, 3, 4, 5, 6, 8)
+POLICY = "policy"
+NO_COST = CostFeatures(0.0, 0.0, 0.0)
+
+
+class Stamped:
+    """A session that notes when its first round was over."""
+
+    def __init__(self, session: LiveSession) -> None:
+        self._session = session
+        self.first: float | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def step(self, action: Action) -> Round:
+        played = self._session.step(action)
+        if self.first is None:
+            self.first = time.perf_counter()
+        return played
+
+
+class Ours:
+    """One pair in one precision."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        precision: str,
+        dtype: str,
+        target: str,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        policy: PolicyBundle | None,
+    ) -> None:
+        """`dtype` is that of the caches, `target` where the target comes from."""
+        self.pair, self.precision, self.policy = pair, precision, policy
+        self.session = pair.session(
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(temperature),
+            verification="coupled" if policy else "rejection",
+            survival=policy.survival if policy else None,
+        )
+        self._weights = step_weights(pair.target)
+        self._token = _token_bytes(target, dtype)
+        self._drafts = [
+            step_weights(drafter.model) if isinstance(drafter, DraftModel) else 0
+            for drafter in pair.drafters
+        ]
+
+    def methods(self) -> Iterator[Method]:
+        yield self._method("plain", "", FixedLength(0))
+        for number, drafter in enumerate(self.pair.drafters):
+            for length in LENGTHS:
+                controller = FixedLength(length, number)
+                yield self._method(drafter.name, f"length {length}", controller)
+        if self.policy:
+            yield self._method(POLICY, "", self.policy.guarded())
+
+    def _method(self, way: str, setting: str, controller: Controller) -> Method:
+        return Method("ours", self.precision, way, setting, self._run(controller))
+
+    def _run(self, controller: Controller) -> Run:
+        cost = self.policy.costs() if self.policy else NO_COST
+
+        def run(prompt: list[int], seed: int) -> Made:
+            session = Stamped(self.session)
+            began = time.perf_counter()
+            made = generate(session, controller, prompt, cost=cost, seed=seed)
+            seconds = time.perf_counter() - began
+            assert session.first is not None
+            return Made(
+                made.tokens,
+                len(made.rounds[0].tokens),
+                session.first - began,
+                seconds,
+                self._read(made.rounds[1:], len(prompt) + len(made.tokens) / 2),
+            )
+
+        return run
+
+    def _read(self, rounds: Sequence[Round], context: float) -> float:
+        """A target's pass each, and one of a draft model for each token that it drafted."""
+        drafting = sum(played.drafted * self._drafts[played.drafter] for played in rounds)
+        return len(rounds) * (self._weights + context * self._token) + drafting
+
+
+def _token_bytes(target: str, dtype: str) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint_of(target).source)
+    return cached_token(config, dtype_named(dtype).itemsize)
