@@ -17,10 +17,10 @@ class ModelConfig:
     drafters: list[str] = field(default_factory=lambda: ["draft", "ngram"])
     specialists: dict[str, str] = field(default_factory=dict)  # further draft models, by name
     exit_layer: int | None = None  # early_exit: the target's layers that draft; null: a quarter
-    dtype: str = "float32"
+    dtype: str = "float32"  # auto, float32, bfloat16, float16
     device: str = "cpu"  # cpu, cuda, cuda:1, auto
     device_map: str | None = None  # the target's, as transformers understands it
-    quantize: str | None = None  # int8: weight-only, by torchao
+    quantize: str | None = None  # int8, on CPUs also int4: the weights, see `engine.quantization`
     shape: str | None = None  # inflate the target to this: llama8b, llama1b; null: as it is
     drafter_shape: str | None = None  # likewise, the drafter
     memory: str = "shared"  # shared, resident, offload: see `load_pair`
@@ -34,6 +34,7 @@ class EngineConfig:
 
     name: str = "auto"  # lean, transformers; auto: lean where it knows the architecture
     compile: bool = False  # torch.compile for narrow forwards on CUDA
+    kernels: str = "auto"  # on CPUs: compiled, torch; auto: compiled where there is a compiler
 
 
 @dataclass

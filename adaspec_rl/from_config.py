@@ -54,6 +54,7 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
         device_map=config.device_map,
         engine=engine.name,
         compile=engine.compile,
+        kernels=engine.kernels,
         quantize=config.quantize,
         shape=config.shape,
         drafter_shape=config.drafter_shape,

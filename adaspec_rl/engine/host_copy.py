@@ -86,6 +86,7 @@ class HostCopy:
     def _put(self, tensors: list[torch.Tensor]) -> None:
         for (owner, name), number in zip(self._slots, self._numbers):
             setattr(owner, name, tensors[number])
+        self.model.weights_moved()
 
 
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from adaspec_rl.engine.architecture import Architecture
 
 _FIRST_CAPACITY = 1024  # tokens, of all rows together
 _LEAST_CAPACITY = 64  # of one row
+_BLOCK = 16  # slots: capacities are multiples, as the compiled decoder keeps keys in such blocks
 
 
 class KVCache:
@@ -44,7 +45,7 @@ class KVCache:
             raise ValueError(f"expected at least 1 row, got batch={batch}")
         if batch != self.batch:
             wanted = max(_FIRST_CAPACITY // batch, _LEAST_CAPACITY)
-            self.capacity = min(wanted, self.context_length)
+            self.capacity = self._rounded(wanted)
             self.data = self._new(batch)
         self.lengths = [0] * batch
 
@@ -62,7 +63,7 @@ class KVCache:
         """Make room for rows of `length` tokens; true if the memory had to move."""
         if length <= self.capacity:
             return False
-        old, self.capacity = self.capacity, min(self.context_length, max(length, 2 * self.capacity))
+        old, self.capacity = self.capacity, self._rounded(max(length, 2 * self.capacity))
         data = self._new(self.batch)
         data[:, :, :, :old] = self.data
         self.data = data
@@ -79,6 +80,9 @@ class KVCache:
         ):
             raise ValueError(f"cannot roll back to {lengths} tokens: the rows hold {self.lengths}")
         self.lengths = lengths
+
+    def _rounded(self, length: int) -> int:
+        return -(-min(length, self.context_length) // _BLOCK) * _BLOCK
 
     def _new(self, batch: int) -> torch.Tensor:
         a = self._architecture

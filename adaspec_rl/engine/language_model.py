@@ -17,6 +17,7 @@ class LanguageModel(Protocol):
     context_length: int  # the most tokens that one row can hold
     device: torch.device
     weights: Any  # a dataclass or module of tensors
+    execution: str  # kernels, numbers, kind of device: rounding, and so a text, depends on these
     resets: int  # how often the cache was emptied: where others use the model too, it grows
 
     @property
@@ -49,6 +50,10 @@ class LanguageModel(Protocol):
 
     def release(self) -> None:
         """Free all that is not weights; `reset` makes it anew."""
+        ...
+
+    def weights_moved(self) -> None:
+        """Call it after tensors of `weights` have been replaced."""
         ...
 
     @property

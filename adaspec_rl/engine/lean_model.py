@@ -9,6 +9,9 @@ from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.attention import CausalBand, additive
+from adaspec_rl.engine.cpu.build import compiled
+from adaspec_rl.engine.cpu.decoder import CpuDecoder
+from adaspec_rl.engine.cpu.packing import PackedWeights, pack_weights
 from adaspec_rl.engine.cuda_graphs import GraphPool, record_cuda_graph
 from adaspec_rl.engine.decoder import Decoder, Plan
 from adaspec_rl.engine.finite_check import FiniteCheck
@@ -16,8 +19,10 @@ from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.prefill import check_room, default_chunk
 from adaspec_rl.engine.products import LINEAR, Products, measured_products
+from adaspec_rl.engine.quantization import quantize_weights
 from adaspec_rl.engine.weights import Weights, load_weights, matrices_of
 
+COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 _GRAPH_WIDTH = 64  # wider forwards are bound by arithmetic, not by launches
 _BUCKET = 256  # attention on CUDA spans a power of two times this many keys
 
@@ -39,16 +44,21 @@ class LeanModel:
         prefill_chunk: int | None = None,
         graph_memory: int = 2 << 30,
         compile: bool = False,
+        kernels: str = "auto",
+        quantize: str | None = None,
     ) -> None:
-        """`context_length` defaults to the architecture's.
+        """Takes over `weights`, which it may pack. `context_length` defaults to the architecture's.
 
         Args:
             prefill_chunk: the most tokens in one forward pass.
             graph_memory: bytes that captured CUDA graphs may take; 0 captures none.
             compile: run narrow CUDA forwards through torch.compile.
+            kernels: on CPUs `auto`, `compiled` or `torch`, see `cpu.build.compiled`.
+            quantize: `int8`; on CPUs with the compiled kernels also `int4`.
 
         Raises:
-            ValueError: dynamic RoPE scaling is asked to go beyond the trained context.
+            ValueError: dynamic RoPE scaling is asked to go beyond the trained context, or kernels
+                that cannot be had.
         """
         limit = context_length or architecture.context_length
         if architecture.rope.rope_type == "dynamic" and limit > architecture.context_length:
@@ -63,13 +73,27 @@ class LeanModel:
         self.context_length = limit
         self.device = weights.norm.device
         self.last_hidden: torch.Tensor | None = None
-        self.weights = weights
+        self.weights: Weights | PackedWeights = weights
         self.dtype = weights.norm.dtype
+        self._on_cpu = self.device.type == "cpu"
+        self._compiled: CpuDecoder | None = None
+        if self._on_cpu and self.dtype in COMPILED_DTYPES and compiled(kernels):
+            self.weights = pack_weights(weights, quantize)
+            self._compiled = CpuDecoder(architecture, self.weights)
+        else:
+            if quantize is not None:
+                quantize_weights(weights, quantize)
+            self._decoder = Decoder(architecture, weights, self._choose_products(weights))
+        self.execution = ", ".join(
+            [
+                "compiled kernels" if self._compiled else "torch.compile" if compile else "torch",
+                quantize or str(self.dtype).removeprefix("torch."),
+                self.device.type,
+            ]
+        )
         self.resets = 0
         self._chunk = prefill_chunk or default_chunk(self.device)
-        self._decoder = Decoder(architecture, weights, self._choose_products())
         self._finite = FiniteCheck(name, self.device)
-        self._on_cpu = self.device.type == "cpu"
         self._windows = tuple(set(architecture.windows))
         self._windowed = self._windows != (None,)
         self._cache = KVCache(
@@ -141,6 +165,10 @@ class LeanModel:
         del self._keys, self._values, self._bands, self._rope, self._steps, self._slot_positions
         self.last_hidden = None
 
+    def weights_moved(self) -> None:
+        if isinstance(self.weights, PackedWeights):
+            self._compiled = CpuDecoder(self.architecture, self.weights)
+
     @property
     def pending(self) -> torch.Tensor | None:
         return self._finite.pending
@@ -184,7 +212,9 @@ class LeanModel:
             if cache.reserve(cache.longest + width):
                 self._prepare()
             tokens = tokens.to(self.device)
-            if not self._on_cpu and positions is None and mask is None and width <= _GRAPH_WIDTH:
+            if self._compiled is not None:
+                logits, hidden = self._run_compiled(tokens, keep, layers, positions, mask)
+            elif not self._on_cpu and positions is None and mask is None and width <= _GRAPH_WIDTH:
                 logits, hidden = self._graphed(tokens, keep, layers)
             else:
                 if positions is None and mask is None and cache.uniform:
@@ -200,8 +230,31 @@ class LeanModel:
             self._watch(logits, self._positions(-keep, keep))
         return logits
 
-    def _choose_products(self) -> Products:
-        matrices = matrices_of(self.weights)
+    def _run_compiled(
+        self,
+        tokens: torch.Tensor,
+        keep: int,
+        layers: int,
+        positions: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._compiled is not None
+        if self._windowed:
+            slots = self._positions(0, tokens.shape[1])
+            self._slot_positions[self._rows, slots] = slots if positions is None else positions
+        return self._compiled.run(
+            tokens,
+            self._cache,
+            self._rope,
+            keep=keep,
+            layers=layers,
+            positions=positions,
+            mask=mask,
+            places=self._slot_positions if self._windowed else None,
+        )
+
+    def _choose_products(self, weights: Weights) -> Products:
+        matrices = matrices_of(weights)
         on_cpu = self.device.type == "cpu" and type(matrices[0]) is torch.Tensor  # not quantised
         return measured_products(matrices) if on_cpu else LINEAR
 
@@ -235,7 +288,7 @@ class LeanModel:
         self._graphs.clear()
         self._bands = {
             window: CausalBand(cache.capacity, window, a.groups, self.dtype)
-            for window in (self._windows if self._on_cpu else ())
+            for window in (self._windows if self._on_cpu and self._compiled is None else ())
         }
 
     def _positions(self, offset: int, width: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from adaspec_rl.engine.config_keys import (
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.memory import out_of_memory
-from adaspec_rl.engine.quantization import QUANTIZATIONS, quantize_module, quantize_weights
+from adaspec_rl.engine.quantization import QUANTIZATIONS, quantize_module
 from adaspec_rl.engine.reference import check_first_layers
 from adaspec_rl.engine.transformers_model import TransformersModel, check_support
 from adaspec_rl.engine.weights import load_weights, tensors_in
@@ -42,6 +42,7 @@ def load_model(
     quantize: str | None = None,
     context_length: int | None = None,
     compile: bool = False,
+    kernels: str = "auto",
 ) -> LanguageModel:
     """Load a causal language model from a folder or from the Hugging Face Hub.
 
@@ -54,6 +55,7 @@ def load_model(
         quantize: `int8` stores the weights in 8 bits (needs torchao).
         context_length: the most tokens in one row; by default the configuration's.
         compile: run the lean engine's narrow CUDA forwards through torch.compile.
+        kernels: the lean engine's on CPUs: `auto`, `compiled` or `torch`.
 
     Raises:
         ValueError: the checkpoint cannot be found, fetched or understood, or an option is unknown.
@@ -85,10 +87,14 @@ def load_model(
             )
         tensors = _shown(name, checkpoint.weight_files())
         weights = load_weights(architecture, tensors, dtype=dtype, device=device)
-        if quantize is not None:
-            quantize_weights(weights, quantize)
         return LeanModel(
-            architecture, weights, name, context_length=context_length, compile=compile
+            architecture,
+            weights,
+            name,
+            context_length=context_length,
+            compile=compile,
+            kernels=kernels,
+            quantize=quantize,
         )
     except torch.OutOfMemoryError as error:
         raise out_of_memory(name, error) from error

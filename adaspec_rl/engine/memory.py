@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from adaspec_rl.engine.cpu.packing import PackedMatrix, PackedWeights
 from adaspec_rl.engine.weights import Weights
 
 MIB = 1 << 20
@@ -71,7 +72,7 @@ def share_embeddings(weights: Any, target: Any) -> int:
 
     Returns: bytes that this freed.
     """
-    if not (isinstance(weights, Weights) and isinstance(target, Weights)):
+    if type(weights) is not type(target) or not isinstance(weights, Weights | PackedWeights):
         return 0
     before = weight_bytes(weights)
     tied = weights.head is weights.embedding
@@ -84,7 +85,9 @@ def share_embeddings(weights: Any, target: Any) -> int:
     return before - weight_bytes(weights, target)
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _equal(a: torch.Tensor | PackedMatrix, b: torch.Tensor | PackedMatrix) -> bool:
+    if isinstance(a, PackedMatrix) or isinstance(b, PackedMatrix):
+        return isinstance(a, PackedMatrix) and isinstance(b, PackedMatrix) and a.same(b)
     plain = type(a) is torch.Tensor and type(b) is torch.Tensor
     alike = plain and (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
     return alike and torch.equal(a, b)

@@ -125,13 +125,18 @@ def _fastest(matrices: Sequence[torch.Tensor], width: int) -> int:
     return quickest if best[quickest] < MARGIN * best[0] else 0
 
 
-def _machine() -> str:
-    processor = platform.processor() or platform.machine()
+def processor(flags: bool = False) -> str:
+    """What the processor is called, and with `flags` what it can do."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(":")[2].strip() if names else processor
-    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    lines = info.read_text().splitlines() if info.is_file() else []
+    wanted = ("model name", "flags", "Features")[: 3 if flags else 1]
+    found = [next((line for line in lines if line.startswith(start)), "") for start in wanted]
+    named = " ".join(filter(None, (line.partition(":")[2].strip() for line in found)))
+    return named or platform.processor() or platform.machine()
+
+
+def _machine() -> str:
+    return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _read(path: Path) -> dict[str, list[int]]:

@@ -1,21 +1,23 @@
-"""Weight-only int8, through torchao."""
+"""Weights in 8 or 4 bits outside the compiled kernels, which pack their own."""
 
 import torch
 from torch import nn
 
 from adaspec_rl.engine.weights import Weights
 
-QUANTIZATIONS = ("int8",)
+QUANTIZATIONS = ("int8", "int4")
 
 
 def quantize_module(model: nn.Module, kind: str) -> None:
-    """Replace the weights of every linear layer of `model` by int8.
+    """Replace the weights of every linear layer of `model` by int8, through torchao.
 
     Raises:
-        ValueError: unknown kind, or torchao is not installed.
+        ValueError: another kind, or torchao is not installed.
     """
-    if kind not in QUANTIZATIONS:
-        raise ValueError(f"quantize={kind!r} is not supported: expected one of {QUANTIZATIONS}")
+    if kind != "int8":
+        raise ValueError(
+            f"quantize={kind!r} needs the lean engine's compiled kernels, on a CPU: expected int8"
+        )
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:

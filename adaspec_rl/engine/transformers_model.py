@@ -40,6 +40,8 @@ class TransformersModel:
         self.vocab_size = int(model.config.get_text_config().vocab_size)
         self.context_length = limit
         self.device = model.device
+        dtype = str(model.dtype).removeprefix("torch.")
+        self.execution = f"transformers, {dtype}, {self.device.type}"
         model.eval()
         for config in (model.config, model.config.get_text_config()):
             config.return_dict = True  # whatever the checkpoint says
@@ -100,6 +102,9 @@ class TransformersModel:
 
     def release(self) -> None:
         self.reset()  # the cache holds nothing until it is used
+
+    def weights_moved(self) -> None:
+        pass  # the module looks its tensors up in every forward
 
     @property
     def pending(self) -> torch.Tensor | None:

@@ -77,7 +77,7 @@ def load_weights(
     Raises:
         ValueError: names a tensor that is missing, has the wrong shape, or has no use here.
     """
-    weights = _empty(architecture, dtype, device)
+    weights = empty_weights(architecture, dtype, device)
     places = dict(_places(architecture, weights))
     missing = set(places)
     spare_head = None  # of a tied checkpoint; mapped from its file, not in memory
@@ -149,7 +149,9 @@ class _Place:
             self.view.copy_(tensor)
 
 
-def _empty(a: Architecture, dtype: torch.dtype, device: torch.device) -> Weights:
+def empty_weights(a: Architecture, dtype: torch.dtype, device: torch.device) -> Weights:
+    """Memory for the weights, with whatever is in it."""
+
     def new(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 

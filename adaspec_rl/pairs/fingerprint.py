@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 
 from adaspec_rl.engine.checkpoint import Checkpoint
-from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.pairs.drafter_names import is_free
 
 
@@ -21,7 +20,7 @@ def fingerprint(
 
     Args:
         drafters: the names of all drafters, those without a checkpoint included.
-        executions: how each model runs, see `execution`.
+        executions: how each model runs, `LanguageModel.execution`.
     """
     kinds = [drafter if is_free(drafter) else "model" for drafter in drafters]
     digest = hashlib.sha256(repr([kinds, list(shapes), list(executions)]).encode())
@@ -36,14 +35,3 @@ def fingerprint(
                     file.seek(part * size // 16)
                     digest.update(file.read(65536))
     return digest.hexdigest()[:16]
-
-
-def execution(
-    model: LanguageModel, *, dtype: str, quantize: str | None, compile: bool = False
-) -> str:
-    """What else a text depends on: the engine that runs the model, its numbers, the device's kind.
-
-    Rounding differs with each of them, and with it now and then a token.
-    """
-    engine = type(model).__name__ + ("-compiled" if compile else "")
-    return f"{engine} {dtype} {quantize or 'unquantised'} {model.device.type}"

@@ -13,13 +13,14 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.engine.cpu.choice import fastest_dtype
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import GIB, share_embeddings, weight_bytes
 from adaspec_rl.pairs.drafter_names import EXIT, NGRAM, is_free
 from adaspec_rl.pairs.end_of_text import end_of_text_ids
-from adaspec_rl.pairs.fingerprint import execution, fingerprint
+from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.inflate import load_inflated
 from adaspec_rl.pairs.smollm2 import smollm2
 
@@ -78,6 +79,7 @@ def load_pair(
     device_map: str | None = None,
     engine: str = "auto",
     compile: bool = False,
+    kernels: str = "auto",
     quantize: str | None = None,
     shape: str | None = None,
     drafter_shape: str | None = None,
@@ -92,6 +94,9 @@ def load_pair(
     pair's name says so.
 
     Args:
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `dtype_named`).
+        kernels: of the lean engine on CPUs: `auto`, `compiled` or `torch`.
+        quantize: `int8`, or on CPUs `int4`: the weights alone, of target and draft models.
         drafters: draft models, `ngram`, or `early_exit` (`early_exit:L`: after `L` layers); at
             least one of them.
         memory: `resident` keeps every model on the device; `shared` too, but draft models use the
@@ -118,23 +123,26 @@ def load_pair(
     tokenizers = [checkpoint.tokenizer() for checkpoint in checkpoints]
     for source, tokenizer in zip(drafters, tokenizers[1:]):
         check_vocabularies(target, tokenizers[0], source, tokenizer)
+    numbers = dtype_named(dtype, device, kernels if engine != "transformers" else "torch")
     models = [
         _load(
             checkpoint,
             size,
-            dtype=dtype_named(dtype),
+            dtype=numbers,
             device=device,
             device_map=device_map if checkpoint is checkpoints[0] else None,
             name=source,
             engine=engine,
             compile=compile,
+            kernels=kernels,
             quantize=quantize,
         )
         for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters))
     ]
     if memory != "resident":
         for model in models[1:]:
-            share_embeddings(model.weights, models[0].weights)
+            if share_embeddings(model.weights, models[0].weights):
+                model.weights_moved()
     vocab_size = models[0].vocab_size
     draft_models = {
         source: DraftModel(model, vocab_size) for source, model in zip(drafters, models[1:])
@@ -160,7 +168,7 @@ def load_pair(
             checkpoints,
             shapes,
             names,
-            [execution(m, dtype=dtype, quantize=quantize, compile=compile) for m in models],
+            [model.execution for model in models],
         ),
         offloading=offloading,
     )
@@ -221,6 +229,7 @@ def _load(
     name: str,
     engine: str,
     compile: bool,
+    kernels: str,
     quantize: str | None,
 ) -> LanguageModel:
     if shape is None:
@@ -232,6 +241,7 @@ def _load(
             name=name,
             engine=engine,
             compile=compile,
+            kernels=kernels,
             quantize=quantize,
         )
     if quantize is not None:
@@ -241,15 +251,17 @@ def _load(
     return load_inflated(checkpoint, shape, dtype=dtype, device=torch.device(device), name=name)
 
 
-def dtype_named(name: str) -> torch.dtype:
-    """The floating-point type of that name.
+def dtype_named(name: str, device: str = "cpu", kernels: str = "auto") -> torch.dtype:
+    """The floating-point type of that name; `auto` is bfloat16 on GPUs, on CPUs what is faster.
 
     Raises:
         ValueError: there is none.
     """
+    if name == "auto":
+        return fastest_dtype(kernels) if torch.device(device).type == "cpu" else torch.bfloat16
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"unknown dtype {name!r}: expected float32, bfloat16 or float16")
+        raise ValueError(f"unknown dtype {name!r}: expected auto, float32, bfloat16 or float16")
     return dtype
 
 

@@ -118,7 +118,7 @@ def measure(
     taken = session.clock() - began
     if plan != choices[0] or (seconds is not None and taken > 1.2 * seconds):
         note(_shortfall(plan, choices[0], points[0].autoregressive_step, taken, seconds))
-    device = device_name(session.target.device)
+    device = f"{device_name(session.target.device)}, {session.target.execution}"
     return CostProfile(device, policy_seconds(timed[0].found), tuple(points))
 
 

@@ -91,7 +91,9 @@ def test_model_through_recorded_forwards(monkeypatch: pytest.MonkeyPatch) -> Non
     """The path that CUDA takes gives transformers' logits, whatever the rows' lengths."""
     monkeypatch.setattr("adaspec_rl.engine.lean_model.record_cuda_graph", Replayer)
     theirs = new_model(**LLAMA)
-    ours = LeanModel.from_tensors(theirs.config.to_dict(), theirs.state_dict().items(), "small")
+    ours = LeanModel.from_tensors(
+        theirs.config.to_dict(), theirs.state_dict().items(), "small", kernels="torch"
+    )
     monkeypatch.setattr(ours, "_on_cpu", False)
     monkeypatch.setattr(ours, "_chunk", 400)
     tokens, new = random_tokens(2, 30), random_tokens(2, 12, seed=1)
@@ -117,7 +119,9 @@ def test_bad_logits_wait_for_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adaspec_rl.engine.lean_model.record_cuda_graph", Replayer)
     theirs = new_model(**LLAMA)
     spoil(theirs, token=7)
-    ours = LeanModel.from_tensors(theirs.config.to_dict(), theirs.state_dict().items(), "small")
+    ours = LeanModel.from_tensors(
+        theirs.config.to_dict(), theirs.state_dict().items(), "small", kernels="torch"
+    )
     monkeypatch.setattr(ours, "_on_cpu", False)
     monkeypatch.setattr(ours._finite, "pending", torch.tensor(1 << 40))
     ours.prefill(torch.zeros(1, 1400, dtype=torch.long))

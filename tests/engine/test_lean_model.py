@@ -36,9 +36,20 @@ quick = settings(
 )
 
 
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test goes with both."""
+    monkeypatch.setitem(KERNELS, "kernels", request.param)
+
+
+KERNELS = {"kernels": "auto"}
+
+
 def lean(model: PreTrainedModel, **options: Any) -> LeanModel:
     config = model.config.to_dict()
-    return LeanModel.from_tensors(config, model.state_dict().items(), "small", **options)
+    return LeanModel.from_tensors(
+        config, model.state_dict().items(), "small", **{**KERNELS, **options}
+    )
 
 
 def lean_pair(config: dict[str, Any], **options: Any) -> tuple[LeanModel, PreTrainedModel]:
@@ -46,7 +57,7 @@ def lean_pair(config: dict[str, Any], **options: Any) -> tuple[LeanModel, PreTra
     return lean(theirs, **options), theirs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(parent=quick, max_examples=40)
 @given(config=lean_configs(), seed=st.integers(0, 99), widths=st.data())
 def test_same_logits_as_transformers(
     config: dict[str, Any], seed: int, widths: st.DataObject

@@ -1,4 +1,4 @@
-"""Weight-only int8."""
+"""Weights in 8 and 4 bits."""
 
 import importlib.util
 import sys
@@ -27,9 +27,21 @@ def test_without_torchao_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = save(new_model(**LLAMA), tmp_path)
     monkeypatch.setitem(sys.modules, "torchao", None)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    for engine in ("lean", "transformers"):
+    for options in ({"engine": "lean", "kernels": "torch"}, {"engine": "transformers"}):
         with pytest.raises(ValueError, match="needs torchao: pip install torchao"):
-            load_model(folder, engine=engine, quantize="int8")
+            load_model(folder, quantize="int8", **options)
+        with pytest.raises(ValueError, match="needs the lean engine's compiled kernels"):
+            load_model(folder, quantize="int4", **options)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("bits", "error"), [("int8", 0.05), ("int4", 0.5)])
+def test_compiled_kernels_are_close(tmp_path: Path, bits: str, error: float, tied: bool) -> None:
+    folder = save(new_model(**LLAMA, tie_word_embeddings=tied), tmp_path)
+    exact, rough = load_model(folder), load_model(folder, quantize=bits)
+    tokens = random_tokens(1, 20)
+    assert 0 < relative_error(rough.extend(tokens), exact.extend(tokens)) < error
+    assert bits in rough.execution
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
@@ -38,7 +50,7 @@ def test_without_torchao_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_int8_is_close(tmp_path: Path, engine: str, tied: bool) -> None:
     folder = save(new_model(**LLAMA, tie_word_embeddings=tied), tmp_path)
     exact = load_model(folder, engine=engine)
-    rough = load_model(folder, engine=engine, quantize="int8")
+    rough = load_model(folder, engine=engine, quantize="int8", kernels="torch")
     tokens = random_tokens(1, 20)
     logits = exact.extend(tokens)
     assert 0 < relative_error(rough.extend(tokens), logits) < 0.1

@@ -20,10 +20,9 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.memory import GIB, weight_bytes
 from adaspec_rl.from_config import drafter_source, pair_from
-from adaspec_rl.pairs.fingerprint import execution, fingerprint
+from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.pair import EMBEDDED, load_pair
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
-from tests.toy import ToyModel
 
 COST = CostFeatures(0.0, 0.0, 0.0)
 
@@ -134,23 +133,16 @@ def test_the_fingerprint_knows_how_models_run():
     def of(**options: Any) -> str:
         return load_pair("tiny", "tiny:target", ["ngram"], **options).fingerprint
 
-    found = [of(), of(dtype="bfloat16"), of(engine="transformers")]
+    found = [
+        of(),
+        of(dtype="bfloat16"),
+        of(engine="transformers"),
+        of(kernels="torch"),
+        of(quantize="int8"),
+        of(quantize="int4"),
+    ]
     assert len(set(found)) == len(found)
     assert of(engine="lean") == found[0]  # what runs counts, not what was asked for
-
-
-def test_execution_names_device_quantisation_and_compilation():
-    model = ToyModel()
-    plain = execution(model, dtype="float32", quantize=None)
-    model.device = torch.device("cuda", 1)
-    others = [
-        execution(model, dtype="float32", quantize=None),
-        execution(model, dtype="float32", quantize="int8"),
-        execution(model, dtype="float32", quantize=None, compile=True),
-    ]
-    assert len({plain, *others}) == 4
-    model.device = torch.device("cuda", 0)
-    assert execution(model, dtype="float32", quantize=None) == others[0]
 
 
 def test_a_pair_needs_no_draft_model():

@@ -1,0 +1,89 @@
+"""Which numbers a CPU computes fastest with."""
+
+import json
+import logging
+import time
+
+import torch
+
+from adaspec_rl import strict_json
+from adaspec_rl.engine.architecture import Architecture
+from adaspec_rl.engine.cpu.build import compiled, library
+from adaspec_rl.engine.cpu.decoder import CpuDecoder
+from adaspec_rl.engine.cpu.packing import pack_weights
+from adaspec_rl.engine.kv_cache import KVCache
+from adaspec_rl.engine.products import cache_folder, processor
+from adaspec_rl.engine.rope import Rope
+from adaspec_rl.engine.weights import empty_weights
+from adaspec_rl.files import write_atomically
+
+WIDTHS = (1, 4)  # tokens of a plain step and of a short verification
+PASSES = 5
+SAMPLE = Architecture(  # one layer of 100 MB in float32, more than caches hold
+    family="llama",
+    vocab_size=16,
+    hidden_size=1024,
+    intermediate_size=7168,
+    heads=16,
+    kv_heads=4,
+    head_dim=64,
+    context_length=64,
+    norm_eps=1e-5,
+    rope=Rope(),
+    windows=(None,),
+    tied=True,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def fastest_dtype(kernels: str = "auto") -> torch.dtype:
+    """bfloat16 where the processor multiplies it and is faster with it, else float32.
+
+    Measured once a machine, in a second, on one layer; kept in the user's cache folder.
+    """
+    if not compiled(kernels) or not library().multiplies_bfloat16():
+        return torch.float32
+    path = cache_folder() / "cpu" / "dtypes.json"
+    key = f"{processor()}, {torch.get_num_threads()} threads"
+    try:
+        known = strict_json.typed(dict[str, str], strict_json.read(path, str(path)))
+    except (ValueError, OSError):
+        known = {}
+    if known.get(key) not in ("float32", "bfloat16"):
+        seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+        known[key] = str(min(seconds, key=lambda dtype: seconds[dtype])).removeprefix("torch.")
+        try:
+            write_atomically(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
+        except ValueError as error:  # a read-only home
+            logger.info("the choice of numbers is not kept: %s", error)
+    logger.info("model.dtype=auto: %s is the fastest here", known[key])
+    return torch.bfloat16 if known[key] == "bfloat16" else torch.float32
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    weights = empty_weights(SAMPLE, dtype, torch.device("cpu"))
+    for layer in weights.layers:
+        for matrix in (layer.qkv, layer.output, layer.gate_up, layer.down):
+            matrix.fill_(0.01)
+    for vector in (weights.embedding, weights.norm, weights.layers[0].attention_norm):
+        vector.fill_(1.0)
+    weights.layers[0].mlp_norm.fill_(1.0)
+    decoder = CpuDecoder(SAMPLE, pack_weights(weights))
+    cpu = torch.device("cpu")
+    cache = KVCache(SAMPLE, dtype=dtype, device=cpu, context_length=SAMPLE.context_length)
+    rope = SAMPLE.rope.table(cache.capacity, SAMPLE.head_dim, cpu)
+    total = 0.0
+    for width in WIDTHS:
+        tokens = torch.zeros(1, width, dtype=torch.long)
+        times = []
+        for _ in range(PASSES):
+            began = time.perf_counter()
+            decoder.run(tokens, cache, rope, keep=1, layers=1)
+            times.append(time.perf_counter() - began)
+        total += min(times)
+    return total

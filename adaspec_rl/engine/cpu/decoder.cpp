@@ -1,0 +1,923 @@
+// One forward pass of a decoder-only transformer, all layers in one call.
+//
+// A token's numbers do not depend on what is computed beside it: every sum runs in an order of its
+// own, whatever the width, the batch, the cut of the prompt or the number of threads. So logits are
+// the same bits in every forward pass that reads the same text.
+//
+// Matrices lie in panels of 16 outputs, [panels][inputs][16]: one vector register for each input.
+// Attention goes through the keys by their position in the text, CHUNK at a time.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <omp.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int LANES = 16;
+constexpr int CHUNK = 128;   // keys whose weighted values are summed before they join the others'
+constexpr int QUERIES = 4;   // that go through the keys together
+constexpr int GROUP = 32;    // inputs that share a scale in int4
+constexpr int ALIGN = 32;    // values to which rows of buffers are filled up
+#ifdef __AVX512F__
+constexpr int ACCUMULATORS = 24;  // vectors that stay in registers
+#else
+constexpr int ACCUMULATORS = 6;  // a vector takes two registers of sixteen
+#endif
+constexpr int ROWS = ACCUMULATORS < 12 ? ACCUMULATORS : 12;  // of one tile, at most
+constexpr int PANELS = 8;  // that are multiplied together, at most
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+typedef float Vec __attribute__((vector_size(64), aligned(4)));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(64), aligned(4)));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
+typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
+
+enum Kind { FLOAT32, BFLOAT16, INT8, INT4 };
+
+}  // namespace
+
+extern "C" {
+
+struct Matrix {
+    const void* data;    // float32: [panels][inputs][16]
+                         // bfloat16: [panels][inputs / 2][16][2]
+                         // int8, plus 128: [panels][inputs / 4][16][4]
+                         // int4: [panels][inputs / 8][16][4], of a byte the lower half first
+    const void* scales;  // int8: float32 [panels][16]; int4: float16 [panels][inputs / 32][16]
+    const void* minima;  // int4: as scales
+    const float* bias;   // [panels][16] or null
+    int64_t outputs, inputs;
+    int64_t kind;
+};
+
+struct Layer {
+    const float* attention_norm;  // [hidden]
+    const float* qk_norm;         // [heads + kv_heads][head_dim] or null
+    const float* mlp_norm;        // [hidden]
+    Matrix qkv, output, gate_up, down;  // gate_up: a panel of gates, a panel of ups, and so on
+    int64_t window;               // tokens that are seen, the own one included; 0 = all
+};
+
+struct Model {
+    const Layer* layers;
+    const float* norm;  // [hidden]
+    Matrix embedding, head;
+    int64_t hidden, heads, kv_heads, head_dim, intermediate;
+    float norm_eps;
+    int64_t bfloat16_cache;
+};
+
+struct Pass {
+    const int64_t* tokens;     // [batch][width]
+    const int64_t* starts;     // [batch]: the cache's first free slot of each row
+    const int64_t* positions;  // [batch][width], or null: as the slots
+    const uint8_t* mask;       // [batch or 1][width][span]: which slots are seen; null: all before
+    const int64_t* places;     // [batch][capacity]: positions by slot; for masks and windows
+    int64_t mask_stride;       // of a row of the batch
+    const float* rope;         // [capacity][head_dim / 2][cosine, sine]
+    void* cache;               // [layers][batch][2 kv_heads][capacity][head_dim]
+    int64_t capacity, batch, width, span, layers, keep, threads;
+    float* hidden;             // [batch][keep][hidden], out
+    float* logits;             // [batch][keep][vocabulary], out
+};
+
+}  // extern "C"
+
+namespace {
+
+struct Range {
+    int64_t first, last;
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t filled_up(int64_t n) { return ceil_div(n, ALIGN) * ALIGN; }
+
+Range share(int64_t units, int64_t part, int64_t parts) {
+    return {units * part / parts, units * (part + 1) / parts};
+}
+
+Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+Vec widened(Halves values) { return (Vec)(__builtin_convertvector(values, Words) << 16); }
+Vec load(const uint16_t* from) { return widened(*reinterpret_cast<const Halves*>(from)); }
+
+uint16_t narrowed(float value) {  // to bfloat16, to the nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+Vec from_float16(const uint16_t* from) {
+    Words bits = __builtin_convertvector(*reinterpret_cast<const Halves*>(from), Words);
+    Vec magnitude = (Vec)((bits & 0x7fff) << 13) * 0x1p112f;
+    return (Vec)((Words)magnitude | (bits & 0x8000) << 16);
+}
+
+template <typename T>
+Vec load_some(const T* from, int64_t count) {
+    if (count >= LANES) return load(from);
+    T padded[LANES] = {};
+    std::memcpy(padded, from, count * sizeof(T));
+    return load(padded);
+}
+
+void store_some(float* to, Vec value, int64_t count) {
+    std::memcpy(to, &value, std::min<int64_t>(count, LANES) * sizeof(float));
+}
+
+Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
+Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+Vec absolute(Vec x) { return (Vec)((Words)x & 0x7fffffff); }
+Ints nearest(Vec x) {
+    return __builtin_convertvector(x + (x < 0 ? Vec{} - 0.5f : Vec{} + 0.5f), Ints);
+}
+
+// All lanes of a vector in one, by an operation on two vectors or numbers.
+template <typename V, typename Operation>
+auto folded(V v, Operation apply) {
+    const auto half = apply(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                            __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+    const auto quarter = apply(__builtin_shufflevector(half, half, 0, 1, 2, 3),
+                               __builtin_shufflevector(half, half, 4, 5, 6, 7));
+    return apply(apply(quarter[0], quarter[2]), apply(quarter[1], quarter[3]));
+}
+
+template <typename V>
+auto sum_of(V v) {
+    return folded(v, [](auto a, auto b) { return a + b; });
+}
+
+float largest_of(Vec v) {
+    return folded(v, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+// e^x to within two units in the last place (Cephes' expf); 0 below the smallest normal number.
+Vec exponential(Vec x) {
+    Vec bounded = larger(smaller(x, Vec{} + 88.37f), Vec{} - 87.33f);
+    Ints power = nearest(bounded * 1.44269504f);
+    Vec n = __builtin_convertvector(power, Vec);
+    Vec r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+    Vec y = Vec{} + 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    return x < -87.33f ? Vec{} : y * (Vec)((power + 127) << 23);
+}
+
+float exponential(float x) { return exponential(Vec{} + x)[0]; }
+
+// ---- Products -----------------------------------------------------------------------------------
+
+#ifdef __AVX512BF16__
+constexpr bool MULTIPLIES_BFLOAT16 = true;
+#else
+constexpr bool MULTIPLIES_BFLOAT16 = false;
+#endif
+
+constexpr bool integers(int kind) { return kind == INT8 || kind == INT4; }
+constexpr int values_in_word(int kind) {
+    return integers(kind) ? 4 : kind == BFLOAT16 && MULTIPLIES_BFLOAT16 ? 2 : 1;
+}
+
+// `R` rows that are multiplied together, input by input, in the form that a kind of matrix asks for.
+// Inputs of integer matrices are integers too, with a scale for every 32.
+struct Tile {
+    const uint32_t* words;  // [inputs / values in a word][R]: float32, two bfloat16 or four int8
+    const float* scales;    // [inputs / 32][R]
+    const int32_t* sums;    // [inputs / 32][R]: of the integers
+};
+
+// Turns rows into tiles.
+class Encoder {
+public:
+    Encoder(const Matrix& w, const float* x, int64_t stride, int64_t rows, int64_t tiles)
+        : kind_(w.kind), words_in_row_(w.inputs / values_in_word(w.kind)), groups_(w.inputs / GROUP) {
+        words_.resize(rows * words_in_row_);
+        if (integers(kind_)) {
+            scales_.resize(rows * groups_);
+            sums_.resize(rows * groups_);
+        }
+        for (int64_t n = 0; n < tiles; n++) {
+            const Range own = share(rows, n, tiles);
+            for (int64_t r = own.first; r < own.last; r++)
+                encode(x + r * stride, own.first, r - own.first, own.last - own.first);
+        }
+    }
+
+    // The one that begins with `row`.
+    Tile tile(int64_t row) const {
+        return {words_.data() + row * words_in_row_, scales_.data() + row * groups_,
+                sums_.data() + row * groups_};
+    }
+
+private:
+    const int64_t kind_, words_in_row_, groups_;
+    static thread_local std::vector<uint32_t> words_;
+    static thread_local std::vector<float> scales_;
+    static thread_local std::vector<int32_t> sums_;
+
+    void encode(const float* x, int64_t first, int64_t r, int64_t step) {
+        uint32_t* words = words_.data() + first * words_in_row_ + r;
+        if (integers(kind_)) {
+            const int64_t at = first * groups_ + r;
+            for (int64_t g = 0; g < groups_; g++)
+                quantise(x + g * GROUP, words + g * (GROUP / 4) * step, step, scales_[at + g * step],
+                         sums_[at + g * step]);
+        } else if (values_in_word(kind_) == 2) {
+            for (int64_t k = 0; k < words_in_row_; k++)
+                words[k * step] = narrowed(x[2 * k]) | uint32_t(narrowed(x[2 * k + 1])) << 16;
+        } else {
+            for (int64_t k = 0; k < words_in_row_; k++) std::memcpy(words + k * step, x + k, 4);
+        }
+    }
+
+    static void quantise(const float* x, uint32_t* to, int64_t step, float& scale, int32_t& sum) {
+        const Vec a = load(x), b = load(x + LANES);
+        const float largest = largest_of(larger(absolute(a), absolute(b)));
+        const float factor = largest ? 127 / largest : 0;
+        const Ints numbers[] = {nearest(a * factor), nearest(b * factor)};
+        scale = largest / 127;
+        sum = sum_of(numbers[0] + numbers[1]);
+        uint32_t words[GROUP / 4];
+        for (int i = 0; i < 2; i++) {
+            const Bytes bytes = __builtin_convertvector(numbers[i], Bytes);
+            std::memcpy(words + 4 * i, &bytes, sizeof bytes);
+        }
+        for (int i = 0; i < GROUP / 4; i++) to[i * step] = words[i];
+    }
+};
+
+thread_local std::vector<uint32_t> Encoder::words_;
+thread_local std::vector<float> Encoder::scales_;
+thread_local std::vector<int32_t> Encoder::sums_;
+
+// Each lane of `sum` plus four unsigned bytes of `a` times four signed ones of `x`.
+Ints add_products(Ints sum, Words a, uint32_t x) {
+#ifdef __AVX512VNNI__
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, _mm512_set1_epi32(x));
+#elif defined(__AVX2__)
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_set1_epi32(x), 8), 8);
+    const __m256i odd = _mm256_srai_epi16(_mm256_set1_epi32(x), 8);
+    __m256i part[2];
+    std::memcpy(part, &a, sizeof part);
+    for (int i = 0; i < 2; i++) {
+        const __m256i low = _mm256_and_si256(part[i], _mm256_set1_epi16(255));
+        const __m256i high = _mm256_srli_epi16(part[i], 8);
+        part[i] = _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd));
+    }
+    Ints products;
+    std::memcpy(&products, part, sizeof part);
+    return sum + products;
+#else
+    for (int i = 0; i < 32; i += 8) sum += (Ints)((a >> i) & 255) * (int32_t(x << (24 - i)) >> 24);
+    return sum;
+#endif
+}
+
+// Each lane of `sum` plus two bfloat16 of `a` times two inputs, number `k` and the next.
+template <int R>
+Vec add_pair(Vec sum, Words a, const uint32_t* words, int64_t k, int r) {
+#ifdef __AVX512BF16__
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a,
+                                 (__m512bh)_mm512_set1_epi32(words[k / 2 * R + r]));
+#else
+    const float* values = reinterpret_cast<const float*>(words) + k * R + r;
+    sum += (Vec)(a << 16) * values[0];
+    sum += (Vec)(a & 0xffff0000) * values[R];
+    return sum;
+#endif
+}
+
+// `sum` = the rows of a tile times `P` panels of a matrix, from panel number `panel` on.
+template <int KIND, int R, int P>
+void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
+    const int64_t inputs = w.inputs;
+    if constexpr (KIND == FLOAT32) {
+        const Vec* data = static_cast<const Vec*>(w.data) + panel * inputs;
+        const float* values = reinterpret_cast<const float*>(x.words);
+        for (int64_t k = 0; k < inputs; k++) {
+            Vec weight[P];
+            for (int p = 0; p < P; p++) weight[p] = data[p * inputs + k];
+            for (int r = 0; r < R; r++)
+                for (int p = 0; p < P; p++) sum[r][p] += weight[p] * values[k * R + r];
+        }
+    } else if constexpr (KIND == BFLOAT16) {
+        const Words* data = static_cast<const Words*>(w.data) + panel * inputs / 2;
+        for (int64_t k = 0; k < inputs; k += 2) {
+            Words weight[P];
+            for (int p = 0; p < P; p++) weight[p] = data[(p * inputs + k) / 2];
+            for (int r = 0; r < R; r++)
+                for (int p = 0; p < P; p++) sum[r][p] = add_pair<R>(sum[r][p], weight[p], x.words, k, r);
+        }
+    } else {
+        constexpr int QUADS = GROUP / 4, VECTORS = KIND == INT8 ? QUADS : QUADS / 2;
+        const int64_t groups = inputs / GROUP;
+        const Words* data = static_cast<const Words*>(w.data) + panel * groups * VECTORS;
+        const uint16_t* scales = static_cast<const uint16_t*>(w.scales) + panel * groups * LANES;
+        const uint16_t* minima = static_cast<const uint16_t*>(w.minima) + panel * groups * LANES;
+        for (int64_t group = 0; group < groups; group++) {
+            const uint32_t* words = x.words + group * QUADS * R;
+            Ints part[R][P];
+            for (int r = 0; r < R; r++)
+                for (int p = 0; p < P; p++)
+                    part[r][p] = Ints{} - (KIND == INT8 ? 128 * x.sums[group * R + r] : 0);
+#pragma GCC unroll 8
+            for (int i = 0; i < VECTORS; i++) {
+                for (int p = 0; p < P; p++) {
+                    const Words weight = data[(p * groups + group) * VECTORS + i];
+                    if constexpr (KIND == INT8) {
+                        for (int r = 0; r < R; r++)
+                            part[r][p] = add_products(part[r][p], weight, words[i * R + r]);
+                    } else {
+                        const Words low = weight & 0x0f0f0f0f, high = weight >> 4 & 0x0f0f0f0f;
+                        for (int r = 0; r < R; r++) {
+                            part[r][p] = add_products(part[r][p], low, words[2 * i * R + r]);
+                            part[r][p] = add_products(part[r][p], high, words[(2 * i + 1) * R + r]);
+                        }
+                    }
+                }
+            }
+            for (int p = 0; p < P; p++) {
+                Vec scale, minimum;
+                if constexpr (KIND == INT4) {
+                    scale = from_float16(scales + (p * groups + group) * LANES);
+                    minimum = from_float16(minima + (p * groups + group) * LANES);
+                }
+                for (int r = 0; r < R; r++) {
+                    const float own = x.scales[group * R + r];
+                    const Vec product = __builtin_convertvector(part[r][p], Vec) * own;
+                    if constexpr (KIND == INT8)
+                        sum[r][p] += product;
+                    else
+                        sum[r][p] += product * scale + minimum * (own * x.sums[group * R + r]);
+                }
+            }
+        }
+    }
+}
+
+struct Output {
+    float* to;
+    int64_t stride;
+    bool add;  // to what is there
+};
+
+template <int KIND, int R, int P>
+void project_tile(const Matrix& w, int64_t panel, const Tile& x, const Output& out) {
+    Vec sum[R][P] = {};
+    multiply<KIND, R, P>(w, panel, x, sum);
+    for (int p = 0; p < P; p++) {
+        const int64_t column = (panel + p) * LANES, count = w.outputs - column;
+        for (int r = 0; r < R; r++) {
+            Vec value = sum[r][p];
+            float* to = out.to + r * out.stride + column;
+            if constexpr (KIND == INT8) value *= load(static_cast<const float*>(w.scales) + column);
+            if (w.bias) value += load(w.bias + column);
+            if (out.add) value += load_some(to, count);
+            store_some(to, value, count);
+        }
+    }
+}
+
+using Project = void (*)(const Matrix&, int64_t, const Tile&, const Output&);
+using ByPanels = std::array<Project, PANELS>;
+using ByRows = std::array<ByPanels, ROWS>;
+
+template <int KIND, int R, int P>
+constexpr Project if_it_fits() {
+    constexpr int REGISTERS = integers(KIND) ? 2 : 1;  // of one sum
+    if constexpr (P == 1 || R * P * REGISTERS <= ACCUMULATORS)
+        return project_tile<KIND, R, P>;
+    else
+        return nullptr;
+}
+
+template <int KIND, int R, int... P>
+constexpr ByPanels by_panels(std::integer_sequence<int, P...>) {
+    return {if_it_fits<KIND, R, P + 1>()...};
+}
+
+template <int KIND, int... R>
+constexpr ByRows by_rows(std::integer_sequence<int, R...>) {
+    return {by_panels<KIND, R + 1>(std::make_integer_sequence<int, PANELS>())...};
+}
+
+constexpr auto UP_TO_ROWS = std::make_integer_sequence<int, ROWS>();
+constexpr ByRows PROJECT[] = {by_rows<FLOAT32>(UP_TO_ROWS), by_rows<BFLOAT16>(UP_TO_ROWS),
+                              by_rows<INT8>(UP_TO_ROWS), by_rows<INT4>(UP_TO_ROWS)};
+
+// out = x times the panels of `range`, plus the bias.
+void project(const Matrix& w, const float* x, int64_t stride, int64_t rows, Output out, Range range) {
+    if (!rows) return;
+    const int64_t tiles = ceil_div(rows, ROWS), tallest = ceil_div(rows, tiles);
+    const Encoder encoder(w, x, stride, rows, tiles);
+    for (int64_t panel = range.first; panel < range.last;) {
+        int64_t together = std::min<int64_t>(PANELS, range.last - panel);
+        while (!PROJECT[w.kind][tallest - 1][together - 1]) together--;
+        for (int64_t n = 0; n < tiles; n++) {
+            const Range own = share(rows, n, tiles);
+            const Project run = PROJECT[w.kind][own.last - own.first - 1][together - 1];
+            run(w, panel, encoder.tile(own.first), {out.to + own.first * out.stride, out.stride, out.add});
+        }
+        panel += together;
+    }
+}
+
+int64_t panels(const Matrix& w) { return ceil_div(w.outputs, LANES); }
+
+// Row `index` of a matrix, as float32.
+void read_row(const Matrix& w, int64_t index, float* to) {
+    const int64_t panel = index / LANES, lane = index % LANES, groups = w.inputs / GROUP;
+    const auto word = [&](int64_t k, int64_t values) {  // the one with input k, of so many values
+        const int64_t at = (panel * w.inputs / values + k / values) * LANES + lane;
+        return static_cast<const uint32_t*>(w.data)[at];
+    };
+    for (int64_t k = 0; k < w.inputs; k++) {
+        if (w.kind == FLOAT32 || w.kind == BFLOAT16) {
+            const uint32_t bits = w.kind == FLOAT32 ? word(k, 1) : word(k, 2) >> (16 * (k % 2)) << 16;
+            std::memcpy(to + k, &bits, 4);
+        } else if (w.kind == INT8) {
+            const int32_t number = (word(k, 4) >> (8 * (k % 4)) & 255) - 128;
+            to[k] = number * static_cast<const float*>(w.scales)[panel * LANES + lane];
+        } else {
+            const int64_t group = (panel * groups + k / GROUP) * LANES;
+            const Vec scale = from_float16(static_cast<const uint16_t*>(w.scales) + group);
+            const Vec minimum = from_float16(static_cast<const uint16_t*>(w.minima) + group);
+            const int32_t number = word(k, 8) >> (8 * (k % 4) + 4 * (k / 4 % 2)) & 15;
+            to[k] = number * scale[lane] + minimum[lane];
+        }
+    }
+}
+
+// ---- Normalisation, rotation --------------------------------------------------------------------
+
+float inverse_rms(const float* x, int64_t size, float eps) {
+    Vec squares = {};
+    for (int64_t i = 0; i < size; i += LANES) {
+        const Vec value = load_some(x + i, size - i);
+        squares += value * value;
+    }
+    return 1.0f / std::sqrt(sum_of(squares) / size + eps);
+}
+
+void normalise(const float* x, const float* weight, int64_t size, float eps, float* to) {
+    const float factor = inverse_rms(x, size, eps);
+    for (int64_t i = 0; i < size; i++) to[i] = x[i] * factor * weight[i];
+}
+
+void rotate(float* head, const float* rope, int64_t size) {
+    for (int64_t i = 0; i < size; i += 2) {
+        const float a = head[i], b = head[i + 1], cosine = rope[i], sine = rope[i + 1];
+        head[i] = a * cosine - b * sine;
+        head[i + 1] = a * sine + b * cosine;
+    }
+}
+
+float stored(float value, float) { return value; }
+uint16_t stored(float value, uint16_t) { return narrowed(value); }
+
+// ---- Attention ----------------------------------------------------------------------------------
+
+// What a token sees: keys at positions [first, last); the one at position v lies in slot
+// slots[v - first], or in slot v.
+struct View {
+    int64_t first, last;
+    const int32_t* slots;
+
+    int64_t slot(int64_t v) const { return slots ? slots[v - first] : v; }
+};
+
+// Softmax over part of the keys: the largest score, the sum of the weights, the weighted values.
+struct Part {
+    float largest, total;
+    float* values;  // [head_dim]
+};
+
+// `later` follows `part` in the text.
+void join(Part& part, const Part& later, int64_t size) {
+    const float largest = std::max(part.largest, later.largest);
+    const float a = exponential(part.largest - largest), b = exponential(later.largest - largest);
+    for (int64_t i = 0; i < size; i++) part.values[i] = part.values[i] * a + later.values[i] * b;
+    part.total = part.total * a + later.total * b;
+    part.largest = largest;
+}
+
+// Scores of 16 keys, [head_dim][16] at `keys`, for `Q` queries.
+template <int Q, typename T>
+void score(const float* const* queries, const T* keys, int64_t size, Vec (&scores)[Q]) {
+    for (int q = 0; q < Q; q++) scores[q] = Vec{};
+    for (int64_t d = 0; d < size; d++) {
+        const Vec key = load(keys + d * LANES);
+        for (int q = 0; q < Q; q++) scores[q] += key * queries[q][d];
+    }
+}
+
+template <int Q, typename T>
+void add_values(const float (*weights)[CHUNK], const View& view, int64_t from, int64_t to, int64_t base,
+                const T* values, int64_t size, float* const* out) {
+    constexpr int STRIP = 4;
+    for (int64_t d = 0; d < size; d += STRIP * LANES) {
+        Vec sum[Q][STRIP] = {};
+        if (d + STRIP * LANES <= size) {
+            for (int64_t v = from; v < to; v++) {
+                const T* value = values + view.slot(v) * size + d;
+                for (int i = 0; i < STRIP; i++) {
+                    const Vec part = load(value + i * LANES);
+                    for (int q = 0; q < Q; q++) sum[q][i] += part * weights[q][v - base];
+                }
+            }
+        } else {
+            for (int64_t v = from; v < to; v++) {
+                const T* value = values + view.slot(v) * size;
+                for (int64_t i = 0; d + i * LANES < size; i++) {
+                    const Vec part = load_some(value + d + i * LANES, size - d - i * LANES);
+                    for (int q = 0; q < Q; q++) sum[q][i] += part * weights[q][v - base];
+                }
+            }
+        }
+        for (int q = 0; q < Q; q++)
+            for (int64_t i = 0; i < STRIP && d + i * LANES < size; i++)
+                store_some(out[q] + d + i * LANES, sum[q][i], size - d - i * LANES);
+    }
+}
+
+// Queries against the keys of one chunk of the text; false if they see none of them. Views of
+// several queries either have no slots of their own or are the same.
+template <int Q, typename T>
+bool attend_chunk(const float* const* queries, const View* views, int64_t chunk, const T* keys,
+                  const T* values, int64_t size, float scale, Part* parts) {
+    const int64_t base = chunk * CHUNK;
+    int64_t from = views[0].first, to = views[0].last;
+    for (int q = 1; q < Q; q++) {
+        from = std::min(from, views[q].first);
+        to = std::max(to, views[q].last);
+    }
+    from = std::max(from, base);
+    to = std::min(to, base + CHUNK);
+    if (from >= to) {
+        for (int q = 0; q < Q; q++) parts[q].total = 0;
+        return false;
+    }
+    float weights[Q][CHUNK];
+    const int64_t first = from / LANES * LANES;
+    const View& view = views[0];
+    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Vec largest[Q];
+    for (int q = 0; q < Q; q++) largest[q] = Vec{} - INFINITE;
+    for (int64_t v = first; v < to; v += LANES) {
+        Vec scores[Q];
+        const int64_t low = std::max(v, from), high = std::min(v + LANES, to);
+        bool in_place = true;
+        if (view.slots)
+            for (int64_t i = low; i < high; i++) in_place &= view.slot(i) == i;
+        if (in_place) {
+            score<Q>(queries, keys + v * size, size, scores);
+        } else {
+            for (int q = 0; q < Q; q++) scores[q] = Vec{};
+            for (int64_t i = low; i < high; i++) {
+                const int64_t slot = view.slot(i);
+                Vec found[Q];
+                score<Q>(queries, keys + slot / LANES * LANES * size, size, found);
+                for (int q = 0; q < Q; q++) scores[q][i - v] = found[q][slot % LANES];
+            }
+        }
+        for (int q = 0; q < Q; q++) {
+            const int32_t begin = std::max(views[q].first - v, int64_t(-1));
+            const int32_t end = std::min(views[q].last - v, int64_t(LANES));
+            const Vec seen = (lane >= begin) & (lane < end) ? scores[q] * scale : Vec{} - INFINITE;
+            largest[q] = larger(largest[q], seen);
+            std::memcpy(weights[q] + (v - base), &seen, sizeof seen);
+        }
+    }
+    float* sums[Q];
+    for (int q = 0; q < Q; q++) {
+        const float most = largest_of(largest[q]);
+        Vec total = {};
+        for (int64_t v = first; v < to; v += LANES) {
+            float* at = weights[q] + (v - base);
+            const Vec weight = most == -INFINITE ? Vec{} : exponential(load(at) - most);
+            total += weight;
+            std::memcpy(at, &weight, sizeof weight);
+        }
+        parts[q].largest = most;
+        parts[q].total = sum_of(total);
+        sums[q] = parts[q].values;
+    }
+    add_values<Q>(weights, view, from, to, base, values, size, sums);
+    return true;
+}
+
+// ---- The pass -----------------------------------------------------------------------------------
+
+// Buffers of one pass, kept for the next.
+class Workspace {
+public:
+    void reset(int64_t floats) {
+        if (floats > int64_t(memory_.size())) memory_.assign(floats, 0.0f);
+        std::fill(memory_.begin(), memory_.begin() + floats, 0.0f);
+        next_ = memory_.data();
+    }
+
+    float* take(int64_t floats) {
+        float* taken = next_;
+        next_ += filled_up(floats);
+        return taken;
+    }
+
+private:
+    std::vector<float> memory_;
+    float* next_ = nullptr;
+};
+
+template <typename T>
+class Forward {
+public:
+    Forward(const Model& model, const Pass& pass)
+        : m(model), p(pass), rows(p.batch * p.width), kept(p.batch * p.keep),
+          group(m.heads / m.kv_heads), heads(m.heads + 2 * m.kv_heads), chunks(ceil_div(reach(), CHUNK)),
+          hidden_stride(filled_up(m.hidden)), qkv_stride(filled_up(heads * m.head_dim)),
+          mixed_stride(filled_up(m.heads * m.head_dim)),
+          gated_stride(ceil_div(m.intermediate, LANES) * 2 * LANES),
+          active_stride(filled_up(m.intermediate)) {
+        // Few queries and many keys: chunks of one query go to several threads.
+        blocks = ceil_div(p.mask ? group : p.width * group, QUERIES) * (p.mask ? p.width : 1);
+        spread = chunks > 1 && p.batch * m.kv_heads * blocks < 8 * p.threads;
+        part_size = m.head_dim + 2;
+        const int64_t parts = spread ? rows * m.heads * chunks * part_size : 0;
+        static thread_local Workspace memory;
+        memory.reset(filled_up(rows * hidden_stride) * 2 + filled_up(rows * qkv_stride) +
+                     filled_up(rows * mixed_stride) + filled_up(rows * gated_stride) +
+                     filled_up(rows * active_stride) + filled_up(parts));
+        hidden = memory.take(rows * hidden_stride);
+        normed = memory.take(rows * hidden_stride);
+        qkv = memory.take(rows * qkv_stride);
+        mixed = memory.take(rows * mixed_stride);
+        gated = memory.take(rows * gated_stride);
+        active = memory.take(rows * active_stride);
+        partial = memory.take(parts);
+        if (p.mask) find_slots();
+    }
+
+    void run() {
+#pragma omp parallel num_threads(p.threads)
+        {
+            const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+            for (int64_t r = thread; r < rows; r += threads)
+                read_row(m.embedding, p.tokens[r], hidden + r * hidden_stride);
+#pragma omp barrier
+            for (int64_t n = 0; n < p.layers; n++) layer(n, thread, threads);
+            for (int64_t i = thread; i < kept; i += threads) {
+                const int64_t r = i / p.keep * p.width + p.width - p.keep + i % p.keep;
+                float* to = normed + i * hidden_stride;
+                normalise(hidden + r * hidden_stride, m.norm, m.hidden, m.norm_eps, to);
+                std::memcpy(p.hidden + i * m.hidden, to, m.hidden * sizeof(float));
+            }
+#pragma omp barrier
+            const Range own = share(panels(m.head), thread, threads);
+            project(m.head, normed, hidden_stride, kept, {p.logits, m.head.outputs, false}, own);
+        }
+    }
+
+private:
+    const Model& m;
+    const Pass& p;
+    const int64_t rows, kept, group, heads, chunks;
+    const int64_t hidden_stride, qkv_stride, mixed_stride, gated_stride, active_stride;
+    int64_t blocks, part_size;
+    bool spread;
+    float *hidden, *normed, *qkv, *mixed, *gated, *active, *partial;
+    std::vector<int32_t> slots;        // [rows][span]: the slots that a token sees, in order
+    std::vector<int64_t> seen;         // [rows]: how many
+
+    // The end of the text as far as any token sees it.
+    int64_t reach() const {
+        int64_t last = p.span;
+        if (p.positions && p.mask)
+            for (int64_t r = 0; r < rows; r++) last = std::max(last, p.positions[r] + 1);
+        return last;
+    }
+
+    void layer(int64_t n, int thread, int threads) {
+        const Layer& w = m.layers[n];
+        normalise_rows(w.attention_norm, thread, threads);
+        project(w.qkv, normed, hidden_stride, rows, {qkv, qkv_stride, false},
+                share(panels(w.qkv), thread, threads));
+#pragma omp barrier
+        for (int64_t head = thread; head < heads; head += threads) rotate_and_store(w, n, head);
+#pragma omp barrier
+        attend(w, n, thread, threads);
+#pragma omp barrier
+        project(w.output, mixed, mixed_stride, rows, {hidden, hidden_stride, true},
+                share(panels(w.output), thread, threads));
+#pragma omp barrier
+        normalise_rows(w.mlp_norm, thread, threads);
+        const Range pairs = share(panels(w.gate_up) / 2, thread, threads);
+        project(w.gate_up, normed, hidden_stride, rows, {gated, gated_stride, false},
+                {2 * pairs.first, 2 * pairs.last});
+        activate(pairs);
+#pragma omp barrier
+        project(w.down, active, active_stride, rows, {hidden, hidden_stride, true},
+                share(panels(w.down), thread, threads));
+#pragma omp barrier
+    }
+
+    void normalise_rows(const float* weight, int thread, int threads) {
+        for (int64_t r = thread; r < rows; r += threads)
+            normalise(hidden + r * hidden_stride, weight, m.hidden, m.norm_eps,
+                      normed + r * hidden_stride);
+#pragma omp barrier
+    }
+
+    void activate(Range pairs) {
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t n = pairs.first; n < pairs.last; n++) {
+                const float* from = gated + r * gated_stride + 2 * n * LANES;
+                const Vec gate = load(from), up = load(from + LANES);
+                const Vec value = gate / (1.0f + exponential(-gate)) * up;
+                store_some(active + r * active_stride + n * LANES, value, m.intermediate - n * LANES);
+            }
+        }
+    }
+
+    T* cache(int64_t layer, int64_t b, int64_t head) const {
+        const int64_t row = (layer * p.batch + b) * 2 * m.kv_heads + head;
+        return static_cast<T*>(p.cache) + row * p.capacity * m.head_dim;
+    }
+
+    int64_t position(int64_t r) const {
+        return p.positions ? p.positions[r] : p.starts[r / p.width] + r % p.width;
+    }
+
+    // Queries turn in place; keys and values go to the cache, keys as [slots / 16][head_dim][16].
+    void rotate_and_store(const Layer& w, int64_t n, int64_t head) {
+        const int64_t size = m.head_dim;
+        for (int64_t r = 0; r < rows; r++) {
+            float* own = qkv + r * qkv_stride + head * size;
+            if (head < m.heads + m.kv_heads) {
+                if (w.qk_norm) normalise(own, w.qk_norm + head * size, size, m.norm_eps, own);
+                rotate(own, p.rope + position(r) * size, size);
+            }
+            if (head < m.heads) continue;
+            const int64_t b = r / p.width, slot = p.starts[b] + r % p.width;
+            T* to = cache(n, b, head - m.heads);
+            if (head < m.heads + m.kv_heads) {
+                to += slot / LANES * LANES * size + slot % LANES;
+                for (int64_t d = 0; d < size; d++) to[d * LANES] = stored(own[d], T());
+            } else {
+                for (int64_t d = 0; d < size; d++) to[slot * size + d] = stored(own[d], T());
+            }
+        }
+    }
+
+    void find_slots() {
+        slots.resize(rows * p.span);
+        seen.resize(rows);
+        for (int64_t r = 0; r < rows; r++) {
+            const uint8_t* mask = p.mask + r / p.width * p.mask_stride + r % p.width * p.span;
+            int64_t count = 0;
+            for (int64_t slot = 0; slot < p.span; slot++)
+                if (mask[slot]) slots[r * p.span + count++] = slot;
+            seen[r] = count;
+        }
+    }
+
+    View view(const Layer& w, int64_t r) const {
+        const int64_t b = r / p.width;
+        if (!p.mask) {
+            const int64_t last = p.starts[b] + r % p.width + 1;
+            return {w.window ? std::max<int64_t>(0, last - w.window) : 0, last, nullptr};
+        }
+        const int32_t* own = slots.data() + r * p.span;
+        int64_t skipped = 0;
+        if (w.window)
+            while (p.places[b * p.capacity + own[skipped]] <= position(r) - w.window) skipped++;
+        const int64_t count = seen[r] - skipped, first = std::max<int64_t>(0, position(r) + 1 - count);
+        return {first, first + count, own + skipped};
+    }
+
+    void attend(const Layer& w, int64_t n, int thread, int threads) {
+        const int64_t units = p.batch * m.kv_heads * blocks;
+        if (!spread) {
+            for (int64_t unit = thread; unit < units; unit += threads)
+                attend_block(w, n, unit, 0, chunks, false);
+            return;
+        }
+        const Range own = share(units * chunks, thread, threads);
+        for (int64_t i = own.first; i < own.last; i++)
+            attend_block(w, n, i / chunks, i % chunks, i % chunks + 1, true);
+#pragma omp barrier
+        for (int64_t i = thread; i < rows * m.heads; i += threads) {
+            float* to = mixed + i / m.heads * mixed_stride + i % m.heads * m.head_dim;
+            Part all = {0, 0, to};
+            for (int64_t chunk = 0; chunk < chunks; chunk++) {
+                float* memory = partial + (i * chunks + chunk) * part_size;
+                add_part(all, {memory[0], memory[1], memory + 2});
+            }
+            finish(all);
+        }
+    }
+
+    void add_part(Part& all, const Part& part) {
+        if (part.total == 0) return;
+        if (all.total == 0) {
+            all.largest = part.largest;
+            all.total = part.total;
+            std::memcpy(all.values, part.values, m.head_dim * sizeof(float));
+        } else {
+            join(all, part, m.head_dim);
+        }
+    }
+
+    void finish(Part& all) {
+        for (int64_t d = 0; d < m.head_dim; d++) all.values[d] /= all.total;
+    }
+
+    void attend_block(const Layer& w, int64_t n, int64_t unit, int64_t from, int64_t to, bool keep_parts) {
+        const int64_t block = unit % blocks, kv_head = unit / blocks % m.kv_heads;
+        const int64_t b = unit / blocks / m.kv_heads;
+        int64_t first, last;  // queries of the row of the batch, token by token
+        if (p.mask) {
+            const int64_t of_token = blocks / p.width;
+            first = block / of_token * group + block % of_token * QUERIES;
+            last = std::min(first + QUERIES, (block / of_token + 1) * group);
+        } else {
+            first = block * QUERIES;
+            last = std::min<int64_t>(first + QUERIES, p.width * group);
+        }
+        switch (last - first) {
+            case 1: return attend_queries<1>(w, n, b, kv_head, first, from, to, keep_parts);
+            case 2: return attend_queries<2>(w, n, b, kv_head, first, from, to, keep_parts);
+            case 3: return attend_queries<3>(w, n, b, kv_head, first, from, to, keep_parts);
+            default: return attend_queries<4>(w, n, b, kv_head, first, from, to, keep_parts);
+        }
+    }
+
+    template <int Q>
+    void attend_queries(const Layer& w, int64_t n, int64_t b, int64_t kv_head, int64_t query, int64_t from,
+                        int64_t to, bool keep_parts) {
+        const int64_t size = m.head_dim;
+        const T* keys = cache(n, b, kv_head);
+        const T* values = cache(n, b, m.kv_heads + kv_head);
+        const float scale = 1.0f / std::sqrt(float(size));
+        const float* queries[Q];
+        View views[Q];
+        Part all[Q], parts[Q] = {};
+        int64_t heads_of[Q];  // [rows][heads]
+        std::vector<float> scratch(Q * size);
+        for (int q = 0; q < Q; q++) {
+            const int64_t r = b * p.width + (query + q) / group;
+            const int64_t head = kv_head * group + (query + q) % group;
+            heads_of[q] = r * m.heads + head;
+            queries[q] = qkv + r * qkv_stride + head * size;
+            views[q] = view(w, r);
+            all[q] = {0, 0, mixed + r * mixed_stride + head * size};
+        }
+        for (int64_t chunk = from; chunk < to; chunk++) {
+            for (int q = 0; q < Q; q++) {
+                float* memory = partial + (heads_of[q] * chunks + chunk) * part_size;
+                parts[q].values = keep_parts ? memory + 2 : scratch.data() + q * size;
+            }
+            attend_chunk<Q>(queries, views, chunk, keys, values, size, scale, parts);
+            for (int q = 0; q < Q; q++) {
+                if (keep_parts) {
+                    float* memory = partial + (heads_of[q] * chunks + chunk) * part_size;
+                    memory[0] = parts[q].largest;
+                    memory[1] = parts[q].total;
+                } else {
+                    add_part(all[q], parts[q]);
+                }
+            }
+        }
+        if (!keep_parts)
+            for (int q = 0; q < Q; q++) finish(all[q]);
+    }
+};
+
+}  // namespace
+
+extern "C" int multiplies_bfloat16() { return MULTIPLIES_BFLOAT16; }
+
+// 0, or 1 if a token is not in the vocabulary; nothing is computed then.
+extern "C" int forward(const Model* model, const Pass* pass) {
+    for (int64_t i = 0; i < pass->batch * pass->width; i++)
+        if (pass->tokens[i] < 0 || pass->tokens[i] >= model->embedding.outputs) return 1;
+    if (model->bfloat16_cache)
+        Forward<uint16_t>(*model, *pass).run();
+    else
+        Forward<float>(*model, *pass).run();
+    return 0;
+}

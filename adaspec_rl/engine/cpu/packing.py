@@ -1,0 +1,197 @@
+"""Matrices as the compiled decoder reads them: panels of 16 outputs, in four precisions.
+
+A panel holds, for one input after the other, the weights of its 16 outputs side by side: one vector
+register each. Outputs are filled up to whole panels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from adaspec_rl.engine.cpu.huge_pages import HugePages
+from adaspec_rl.engine.weights import Weights
+
+LANES = 16  # outputs of a panel
+GROUP = 32  # inputs that share a scale and a minimum in int4
+_TINY = 1e-30
+PRECISIONS = ("float32", "bfloat16", "int8", "int4")
+
+
+@dataclass(slots=True)
+class PackedMatrix:
+    """A matrix `[outputs, inputs]` and the bias that is added to its product.
+
+    Attributes:
+        data: float32 `[panels, inputs, 16, 1]`; bfloat16 `[panels, inputs / 2, 16, 2]`; int8
+            `[panels, inputs / 4, 16, 4]` uint8, numbers from 1 to 255 that mean 128 less; int4
+            `[panels, inputs / 8, 16, 4]` uint8, the lower half of each byte before the upper one.
+        scales: int8: float32 `[panels, 16]`; int4: float16 `[panels, inputs / 32, 16, 1]`.
+        minima: int4: as `scales`. A weight is `minimum + scale * number`, the number 0 to 15.
+        bias: float32 `[panels, 16]`.
+        inputs: filled up to a multiple of 2, or of 32 in int8 and int4.
+    """
+
+    data: torch.Tensor
+    scales: torch.Tensor | None
+    minima: torch.Tensor | None
+    bias: torch.Tensor | None
+    outputs: int
+    inputs: int
+    precision: str
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Those that there are."""
+        return [t for t in (self.data, self.scales, self.minima, self.bias) if t is not None]
+
+    def same(self, other: "PackedMatrix") -> bool:
+        """Whether both hold the same values in the same precision."""
+        ours, theirs = self.tensors(), other.tensors()
+        alike = (self.outputs, self.precision) == (other.outputs, other.precision)
+        return (
+            alike
+            and len(ours) == len(theirs)
+            and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(ours, theirs))
+        )
+
+
+@dataclass(slots=True)
+class PackedLayer:
+    """One layer; what is no matrix is float32."""
+
+    attention_norm: torch.Tensor  # [hidden]
+    qkv: PackedMatrix
+    qk_norm: torch.Tensor | None  # [heads + kv_heads, head_dim]
+    output: PackedMatrix
+    mlp_norm: torch.Tensor  # [hidden]
+    gate_up: PackedMatrix  # a panel of gates, a panel of ups, and so on
+    down: PackedMatrix
+
+
+@dataclass(slots=True)
+class PackedWeights:
+    """A whole model. `head` is the embedding itself where they are tied."""
+
+    embedding: PackedMatrix
+    layers: list[PackedLayer]
+    norm: torch.Tensor  # [hidden]
+    head: PackedMatrix
+
+
+def pack_weights(weights: Weights, quantize: str | None = None) -> PackedWeights:
+    """Pack float32 or bfloat16 `weights`, matrix by matrix, into huge pages.
+
+    Empties `weights` on the way, so that no matrix is held twice. A tied embedding is one matrix:
+    its rows are read out of the panels. An embedding of its own is never quantised.
+
+    Args:
+        quantize: `int8` or `int4`; by default the weights keep their type. The output matrix is
+            never in less than 8 bits: it takes part in every token's choice at first hand.
+    """
+    pages = HugePages()
+
+    def packed(matrix: torch.Tensor, bias: torch.Tensor | None, precision: str) -> PackedMatrix:
+        made = pack(matrix, bias, precision)
+        made.data = pages.move(made.data)
+        return made
+
+    own = str(weights.norm.dtype).removeprefix("torch.")
+    precision = quantize or own
+    layers = []
+    weights.layers.reverse()
+    while weights.layers:
+        w = weights.layers.pop()
+        gate_up_bias = None if w.gate_up_bias is None else _alternating(w.gate_up_bias)
+        layers.append(
+            PackedLayer(
+                attention_norm=w.attention_norm.float(),
+                qkv=packed(w.qkv, w.qkv_bias, precision),
+                qk_norm=None if w.qk_norm is None else w.qk_norm.float(),
+                output=packed(w.output, w.output_bias, precision),
+                mlp_norm=w.mlp_norm.float(),
+                gate_up=packed(_alternating(w.gate_up), gate_up_bias, precision),
+                down=packed(w.down, w.down_bias, precision),
+            )
+        )
+    head = packed(weights.head, None, "int8" if precision == "int4" else precision)
+    tied = weights.head is weights.embedding
+    embedding = head if tied else packed(weights.embedding, None, own)
+    norm = weights.norm.float()
+    weights.embedding = weights.head = weights.embedding[:0].clone()
+    return PackedWeights(embedding, layers, norm, head)
+
+
+def pack(matrix: torch.Tensor, bias: torch.Tensor | None, precision: str) -> PackedMatrix:
+    """A float `matrix` `[outputs, inputs]` in `precision`.
+
+    int8 has one scale an output, so that its largest weight is 127. int4 has a scale and a minimum
+    for every 32 weights, so that they run from 0 to 15; weights that a GGUF file's Q4_0 or Q4_1
+    blocks held are found again exactly.
+    """
+    outputs = len(matrix)
+    matrix = _filled(matrix)
+    bias = None if bias is None else _filled(bias.float()).view(-1, LANES)
+    scales = minima = None
+    if precision == "int8":
+        matrix = _widened(matrix.float(), GROUP)
+        scale = matrix.abs().amax(1) / 127
+        matrix = (matrix / scale.clamp_min(_TINY)[:, None]).round_().add_(128).to(torch.uint8)
+        scales = scale.view(-1, LANES).contiguous()
+    elif precision == "int4":
+        matrix = _widened(matrix.float(), GROUP)
+        groups = matrix.unflatten(1, (-1, GROUP))
+        low, high = groups.aminmax(dim=2)
+        scales, minima = ((high - low) / 15).half(), low.half()
+        numbers = (groups - minima.float()[..., None]) / scales.float().clamp_min(_TINY)[..., None]
+        first, second = (
+            numbers.round_().clamp_(0, 15).to(torch.uint8).view(len(matrix), -1, 2, 4).unbind(2)
+        )
+        matrix = (first | second << 4).flatten(1)
+        scales, minima = _panels(scales, 1), _panels(minima, 1)
+    else:
+        matrix = _widened(matrix.to(getattr(torch, precision)), 2)
+    inputs = matrix.shape[1] * (2 if precision == "int4" else 1)
+    data = _panels(matrix, 4 // matrix.element_size())
+    return PackedMatrix(data, scales, minima, bias, outputs, inputs, precision)
+
+
+def unpack(matrix: PackedMatrix) -> torch.Tensor:
+    """The values that a packed matrix stands for, float32 `[outputs, inputs]`."""
+
+    def rows(panels: torch.Tensor) -> torch.Tensor:
+        return panels.transpose(1, 2).flatten(0, 1).flatten(1)
+
+    values = rows(matrix.data)
+    if matrix.precision == "int8":
+        assert matrix.scales is not None
+        values = (values.float() - 128) * matrix.scales.view(-1, 1)
+    elif matrix.precision == "int4":
+        assert matrix.scales is not None and matrix.minima is not None
+        quads = values.unflatten(1, (-1, 4))
+        numbers = torch.stack([quads & 15, quads >> 4], dim=2).float().view(len(quads), -1, GROUP)
+        scales, minima = rows(matrix.scales).float(), rows(matrix.minima).float()
+        values = (numbers * scales[..., None] + minima[..., None]).flatten(1)
+    return values[: matrix.outputs].float()
+
+
+def _panels(rows: torch.Tensor, together: int) -> torch.Tensor:
+    """`[panels, inputs / together, 16, together]` of `[outputs, inputs]`."""
+    return rows.unflatten(0, (-1, LANES)).unflatten(2, (-1, together)).transpose(1, 2).contiguous()
+
+
+def _widened(rows: torch.Tensor, multiple: int) -> torch.Tensor:
+    """More inputs, up to a multiple; the last one again, so that no group's range changes."""
+    missing = -rows.shape[1] % multiple
+    return rows if not missing else torch.cat([rows, rows[:, -1:].expand(-1, missing)], dim=1)
+
+
+def _filled(rows: torch.Tensor) -> torch.Tensor:
+    """Zeros up to whole panels."""
+    missing = -len(rows) % LANES
+    return rows if not missing else F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, missing))
+
+
+def _alternating(gate_up: torch.Tensor) -> torch.Tensor:
+    """Gates and ups `[2 n, ...]` as a panel of gates, a panel of ups, and so on."""
+    gate, up = (_filled(part).unflatten(0, (-1, LANES)) for part in gate_up.chunk(2))
+    return torch.stack([gate, up], dim=1).flatten(0, 2)
