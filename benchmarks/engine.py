@@ -88,9 +88,11 @@ class Contest:
         source: str,
         models: Mapping[str, LanguageModel],
         shape: str | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
-        """`models` are ours, by precision."""
-        self.role, self.source, self.models = role, source, models
+        """`models` are ours, by precision; `compiled` adds transformers' through torch.compile."""
+        self.role, self.source, self.models, self.compiled = role, source, models, compiled
         self.device = next(iter(models.values())).device
         self.references = {
             precision: reference_model(source, shape, dtype_named(precision), self.device)
@@ -105,7 +107,7 @@ class Contest:
             made[f"ours {precision}"] = OurForward(model)
         for precision, reference in self.references.items():
             made[f"transformers {precision}"] = EagerForward(reference)
-            if self.device.type == "cuda":
+            if self.compiled:
                 made[f"{COMPILED} {precision}"] = CompiledForward(reference, reduce_overhead)
         return made
 
@@ -201,6 +203,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", default="llama8b", help="the target's, if inflated")
     parser.add_argument("--drafter-shape", default="llama1b", help="likewise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also transformers through torch.compile: minutes"
+    )
     parser.add_argument("--contexts", type=int, nargs="+", help="tokens before each forward")
     parser.add_argument("--repeats", type=int, default=20, help="of each forward")
     parser.add_argument("--prompts", type=int, default=4, help="a domain, for whole rounds")
@@ -253,7 +258,7 @@ def main() -> None:
             found = {dtype: own[role]} if role in own else loaded(source, [dtype])
         models = {name: model for name, model in found.items() if not isinstance(model, str)}
         unavailable[role] = {name: why for name, why in found.items() if isinstance(why, str)}
-        contest = Contest(role, source, models, size)
+        contest = Contest(role, source, models, size, compiled=options.compiled)
         medians = contest.run(options.contexts or CONTEXTS[device.type], options.repeats)
         context = next(iter(medians))
         figures |= contest.figures(medians[context], context, bandwidth)

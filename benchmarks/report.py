@@ -34,6 +34,17 @@ def machine() -> dict[str, Any]:
     }
 
 
+def about(device: torch.device) -> dict[str, Any]:
+    """The command, and what it ran on and with."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "device": device_name(device),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "versions": package_versions(),
+    }
+
+
 def finish(
     figures: Mapping[str, float],
     path: Path | None,
@@ -45,15 +56,6 @@ def finish(
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")
     if path:
-        command = shlex.join(["python", *sys.argv])
-        content = {
-            "command": command,
-            "device": device_name(device),
-            "machine": machine(),
-            "python": platform.python_version(),
-            "versions": package_versions(),
-            "figures": dict(figures),
-            **(details or {}),
-        }
+        content = {**about(device), "figures": dict(figures), **(details or {})}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,90 @@
+"""The benchmarks: what each says of itself, and the GPU's, rehearsed."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adaspec_rl.from_config import PROJECT
+
+FOLDER = PROJECT / "benchmarks"
+COMMANDS = sorted(
+    path.stem for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text()
+)
+PARTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """The benchmarks' modules can be imported here, and are forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield
+    for name in PARTS:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_benchmark_explains_itself(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert printed.startswith(f"usage: {name}.py") and "--json" in printed
+
+
+def python(name: str, code: str, seconds: float = 60.0, result: Path | None = None):
+    from gpu import Section
+
+    return Section(name, (sys.executable, "-c", code), seconds, result and str(result))
+
+
+def test_a_section_that_fails_or_hangs_is_noted_and_the_rest_goes_on(tmp_path):
+    from gpu import run_all
+
+    result = tmp_path / "result.json"
+    write = f"open({str(result)!r}, 'w').write('{{\"figures\": 1}}')"
+    planned = [
+        python("fails", "print('the reason'); raise SystemExit(3)"),
+        python("hangs", "import time; print('so far', flush=True); time.sleep(60)", seconds=2.0),
+        python("works", write, result=result),
+    ]
+    path = tmp_path / "gpu.json"
+    run_all(planned, 1.0, path)
+    written = json.loads(path.read_text())
+    assert {"device", "versions", "command", "missing"} <= set(written)
+    found = written["sections"]
+    assert {name: outcome["status"] for name, outcome in found.items()} == {
+        "fails": "failed", "hangs": "timed out", "works": "ok",
+    }  # fmt: skip
+    assert found["fails"]["printed"] == "the reason\n" and "so far" in found["hangs"]["printed"]
+    assert found["works"]["result"] == {"figures": 1} and not found["works"]["printed"]
+
+
+def test_what_no_time_is_left_for_is_skipped():
+    from gpu import run_all
+
+    assert run_all([python("late", "")], 0.0, None)["late"].status == "skipped"
+
+
+def test_a_rehearsal_needs_none_of_the_packages_that_only_training_needs(tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    for name in ("gymnasium", "hydra", "omegaconf", "stable_baselines3", "wandb", "optuna"):
+        (hidden / f"{name}.py").write_text(f"raise ImportError('{name} is hidden')\n")
+    path = tmp_path / "gpu.json"
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--rehearse", "--threads", "1",
+               "--sections", "costs", "policy", "--json", str(path)]  # fmt: skip
+    path_to = {"PYTHONPATH": f"{hidden}:{PROJECT}"}
+    done = subprocess.run(command, env={**os.environ, **path_to}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text())["sections"]
+    profile, policy = found["costs"]["result"], found["policy"]["result"]
+    assert len(profile["profile"]["points"]) == 2  # one context, two batch sizes
+    assert policy["left_out"] == {"learned": "skipped: hydra is hidden"}
+    assert policy["figures"]["identical_share"] == 1.0
+    assert policy["figures"]["speedup_markov"] > 0
