@@ -60,6 +60,9 @@ class Hostile:
         self.model = drafter.model
         self.until = math.inf
 
+    def prepare(self, length: int, progress: Callable[[float], None]) -> None:
+        self.drafter.prepare(length, progress)
+
     def start(self) -> None:
         self.drafter.start()
 

@@ -135,7 +135,7 @@ def stand_in() -> Iterator[StandIn]:
     """Let there be a device."""
     generator = torch.Generator
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode(), StandIn() as mode:
-        patch.setattr("adaspec_rl.engine.lean_model.record_cuda_graph", Replayer)
+        patch.setattr("adaspec_rl.engine.lean_model.CudaRecorder", lambda device: Replayer)
         patch.setattr(torch.cuda, "Event", Event)
         patch.setattr(torch.cuda, "current_stream", lambda device: None)
         patch.setattr(torch, "Generator", lambda device="cpu": generator())

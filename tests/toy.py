@@ -49,6 +49,9 @@ class ToyModel:
             rows.append(self.logits(self.cache))
         return torch.stack(rows)[None, -(keep or width) :]
 
+    def prepare(self, length: int, **options) -> None:
+        pass
+
     def rollback(self, lengths: torch.Tensor | int) -> None:
         del self.cache[int(lengths) :]
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from adaspec_rl.console import part_of
 from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.round import Action, Round
@@ -103,6 +104,17 @@ class LiveSession:
     def tokens(self) -> list[int]:
         return self._sequence.tokens[self._prompt_length :]
 
+    def prepare(self, length: int, progress: Callable[[float], None] = lambda share: None) -> None:
+        """Do all that texts of `length` tokens need done once, such as to capture CUDA graphs.
+
+        `start` does it where it has not been done; by then somebody may be measuring time.
+        """
+        share = 1 / (1 + len(self.models))
+        self.target.prepare(length, progress=part_of(progress, 0.0, share))
+        for number, drafter in enumerate(self.models, 1):
+            most = min(length, drafter.context_length)
+            drafter.prepare(most, part_of(progress, number * share, share))
+
     def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
         """Begin: the target reads the prompt but for its last token; drafters read nothing yet.
 
@@ -129,6 +141,7 @@ class LiveSession:
         self._budget_reason = "context" if room < len(prompt) + self.max_new_tokens else "length"
         self._finished = None
         self._signals = signals
+        self.prepare(room)
         self._rule = new_verification(
             self.verification, self.sampling, seed, self.target.vocab_size, self.target.device
         )

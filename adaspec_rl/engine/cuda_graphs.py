@@ -1,14 +1,19 @@
 """Forward passes recorded once and replayed, so that launching them costs nothing."""
 
-from collections import OrderedDict
+import logging
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from adaspec_rl.engine.memory import MIB
+
 Inputs = tuple[torch.Tensor, ...]
 Outputs = tuple[torch.Tensor, ...]
+Function = Callable[..., Outputs]
 _WARM_UPS = 3  # runs before capture, for libraries that set themselves up on first use
+
+logger = logging.getLogger(__name__)
 
 
 class Graph(Protocol):
@@ -16,30 +21,30 @@ class Graph(Protocol):
 
     inputs: Inputs
     outputs: Outputs
-    bytes: int
+    bytes: int  # of memory that recording it took from the device
 
     def replay(self) -> None:
         """Compute `outputs` from what `inputs` hold now."""
         ...
 
 
-Record = Callable[[Callable[..., Outputs], Inputs], Graph]
+Record = Callable[[Function, Inputs], Graph]
 
 
 class GraphPool:
-    """Graphs by key, the least recently used given up when they outgrow the memory budget.
+    """Graphs by key, recorded ahead or when a key is asked for the second time.
 
-    A key is recorded when it is asked for the second time: what happens once is not worth it.
+    What happens once is not worth it. Graphs share their scratch memory, so that giving up one of
+    them would free next to nothing: once they have used up the budget, no more are recorded, and
+    calls of other keys run as they come.
     """
 
-    def __init__(self, function: Callable[..., Outputs], record: Record, *, budget: int) -> None:
-        """`budget`: bytes that all graphs may take together; 0 runs every call as it comes."""
-        self._function = function
-        self._record = record
+    def __init__(self, recorder: Callable[[], Record], *, budget: int) -> None:
+        """`recorder` makes what records graphs that share memory; `budget` is in bytes."""
+        self._recorder = recorder
         self._budget = budget
-        self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
-        self._seen: set[Hashable] = set()
-        self._too_large: set[Hashable] = set()
+        self.full = False  # whether no more are recorded
+        self.clear()
 
     @property
     def bytes(self) -> int:
@@ -48,61 +53,90 @@ class GraphPool:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._graphs
 
-    def run(self, key: Hashable, inputs: Inputs, *constants: int) -> Outputs:
-        """`function(*inputs, *constants)`. The key determines the shapes and the constants.
+    def run(self, key: Hashable, function: Function, inputs: Inputs, *constants: int) -> Outputs:
+        """`function(*inputs, *constants)`. The key determines all but the values of `inputs`.
 
         The outputs are valid until the next call.
         """
+        if key not in self._graphs and key in self._seen:
+            self.record(key, function, inputs, *constants)
         graph = self._graphs.get(key)
-        if graph is None and key in self._seen and self._budget and key not in self._too_large:
-            graph = self._add(key, inputs, constants)
         if graph is None:
             self._seen.add(key)
-            return self._function(*inputs, *constants)
-        self._graphs.move_to_end(key)
+            return function(*inputs, *constants)
         for static, value in zip(graph.inputs, inputs):
             static.copy_(value)
         graph.replay()
         return graph.outputs
 
+    def record(self, key: Hashable, function: Function, inputs: Inputs, *constants: int) -> None:
+        """Have a graph of `key`, if there is memory left; the function runs on the way."""
+        if key in self._graphs or self.full:
+            return
+        graph = self._record(lambda *tensors: function(*tensors, *constants), inputs)
+        if self.bytes + graph.bytes <= self._budget:
+            self._graphs[key] = graph
+        else:  # what it took is not known before
+            self.full = True
+            logger.info(
+                "captured forwards take %d MiB, and one more would exceed their %d MiB: others "
+                "are launched kernel by kernel",
+                self.bytes // MIB,
+                self._budget // MIB,
+            )
+
     def clear(self) -> None:
         """Forget every graph; the memory that they point to has moved."""
-        self._graphs.clear()
-        self._seen.clear()
-        self._too_large.clear()
+        self._graphs: dict[Hashable, Graph] = {}
+        self._seen: set[Hashable] = set()
+        self._record = self._recorder()
+        self.full = not self._budget
 
-    def _add(self, key: Hashable, inputs: Inputs, constants: tuple[int, ...]) -> Graph | None:
-        graph = self._record(lambda *tensors: self._function(*tensors, *constants), inputs)
-        if graph.bytes > self._budget:
-            self._too_large.add(key)
-            return None
-        while self.bytes + graph.bytes > self._budget:
-            self._graphs.popitem(last=False)
-        self._graphs[key] = graph
-        return graph
+
+class CudaRecorder:
+    """Captures CUDA kernels on one device, in graphs that share their scratch memory.
+
+    They have to be replayed one after another, each one's outputs read before the next replay.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None  # a handle; None before the first graph
+
+    def __call__(self, function: Function, inputs: Inputs) -> Graph:
+        """Capture `function(*inputs)`, which may use only tensors that stay where they are."""
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()
+            return self._capture(function, inputs, self._stream)
+
+    def _capture(self, function: Function, inputs: Inputs, stream: torch.cuda.Stream) -> Graph:
+        static = tuple(tensor.clone() for tensor in inputs)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                function(*static)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # as capturing does: what it frees would hide what is taken
+        before = torch.cuda.memory_reserved()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            outputs = function(*static)
+        self._pool = graph.pool()
+        return CudaGraph(graph, static, outputs, torch.cuda.memory_reserved() - before)
 
 
 class CudaGraph:
     """A `Graph` of CUDA kernels."""
 
-    def __init__(self, function: Callable[..., Outputs], inputs: Inputs) -> None:
-        self.inputs = tuple(tensor.clone() for tensor in inputs)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        before = torch.cuda.memory_reserved()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self.outputs = function(*self.inputs)
-        self.bytes = max(torch.cuda.memory_reserved() - before, 1 << 20)
+    def __init__(
+        self, graph: torch.cuda.CUDAGraph, inputs: Inputs, outputs: Outputs, bytes: int
+    ) -> None:
+        self._graph = graph
+        self.inputs, self.outputs = inputs, outputs
+        self.bytes = bytes
 
     def replay(self) -> None:
         self._graph.replay()
-
-
-def record_cuda_graph(function: Callable[..., Outputs], inputs: Inputs) -> Graph:
-    """Capture `function(*inputs)`. It may touch nothing but tensors that stay where they are."""
-    return CudaGraph(function, inputs)

@@ -2,7 +2,7 @@
 
 import torch
 
-_NONE = 1 << 40  # no bad position seen
+NOWHERE = 1 << 40  # the position of a bad logit where there is none
 
 
 class FiniteCheck:
@@ -19,7 +19,7 @@ class FiniteCheck:
         self.name = name
         self.pending: torch.Tensor | None = None
         if device.type != "cpu":
-            self.pending = torch.full((), _NONE, dtype=torch.long, device=device)
+            self.pending = torch.full((), NOWHERE, dtype=torch.long, device=device)
 
     def watch(self, logits: torch.Tensor, positions: torch.Tensor) -> None:
         """Look at float32 `logits` `[B, K, V]` whose rows stand at `positions` `[B, K]`.
@@ -28,7 +28,7 @@ class FiniteCheck:
             FloatingPointError: on the CPU, if a logit is NaN or infinite.
         """
         if self.pending is not None:
-            bad = torch.where(logits.isfinite().all(-1), _NONE, positions)  # [B, K]
+            bad = torch.where(logits.isfinite().all(-1), NOWHERE, positions)  # [B, K]
             torch.minimum(self.pending, bad.amin(), out=self.pending)
         else:
             bad = positions[~logits.isfinite().all(-1)]
@@ -47,8 +47,8 @@ class FiniteCheck:
         if self.pending is None:
             return
         position = int(self.pending) if found is None else found
-        if position != _NONE:
-            self.pending.fill_(_NONE)
+        if position != NOWHERE:
+            self.pending.fill_(NOWHERE)
             self._fail(position)
 
     def _fail(self, position: int) -> None:

@@ -1,5 +1,6 @@
 """What decoding asks of a model: a cached forward pass that can be taken back."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +38,21 @@ class LanguageModel(Protocol):
         Raises:
             ValueError: the rows would outgrow `context_length`.
             FloatingPointError: logits are NaN or infinite (on a GPU it is `check` that says so).
+        """
+        ...
+
+    def prepare(
+        self,
+        length: int,
+        *,
+        layers: int | None = None,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        """Do all that rows of `length` tokens need done once, and that takes time; may `reset`.
+
+        Args:
+            layers: prepare forwards through so many layers; None: all.
+            progress: told the share that is done, where there was something to do.
         """
         ...
 

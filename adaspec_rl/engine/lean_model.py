@@ -1,6 +1,7 @@
 """A decoder-only forward pass with nothing in it but the arithmetic."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -12,9 +13,9 @@ from adaspec_rl.engine.attention import CausalBand, additive
 from adaspec_rl.engine.cpu.build import compiled
 from adaspec_rl.engine.cpu.decoder import CpuDecoder
 from adaspec_rl.engine.cpu.packing import PackedWeights, pack_weights
-from adaspec_rl.engine.cuda_graphs import GraphPool, record_cuda_graph
+from adaspec_rl.engine.cuda_graphs import CudaRecorder, GraphPool, Inputs
 from adaspec_rl.engine.decoder import Decoder, Plan
-from adaspec_rl.engine.finite_check import FiniteCheck
+from adaspec_rl.engine.finite_check import NOWHERE, FiniteCheck
 from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.prefill import check_room, default_chunk
@@ -24,6 +25,8 @@ from adaspec_rl.engine.weights import Weights, load_weights, matrices_of
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 _GRAPH_WIDTH = 64  # wider forwards are bound by arithmetic, not by launches
+_FILLED = 16  # tokens a row to which narrower forwards on CUDA are filled up,
+_FILLED_ROWS = 128  # where all rows together have no more: reading the weights takes the time
 _BUCKET = 256  # attention on CUDA spans a power of two times this many keys
 
 
@@ -97,12 +100,14 @@ class LeanModel:
         self._windows = tuple(set(architecture.windows))
         self._windowed = self._windows != (None,)
         self._cache = KVCache(
-            architecture, dtype=self.dtype, device=self.device, context_length=limit
+            architecture,
+            dtype=self.dtype,
+            device=self.device,
+            context_length=limit if self._on_cpu else limit + _FILLED,
         )
         narrow = torch.compile(self._narrow_forward, dynamic=False) if compile else None
-        self._graphs = GraphPool(
-            narrow or self._narrow_forward, record_cuda_graph, budget=graph_memory
-        )
+        self._narrow = narrow or self._narrow_forward
+        self._graphs = GraphPool(partial(CudaRecorder, self.device), budget=graph_memory)
         self._prepare()
 
     @classmethod
@@ -156,6 +161,40 @@ class LeanModel:
         if moved:
             self._prepare()
 
+    @torch.inference_mode()
+    def prepare(
+        self,
+        length: int,
+        *,
+        layers: int | None = None,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        """On CUDA, have memory for one row of `length` tokens and its narrow forwards recorded.
+
+        Raises:
+            OutOfMemory: the device has no room for them.
+        """
+        if self._on_cpu:
+            return
+        if self._cache.batch != 1:
+            self.reset()
+        spans, layers = self._spans(length + _FILLED), layers or self.architecture.layers
+        try:
+            if self._cache.reserve(spans[-1]):
+                self._prepare()
+            keys = {("plain", 1, _FILLED, span, _FILLED, layers): span for span in spans}
+            missing = {key: span for key, span in keys.items() if key not in self._graphs}
+            if not missing or self._graphs.full:
+                return
+            tokens = torch.zeros(1, _FILLED, dtype=torch.long, device=self.device)
+            inputs = (tokens, tokens[:, 0], tokens[:, 0])
+            for number, (key, span) in enumerate(missing.items(), 1):
+                self._graphs.record(key, self._narrow, inputs, span, _FILLED, layers)
+                progress(number / len(missing))
+            self.reset()
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.name, error) from error
+
     def release(self) -> None:
         if not self._cache.batch:  # released before
             return
@@ -208,14 +247,15 @@ class LeanModel:
         check_room(self.name, tokens, cache.batch, cache.longest, self.context_length)
         keep = width if keep is None else min(keep, width)
         layers = self.architecture.layers if layers is None else layers
+        narrow = not self._on_cpu and width <= _GRAPH_WIDTH
         try:
-            if cache.reserve(cache.longest + width):
+            if cache.reserve(cache.longest + (self._filled(width) if narrow else width)):
                 self._prepare()
             tokens = tokens.to(self.device)
             if self._compiled is not None:
                 logits, hidden = self._run_compiled(tokens, keep, layers, positions, mask)
-            elif not self._on_cpu and positions is None and mask is None and width <= _GRAPH_WIDTH:
-                logits, hidden = self._graphed(tokens, keep, layers)
+            elif narrow:
+                logits, hidden = self._graphed(tokens, keep, layers, positions, mask)
             else:
                 if positions is None and mask is None and cache.uniform:
                     plan = self._causal_plan(cache.lengths[0], width)
@@ -226,7 +266,7 @@ class LeanModel:
             raise out_of_memory(self.name, error) from error
         cache.lengths = [length + width for length in cache.lengths]
         logits, self.last_hidden = logits.float(), hidden
-        if keep and (not self._on_cpu or not isfinite(logits.sum().item())):
+        if keep and not narrow and (not self._on_cpu or not isfinite(logits.sum().item())):
             self._watch(logits, self._positions(-keep, keep))
         return logits
 
@@ -335,18 +375,17 @@ class LeanModel:
         self, width: int, positions: torch.Tensor | None, mask: torch.Tensor | None
     ) -> Plan:
         """Rows of different lengths, or tokens that say what they see."""
-        slots = self._positions(0, width)
+        span, slots = self._cache.longest + width, self._positions(0, width)
+        allowed = self._steps[:span] <= slots[..., None] if mask is None else mask.to(self.device)
         positions = slots if positions is None else positions.to(self.device)
-        return self._scattered_plan(slots, positions, self._cache.longest + width, mask)
+        return self._scattered_plan(slots, positions, span, allowed)
 
     def _scattered_plan(
-        self, slots: torch.Tensor, positions: torch.Tensor, span: int, mask: torch.Tensor | None
+        self, slots: torch.Tensor, positions: torch.Tensor, span: int, allowed: torch.Tensor
     ) -> Plan:
         a = self.architecture
         if self._windowed:
             self._slot_positions[self._rows, slots] = positions
-        causal = self._steps[:span] <= slots[..., None]  # [B, W, span]
-        allowed = causal if mask is None else mask.to(self.device)
         masks: dict[int | None, torch.Tensor | CausalBias | None] = {}
         for window in self._windows:
             seen = allowed
@@ -363,22 +402,99 @@ class LeanModel:
             slots=(self._rows, slots),
         )
 
+    def _spans(self, length: int) -> list[int]:
+        """Keys that narrow forwards attend to, up to the first number that holds `length`."""
+        most = self.context_length + _FILLED
+        spans = [min(_BUCKET, most)]
+        while spans[-1] < min(length, most):
+            spans.append(min(2 * spans[-1], most))
+        return spans
+
+    def _fills(self, width: int) -> bool:
+        return width <= _FILLED and self._cache.batch * _FILLED <= _FILLED_ROWS
+
+    def _filled(self, width: int) -> int:
+        """Tokens a row of a narrow forward of `width`: one number serves many widths."""
+        return _FILLED if self._fills(width) else width
+
     def _graphed(
-        self, tokens: torch.Tensor, keep: int, layers: int
+        self,
+        tokens: torch.Tensor,
+        keep: int,
+        layers: int,
+        positions: torch.Tensor | None,
+        mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A narrow forward, filled up with tokens of which nothing remains."""
         cache, width = self._cache, tokens.shape[1]
-        span = _BUCKET
-        while span < cache.longest + width:
-            span *= 2
-        span = min(span, cache.capacity)
-        key = (cache.batch, width, span, keep, layers)
-        logits, hidden = self._graphs.run(key, (tokens, self._starts()), span, keep, layers)
-        return logits.clone(), hidden.clone()  # the next replay overwrites them
+        filled = self._filled(width)
+        rows = filled if self._fills(width) else keep  # of logits
+        span = min(self._spans(cache.longest + filled)[-1], cache.capacity)
+        starts = self._starts()
+        more = tokens[:, -1:].expand(-1, filled - width)  # a token that is there does no harm
+        inputs: Inputs = (torch.cat([tokens, more], dim=1), starts, starts + width)
+        key = ("plain", cache.batch, filled, span, rows, layers)
+        narrow: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self._narrow
+        if positions is not None or mask is not None:
+            key, narrow = ("branches", *key[1:]), self._narrow_branches
+            inputs += self._branches(width, filled, span, positions, mask)
+        logits, hidden = self._graphs.run(key, narrow, inputs, span, rows, layers)
+        first = width - keep - (filled - rows)
+        kept = slice(first, first + keep)
+        return logits[:, kept].clone(), hidden[:, kept].clone()  # the next replay overwrites them
+
+    def _branches(
+        self,
+        width: int,
+        filled: int,
+        span: int,
+        positions: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions `[B, filled]` and masks `[B, filled, span]`; what fills up sees all before."""
+        places = self._positions(0, filled)
+        allowed = self._steps[:span] <= places[..., None]
+        if mask is not None:
+            allowed[:, :width] = False
+            allowed[:, :width, : mask.shape[-1]] = mask.to(self.device, non_blocking=True)
+        if positions is not None:
+            places[:, :width] = positions.to(self.device, non_blocking=True)
+        return places, allowed
 
     def _narrow_forward(
-        self, tokens: torch.Tensor, starts: torch.Tensor, span: int, keep: int, layers: int
+        self,
+        tokens: torch.Tensor,
+        starts: torch.Tensor,
+        stops: torch.Tensor,
+        span: int,
+        rows: int,
+        layers: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A pass whose shapes do not depend on the lengths `starts` `[B]`: one to be replayed."""
+        """A pass whose shapes do not depend on the lengths `starts` `[B]`: one to be replayed.
+
+        Tokens in slots from `stops` `[B]` on only fill it up. Logits are those of the last `rows`.
+        """
         slots = starts[:, None] + self._steps[: tokens.shape[1]]
-        plan = self._scattered_plan(slots, slots, span, None)
-        return self._decoder.run(tokens, plan, keep, layers)
+        allowed = self._steps[:span] <= slots[..., None]
+        return self._narrow_branches(tokens, starts, stops, slots, allowed, span, rows, layers)
+
+    def _narrow_branches(
+        self,
+        tokens: torch.Tensor,
+        starts: torch.Tensor,
+        stops: torch.Tensor,
+        positions: torch.Tensor,
+        allowed: torch.Tensor,
+        span: int,
+        rows: int,
+        layers: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for tokens that say where they stand and what they see `[B, W, span]`."""
+        slots = starts[:, None] + self._steps[: tokens.shape[1]]
+        plan = self._scattered_plan(slots, positions, span, allowed)
+        logits, hidden = self._decoder.run(tokens, plan, rows, layers)
+        logits = logits.float()
+        if rows:
+            watched = slots.masked_fill(slots >= stops[:, None], NOWHERE)
+            self._finite.watch(logits, watched[:, -rows:])
+        return logits, hidden

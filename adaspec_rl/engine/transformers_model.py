@@ -1,6 +1,7 @@
 """Any causal language model of transformers, through its own forward. Slower, but right."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,6 +83,15 @@ class TransformersModel:
         positions = torch.arange(first, self._length, device=self.device)
         self._finite.watch(logits, positions.expand(batch, keep))
         return logits
+
+    def prepare(
+        self,
+        length: int,
+        *,
+        layers: int | None = None,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        pass
 
     def rollback(self, lengths: torch.Tensor | int) -> None:
         wanted = lengths if isinstance(lengths, int) else _common(self.name, lengths)

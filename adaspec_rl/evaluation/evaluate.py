@@ -162,7 +162,8 @@ def compare(
         replayed=mode == REPLAY,
         measured=folder / f"cost_profile-t{sampling.temperature:g}.json",
     )
-    session, timing = _session(config, pair, bundle, entered, mode)  # refuses before files are made
+    # Refuses before files are made.
+    session, timing = _session(config, pair, prompts, entered, console, mode)
     journal = Journal(
         folder / generations_file(mode, f"{sampling.temperature:g}"),
         _settings(config, pair, prompts, entered, bundle, mode),
@@ -204,7 +205,12 @@ def generations_file(mode: str, temperature: str) -> str:
 
 
 def _session(
-    config: Config, pair: Pair, bundle: PolicyBundle | None, entered: Contestants, mode: str
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    entered: Contestants,
+    console: Console,
+    mode: str,
 ) -> tuple[Any, ProfileTime | None]:
     if mode == REPLAY:
         bench = entered.bench
@@ -217,6 +223,10 @@ def _session(
         verification=config.env.verification,
         survival=entered.survival,
     )
+    if pair.target.device.type != "cpu":
+        longest = max(len(item.ids) for item in prompts) + live.max_new_tokens
+        with progress(console, "capturing CUDA graphs") as update:
+            live.prepare(longest, lambda share: update(share, 1.0))
     return live, None
 
 

@@ -92,7 +92,9 @@ def measure(
         ValueError: nothing to measure, or a context that the models cannot hold.
     """
     _check(session, prompts, max_length, samples, seconds, contexts, batch_sizes)
-    began, measured = session.clock(), endless(session, max_length)
+    measured = endless(session, max_length)
+    measured.prepare(max(contexts) + measured.max_new_tokens)
+    began = session.clock()
     drafters = len(session.models)
     spec = spec or ObservationSpec(
         max_length=max_length, vocab_size=session.target.vocab_size, drafters=max(1, drafters)

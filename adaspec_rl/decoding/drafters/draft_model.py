@@ -1,5 +1,6 @@
 """A small language model as drafter."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +37,10 @@ class DraftModel:
         self.starts = 0
         self._read = 0  # tokens of the sequence in the model's cache
         self._resets = 0  # of the model, when it began to read the sequence
+
+    def prepare(self, length: int, progress: Callable[[float], None]) -> None:
+        if self.offloading is None:  # else its weights may be elsewhere, and come back elsewhere
+            self.model.prepare(length, progress=progress)
 
     def start(self) -> None:
         self.starts += 1

@@ -49,6 +49,10 @@ class Drafter(Protocol):
         """What it runs, whose `check` is the session's business; None: nothing."""
         ...
 
+    def prepare(self, length: int, progress: Callable[[float], None]) -> None:
+        """Do all that texts of `length` tokens need done once; see `LanguageModel.prepare`."""
+        ...
+
     def start(self) -> None:
         """Forget the sequence; a new one begins."""
         ...

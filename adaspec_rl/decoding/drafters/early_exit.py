@@ -1,5 +1,7 @@
 """The target's own first layers as drafter (LayerSkip, arXiv:2404.16710)."""
 
+from collections.abc import Callable
+
 import torch
 
 from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_by_forwards
@@ -33,6 +35,9 @@ class EarlyExit:
         self.context_length = target.context_length
         self.vocab_size = target.vocab_size
         self.starts = 0
+
+    def prepare(self, length: int, progress: Callable[[float], None]) -> None:
+        self.model.prepare(length, layers=self.layers, progress=progress)
 
     def start(self) -> None:
         self.starts += 1

@@ -1,6 +1,7 @@
 """A drafter without a model: what followed the last time, it says, will follow again."""
 
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -22,6 +23,9 @@ class NgramLookup:
 
     def __init__(self) -> None:
         self.starts = 0
+
+    def prepare(self, length: int, progress: Callable[[float], None]) -> None:
+        pass
 
     def start(self) -> None:
         self.starts += 1
