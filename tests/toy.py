@@ -55,7 +55,7 @@ class ToyModel:
     def rollback(self, lengths: torch.Tensor | int) -> None:
         del self.cache[int(lengths) :]
 
-    def reset(self, batch: int = 1) -> None:
+    def reset(self, batch: int = 1, length: int = 0) -> None:
         self.resets += 1
         self.cache = []
 

@@ -39,12 +39,16 @@ class KVCache:
         """Whether all rows have the same length."""
         return len(self.lengths) == 1 or len(set(self.lengths)) == 1
 
-    def allocate(self, batch: int) -> None:
-        """Empty the cache, for `batch` rows."""
+    def fits(self, batch: int, length: int) -> bool:
+        """Whether the memory is right for `batch` rows of `length` tokens."""
+        return batch == self.batch and length <= self.capacity
+
+    def allocate(self, batch: int, length: int = 0) -> None:
+        """Empty the cache, for `batch` rows that will hold `length` tokens or more."""
         if batch < 1:
             raise ValueError(f"expected at least 1 row, got batch={batch}")
-        if batch != self.batch:
-            wanted = max(_FIRST_CAPACITY // batch, _LEAST_CAPACITY)
+        if not self.fits(batch, length):
+            wanted = max(_FIRST_CAPACITY // batch, _LEAST_CAPACITY, length)
             self.capacity = self._rounded(wanted)
             self.data = self._new(batch)
         self.lengths = [0] * batch

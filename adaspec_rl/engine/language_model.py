@@ -60,8 +60,11 @@ class LanguageModel(Protocol):
         """Forget all but the first `lengths` tokens of each row (`[B]`, or one number for all)."""
         ...
 
-    def reset(self, batch: int = 1) -> None:
-        """Empty the cache for `batch` rows."""
+    def reset(self, batch: int = 1, length: int = 0) -> None:
+        """Empty the cache for `batch` rows, with memory for `length` tokens in each.
+
+        They may become longer, but then the memory grows, and for a moment exists twice.
+        """
         ...
 
     def release(self) -> None:

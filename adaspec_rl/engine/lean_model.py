@@ -18,13 +18,14 @@ from adaspec_rl.engine.decoder import Decoder, Plan
 from adaspec_rl.engine.finite_check import NOWHERE, FiniteCheck
 from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.memory import out_of_memory
-from adaspec_rl.engine.prefill import check_room, default_chunk
+from adaspec_rl.engine.prefill import check_room, columns, default_chunk
 from adaspec_rl.engine.products import LINEAR, Products, measured_products
 from adaspec_rl.engine.quantization import quantize_weights
 from adaspec_rl.engine.weights import Weights, load_weights, matrices_of
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
-_GRAPH_WIDTH = 64  # wider forwards are bound by arithmetic, not by launches
+# Wider forwards on CUDA, and those of more tokens, are bound by arithmetic, not by launches.
+_GRAPH_WIDTH, _GRAPH_TOKENS = 64, 1024
 _FILLED = 16  # tokens a row to which narrower forwards on CUDA are filled up,
 _FILLED_ROWS = 128  # where all rows together have no more: reading the weights takes the time
 _BUCKET = 256  # attention on CUDA spans a power of two times this many keys
@@ -53,7 +54,7 @@ class LeanModel:
         """Takes over `weights`, which it may pack. `context_length` defaults to the architecture's.
 
         Args:
-            prefill_chunk: the most tokens in one forward pass.
+            prefill_chunk: the most tokens in one forward pass of `extend`, all rows together.
             graph_memory: bytes that captured CUDA graphs may take; 0 captures none.
             compile: run narrow CUDA forwards through torch.compile.
             kernels: on CPUs `auto`, `compiled` or `torch`, see `cpu.build.compiled`.
@@ -135,14 +136,14 @@ class LeanModel:
         return self.extend(tokens, keep=1)[:, -1]
 
     def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
-        width = tokens.shape[-1]
-        if width <= self._chunk:
+        width, most = tokens.shape[-1], columns(self._chunk, self._cache.batch)
+        if width <= most:
             return self.forward(tokens, keep=keep)
         check_room(self.name, tokens, self._cache.batch, self._cache.longest, self.context_length)
         keep = width if keep is None else min(keep, width)
         parts = []
-        for start in range(0, width, self._chunk):
-            chunk = tokens[:, start : start + self._chunk]
+        for start in range(0, width, most):
+            chunk = tokens[:, start : start + most]
             stop = start + chunk.shape[1]
             wanted = max(0, stop - max(start, width - keep))  # logits kept of this chunk
             parts.append(self.forward(chunk, keep=wanted))
@@ -154,10 +155,13 @@ class LeanModel:
         else:
             self._cache.rollback(lengths.tolist())
 
-    def reset(self, batch: int = 1) -> None:
+    def reset(self, batch: int = 1, length: int = 0) -> None:
         self.resets += 1
-        moved = batch != self._cache.batch
-        self._cache.allocate(batch)
+        wanted = length + _FILLED if length and not self._on_cpu else length
+        moved = not self._cache.fits(batch, wanted)
+        if moved:
+            self.release()  # there may be no room for both
+        self._cache.allocate(batch, wanted)
         if moved:
             self._prepare()
 
@@ -247,7 +251,7 @@ class LeanModel:
         check_room(self.name, tokens, cache.batch, cache.longest, self.context_length)
         keep = width if keep is None else min(keep, width)
         layers = self.architecture.layers if layers is None else layers
-        narrow = not self._on_cpu and width <= _GRAPH_WIDTH
+        narrow = not self._on_cpu and width <= _GRAPH_WIDTH and batch * width <= _GRAPH_TOKENS
         try:
             if cache.reserve(cache.longest + (self._filled(width) if narrow else width)):
                 self._prepare()

@@ -4,8 +4,13 @@ import torch
 
 
 def default_chunk(device: torch.device) -> int:
-    """The most tokens that one forward pass reads; longer inputs are cut."""
-    return 2048 if device.type == "cuda" else 512
+    """The most tokens that one forward pass reads, all rows together; longer inputs are cut."""
+    return 512 if device.type == "cpu" else 2048
+
+
+def columns(chunk: int, batch: int) -> int:
+    """The tokens of each of `batch` rows that a forward pass of `chunk` tokens reads."""
+    return max(1, chunk // batch)
 
 
 def check_room(name: str, tokens: torch.Tensor, batch: int, length: int, limit: int) -> None:

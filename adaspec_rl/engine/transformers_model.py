@@ -9,7 +9,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from adaspec_rl.engine.finite_check import FiniteCheck
 from adaspec_rl.engine.memory import out_of_memory
-from adaspec_rl.engine.prefill import check_room, default_chunk
+from adaspec_rl.engine.prefill import check_room, columns, default_chunk
 
 _CONTEXT_KEYS = ("max_position_embeddings", "seq_length", "max_seq_len", "max_sequence_length")
 # Caches that can forget their last tokens. Recurrent states cannot.
@@ -31,7 +31,7 @@ class TransformersModel:
         context_length: int | None = None,
         prefill_chunk: int | None = None,
     ) -> None:
-        """`context_length` defaults to the configuration's; `prefill_chunk` is in tokens.
+        """`context_length` defaults to the configuration's; `prefill_chunk` counts all rows.
 
         Raises:
             ValueError: see `check_support`.
@@ -70,8 +70,9 @@ class TransformersModel:
         tokens = tokens.to(self.device)
         parts: list[torch.Tensor] = []
         try:
-            for start in range(0, width, self._chunk):
-                stop = min(start + self._chunk, width)
+            most = columns(self._chunk, batch)
+            for start in range(0, width, most):
+                stop = min(start + most, width)
                 wanted = max(0, stop - max(start, width - keep))  # logits kept of this chunk
                 logits = self._forward(tokens[:, start:stop], max(wanted, 1))
                 if wanted:
@@ -105,7 +106,7 @@ class TransformersModel:
             self._cache.crop(wanted - self._length)
         self._length = wanted
 
-    def reset(self, batch: int = 1) -> None:
+    def reset(self, batch: int = 1, length: int = 0) -> None:
         self.resets += 1
         self._batch, self._length = batch, 0
         self._cache = DynamicCache()  # built without a config: every layer keeps every token

@@ -105,7 +105,8 @@ def _side_by_side(
     progress: Callable[[float], None],
 ) -> list[Text]:
     """Decode all rows in one batch, row `b` chosen by `rules[b]`."""
-    _read_prompts(target, [row.prompt for row in rows])
+    longest = max(len(row.prompt) + row.budget for row in rows)
+    _read_prompts(target, [row.prompt for row in rows], longest)
     most = max(row.budget for row in rows)
     while any(row.finished is None for row in rows):
         unread = torch.tensor([[row.last] for row in rows], device=target.device)
@@ -125,10 +126,13 @@ def _side_by_side(
     return [row.text() for row in rows]
 
 
-def _read_prompts(target: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
-    """Every prompt but for its last token; shorter ones are padded, then rolled back."""
+def _read_prompts(target: LanguageModel, prompts: Sequence[Sequence[int]], longest: int) -> None:
+    """Every prompt but for its last token; shorter ones are padded, then rolled back.
+
+    `longest`: tokens that a row will have in the end.
+    """
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
-    target.reset(len(prompts))
+    target.reset(len(prompts), longest)
     if not lengths.max():
         return
     padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)

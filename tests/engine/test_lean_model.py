@@ -76,8 +76,15 @@ def test_same_logits_as_transformers(
     assert relative_error(torch.cat(logits, 1), expected[:, prompt - 1 :]) <= TOLERANCE
 
 
-def test_chunked_prefill_is_one_prefill() -> None:
+def test_chunked_prefill_is_one_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = lean_pair(LLAMA, prefill_chunk=8)
+    forward, sizes = ours.forward, []
+
+    def counted(tokens: torch.Tensor, **options: Any) -> torch.Tensor:
+        sizes.append(tokens.numel())
+        return forward(tokens, **options)
+
+    monkeypatch.setattr(ours, "forward", counted)
     tokens = random_tokens(2, 29)
     expected = reference(theirs, tokens)
     assert relative_error(ours.prefill(tokens), expected[:, -1]) <= TOLERANCE
@@ -85,6 +92,7 @@ def test_chunked_prefill_is_one_prefill() -> None:
         ours.reset(2)
         logits = ours.extend(tokens, keep=keep)
         assert relative_error(logits, expected[:, 29 - (keep or 29) :]) <= TOLERANCE
+    assert sizes == 5 * [*7 * [8], 2]  # of all rows together
 
 
 @pytest.mark.parametrize("config", [LLAMA, MISTRAL], ids=["full", "windows"])
@@ -193,6 +201,16 @@ def test_cache_grows_up_to_the_context() -> None:
     ours.prefill(tokens[:, :900])
     logits = ours.extend(tokens[:, 900:], keep=50)
     assert relative_error(logits, reference(theirs, tokens)[:, -50:]) <= TOLERANCE
+
+
+def test_memory_that_is_asked_for_does_not_move() -> None:
+    ours, _ = lean_pair({**LLAMA, "max_position_embeddings": 3000})
+    ours.reset(2, 1500)
+    before = ours._cache.data.data_ptr()
+    ours.prefill(random_tokens(2, 1499))
+    ours.extend(random_tokens(2, 1))
+    assert ours._cache.data.data_ptr() == before
+    assert ours._cache.capacity < 1600
 
 
 def test_context_is_a_limit() -> None:

@@ -23,7 +23,7 @@ def test_prompts_of_like_length_share_a_batch_and_every_text_is_its_own(monkeypa
     prompts = [[1 + n % 7 for n in range(length)] for length in lengths]
     seeds, sampling, seen = range(len(prompts)), Sampling(0.8), []
     reset = model.reset
-    monkeypatch.setattr(model, "reset", lambda batch=1: seen.append(batch) or reset(batch))
+    monkeypatch.setattr(model, "reset", lambda batch=1, *_: seen.append(batch) or reset(batch))
 
     def made(chosen):
         return generate_texts(
