@@ -20,7 +20,7 @@ from adaspec_rl.evaluation.contestants import Contestants, check_comparison, con
 from adaspec_rl.evaluation.examples import examples
 from adaspec_rl.evaluation.figures import report_figures
 from adaspec_rl.evaluation.journal import Journal
-from adaspec_rl.evaluation.losslessness import compare_texts
+from adaspec_rl.evaluation.losslessness import compare_texts, compare_with_recording
 from adaspec_rl.evaluation.memory import MemoryMeter, models_memory
 from adaspec_rl.evaluation.plots import speedup_plot
 from adaspec_rl.evaluation.policy_map import policy_map
@@ -270,13 +270,14 @@ def _figures(
     sampling, rule = sampling_from(config.env), config.env.verification
     deterministic = sampling.temperature == 0 or rule == "coupled"
     ids = {item.prompt.id: item.ids for item in prompts}
+    comparable = deterministic and mode == LIVE  # a replayed text is the recorded one
+    how: dict[str, Any] = {"verification": rule, "sampling": sampling, "seed": config.seed}
+    trace = entered.bench.held_out if entered.bench else None
     return assemble(
         records,
-        # A replayed text is the recorded one by construction.
-        lossless=compare_texts(
-            records, ids, pair.target, verification=rule, sampling=sampling, seed=config.seed
-        )
-        if deterministic and mode == LIVE
+        lossless=compare_texts(records, ids, pair.target, **how) if comparable else None,
+        recorded=compare_with_recording(records, trace, ids, pair.target, **how)
+        if comparable and trace
         else None,
         context={
             "mode": mode,
@@ -354,6 +355,13 @@ def _footnote(figures: dict[str, Any]) -> str:
         lines.append(
             f"Prompts: {selection['taken']} of {selection['asked']}, as many as "
             f"evaluation.minutes={selection['minutes']:g} allows."
+        )
+    recorded = figures["recorded"]
+    if recorded and recorded["identical"] < recorded["compared"]:
+        parted = recorded["compared"] - recorded["identical"]
+        lines.append(
+            f"Recorded texts that part from the live ones: {parted} of {recorded['compared']} "
+            f"({recorded['ties']} at ties)."
         )
     lossless = figures["lossless"]
     if lossless:

@@ -1,4 +1,7 @@
-"""Does every method emit what autoregressive decoding emits? Ties in rounding are told apart."""
+"""Does every method, and every recording, emit what autoregressive decoding emits?
+
+Ties in rounding are told apart.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.verification import Greedy, Verification, new_verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, Record
+from adaspec_rl.replay.trace import Trace
 
 WIDTHS = (1, 2, 4, 8)  # tokens a pass, in which the noise is measured
 TAIL = 16  # tokens read in such passes; the text before them is read at once
@@ -16,12 +20,27 @@ TAIL = 16  # tokens read in such passes; the text before them is read at once
 
 @dataclass(slots=True)
 class Losslessness:
-    """Generations compared with the autoregressive one of the same prompt."""
+    """Texts compared with those of the same prompts that they should be."""
 
     prompts: int
     compared: int = 0
     identical: int = 0
     ties: int = 0  # the texts part at two tokens whose order is a matter of rounding
+
+    def add(
+        self,
+        target: LanguageModel,
+        prompt: Sequence[int],
+        expected: Sequence[int],
+        found: Sequence[int],
+        rule: Verification,
+    ) -> None:
+        """Count one text."""
+        self.compared += 1
+        if expected == found:
+            self.identical += 1
+        elif is_tie(target, prompt, expected, found, rule):
+            self.ties += 1
 
 
 def compare_texts(
@@ -40,21 +59,50 @@ def compare_texts(
             `seed + n`.
     """
     wanted = {r.prompt: r.generation.tokens for r in records if r.method == AUTOREGRESSIVE}
-    seeds = {prompt: seed + number for number, prompt in enumerate(prompts)}
     result = Losslessness(len(wanted))
+    seeds = {prompt: seed + number for number, prompt in enumerate(prompts)}
     for record in records:
-        if record.method == AUTOREGRESSIVE:
-            continue
-        result.compared += 1
-        expected, found = wanted[record.prompt], record.generation.tokens
-        if expected == found:
-            result.identical += 1
-            continue
-        rule = new_verification(
-            verification, sampling, seeds[record.prompt], target.vocab_size, target.device
-        )
-        if is_tie(target, prompts[record.prompt], expected, found, rule):
-            result.ties += 1
+        if record.method != AUTOREGRESSIVE:
+            rule = new_verification(
+                verification, sampling, seeds[record.prompt], target.vocab_size, target.device
+            )
+            expected, found = wanted[record.prompt], record.generation.tokens
+            result.add(target, prompts[record.prompt], expected, found, rule)
+    return result
+
+
+def compare_with_recording(
+    records: Sequence[Record],
+    recorded: Trace,
+    prompts: Mapping[str, Sequence[int]],
+    target: LanguageModel,
+    *,
+    verification: str = "greedy",
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+) -> Losslessness:
+    """Compare the recorded texts with the autoregressive ones that were decoded live.
+
+    Recordings decode many texts side by side. Where that rounds differently, a text may part from
+    the live one at a near-tie, and from there on its replay is one of a text that nobody decodes.
+
+    Args:
+        recorded: texts with other seeds are no texts of these records.
+        prompts: as for `compare_texts`.
+    """
+    texts = {(tuple(text.prompt.tolist()), text.seed): text for text in recorded.texts}
+    seeds = {prompt: seed + number for number, prompt in enumerate(prompts)}
+    result = Losslessness(0)
+    for record in records:
+        number = seeds[record.prompt]
+        text = texts.get((tuple(prompts[record.prompt]), number))
+        if record.method == AUTOREGRESSIVE and text is not None:
+            result.prompts += 1
+            rule = new_verification(
+                verification, sampling, number, target.vocab_size, target.device
+            )
+            live = record.generation.tokens
+            result.add(target, prompts[record.prompt], text.tokens.tolist(), live, rule)
     return result
 
 

@@ -176,6 +176,7 @@ def assemble(
     records: Sequence[Record],
     *,
     lossless: Losslessness | None,
+    recorded: Losslessness | None = None,
     context: Mapping[str, Any],
     about: Mapping[str, Mapping[str, Any]] | None = None,
     resamples: int = 2000,
@@ -184,7 +185,8 @@ def assemble(
     """One comparison: everything of a mode and temperature.
 
     `context` holds pair, mode, temperature and the like. `lossless` is None where texts may differ
-    by right (rejection sampling keeps the distribution, not the text).
+    by right (rejection sampling keeps the distribution, not the text), as is `recorded`, and where
+    no text was recorded.
     """
     domains = sorted({record.domain for record in records})
     order = [record.method for record in records if record.prompt == records[0].prompt]
@@ -200,6 +202,7 @@ def assemble(
             for domain in domains
         },
         "lossless": asdict(lossless) if lossless else None,
+        "recorded": asdict(recorded) if recorded else None,
     }
 
 

@@ -16,9 +16,11 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.verification import new_verification
 from adaspec_rl.evaluation.benchmark import Record, run_benchmark
 from adaspec_rl.evaluation.journal import Journal
-from adaspec_rl.evaluation.losslessness import compare_texts, is_tie
+from adaspec_rl.evaluation.losslessness import compare_texts, compare_with_recording, is_tie
 from adaspec_rl.evaluation.memory import MemoryUse, memory_figures
 from adaspec_rl.evaluation.results import assemble, results_table, write_results
+from adaspec_rl.replay.recorder import record
+from tests.replay.recordings import Toys, toy_recording
 from tests.toy import ToyModel, similar, toy_session
 
 COST = CostFeatures(0.1, 0.02, 0.05)
@@ -53,6 +55,21 @@ def test_greedy_texts_are_identical_and_a_difference_is_noticed():
     broken.generation.tokens[2] = (broken.generation.tokens[2] + 1) % target.vocab_size
     damaged = compare_texts(records, IDS, target)
     assert (damaged.identical, damaged.ties) == (11, 0)
+
+
+def test_recorded_texts_that_part_from_live_ones_are_counted(tmp_path):
+    target, records = run()
+    recording = toy_recording(max_new_tokens=20)
+    trace, _ = record(
+        Toys(target, []), recording, [item.ids for item in PROMPTS], ["toy"] * 6, tmp_path
+    )
+    same = compare_with_recording(records, trace, IDS, target)
+    assert (same.prompts, same.compared, same.identical, same.ties) == (6, 6, 6, 0)
+    trace.texts[1].tokens[2] = (trace.texts[1].tokens[2] + 1) % target.vocab_size
+    parted = compare_with_recording(records, trace, IDS, target)
+    assert (parted.compared, parted.identical, parted.ties) == (6, 5, 0)
+    others = compare_with_recording(records, trace, IDS, target, seed=1)  # of other texts
+    assert others.compared == 0
 
 
 class Noisy(ToyModel):
