@@ -19,7 +19,7 @@ class ToyModel:
         self.name = f"toy{seed}"
         self.vocab_size = vocab_size
         self.context_length = context_length
-        self.device = torch.device("cpu")
+        self.device, self.execution = torch.device("cpu"), "toy"
         generator = torch.Generator().manual_seed(seed)
         self.table = sharpness * torch.randn((vocab_size,) * 3, generator=generator)
         self.forwards: list[int] = []  # widths, in order

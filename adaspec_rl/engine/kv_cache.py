@@ -3,6 +3,7 @@
 import torch
 
 from adaspec_rl.engine.architecture import Architecture
+from adaspec_rl.engine.cpu import huge_pages
 
 _FIRST_CAPACITY = 1024  # tokens, of all rows together
 _LEAST_CAPACITY = 64  # of one row
@@ -93,4 +94,6 @@ class KVCache:
         # Zeros, not empty: masked entries take part with no weight, which does not silence a NaN.
         # Keys first, then values, along the third dimension.
         shape = (a.layers, batch, 2 * a.kv_heads, self.capacity, a.head_dim)
+        if self._device.type == "cpu":
+            return huge_pages.zeros(shape, self._dtype)
         return torch.zeros(shape, dtype=self._dtype, device=self._device)

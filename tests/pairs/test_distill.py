@@ -81,7 +81,7 @@ def settings(target: Path, data: Path, tmp_path: Path) -> list[str]:
 
 
 def test_training_raises_acceptance_and_the_result_is_a_drafter(settings, target, tmp_path, capsys):
-    distill.main([*settings, "steps=60"])
+    distill.main([*settings, "steps=150"])
     printed, out = capsys.readouterr().out, tmp_path / "out"
     use = f"model=pair model.target={target} model.drafter={out} model.dtype=float32"
     assert f"python train_policy.py {use}" in printed
@@ -89,7 +89,7 @@ def test_training_raises_acceptance_and_the_result_is_a_drafter(settings, target
     rates = record["acceptance"]
     assert rates["trained"] > rates["untrained"] + 0.1
     assert f"{rates['trained']:.1%}; before training: {rates['untrained']:.1%}" in printed
-    assert record["steps"] == record["settings"]["steps"] == 60 and record["seconds"] > 0
+    assert record["steps"] == record["settings"]["steps"] == 150 and record["seconds"] > 0
     names = {path.name for path in out.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} < names
     assert "checkpoints" not in names

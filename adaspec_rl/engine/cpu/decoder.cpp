@@ -423,7 +423,8 @@ constexpr ByRows PROJECT[] = {by_rows<FLOAT32>(UP_TO_ROWS), by_rows<BFLOAT16>(UP
 // out = x times the panels of `range`, plus the bias.
 void project(const Matrix& w, const float* x, int64_t stride, int64_t rows, Output out, Range range) {
     if (!rows) return;
-    const int64_t tiles = ceil_div(rows, ROWS), tallest = ceil_div(rows, tiles);
+    const int64_t most = integers(w.kind) ? ROWS / 2 : ROWS;  // their sums take two registers
+    const int64_t tiles = ceil_div(rows, most), tallest = ceil_div(rows, tiles);
     const Encoder encoder(w, x, stride, rows, tiles);
     for (int64_t panel = range.first; panel < range.last;) {
         int64_t together = std::min<int64_t>(PANELS, range.last - panel);
@@ -877,7 +878,8 @@ private:
         View views[Q];
         Part all[Q], parts[Q] = {};
         int64_t heads_of[Q];  // [rows][heads]
-        std::vector<float> scratch(Q * size);
+        static thread_local std::vector<float> scratch;
+        scratch.resize(Q * size);
         for (int q = 0; q < Q; q++) {
             const int64_t r = b * p.width + (query + q) / group;
             const int64_t head = kv_head * group + (query + q) % group;

@@ -1,6 +1,11 @@
-"""Memory in huge pages, in which a processor finds its way to the next weight faster."""
+"""Memory in huge pages, in which a processor finds its way to the next value faster.
 
+On a two-core server one pass over 512 MiB took 17 ms in ordinary pages, 9.5 ms in huge ones.
+"""
+
+import math
 import mmap
+from collections.abc import Sequence
 
 import torch
 
@@ -8,33 +13,39 @@ PAGE = 1 << 21  # bytes
 BLOCK = 1 << 26  # bytes that are asked for at a time
 
 
-class HugePages:
-    """Gives tensors places side by side. Where there are no huge pages, in ordinary ones.
+def zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Like `torch.zeros`; in huge pages where it fills one and the system has them."""
+    count = math.prod(shape)
+    if count * dtype.itemsize < PAGE:
+        return torch.zeros(*shape, dtype=dtype)
+    memory, start = _pages(count * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=start).view(*shape)
 
-    On a two-core server one pass over 512 MiB took 17 ms in ordinary pages, 9.5 ms in huge ones.
-    """
+
+class HugePages:
+    """Gives tensors places side by side."""
 
     def __init__(self) -> None:
-        self._block = mmap.mmap(-1, mmap.PAGESIZE)
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
         self._next = self._end = 0
 
     def move(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of `tensor`, contiguous."""
-        size = tensor.numel() * tensor.element_size()
+        count, size = tensor.numel(), tensor.numel() * tensor.element_size()
         if not size:
             return tensor
         if self._next + size > self._end:
-            self._ask_for(max(BLOCK, size))
-        flat = torch.frombuffer(
-            self._block, dtype=tensor.dtype, count=tensor.numel(), offset=self._next
-        )
+            self._memory, self._next = _pages(max(BLOCK, size))
+            self._end = len(self._memory)
+        flat = torch.frombuffer(self._memory, dtype=tensor.dtype, count=count, offset=self._next)
         self._next += -(-size // 64) * 64  # whole cache lines
         return flat.view(tensor.shape).copy_(tensor)
 
-    def _ask_for(self, size: int) -> None:
-        self._block = mmap.mmap(-1, -(-size // PAGE) * PAGE + PAGE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._block.madvise(mmap.MADV_HUGEPAGE)
-        address = torch.frombuffer(self._block, dtype=torch.uint8).data_ptr()
-        self._next = -address % PAGE
-        self._end = len(self._block)
+
+def _pages(size: int) -> tuple[mmap.mmap, int]:
+    """Zeros, at least `size` bytes from the offset on at which the first huge page begins."""
+    memory = mmap.mmap(-1, -(-size // PAGE) * PAGE + PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    address = torch.frombuffer(memory, dtype=torch.uint8, count=1).data_ptr()
+    return memory, -address % PAGE
