@@ -34,6 +34,7 @@ constexpr int ACCUMULATORS = 24;  // vectors that stay in registers
 constexpr int ACCUMULATORS = 6;  // a vector takes two registers of sixteen
 #endif
 constexpr int ROWS = ACCUMULATORS < 12 ? ACCUMULATORS : 12;  // of one tile, at most
+constexpr int AHEAD = 16;    // cache lines of weights that are asked for in advance
 constexpr int PANELS = 8;  // that are multiplied together, at most
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
@@ -111,16 +112,21 @@ Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 Vec widened(Halves values) { return (Vec)(__builtin_convertvector(values, Words) << 16); }
 Vec load(const uint16_t* from) { return widened(*reinterpret_cast<const Halves*>(from)); }
 
-uint16_t narrowed(float value) {  // to bfloat16, to the nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+// To bfloat16, to the nearest, ties to even.
+Halves narrowed(Vec x) {
+    const Words bits = (Words)x;
+    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves);
 }
+uint16_t narrowed(float value) { return narrowed(Vec{} + value)[0]; }
 
 Vec from_float16(const uint16_t* from) {
+#ifdef __AVX512F__
+    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#else
     Words bits = __builtin_convertvector(*reinterpret_cast<const Halves*>(from), Words);
     Vec magnitude = (Vec)((bits & 0x7fff) << 13) * 0x1p112f;
     return (Vec)((Words)magnitude | (bits & 0x8000) << 16);
+#endif
 }
 
 template <typename T>
@@ -238,8 +244,13 @@ private:
                 quantise(x + g * GROUP, words + g * (GROUP / 4) * step, step, scales_[at + g * step],
                          sums_[at + g * step]);
         } else if (values_in_word(kind_) == 2) {
-            for (int64_t k = 0; k < words_in_row_; k++)
-                words[k * step] = narrowed(x[2 * k]) | uint32_t(narrowed(x[2 * k + 1])) << 16;
+            for (int64_t k = 0; k < words_in_row_; k += LANES / 2) {
+                const Halves halves = narrowed(load(x + 2 * k));
+                uint32_t pairs[LANES / 2];
+                std::memcpy(pairs, &halves, sizeof halves);
+                for (int64_t i = 0; i < LANES / 2 && k + i < words_in_row_; i++)
+                    words[(k + i) * step] = pairs[i];
+            }
         } else {
             for (int64_t k = 0; k < words_in_row_; k++) std::memcpy(words + k * step, x + k, 4);
         }
@@ -311,7 +322,10 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
         const float* values = reinterpret_cast<const float*>(x.words);
         for (int64_t k = 0; k < inputs; k++) {
             Vec weight[P];
-            for (int p = 0; p < P; p++) weight[p] = data[p * inputs + k];
+            for (int p = 0; p < P; p++) {
+                weight[p] = data[p * inputs + k];
+                __builtin_prefetch(data + p * inputs + k + AHEAD);
+            }
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) sum[r][p] += weight[p] * values[k * R + r];
         }
@@ -319,7 +333,10 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
         const Words* data = static_cast<const Words*>(w.data) + panel * inputs / 2;
         for (int64_t k = 0; k < inputs; k += 2) {
             Words weight[P];
-            for (int p = 0; p < P; p++) weight[p] = data[(p * inputs + k) / 2];
+            for (int p = 0; p < P; p++) {
+                weight[p] = data[(p * inputs + k) / 2];
+                __builtin_prefetch(data + (p * inputs + k) / 2 + AHEAD);
+            }
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) sum[r][p] = add_pair<R>(sum[r][p], weight[p], x.words, k, r);
         }
