@@ -25,6 +25,7 @@ namespace {
 
 constexpr int LANES = 16;
 constexpr int CHUNK = 128;   // keys whose weighted values are summed before they join the others'
+constexpr int TOGETHER = 8;  // blocks of queries, at most, that go through a chunk in turn
 constexpr int QUERIES = 4;   // that go through the keys together
 constexpr int GROUP = 32;    // inputs that share a scale in int4
 constexpr int ALIGN = 32;    // values to which rows of buffers are filled up
@@ -35,6 +36,7 @@ constexpr int ACCUMULATORS = 6;  // a vector takes two registers of sixteen
 #endif
 constexpr int ROWS = ACCUMULATORS < 12 ? ACCUMULATORS : 12;  // of one tile, at most
 constexpr int AHEAD = 16;    // cache lines of weights that are asked for in advance
+constexpr int BLOCKS = ACCUMULATORS < 12 ? 1 : 4;  // of 16 keys, scored together
 constexpr int PANELS = 8;  // that are multiplied together, at most
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
@@ -534,14 +536,17 @@ void join(Part& part, const Part& later, int64_t size) {
     part.largest = largest;
 }
 
-// Scores of 16 keys, [head_dim][16] at `keys`, for `Q` queries.
-template <int Q, typename T>
-void score(const float* const* queries, const T* keys, int64_t size, Vec (&scores)[Q]) {
-    for (int q = 0; q < Q; q++) scores[q] = Vec{};
+// Scores of `B` times 16 keys, each block [head_dim][16], for `Q` queries.
+template <int Q, int B, typename T>
+void score(const float* const* queries, const T* keys, int64_t size, Vec (&scores)[Q][B]) {
+    Vec sum[Q][B] = {};
     for (int64_t d = 0; d < size; d++) {
-        const Vec key = load(keys + d * LANES);
-        for (int q = 0; q < Q; q++) scores[q] += key * queries[q][d];
+        Vec key[B];
+        for (int b = 0; b < B; b++) key[b] = load(keys + (b * size + d) * LANES);
+        for (int q = 0; q < Q; q++)
+            for (int b = 0; b < B; b++) sum[q][b] += key[b] * queries[q][d];
     }
+    std::memcpy(scores, sum, sizeof sum);
 }
 
 template <int Q, typename T>
@@ -593,37 +598,47 @@ bool attend_chunk(const float* const* queries, const View* views, int64_t chunk,
     float weights[Q][CHUNK];
     const int64_t first = from / LANES * LANES;
     const View& view = views[0];
-    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Vec largest[Q];
-    for (int q = 0; q < Q; q++) largest[q] = Vec{} - INFINITE;
-    for (int64_t v = first; v < to; v += LANES) {
-        Vec scores[Q];
-        const int64_t low = std::max(v, from), high = std::min(v + LANES, to);
-        bool in_place = true;
-        if (view.slots)
-            for (int64_t i = low; i < high; i++) in_place &= view.slot(i) == i;
-        if (in_place) {
-            score<Q>(queries, keys + v * size, size, scores);
+    for (int64_t v = first; v < to;) {
+        const auto in_place = [&](int64_t end) {
+            if (!view.slots) return true;
+            for (int64_t i = std::max(v, from); i < std::min(end, to); i++)
+                if (view.slot(i) != i) return false;
+            return true;
+        };
+        if (v + BLOCKS * LANES <= to && in_place(v + BLOCKS * LANES)) {
+            Vec scores[Q][BLOCKS];
+            score<Q, BLOCKS>(queries, keys + v * size, size, scores);
+            for (int q = 0; q < Q; q++) std::memcpy(weights[q] + (v - base), scores[q], sizeof scores[q]);
+            v += BLOCKS * LANES;
+            continue;
+        }
+        Vec scores[Q][1];
+        if (in_place(v + LANES)) {
+            score<Q, 1>(queries, keys + v * size, size, scores);
         } else {
-            for (int q = 0; q < Q; q++) scores[q] = Vec{};
-            for (int64_t i = low; i < high; i++) {
+            for (int64_t i = std::max(v, from); i < std::min(v + LANES, to); i++) {
                 const int64_t slot = view.slot(i);
-                Vec found[Q];
-                score<Q>(queries, keys + slot / LANES * LANES * size, size, found);
-                for (int q = 0; q < Q; q++) scores[q][i - v] = found[q][slot % LANES];
+                Vec found[Q][1];
+                score<Q, 1>(queries, keys + slot / LANES * LANES * size, size, found);
+                for (int q = 0; q < Q; q++) scores[q][0][i - v] = found[q][0][slot % LANES];
             }
         }
-        for (int q = 0; q < Q; q++) {
-            const int32_t begin = std::max(views[q].first - v, int64_t(-1));
-            const int32_t end = std::min(views[q].last - v, int64_t(LANES));
-            const Vec seen = (lane >= begin) & (lane < end) ? scores[q] * scale : Vec{} - INFINITE;
-            largest[q] = larger(largest[q], seen);
-            std::memcpy(weights[q] + (v - base), &seen, sizeof seen);
-        }
+        for (int q = 0; q < Q; q++) std::memcpy(weights[q] + (v - base), scores[q], sizeof scores[q]);
+        v += LANES;
     }
+    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float* sums[Q];
     for (int q = 0; q < Q; q++) {
-        const float most = largest_of(largest[q]);
+        Vec largest = Vec{} - INFINITE;
+        for (int64_t v = first; v < to; v += LANES) {
+            const int32_t begin = std::max(views[q].first - v, int64_t(-1));
+            const int32_t end = std::min(views[q].last - v, int64_t(LANES));
+            float* at = weights[q] + (v - base);
+            const Vec seen = (lane >= begin) & (lane < end) ? load(at) * scale : Vec{} - INFINITE;
+            largest = larger(largest, seen);
+            std::memcpy(at, &seen, sizeof seen);
+        }
+        const float most = largest_of(largest);
         Vec total = {};
         for (int64_t v = first; v < to; v += LANES) {
             float* at = weights[q] + (v - base);
@@ -671,9 +686,11 @@ public:
           mixed_stride(filled_up(m.heads * m.head_dim)),
           gated_stride(ceil_div(m.intermediate, LANES) * 2 * LANES),
           active_stride(filled_up(m.intermediate)) {
-        // Few queries and many keys: chunks of one query go to several threads.
+        // Few queries and many keys: chunks of the keys go to several threads.
         blocks = ceil_div(p.mask ? group : p.width * group, QUERIES) * (p.mask ? p.width : 1);
-        spread = chunks > 1 && p.batch * m.kv_heads * blocks < 8 * p.threads;
+        const int64_t units = p.batch * m.kv_heads * blocks;
+        bundles = ceil_div(blocks, std::clamp<int64_t>(units / (2 * p.threads), 1, TOGETHER));
+        spread = chunks > 1 && units < 8 * p.threads;
         part_size = m.head_dim + 2;
         const int64_t parts = spread ? rows * m.heads * chunks * part_size : 0;
         static thread_local Workspace memory;
@@ -715,7 +732,7 @@ private:
     const Pass& p;
     const int64_t rows, kept, group, heads, chunks;
     const int64_t hidden_stride, qkv_stride, mixed_stride, gated_stride, active_stride;
-    int64_t blocks, part_size;
+    int64_t blocks, bundles, part_size;
     bool spread;
     float *hidden, *normed, *qkv, *mixed, *gated, *active, *partial;
     std::vector<int32_t> slots;        // [rows][span]: the slots that a token sees, in order
@@ -828,19 +845,18 @@ private:
     }
 
     void attend(const Layer& w, int64_t n, int thread, int threads) {
-        const int64_t units = p.batch * m.kv_heads * blocks;
+        const int64_t units = p.batch * m.kv_heads * bundles;
         if (!spread) {
             for (int64_t unit = thread; unit < units; unit += threads)
-                attend_block(w, n, unit, 0, chunks, false);
+                attend_blocks(w, n, unit, {0, chunks});
             return;
         }
         const Range own = share(units * chunks, thread, threads);
         for (int64_t i = own.first; i < own.last; i++)
-            attend_block(w, n, i / chunks, i % chunks, i % chunks + 1, true);
+            attend_blocks(w, n, i / chunks, {i % chunks, i % chunks + 1});
 #pragma omp barrier
         for (int64_t i = thread; i < rows * m.heads; i += threads) {
-            float* to = mixed + i / m.heads * mixed_stride + i % m.heads * m.head_dim;
-            Part all = {0, 0, to};
+            Part all = {0, 0, mixed + i / m.heads * mixed_stride + i % m.heads * m.head_dim};
             for (int64_t chunk = 0; chunk < chunks; chunk++) {
                 float* memory = partial + (i * chunks + chunk) * part_size;
                 add_part(all, {memory[0], memory[1], memory + 2});
@@ -864,65 +880,65 @@ private:
         for (int64_t d = 0; d < m.head_dim; d++) all.values[d] /= all.total;
     }
 
-    void attend_block(const Layer& w, int64_t n, int64_t unit, int64_t from, int64_t to, bool keep_parts) {
-        const int64_t block = unit % blocks, kv_head = unit / blocks % m.kv_heads;
-        const int64_t b = unit / blocks / m.kv_heads;
-        int64_t first, last;  // queries of the row of the batch, token by token
-        if (p.mask) {
-            const int64_t of_token = blocks / p.width;
-            first = block / of_token * group + block % of_token * QUERIES;
-            last = std::min(first + QUERIES, (block / of_token + 1) * group);
-        } else {
-            first = block * QUERIES;
-            last = std::min<int64_t>(first + QUERIES, p.width * group);
+    // Blocks of queries of one row and key head, chunk by chunk, so that keys stay at hand.
+    void attend_blocks(const Layer& w, int64_t n, int64_t unit, Range seen_chunks) {
+        const int64_t kv_head = unit / bundles % m.kv_heads, b = unit / bundles / m.kv_heads;
+        const auto [first, last] = share(blocks, unit % bundles, bundles);
+        Part all[TOGETHER][QUERIES] = {};
+        for (int64_t chunk = seen_chunks.first; chunk < seen_chunks.last; chunk++) {
+            for (int64_t block = first; block < last; block++) {
+                const Range own = queries_of(block);
+                Part* parts = all[block - first];
+                switch (own.last - own.first) {
+                    case 1: attend_queries<1>(w, n, b, kv_head, own.first, chunk, parts); break;
+                    case 2: attend_queries<2>(w, n, b, kv_head, own.first, chunk, parts); break;
+                    case 3: attend_queries<3>(w, n, b, kv_head, own.first, chunk, parts); break;
+                    default: attend_queries<4>(w, n, b, kv_head, own.first, chunk, parts);
+                }
+            }
         }
-        switch (last - first) {
-            case 1: return attend_queries<1>(w, n, b, kv_head, first, from, to, keep_parts);
-            case 2: return attend_queries<2>(w, n, b, kv_head, first, from, to, keep_parts);
-            case 3: return attend_queries<3>(w, n, b, kv_head, first, from, to, keep_parts);
-            default: return attend_queries<4>(w, n, b, kv_head, first, from, to, keep_parts);
+        for (int64_t block = first; block < last && !spread; block++) {
+            const Range own = queries_of(block);
+            for (int64_t q = 0; q < own.last - own.first; q++) finish(all[block - first][q]);
         }
     }
 
+    // Those of a block, among the row's, token by token. Under a mask all are of one token.
+    Range queries_of(int64_t block) const {
+        if (!p.mask) return {block * QUERIES, std::min((block + 1) * QUERIES, p.width * group)};
+        const int64_t of_token = blocks / p.width, token = block / of_token;
+        const int64_t first = token * group + block % of_token * QUERIES;
+        return {first, std::min(first + QUERIES, (token + 1) * group)};
+    }
+
     template <int Q>
-    void attend_queries(const Layer& w, int64_t n, int64_t b, int64_t kv_head, int64_t query, int64_t from,
-                        int64_t to, bool keep_parts) {
+    void attend_queries(const Layer& w, int64_t n, int64_t b, int64_t kv_head, int64_t query, int64_t chunk,
+                        Part* all) {
         const int64_t size = m.head_dim;
-        const T* keys = cache(n, b, kv_head);
-        const T* values = cache(n, b, m.kv_heads + kv_head);
-        const float scale = 1.0f / std::sqrt(float(size));
         const float* queries[Q];
         View views[Q];
-        Part all[Q], parts[Q] = {};
-        int64_t heads_of[Q];  // [rows][heads]
+        Part parts[Q] = {};
         static thread_local std::vector<float> scratch;
         scratch.resize(Q * size);
         for (int q = 0; q < Q; q++) {
             const int64_t r = b * p.width + (query + q) / group;
             const int64_t head = kv_head * group + (query + q) % group;
-            heads_of[q] = r * m.heads + head;
             queries[q] = qkv + r * qkv_stride + head * size;
             views[q] = view(w, r);
-            all[q] = {0, 0, mixed + r * mixed_stride + head * size};
+            all[q].values = mixed + r * mixed_stride + head * size;
+            float* memory = partial + ((r * m.heads + head) * chunks + chunk) * part_size;
+            parts[q].values = spread ? memory + 2 : scratch.data() + q * size;
         }
-        for (int64_t chunk = from; chunk < to; chunk++) {
-            for (int q = 0; q < Q; q++) {
-                float* memory = partial + (heads_of[q] * chunks + chunk) * part_size;
-                parts[q].values = keep_parts ? memory + 2 : scratch.data() + q * size;
-            }
-            attend_chunk<Q>(queries, views, chunk, keys, values, size, scale, parts);
-            for (int q = 0; q < Q; q++) {
-                if (keep_parts) {
-                    float* memory = partial + (heads_of[q] * chunks + chunk) * part_size;
-                    memory[0] = parts[q].largest;
-                    memory[1] = parts[q].total;
-                } else {
-                    add_part(all[q], parts[q]);
-                }
+        attend_chunk<Q>(queries, views, chunk, cache(n, b, kv_head), cache(n, b, m.kv_heads + kv_head), size,
+                        1.0f / std::sqrt(float(size)), parts);
+        for (int q = 0; q < Q; q++) {
+            if (spread) {
+                parts[q].values[-2] = parts[q].largest;
+                parts[q].values[-1] = parts[q].total;
+            } else {
+                add_part(all[q], parts[q]);
             }
         }
-        if (!keep_parts)
-            for (int q = 0; q < Q; q++) finish(all[q]);
     }
 };
 
