@@ -2,9 +2,9 @@
 
     python benchmarks/precision.py [--target smollm2 --data FILE] [--prompts N] [--json PATH]
 
-The texts are the target's own greedy answers in float32, to prompts of the file (its held-out half)
-or of the embedded domains. Figures, by precision: `perplexity_*` of those texts after their prompts;
-`parted_*`, the share of texts that part from them; `kept_*`, the share of tokens before they part.
+The texts are the target's own greedy answers in float32, to held-out prompts of the file or of the
+embedded domains. Figures, by precision: `perplexity_*` of those texts after their prompts,
+`parted_*`, the share of texts that part from them, `kept_*`, the share of tokens before they part.
 """
 
 import argparse
