@@ -1,15 +1,19 @@
 """Gumbel noise as a function of seed, position and token, from a counter-based generator.
 
 Every step is integer arithmetic or one correctly rounded float32 operation after another, so that
-CPUs of any kind and GPUs find the same bits, in any order of evaluation.
+CPUs of any kind and GPUs find the same bits, in any order of evaluation. There are three forms:
+tensors on any device, arrays on CPUs, and `engine/cpu/noise.cpp` where models run compiled.
 """
 
+import ctypes
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+
+from adaspec_rl.engine.cpu.build import loaded
 
 LOW = 0xFFFFFFFF  # the low 32 bits
 MULTIPLIERS, INCREMENTS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
@@ -71,7 +75,7 @@ class GumbelNoise:
 def gumbel(
     seed: int, positions: range, vocab_size: int, device: torch.device = torch.device("cpu")
 ) -> torch.Tensor:
-    """Gumbel noise `[len(positions), vocab_size]` float32.
+    """Gumbel noise `[len(positions), vocab_size]` float32; positions from 0 to 2^32 - 1.
 
     Token t at position p has word t % 4 of Philox4x32-10 with counter (t // 4, p, 0, 0) and key
     `seed`, whose highest 31 bits are rounded to a float32 of 24: noise is at most 22.2 and at
@@ -79,6 +83,28 @@ def gumbel(
     """
     if device.type != "cpu":
         return gumbel_of(words(seed, positions, vocab_size, device))
+    if (compiled := loaded()) is not None and positions.step == 1:
+        return _gumbel_compiled(compiled, seed, positions, vocab_size)
+    return gumbel_in_arrays(seed, positions, vocab_size)
+
+
+def _gumbel_compiled(
+    compiled: ctypes.CDLL, seed: int, positions: range, vocab_size: int
+) -> torch.Tensor:
+    noise = torch.empty(len(positions), vocab_size)
+    integers = (seed & 0xFFFFFFFFFFFFFFFF, positions.start, len(positions), vocab_size)
+    compiled.gumbel(
+        ctypes.c_uint64(integers[0]),
+        *map(ctypes.c_int64, integers[1:]),
+        *(ctypes.c_void_p(part.ctypes.data) for part in noise_table()),
+        ctypes.c_int64(torch.get_num_threads()),
+        ctypes.c_void_p(noise.data_ptr()),
+    )
+    return noise
+
+
+def gumbel_in_arrays(seed: int, positions: range, vocab_size: int) -> torch.Tensor:
+    """`gumbel` on CPUs on which nothing is compiled."""
     found = np.empty((len(positions), vocab_size), dtype=np.float32)
     rows = max(1, CHUNK // vocab_size)
     for first in range(0, len(positions), rows):

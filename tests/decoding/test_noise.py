@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from adaspec_rl.decoding import noise
 from adaspec_rl.decoding.noise import GumbelNoise, gumbel, gumbel_of, noise_table, philox4x32, words
+from adaspec_rl.engine.cpu import build
 
 CPU = torch.device("cpu")
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
@@ -41,18 +43,28 @@ def noise_of_word(word: int) -> float:
 
 def test_noise_is_that_of_its_word_of_philox():
     seed, positions, vocab_size = (3 << 32) + 17, range(5, 8), 103
-    noise = gumbel(seed, positions, vocab_size)
+    found = gumbel(seed, positions, vocab_size)
     for row, position in enumerate(positions):
         for token in range(vocab_size):
             word = philox4x32((token // 4, position, 0, 0), (17, 3))[token % 4]
-            assert float(noise[row, token]) == pytest.approx(noise_of_word(word), abs=2e-6)
+            assert float(found[row, token]) == pytest.approx(noise_of_word(word), abs=2e-6)
 
 
 @pytest.mark.parametrize("vocab_size", [1, 7, 4096, 40_001])
-def test_arrays_and_tensors_give_the_same_bits(vocab_size):
-    positions = range(1000, 1011)
-    made = gumbel(11, positions, vocab_size)
-    assert torch.equal(made, gumbel_of(words(11, positions, vocab_size, CPU)))
+def test_arrays_tensors_and_the_compiled_kernel_give_the_same_bits(vocab_size, monkeypatch):
+    seed, positions = (5 << 32) + 11, range(1000, 1011)
+    wanted = gumbel_of(words(seed, positions, vocab_size, CPU))
+    monkeypatch.setattr(noise, "loaded", lambda: None)
+    assert torch.equal(gumbel(seed, positions, vocab_size), wanted)
+    if build.compiled("auto"):
+        monkeypatch.setattr(noise, "loaded", build.library)
+        assert torch.equal(gumbel(seed, positions, vocab_size), wanted)
+
+
+def test_negative_seeds_have_noise_of_their_own():
+    wanted = gumbel_of(words(-3, range(2), 50, CPU))
+    assert not torch.equal(wanted, gumbel(3, range(2), 50))
+    assert torch.equal(gumbel(-3, range(2), 50), wanted)
 
 
 def test_the_table_has_the_same_bits_on_every_machine():
@@ -78,15 +90,15 @@ def test_the_logarithm_is_accurate_in_both_tails():
 
 @pytest.mark.parametrize("vocab_size", [8, 400, 5000, 70_000])
 def test_any_order_of_evaluation_gives_the_same_noise(vocab_size):
-    noise = gumbel(7, range(400), vocab_size) if vocab_size < 1000 else None
+    whole = gumbel(7, range(400), vocab_size) if vocab_size < 1000 else None
     lookup = GumbelNoise(7, vocab_size, CPU)
     for positions in (range(60, 69), range(3, 4), [70, 3, 64], range(0), [399, 0], range(60, 69)):
         expected = [gumbel(7, range(place, place + 1), vocab_size)[0] for place in positions]
         found = lookup.at(positions)
         assert found.shape == (len(positions), vocab_size)
         assert all(torch.equal(row, wanted) for row, wanted in zip(found, expected))
-        if noise is not None:
-            assert torch.equal(found, noise[list(positions)])
+        if whole is not None:
+            assert torch.equal(found, whole[list(positions)])
         values = torch.randn(len(positions), vocab_size)
         wanted = values + found
         lookup.add_to(values, positions)
@@ -137,9 +149,9 @@ def test_words_look_uniform_and_independent(kind):
 
 
 def test_noise_is_gumbel():
-    noise = np.sort(gumbel(7, range(500), 400).numpy().reshape(-1).astype(np.float64))
-    assert noise.mean() == pytest.approx(0.5772, abs=0.01)  # Euler's constant
-    assert noise.var() == pytest.approx(np.pi**2 / 6, abs=0.03)
-    share = np.exp(-np.exp(-noise))
+    found = np.sort(gumbel(7, range(500), 400).numpy().reshape(-1).astype(np.float64))
+    assert found.mean() == pytest.approx(0.5772, abs=0.01)  # Euler's constant
+    assert found.var() == pytest.approx(np.pi**2 / 6, abs=0.03)
+    share = np.exp(-np.exp(-found))
     distance = np.abs(share - (np.arange(len(share)) + 0.5) / len(share)).max()
     assert distance < 1.95 / math.sqrt(len(share))  # Kolmogorov-Smirnov, 0.1%

@@ -26,7 +26,7 @@ FLAGS = (
     "-fno-strict-aliasing",
 )
 KERNELS = ("auto", "compiled", "torch")
-SOURCE = Path(__file__).with_name("decoder.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("decoder.cpp", "noise.cpp")]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ def library() -> ctypes.CDLL:
             f"the decoder that {compiler} compiled cannot be loaded: {error}"
         ) from None
     return loaded
+
+
+def loaded() -> ctypes.CDLL | None:
+    """The library, if a model of this process runs on it already; nothing is compiled."""
+    return library() if library.cache_info().currsize else None
 
 
 def compiled(kernels: str) -> bool:
@@ -113,7 +118,7 @@ def _compiler() -> str:
 def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     parts = (
-        SOURCE.read_text(),
+        *(source.read_text() for source in SOURCES),
         " ".join(FLAGS),
         version,
         platform.machine(),
@@ -126,7 +131,7 @@ def _compile(compiler: str, path: Path) -> None:
     logger.info("compiling the decoder for this processor, once; it takes some ten seconds")
     with new_file(path) as fresh:
         done = subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(fresh)], capture_output=True, text=True
+            [compiler, *FLAGS, *map(str, SOURCES), "-o", str(fresh)], capture_output=True, text=True
         )
         if done.returncode:
             lines = done.stderr.splitlines() or ["no message"]
