@@ -9,8 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from adaspec_rl.engine.language_model import LanguageModel
-from adaspec_rl.engine.memory import weight_bytes
-from adaspec_rl.engine.weights import Weights
+from adaspec_rl.engine.memory import slots
 
 CPU_BYTES = 1 << 29  # far more than a last-level cache holds
 CUDA_BYTES = 4 << 30
@@ -60,10 +59,11 @@ def step_weights(model: LanguageModel | PreTrainedModel) -> int:
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         spared = 0 if embedding is head else embedding.nbytes
         return sum(parameter.nbytes for parameter in model.parameters()) - spared
-    weights = model.weights
-    if isinstance(weights, Weights):
-        return weight_bytes(replace(weights, embedding=weights.head))
-    return step_weights(weights)
+    if isinstance(model.weights, PreTrainedModel):
+        return step_weights(model.weights)
+    read = replace(model.weights, embedding=model.weights.head)
+    tensors = [getattr(owner, name) for owner, name in slots(read)]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 def cached_token(config: object, element_size: int) -> int:

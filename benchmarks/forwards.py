@@ -203,11 +203,11 @@ def show_forwards(title: str, medians: dict[str, dict[int, float]]) -> None:
     table = Table(title=f"{title}: ms a forward (÷ one token's)", title_justify="left")
     table.add_column("width", justify="right")
     for name in medians:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for width in sorted({width for found in medians.values() for width in found}):
         cells = [
             f"{found[width]:.3f} ({found[width] / found[min(found)]:.2f})" if width in found else ""
             for found in medians.values()
         ]
         table.add_row(str(width), *cells)
-    Console().print(table)
+    Console(width=max(Console().width, 20 * (1 + len(medians)))).print(table)
