@@ -9,7 +9,8 @@ first context. For each model (`target`, `draft`, others by name) and precision,
 `MODEL_PRECISION_step_ms` (a forward of one token), `_bandwidth_share` (weights as stored and cache
 ÷ its time ÷ the memory bandwidth measured in the same run; models that fit into the processor's
 cache can exceed 1), `_width8` and `_worst_of_2_to_8` (the time of 8 tokens, and the longest time
-of 2 to 8 tokens, ÷ one token's), `_vs_transformers` (ours ÷ theirs in the same type, one token).
+of 2 to 8 tokens, ÷ one token's), `_vs_transformers` (ours ÷ theirs in the same type, one token),
+`_vs_torch_kernels` (with `--torch-kernels`: ours with the compiled kernels ÷ ours without).
 
 For the pair: `round_overhead` (share of a drafting round outside its forward passes, each
 synchronised), `fallback_vs_autoregressive` (a fallback with a drafter loaded ÷ a step without
@@ -24,6 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,7 +48,7 @@ from report import finish
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rounds import LENGTHS, draft_model, show_overhead, time_fallbacks, time_overhead
+from rounds import FALLBACKS, LENGTHS, draft_model, show_overhead, time_fallbacks, time_overhead
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -59,12 +61,15 @@ from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.pairs.pair import Pair, checkpoint_of, dtype_named, load_pair
 
+TORCH = "torch kernels"
 CONTEXTS = {"cpu": [128, 1024], "cuda": [256, 2048, 8192, 30000]}
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 BESIDES_QUANTIZED = "bfloat16"  # what int8 and int4 weights leave: the cache
 
 
-def loaded(source: str, precisions: Sequence[str]) -> dict[str, LanguageModel | str]:
+def loaded(
+    source: str, precisions: Sequence[str], kernels: str = "auto"
+) -> dict[str, LanguageModel | str]:
     """The model in each precision, or why the engine does not have it here."""
     found: dict[str, LanguageModel | str] = {}
     for precision in precisions:
@@ -72,7 +77,11 @@ def loaded(source: str, precisions: Sequence[str]) -> dict[str, LanguageModel | 
         dtype = dtype_named(BESIDES_QUANTIZED if quantize else precision)
         try:
             found[precision] = load_model(
-                checkpoint_of(source).source, dtype=dtype, quantize=quantize, name=source
+                checkpoint_of(source).source,
+                dtype=dtype,
+                quantize=quantize,
+                kernels=kernels,
+                name=source,
             )
         except ValueError as error:
             found[precision] = str(error)
@@ -89,10 +98,16 @@ class Contest:
         models: Mapping[str, LanguageModel],
         shape: str | None = None,
         *,
+        former: Mapping[str, LanguageModel] = MappingProxyType({}),
         compiled: bool = False,
     ) -> None:
-        """`models` are ours, by precision; `compiled` adds transformers' through torch.compile."""
-        self.role, self.source, self.models, self.compiled = role, source, models, compiled
+        """`models` are ours, by precision, and `former` the same without the compiled kernels.
+
+        Args:
+            compiled: also run transformers' through torch.compile.
+        """
+        self.role, self.source, self.models = role, source, models
+        self.former, self.compiled = former, compiled
         self.device = next(iter(models.values())).device
         self.references = {
             precision: reference_model(source, shape, dtype_named(precision), self.device)
@@ -105,6 +120,8 @@ class Contest:
         made: dict[str, Forward] = {}
         for precision, model in self.models.items():
             made[f"ours {precision}"] = OurForward(model)
+        for precision, model in self.former.items():
+            made[f"{TORCH} {precision}"] = OurForward(model)
         for precision, reference in self.references.items():
             made[f"transformers {precision}"] = EagerForward(reference)
             if self.compiled:
@@ -137,26 +154,32 @@ class Contest:
             title=f"{self.source}: one token after {context}, at {bandwidth / 1e9:.1f} GB/s",
             title_justify="left",
         )
-        names = ("precision", "ms", "MB", "share", "8 tokens", "2-8", "÷ theirs")
+        names = ("precision", "ms", "MB", "share", "8 tokens", "2-8", "÷ theirs", "÷ torch")
         for name in names:
             table.add_column(name, justify="right")
         found: dict[str, float] = {}
         for precision in self.models:
             ms = medians[f"ours {precision}"]
             size = self.step_bytes(precision, context)
-            values = {
+            values: dict[str, float | None] = {
                 "step_ms": ms[1],
                 "bandwidth_share": size / (ms[1] / 1000) / bandwidth,
                 "width8": ms[8] / ms[1],
                 "worst_of_2_to_8": max(ms[width] for width in range(2, 9)) / ms[1],
+                "vs_transformers": _ratio(ms, medians.get(f"transformers {precision}")),
+                "vs_torch_kernels": _ratio(ms, medians.get(f"{TORCH} {precision}")),
             }
-            if theirs := medians.get(f"transformers {precision}"):
-                values["vs_transformers"] = ms[1] / theirs[1]
-            cells = [f"{value:.3f}" for value in values.values()]
+            cells = ["" if value is None else f"{value:.3f}" for value in values.values()]
             table.add_row(precision, cells[0], f"{size / 1e6:.1f}", *cells[1:])
-            found |= {f"{self.role}_{precision}_{name}": value for name, value in values.items()}
+            for name, value in values.items():
+                if value is not None:
+                    found[f"{self.role}_{precision}_{name}"] = value
         Console().print(table)
         return found
+
+
+def _ratio(ours: Mapping[int, float], theirs: Mapping[int, float] | None) -> float | None:
+    return None if theirs is None else ours[1] / theirs[1]
 
 
 def against_generate(
@@ -203,6 +226,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", default="llama8b", help="the target's, if inflated")
     parser.add_argument("--drafter-shape", default="llama1b", help="likewise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--torch-kernels", action="store_true", help="also ours without the compiled kernels"
+    )
     parser.add_argument(
         "--compiled", action="store_true", help="also transformers through torch.compile: minutes"
     )
@@ -258,14 +284,19 @@ def main() -> None:
             found = {dtype: own[role]} if role in own else loaded(source, [dtype])
         models = {name: model for name, model in found.items() if not isinstance(model, str)}
         unavailable[role] = {name: why for name, why in found.items() if isinstance(why, str)}
-        contest = Contest(role, source, models, size, compiled=options.compiled)
+        former: dict[str, LanguageModel] = {}
+        if options.torch_kernels and on_cpu and size is None:
+            plain = [name for name in models if not name.startswith("int")]
+            without = loaded(source, plain, "torch")
+            former = {name: model for name, model in without.items() if not isinstance(model, str)}
+        contest = Contest(role, source, models, size, former=former, compiled=options.compiled)
         medians = contest.run(options.contexts or CONTEXTS[device.type], options.repeats)
         context = next(iter(medians))
         figures |= contest.figures(medians[context], context, bandwidth)
         milliseconds[role] = medians
         if role == "target" and not on_cpu:
             reference = contest.references[dtype]
-            moved = contest.step_bytes(dtype, len(prompts[0]) + options.fallbacks // 2)
+            moved = contest.step_bytes(dtype, len(prompts[0]) + FALLBACKS // 2)
             used = moved / statistics.median(fallback)
             print(f"{moved / 1e9:.2f} GB a step: {used / 1e9:.0f} of {bandwidth / 1e9:.0f} GB/s")
             figures["bandwidth_fraction"] = used / bandwidth

@@ -18,6 +18,7 @@ from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.pairs.pair import Pair
 
 LENGTHS = (1, 2, 4, 8)
+FALLBACKS = 50  # of one text
 
 
 class Timed:
@@ -104,27 +105,26 @@ def show_overhead(overhead: dict[int, Overhead]) -> None:
 
 
 def time_fallbacks(pair: Pair, prompt: list[int], count: int) -> tuple[list[float], list[float]]:
-    """Seconds of `count` consecutive fallbacks with a drafter loaded, and of steps without one.
+    """Seconds of some `count` fallbacks with a drafter loaded, and of steps without one.
 
-    Two sessions share the target in lockstep: both take the same step at the same position, one
-    right after the other, taking turns at being first.
+    Two sessions share the target and decode the same text, one after the other, taking turns at
+    being first; entry by entry, both took the same step at the same position. They do not take
+    turns within a text: a session whose model has meanwhile read another text reads its own anew.
     """
     with_drafter, without = (
-        LiveSession(pair.target, drafters, max_new_tokens=count + 2)
+        LiveSession(pair.target, drafters, max_new_tokens=FALLBACKS + 2)
         for drafters in (pair.drafters, [])
     )
-    with_drafter.start(prompt)
-    without.start(prompt)  # reads the same prompt anew
-    held = len(prompt) - 1
     seconds: dict[int, list[float]] = {id(with_drafter): [], id(without): []}
     with uncollected():
-        for number in range(-8, count - 8):
+        for number in range(max(1, round(count / FALLBACKS))):
             order = (with_drafter, without) if number % 2 else (without, with_drafter)
             for session in order:
-                pair.target.rollback(held)
-                began = time.perf_counter()
+                session.start(prompt)
                 session.step(FALLBACK)
-                seconds[id(session)].append(time.perf_counter() - began)
-            held += 1
+                for _ in range(FALLBACKS):
+                    began = time.perf_counter()
+                    session.step(FALLBACK)
+                    seconds[id(session)].append(time.perf_counter() - began)
     assert with_drafter.tokens == without.tokens
     return seconds[id(with_drafter)], seconds[id(without)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adaspec_rl.from_config import PROJECT
+from adaspec_rl.pairs.pair import load_pair
 
 FOLDER = PROJECT / "benchmarks"
 COMMANDS = sorted(
@@ -35,6 +36,16 @@ def test_a_benchmark_explains_itself(name, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert ended.value.code == 0
     assert printed.startswith(f"usage: {name}.py") and "--json" in printed
+
+
+def test_fallbacks_are_timed_without_reading_the_text_anew():
+    from rounds import FALLBACKS, time_fallbacks
+
+    pair = load_pair("tiny", "tiny:target", ["tiny:draft"])
+    read = pair.target.resets
+    idle, plain = time_fallbacks(pair, pair.encode("def main():"), 2 * FALLBACKS)
+    assert len(idle) == len(plain) == 2 * FALLBACKS
+    assert pair.target.resets - read == 4  # two texts in each of two sessions
 
 
 def python(name: str, code: str, seconds: float = 60.0, result: Path | None = None):
