@@ -30,6 +30,7 @@ WAITS = {
     aten._unique2.default,
     aten._assert_async.msg,
 }
+SCALARS = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
@@ -89,7 +90,8 @@ class StandIn(TorchDispatchMode):
                 self.waits.append(str(op))
         elif there and any(item.dim() and not isinstance(item, OnDevice) for item in tensors):
             raise AssertionError(f"{op} mixes tensors of the device and of the CPU")
-        if there and (op in WAITS or (op in INDEXED and _masks(args[1]))):
+        numbers = not crosses and len(there) < len(tensors) and not _as_argument(op)
+        if there and (op in WAITS or (op in INDEXED and _masks(args[1])) or numbers):
             self.waits.append(str(op))
         args, kwargs = tree_map_only(OnDevice, lambda item: item.here, (args, kwargs))
         out = op(*args, **kwargs)
@@ -98,6 +100,11 @@ class StandIn(TorchDispatchMode):
         if to_device and op is not aten._local_scalar_dense.default:
             out = tree_map_only(torch.Tensor, OnDevice, out)
         return out
+
+
+def _as_argument(op: Any) -> bool:
+    """Whether a kernel is given a number of the CPU as it is, and not as a copy on the device."""
+    return op in SCALARS or (torch.Tag.pointwise in op.tags and op is not aten.where.self)
 
 
 def _masks(indices: Any) -> bool:

@@ -408,7 +408,7 @@ class LeanModel:
 
     def _spans(self, length: int) -> list[int]:
         """Keys that narrow forwards attend to, up to the first number that holds `length`."""
-        most = self.context_length + _FILLED
+        most = -(-(self.context_length + _FILLED) // _FILLED) * _FILLED  # kernels like even numbers
         spans = [min(_BUCKET, most)]
         while spans[-1] < min(length, most):
             spans.append(min(2 * spans[-1], most))

@@ -20,7 +20,11 @@ from tests.device import DEVICE, stand_in
 from tests.engine.checkpoints import VOCAB, new_model
 from tests.replay.recordings import random_head
 
-RULES = {"greedy": 0.0, "coupled": 0.8, "rejection": 0.8}
+RULES = {
+    "greedy": Sampling(),
+    "coupled": Sampling(0.8, top_p=0.95),
+    "rejection": Sampling(0.8, top_k=40),
+}
 STOPS: dict[str, Callable[[int], Action]] = {
     "none": lambda drafter: Action(4, drafter),
     "threshold": lambda drafter: Action(4, drafter, threshold=0.3),
@@ -66,7 +70,7 @@ def session(rule: str, device: torch.device, head: bool = True) -> LiveSession:
         target,
         drafters,
         max_new_tokens=20,
-        sampling=Sampling(RULES[rule]),
+        sampling=RULES[rule],
         verification=rule,
         survival=survival,
     )
@@ -147,13 +151,17 @@ def write_a_list(x: torch.Tensor) -> None:
     x.copy_(torch.tensor([1.0, 2.0, 3.0]))
 
 
+def choose_a_number(x: torch.Tensor) -> None:
+    torch.where(x > 0, torch.tensor(1.0), x)
+
+
 def find_places(x: torch.Tensor) -> None:
     x.nonzero()
 
 
 @pytest.mark.parametrize(
     "operation",
-    [wait_for_a_value, ask_for_truth, select_by_mask, write_a_list, find_places],
+    [wait_for_a_value, ask_for_truth, select_by_mask, write_a_list, choose_a_number, find_places],
 )
 def test_the_stand_in_counts_what_waits(operation: Callable[[torch.Tensor], None]) -> None:
     with stand_in() as device:

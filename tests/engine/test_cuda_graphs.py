@@ -1,12 +1,14 @@
 """Which forwards are recorded, replayed and given up. CUDA itself is stood in for on the CPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-from adaspec_rl.engine.cuda_graphs import Function, GraphPool, Inputs, Outputs
+from adaspec_rl.engine.cuda_graphs import CudaRecorder, Function, GraphPool, Inputs, Outputs
 from adaspec_rl.engine.lean_model import LeanModel
 from tests.device import DEVICE, Replayer, stand_in
 from tests.engine.checkpoints import new_model, random_tokens, reference, relative_error, spoil
@@ -98,6 +100,81 @@ def test_no_budget_records_nothing() -> None:
     for _ in range(3):
         assert pool.run("a", double, (torch.ones(1),), 0)[0].item() == 2
     assert not records
+
+
+class FakeCuda:
+    """Writes down what a `CudaRecorder` asks of torch.cuda; freeing gives back 100 bytes."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.reserved = 1000
+        self.pools: list[Any] = []
+        self.streams: list[str] = []
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        for name in ("device", "stream", "graph"):
+            patch.setattr(torch.cuda, name, getattr(self, name))
+        patch.setattr(torch.cuda, "Stream", self.new_stream)
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph())
+        patch.setattr(torch.cuda, "current_stream", lambda: FakeStream())
+        patch.setattr(torch.cuda, "synchronize", lambda: self.said.append("synchronize"))
+        patch.setattr(torch.cuda, "empty_cache", self.empty_cache)
+        patch.setattr(torch.cuda, "memory_reserved", lambda: self.reserved)
+
+    @contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        self.said.append(f"on {device}")
+        yield
+        self.said.append("back")
+
+    def new_stream(self) -> "FakeStream":
+        self.streams.append(self.said[-1])
+        return FakeStream()
+
+    @contextmanager
+    def stream(self, stream: "FakeStream") -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def graph(self, graph: "FakeGraph", pool: Any, stream: "FakeStream") -> Iterator[None]:
+        self.pools.append(pool)
+        self.empty_cache()  # as torch does
+        yield
+        self.reserved += 40
+
+    def empty_cache(self) -> None:
+        self.reserved = min(self.reserved, 900)
+
+
+class FakeStream:
+    def wait_stream(self, other: "FakeStream") -> None:
+        pass
+
+
+class FakeGraph:
+    def pool(self) -> str:
+        return "pool"
+
+
+def test_a_recorder_counts_what_capturing_takes_on_the_models_own_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = FakeCuda()
+    cuda.install(monkeypatch)
+    record = CudaRecorder(torch.device("cuda:1"))
+    calls: list[int] = []
+
+    def function(x: torch.Tensor) -> Outputs:
+        calls.append(1)
+        return (x + 1,)
+
+    first = record(function, (torch.zeros(2),))
+    assert first.bytes == 40  # though 100 bytes were freed meanwhile
+    assert cuda.streams == ["on cuda:1"]
+    record(function, (torch.zeros(2),))
+    assert cuda.pools == [None, "pool"] and len(cuda.streams) == 1
+    assert cuda.said[-1] == "back"
+    assert len(calls) == 8  # three to warm up, one to capture
 
 
 def model_on_device(theirs: PreTrainedModel, **options: Any) -> LeanModel:

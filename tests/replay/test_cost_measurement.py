@@ -69,6 +69,15 @@ def measured(session: LiveSession, **options: object) -> CostProfile:
     return measure(session, PROMPTS, **settings)  # type: ignore[arg-type]
 
 
+def test_a_draft_model_of_fewer_tokens_is_measured_on_texts_that_it_cannot_spell():
+    toy = ToyModel(8, seed=1, context_length=256)
+    small = DraftModel(ToyModel(6, seed=2, context_length=256), toy.vocab_size)
+    session = LiveSession(toy, [small], max_new_tokens=30, sampling=Sampling(0.0))
+    settings = {"contexts": (16,), "seconds": None, "samples": 1, "batch_sizes": (1, 2)}
+    profile = measure(session, [[7, 1, 6]], max_length=3, **settings)
+    assert [point.batch_size for point in profile.points] == [1, 2]
+
+
 def test_every_part_is_what_the_models_take():
     profile = measured(timed_session(Clock()))
     assert [point.context for point in profile.points] == [16, 40]
