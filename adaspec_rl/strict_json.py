@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -80,7 +80,7 @@ def typed(kind: Any, value: Any, place: str = "") -> Any:
 
     Args:
         kind: None, int, float, str, Any, `tuple[X, ...]`, `dict[str, X]`, or a dataclass of these,
-            each of whose fields must be there, and no others.
+            each of whose fields must be there, but for those with a default, and no others.
         place: where `value` stood, for errors.
 
     Raises:
@@ -108,13 +108,18 @@ def _instance(kind: Any, value: Any, place: str) -> Any:
     if not isinstance(value, Mapping):
         names = ", ".join(hints)
         raise ValueError(f"{of or 'it '}is {_shown(value)}: expected an object with {names}")
-    lacking = [name for name in hints if name not in value]
+    optional = {field.name for field in fields(kind) if field.default is not MISSING}
+    lacking = [name for name in hints if name not in value and name not in optional]
     unknown = [name for name in value if name not in hints]
     if lacking:
         raise ValueError(f"{of}lacks {', '.join(lacking)}")
     if unknown:
         raise ValueError(f"{of}has an unknown {unknown[0]!a:.60}: expected {', '.join(hints)}")
-    parts = {name: typed(hint, value[name], _under(place, name)) for name, hint in hints.items()}
+    parts = {
+        name: typed(hint, value[name], _under(place, name))
+        for name, hint in hints.items()
+        if name in value
+    }
     try:
         return kind(**parts)
     except ValueError as error:

@@ -72,6 +72,7 @@ def test_files_are_read_with_and_without_a_byte_order_mark(tmp_path):
 class Place:
     name: str
     size: int
+    height: float = 0.5
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -84,6 +85,13 @@ class Trip:
     share: float
     notes: dict[str, str]
     rule: None
+
+
+def test_only_what_has_a_default_may_be_left_out() -> None:
+    assert typed(Place, {"name": "a", "size": 2}) == Place("a", 2, 0.5)
+    assert typed(Place, {"name": "a", "size": 2, "height": 1}) == Place("a", 2, 1.0)
+    with pytest.raises(ValueError, match='height is "high": expected a finite number'):
+        typed(Place, {"name": "a", "size": 2, "height": "high"})
 
 
 TRIP = {"places": [{"name": "ü", "size": 2}], "share": 1, "notes": {"a": "b"}, "rule": None}

@@ -117,7 +117,9 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         before = self._unread.seconds(costs)
         unread = self._unread.played(played.drafter, played.drafted, emitted)
         if self.timing == "profile":
-            profiled = costs.seconds(played.drafter, played.drafted, chosen.stops, unread)
+            profiled = costs.seconds(
+                played.drafter, played.drafted, chosen.stops, unread, asked=chosen.length
+            )
             seconds = profiled + self.profile.policy
         self._context += emitted
         steps = seconds / costs.autoregressive_step

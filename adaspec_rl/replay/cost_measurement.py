@@ -9,7 +9,7 @@ import torch
 
 from adaspec_rl.console import duration
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.decoding.drafters import Drafter, DraftModel
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.replay.cost_estimates import (
@@ -121,7 +121,15 @@ def measure(
     if plan != choices[0] or (seconds is not None and taken > 1.2 * seconds):
         note(_shortfall(plan, choices[0], points[0].autoregressive_step, taken, seconds))
     device = f"{device_name(session.target.device)}, {session.target.execution}"
+    if session.target.device.type != "cpu":
+        points = [_stopped_late(point, session.models) for point in points]
     return CostProfile(device, policy_seconds(timed[0].found), tuple(points))
+
+
+def _stopped_late(point: RoundCosts, drafters: Sequence[Drafter]) -> RoundCosts:
+    """The costs where drafts are stopped while their next pass is under way; lookups have none."""
+    steps = zip(drafters, point.draft_step)
+    return replace(point, in_vain=tuple(step if item.model else 0.0 for item, step in steps))
 
 
 def _check(

@@ -31,6 +31,8 @@ class RoundCosts:
     verification: tuple[float, ...]  # the target's forward, by width 1, 2, …
     overhead: tuple[float, ...]  # of a round with a draft, beyond its forwards, by drafter
     catch_up: tuple[float, ...]  # a token committed since the drafter's last round, by drafter
+    # The pass that is under way on a GPU when a draft is stopped, by drafter; (): there is none.
+    in_vain: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size"):
@@ -38,14 +40,19 @@ class RoundCosts:
         _check_seconds("autoregressive_step", self.autoregressive_step, SHORTEST)
         for names, shortest in (
             (("draft_step", "verification"), SHORTEST),
-            (("stopping_step", "overhead", "catch_up"), 0.0),
+            (("stopping_step", "overhead", "catch_up", "in_vain"), 0.0),
         ):
             for name in names:
                 for number, seconds in enumerate(getattr(self, name)):
                     _check_seconds(f"{name}[{number}]", seconds, shortest)
         if not self.verification:
             raise ValueError("verification needs the seconds of at least 1 width, got none")
-        for name in ("stopping_step", "overhead", "catch_up"):
+        for name in (
+            "stopping_step",
+            "overhead",
+            "catch_up",
+            *(["in_vain"] if self.in_vain else []),
+        ):
             if len(getattr(self, name)) != len(self.draft_step):
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} numbers: expected one for each of the "
@@ -57,10 +64,21 @@ class RoundCosts:
         """The longest draft whose verification was measured."""
         return len(self.verification) - 1
 
-    def seconds(self, drafter: int, drafted: int, stopping: bool = False, unread: int = 0) -> float:
+    def seconds(
+        self,
+        drafter: int,
+        drafted: int,
+        stopping: bool = False,
+        unread: int = 0,
+        *,
+        asked: int = 0,
+    ) -> float:
         """What a round costs that drafted `drafted` tokens.
 
-        `stopping`: under a threshold. `unread`: see `Unread`.
+        Args:
+            stopping: under a threshold.
+            unread: see `Unread`.
+            asked: the tokens that it would have drafted without stopping.
         """
         if drafted == 0:
             return self.autoregressive_step
@@ -70,6 +88,8 @@ class RoundCosts:
             )
         step = self.draft_step[drafter] + (self.stopping_step[drafter] if stopping else 0.0)
         drafting = step * drafted + self.catch_up[drafter] * unread
+        if stopping and drafted < asked and self.in_vain:
+            drafting += self.in_vain[drafter]
         return drafting + self.verification[drafted] + self.overhead[drafter]
 
     def features(self) -> CostFeatures:
@@ -187,6 +207,7 @@ class CostProfile:
                 stopping_step=some(point.stopping_step),
                 overhead=some(point.overhead),
                 catch_up=some(point.catch_up),
+                in_vain=some(point.in_vain) if point.in_vain else (),
             )
             for point in self.points
         ]

@@ -151,7 +151,10 @@ def _visits(
     costs = np.array(
         [
             [
-                [p.seconds(drafter, k, asks) / p.autoregressive_step for k in range(longest + 1)]
+                [
+                    p.seconds(drafter, k, asks, asked=longest) / p.autoregressive_step
+                    for k in range(longest + 1)
+                ]
                 for p in points
             ]
             for asks in (False, True)

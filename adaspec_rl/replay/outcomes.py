@@ -119,7 +119,7 @@ def round_steps(
         for a, action in enumerate(actions):
             for drafted in range(depth):
                 count = min(drafted, action.length)
-                seconds = point.seconds(action.drafter, count, action.stops)
+                seconds = point.seconds(action.drafter, count, action.stops, asked=action.length)
                 table[c, a, drafted] = (seconds + policy) / point.autoregressive_step
     return table
 

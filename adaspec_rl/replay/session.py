@@ -81,7 +81,7 @@ class ReplaySession:
         if self._made == len(self._tokens):
             self._finished = text.finished
         unread = self._unread.played(action.drafter, drafted, len(emitted))
-        seconds = costs.seconds(action.drafter, drafted, action.stops, unread)
+        seconds = costs.seconds(action.drafter, drafted, action.stops, unread, asked=action.length)
         rejected: tuple[int, ...] = ()
         if accepted < drafted:
             tokens = self.trace.drafters[action.drafter].tokens[at, accepted:drafted]

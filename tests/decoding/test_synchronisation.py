@@ -16,6 +16,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.replay.cost_measurement import measure
 from tests.device import DEVICE, stand_in
 from tests.engine.checkpoints import VOCAB, new_model
 from tests.replay.recordings import random_head
@@ -133,6 +134,14 @@ def test_bad_logits_are_told_in_the_report(drafter: int) -> None:
         with pytest.raises(FloatingPointError, match=f"{model.name}: NaN or infinite logits"):
             live.step(Action(3, drafter))
         assert len(device.waits) == 1
+
+
+def test_costs_there_include_passes_in_vain() -> None:
+    with stand_in():
+        live = session("greedy", DEVICE)
+        settings = {"contexts": (16,), "seconds": None, "samples": 1}
+        point = measure(live, [PROMPT], max_length=2, **settings).points[0]
+    assert point.in_vain == (*point.draft_step[:2], 0.0)  # a lookup knows its tokens at once
 
 
 def wait_for_a_value(x: torch.Tensor) -> None:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.decoding.round import Action
 from adaspec_rl.evaluation.plots import cost_plot
 from adaspec_rl.replay.cost_measurement import measure
 from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.cost_table import cost_table
+from adaspec_rl.replay.outcomes import round_steps
 from tests.mutations import mutated
 from tests.toy import ToyModel, similar, toy_session
 
@@ -54,6 +56,7 @@ def profiles(draw: st.DrawFn) -> CostProfile:
             verification=several(widths),
             overhead=several(drafters),
             catch_up=several(drafters),
+            in_vain=draw(st.sampled_from([(), several(drafters)])),
         )
         for batch_size, context in draw(st.lists(places, min_size=1, max_size=4, unique=True))
     )
@@ -68,6 +71,19 @@ def small_session(drafters: int = 1, context_length: int = 64, max_new_tokens: i
     target = ToyModel(seed=1, context_length=context_length)
     models = [similar(target, 0.3, seed) for seed in range(10, 10 + drafters)]
     return toy_session(target, models, max_new_tokens=max_new_tokens)
+
+
+def test_a_draft_that_is_stopped_late_pays_for_the_pass_under_way():
+    late = replace(POINT, in_vain=(0.5,))
+    assert late.seconds(0, 1, True, asked=2) == POINT.seconds(0, 1, True, asked=2) + 0.5
+    for drafted, stopping, asked in ((2, True, 2), (1, False, 2), (0, True, 2)):
+        plain = POINT.seconds(0, drafted, stopping, asked=asked)
+        assert late.seconds(0, drafted, stopping, asked=asked) == plain
+    table = round_steps([late], [Action(2), Action(2, threshold=0.5)], 0.0)[0] * 2.0
+    assert table[0].tolist() == [POINT.seconds(0, k) for k in range(3)]
+    assert table[1].tolist() == [late.seconds(0, k, True, asked=2) for k in range(3)]
+    with pytest.raises(ValueError, match="in_vain has 2 numbers: expected one for each of the 1"):
+        replace(POINT, in_vain=(0.5, 0.5))
 
 
 @given(profiles())
