@@ -92,7 +92,7 @@ def sections(options: argparse.Namespace, folder: Path) -> list[Section]:
     costs = ("64",) if small else ("256", "2048")
     batches = ("1", "2") if small else ("1", "4", "16", "64")
     policy = ("--train-prompts", "2", "--prompts", "1", "--max-new-tokens", "8",
-              "--fit-steps", "2000") if small else ()  # fmt: skip
+              "--fit-steps", "2000", "--lengths", "2") if small else ()  # fmt: skip
     if options.policy:
         policy += ("--policy", str(options.policy))
     if "costs" in options.sections:

@@ -32,7 +32,7 @@ from adaspec_rl.data.prompts import EncodedPrompt, balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, Record, run_benchmark
 from adaspec_rl.evaluation.losslessness import compare_texts
-from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.pairs.pair import NGRAM, Pair
 from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.replay.markov_solver import solve
 from adaspec_rl.replay.recorder import Recording, record
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="a bundle for this pair")
     parser.add_argument("--train-prompts", type=int, default=8, help="to record, a domain")
     parser.add_argument("--prompts", type=int, default=3, help="held out, a domain")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="fixed ones")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--fit-steps", type=int, default=100_000, help="states to fit to")
     parser.add_argument("--json", type=Path)
@@ -133,9 +134,9 @@ def main() -> None:
             progress=lambda done, total: shown.update(task, completed=done, total=total),
         )
     controllers: list[Controller] = [FixedLength(0)]
-    for number, drafter in enumerate(pair.drafters):
+    for number, name in enumerate(("draft", NGRAM)):
         controllers += [
-            FixedLength(length, number, f"{drafter.name}_{length}") for length in LENGTHS
+            FixedLength(length, number, f"{name}_{length}") for length in options.lengths
         ]
     controllers.append(Markov(solve(trace, profile), MAX_LENGTH))
     left_out: dict[str, str] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.from_config import PROJECT
 from adaspec_rl.pairs.pair import load_pair
 
@@ -42,10 +43,13 @@ def test_fallbacks_are_timed_without_reading_the_text_anew():
     from rounds import FALLBACKS, time_fallbacks
 
     pair = load_pair("tiny", "tiny:target", ["tiny:draft"])
-    read = pair.target.resets
-    idle, plain = time_fallbacks(pair, pair.encode("def main():"), 2 * FALLBACKS)
+    prompt = pair.encode("def main():")
+    before = pair.target.resets
+    pair.session(max_new_tokens=8, sampling=Sampling()).start(prompt)
+    reading = pair.target.resets - before
+    idle, plain = time_fallbacks(pair, prompt, 2 * FALLBACKS)
     assert len(idle) == len(plain) == 2 * FALLBACKS
-    assert pair.target.resets - read == 4  # two texts in each of two sessions
+    assert pair.target.resets - before == (1 + 4) * reading  # two texts in each of two sessions
 
 
 def python(name: str, code: str, seconds: float = 60.0, result: Path | None = None):
