@@ -41,8 +41,8 @@ def warp_logits(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     rows = logits.reshape(-1, logits.shape[-1])
     found = torch.full_like(rows, -torch.inf)
     for row, kept in zip(rows, found):
-        index = torch.from_numpy(_kept(row, top_k, sampling.top_p))
-        kept[index] = row[index]
+        ids = _kept(row, top_k, sampling.top_p)
+        kept.numpy()[ids] = row.numpy()[ids]
     return found.view(logits.shape)
 
 
@@ -79,18 +79,19 @@ def _kept(row: torch.Tensor, top_k: int | None, top_p: float) -> np.ndarray:
     Top-p's are among those of a probability of at least (1 - top_p) / V, as all others together
     have less than 1 - top_p: few where the model knows anything, so that nothing else is sorted.
     """
+    values = row.numpy()
     if top_k is None:
-        every = row.softmax(-1).numpy()
+        probs = row.softmax(-1).numpy()
         least = 0.999 * (1 - top_p) / len(row)  # less by more than sums are rounded
-        likely = torch.from_numpy(np.flatnonzero(every >= least))
-        ordered, order = row[likely].sort(descending=True)
-        probs = torch.from_numpy(every)[likely[order]]
+        likely = np.flatnonzero(probs >= least)
+        # Sorted each for itself, as NumPy sorts values many times faster than it finds their order.
+        ordered, probs = (-np.sort(-part[likely]) for part in (values, probs))
     else:
-        ordered = row.topk(top_k).values
-        probs = ordered.softmax(-1)
-    mass = probs.cumsum(-1, dtype=torch.float64).numpy()
+        largest = row.topk(top_k).values
+        ordered, probs = largest.numpy(), largest.softmax(-1).numpy()
+    mass = probs.cumsum(dtype=np.float64)
     count = 1 + int((mass[:-1] < _enough(top_p)).sum())
-    values, smallest = row.numpy(), ordered[count - 1].item()
+    smallest = ordered[count - 1]
     ids = np.flatnonzero(values >= smallest)
     if len(ids) == count:
         return ids
