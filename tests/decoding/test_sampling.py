@@ -4,7 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adaspec_rl.decoding.noise import GumbelNoise
 from adaspec_rl.decoding.sampling import Sampling, sample, truncated, warp_logits
+from tests.device import DEVICE, stand_in
 
 
 def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
@@ -79,6 +81,25 @@ def test_flat_and_certain_distributions_are_cut():
         assert found.isfinite().nonzero().flatten().tolist() == list(range(251))
     for found in warped(certain, Sampling(1.0, top_p=0.9)):
         assert found.isfinite().nonzero().flatten().tolist() == [7]
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (4, 1.0), (0, 0.8), (4, 0.8)])
+def test_on_a_device_the_same_is_kept_and_the_host_never_waits(top_k, top_p):
+    sampling = Sampling(0.8, top_k, top_p)
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).mul(2).round()
+    with stand_in() as device:
+        there = logits.to(DEVICE)
+        noise = GumbelNoise(1, 20, DEVICE)
+        device.waits.clear()
+        warped_there = warp_logits(there, sampling)
+        sample(warped_there.softmax(-1), torch.Generator())
+        scores = warped_there.clone()
+        noise.add_to(scores, range(5, 8))
+        assert not device.waits
+        found, scored = warped_there.cpu(), scores.cpu()
+    expected = warp_logits(logits, sampling)
+    assert torch.equal(found, expected)
+    assert torch.equal(scored, expected + GumbelNoise(1, 20, torch.device("cpu")).at(range(5, 8)))
 
 
 def test_samples_follow_the_weights():

@@ -7,6 +7,7 @@ import torch
 from adaspec_rl.decoding import verification
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.signals import draft_signals
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 
 SAMPLES, LENGTH, VOCAB, TEMPERATURE = 20_000, 2, 5, 0.8
@@ -68,6 +69,30 @@ def test_a_draft_without_probabilities_counts_as_a_point_mass():
         counts[0 if accepted == 1 else int(token)] += 1
     wanted = 6000 * logits[0].softmax(-1).numpy()
     assert ((counts - wanted) ** 2 / wanted).sum() < 20  # 2 degrees of freedom
+
+
+@pytest.mark.parametrize("rule, temperature", [("greedy", 0), ("coupled", 0.7), ("rejection", 0.7)])
+@pytest.mark.parametrize("top_k", [0, 3])
+@pytest.mark.parametrize("rows", [3, 40])  # few are read in NumPy
+def test_log_probabilities_are_those_of_the_distribution_drawn_from(rule, temperature, top_k, rows):
+    logits = 3 * torch.randn(rows, 9, generator=torch.Generator().manual_seed(0))
+    made = verification.new_verification(
+        rule, Sampling(temperature, top_k), 1, 9, torch.device("cpu")
+    )
+    choices = [made.propose(row, position) for position, row in enumerate(logits)]
+    tokens = torch.cat([choice.token for choice in choices])
+    kept = logits / (temperature or 1.0)
+    if top_k and temperature:
+        kept = kept.masked_fill(kept < kept.topk(top_k).values[:, -1:], -torch.inf)
+    expected = kept.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    told = [choice.log_prob() for choice in choices]
+    assert told == pytest.approx(expected.tolist(), abs=1e-5)
+    log_probs, scores = (
+        torch.stack([getattr(choice, name) for choice in choices])
+        for name in ("log_probs", "scores")
+    )
+    signals = draft_signals(logits, tokens, log_probs, scores, normalised=choices[0].normalised)
+    assert signals[:, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_identical_models_accept_everything():
