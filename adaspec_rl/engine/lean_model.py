@@ -10,20 +10,18 @@ from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.attention import CausalBand, additive
-from adaspec_rl.engine.cpu.build import compiled
 from adaspec_rl.engine.cpu.decoder import CpuDecoder
-from adaspec_rl.engine.cpu.packing import PackedWeights, pack_weights
+from adaspec_rl.engine.cpu.packing import PackedWeights
 from adaspec_rl.engine.cuda_graphs import CudaRecorder, GraphPool, Inputs
 from adaspec_rl.engine.decoder import Decoder, Plan
+from adaspec_rl.engine.device_weights import read_weights
 from adaspec_rl.engine.finite_check import NOWHERE, FiniteCheck
 from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.prefill import check_room, columns, default_chunk
 from adaspec_rl.engine.products import LINEAR, Products, measured_products
-from adaspec_rl.engine.quantization import quantize_weights
-from adaspec_rl.engine.weights import Weights, load_weights, matrices_of
+from adaspec_rl.engine.weights import Weights, matrices_of
 
-COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 # Wider forwards on CUDA, and those of more tokens, are bound by arithmetic, not by launches.
 _GRAPH_WIDTH, _GRAPH_TOKENS = 64, 1024
 _FILLED = 16  # tokens a row to which narrower forwards on CUDA are filled up,
@@ -41,28 +39,23 @@ class LeanModel:
     def __init__(
         self,
         architecture: Architecture,
-        weights: Weights,
+        weights: Weights | PackedWeights,
         name: str,
         *,
         context_length: int | None = None,
         prefill_chunk: int | None = None,
         graph_memory: int = 2 << 30,
         compile: bool = False,
-        kernels: str = "auto",
-        quantize: str | None = None,
     ) -> None:
-        """Takes over `weights`, which it may pack. `context_length` defaults to the architecture's.
+        """`context_length` defaults to the architecture's.
 
         Args:
             prefill_chunk: the most tokens in one forward pass of `extend`, all rows together.
             graph_memory: bytes that captured CUDA graphs may take; 0 captures none.
             compile: run narrow CUDA forwards through torch.compile.
-            kernels: on CPUs `auto`, `compiled` or `torch`, see `cpu.build.compiled`.
-            quantize: `int8`; on CPUs with the compiled kernels also `int4`.
 
         Raises:
-            ValueError: dynamic RoPE scaling is asked to go beyond the trained context, or kernels
-                that cannot be had.
+            ValueError: dynamic RoPE scaling is asked to go beyond the trained context.
         """
         limit = context_length or architecture.context_length
         if architecture.rope.rope_type == "dynamic" and limit > architecture.context_length:
@@ -77,24 +70,20 @@ class LeanModel:
         self.context_length = limit
         self.device = weights.norm.device
         self.last_hidden: torch.Tensor | None = None
-        self.weights: Weights | PackedWeights = weights
-        self.dtype = weights.norm.dtype
+        self.weights = weights
         self._on_cpu = self.device.type == "cpu"
         self._compiled: CpuDecoder | None = None
-        if self._on_cpu and self.dtype in COMPILED_DTYPES and compiled(kernels):
-            self.weights = pack_weights(weights, quantize)
-            self._compiled = CpuDecoder(architecture, self.weights)
+        if isinstance(weights, PackedWeights):
+            self.dtype = weights.dtype
+            self._compiled = CpuDecoder(architecture, weights)
+            how, numbers = "compiled kernels", weights.layers[0].down.precision
         else:
-            if quantize is not None:
-                quantize_weights(weights, quantize)
+            self.dtype = weights.norm.dtype
             self._decoder = Decoder(architecture, weights, self._choose_products(weights))
-        self.execution = ", ".join(
-            [
-                "compiled kernels" if self._compiled else "torch.compile" if compile else "torch",
-                quantize or str(self.dtype).removeprefix("torch."),
-                self.device.type,
-            ]
-        )
+            plain = type(weights.layers[0].down) is torch.Tensor
+            how = "torch.compile" if compile else "torch"
+            numbers = str(self.dtype).removeprefix("torch.") if plain else "int8"
+        self.execution = f"{how}, {numbers}, {self.device.type}"
         self.resets = 0
         self._chunk = prefill_chunk or default_chunk(self.device)
         self._finite = FiniteCheck(name, self.device)
@@ -120,11 +109,15 @@ class LeanModel:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device = torch.device("cpu"),
+        kernels: str = "auto",
+        quantize: str | None = None,
         **options: Any,
     ) -> "LeanModel":
         """Build from a `config.json` and named tensors, e.g. `state_dict.items()`."""
         architecture = Architecture.from_config(config)
-        weights = load_weights(architecture, tensors, dtype=dtype, device=device)
+        weights = read_weights(
+            architecture, tensors, dtype=dtype, device=device, kernels=kernels, quantize=quantize
+        )
         return cls(architecture, weights, name, **options)
 
     @property

@@ -18,13 +18,14 @@ from adaspec_rl.engine.config_keys import (
     refuse_unusable,
     unknown_keys,
 )
+from adaspec_rl.engine.device_weights import read_weights
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.quantization import QUANTIZATIONS, quantize_module
 from adaspec_rl.engine.reference import check_first_layers
 from adaspec_rl.engine.transformers_model import TransformersModel, check_support
-from adaspec_rl.engine.weights import load_weights, tensors_in
+from adaspec_rl.engine.weights import tensors_in
 
 logger = logging.getLogger(__name__)
 ENGINES = ("auto", "lean", "transformers")
@@ -86,15 +87,11 @@ def load_model(
                 checkpoint, config, dtype, device, device_map, name, quantize, context_length
             )
         tensors = _shown(name, checkpoint.weight_files())
-        weights = load_weights(architecture, tensors, dtype=dtype, device=device)
+        weights = read_weights(
+            architecture, tensors, dtype=dtype, device=device, kernels=kernels, quantize=quantize
+        )
         return LeanModel(
-            architecture,
-            weights,
-            name,
-            context_length=context_length,
-            compile=compile,
-            kernels=kernels,
-            quantize=quantize,
+            architecture, weights, name, context_length=context_length, compile=compile
         )
     except torch.OutOfMemoryError as error:
         raise out_of_memory(name, error) from error

@@ -1,10 +1,12 @@
 """Checkpoint tensors in the shape that the forward pass wants, without ever holding two copies."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -55,12 +57,16 @@ def matrices_of(weights: Weights) -> list[torch.Tensor]:
 def tensors_in(
     files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor, one at a time, of those `wanted`, mapped from safetensors files."""
+    """Name and tensor, layer by layer, of those `wanted`, mapped from safetensors files."""
     for path in files:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118, it is no dict
+            for name in sorted(file.keys(), key=_layer_number):
                 if wanted(name):
                     yield name, file.get_tensor(name)
+
+
+def _layer_number(name: str) -> int:
+    return int(match[1]) if (match := _LAYER.search(name)) else -1
 
 
 def load_weights(
@@ -69,17 +75,27 @@ def load_weights(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    finish: Callable[[LayerWeights], Any] = lambda layer: layer,
 ) -> Weights:
     """Copy named checkpoint tensors into place on the device.
 
     A tied checkpoint that holds another output matrix than its embedding keeps both.
 
+    Args:
+        finish: called with each layer as soon as it is complete; what it returns takes the
+            layer's place, and its memory serves the next one. A layer's memory is taken when its
+            first tensor comes.
+
     Raises:
-        ValueError: names a tensor that is missing, has the wrong shape, or has no use here.
+        ValueError: names a tensor that is missing, comes twice, has the wrong shape, or has no use
+            here.
     """
-    weights = empty_weights(architecture, dtype, device)
-    places = dict(_places(architecture, weights))
-    missing = set(places)
+    known = {name for name, _ in _places(architecture, empty_weights(architecture, dtype, _META))}
+    weights = empty_weights(architecture, dtype, device, layers=False)
+    places = dict(_outer_places(architecture, weights))
+    missing = set(known)
+    unfinished: dict[int, tuple[LayerWeights, set[str]]] = {}
+    spare: list[LayerWeights] = []  # memory of layers that `finish` has replaced
     spare_head = None  # of a tied checkpoint; mapped from its file, not in memory
     for name, tensor in tensors:
         name = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
@@ -88,10 +104,26 @@ def load_weights(
         if architecture.tied and name == _HEAD:
             spare_head = tensor
             continue
-        if name not in places:
+        if name not in known:
             raise ValueError(f"the checkpoint holds {name}, which {architecture.family} lacks")
-        _fill(places[name], name, tensor)
+        if name not in missing:
+            raise ValueError(f"the checkpoint holds {name} twice")
+        number = int(match[1]) if (match := _LAYER.search(name)) else None
+        if number is not None and number not in unfinished:
+            layer = spare.pop() if spare else empty_layer(architecture, dtype, device)
+            own = dict(_layer_places(architecture, layer, number))
+            unfinished[number] = layer, set(own)
+            places |= own
+        _fill(places.pop(name), name, tensor)
         missing.discard(name)
+        if number is not None:
+            layer, wanted = unfinished[number]
+            wanted.discard(name)
+            if not wanted:
+                weights.layers[number] = finish(layer)
+                if weights.layers[number] is not layer:
+                    spare.append(layer)
+                del unfinished[number]
     if spare_head is not None and _EMBEDDING in missing:
         _fill(places[_EMBEDDING], _HEAD, spare_head)
         missing.discard(_EMBEDDING)
@@ -102,6 +134,8 @@ def load_weights(
     return weights
 
 
+_META = torch.device("meta")
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -149,8 +183,25 @@ class _Place:
             self.view.copy_(tensor)
 
 
-def empty_weights(a: Architecture, dtype: torch.dtype, device: torch.device) -> Weights:
-    """Memory for the weights, with whatever is in it."""
+def empty_weights(
+    a: Architecture, dtype: torch.dtype, device: torch.device, *, layers: bool = True
+) -> Weights:
+    """Memory for the weights, with whatever is in it; without `layers`, those are None."""
+
+    def new(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    embedding = new(a.vocab_size, a.hidden_size)
+    return Weights(
+        embedding=embedding,
+        layers=[empty_layer(a, dtype, device) if layers else None for _ in range(a.layers)],  # type: ignore[misc]
+        norm=new(a.hidden_size),
+        head=embedding if a.tied else new(a.vocab_size, a.hidden_size),
+    )
+
+
+def empty_layer(a: Architecture, dtype: torch.dtype, device: torch.device) -> LayerWeights:
+    """Memory for one layer, with whatever is in it."""
 
     def new(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -159,55 +210,57 @@ def empty_weights(a: Architecture, dtype: torch.dtype, device: torch.device) -> 
         return new(size) if wanted else None
 
     qkv = (a.heads + 2 * a.kv_heads) * a.head_dim
-    layers = [
-        LayerWeights(
-            attention_norm=new(a.hidden_size),
-            qkv=new(qkv, a.hidden_size),
-            qkv_bias=bias(a.qkv_bias, qkv),
-            qk_norm=new(a.heads + a.kv_heads, a.head_dim) if a.qk_norm else None,
-            output=new(a.hidden_size, a.heads * a.head_dim),
-            output_bias=bias(a.output_bias, a.hidden_size),
-            mlp_norm=new(a.hidden_size),
-            gate_up=new(2 * a.intermediate_size, a.hidden_size),
-            gate_up_bias=bias(a.mlp_bias, 2 * a.intermediate_size),
-            down=new(a.hidden_size, a.intermediate_size),
-            down_bias=bias(a.mlp_bias, a.hidden_size),
-        )
-        for _ in range(a.layers)
-    ]
-    embedding = new(a.vocab_size, a.hidden_size)
-    head = embedding if a.tied else new(a.vocab_size, a.hidden_size)
-    return Weights(embedding=embedding, layers=layers, norm=new(a.hidden_size), head=head)
+    return LayerWeights(
+        attention_norm=new(a.hidden_size),
+        qkv=new(qkv, a.hidden_size),
+        qkv_bias=bias(a.qkv_bias, qkv),
+        qk_norm=new(a.heads + a.kv_heads, a.head_dim) if a.qk_norm else None,
+        output=new(a.hidden_size, a.heads * a.head_dim),
+        output_bias=bias(a.output_bias, a.hidden_size),
+        mlp_norm=new(a.hidden_size),
+        gate_up=new(2 * a.intermediate_size, a.hidden_size),
+        gate_up_bias=bias(a.mlp_bias, 2 * a.intermediate_size),
+        down=new(a.hidden_size, a.intermediate_size),
+        down_bias=bias(a.mlp_bias, a.hidden_size),
+    )
 
 
 def _places(a: Architecture, weights: Weights) -> Iterator[tuple[str, _Place]]:
+    yield from _outer_places(a, weights)
+    for index, layer in enumerate(weights.layers):
+        yield from _layer_places(a, layer, index)
+
+
+def _outer_places(a: Architecture, weights: Weights) -> Iterator[tuple[str, _Place]]:
     yield _EMBEDDING, _Place(weights.embedding)
     yield "model.norm.weight", _Place(weights.norm)
     if not a.tied:
         yield _HEAD, _Place(weights.head)
-    for index, layer in enumerate(weights.layers):
-        prefix = f"model.layers.{index}"
-        yield f"{prefix}.input_layernorm.weight", _Place(layer.attention_norm)
-        yield f"{prefix}.post_attention_layernorm.weight", _Place(layer.mlp_norm)
-        for kind, qkv, output, gate_up, down in (
-            ("weight", layer.qkv, layer.output, layer.gate_up, layer.down),
-            ("bias", layer.qkv_bias, layer.output_bias, layer.gate_up_bias, layer.down_bias),
-        ):
-            if qkv is not None:
-                sizes = [a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.head_dim]
-                query, key, value = qkv.split(sizes)
-                yield f"{prefix}.self_attn.q_proj.{kind}", _Place(query, heads=a.heads)
-                yield f"{prefix}.self_attn.k_proj.{kind}", _Place(key, heads=a.kv_heads)
-                yield f"{prefix}.self_attn.v_proj.{kind}", _Place(value)
-            if output is not None:
-                yield f"{prefix}.self_attn.o_proj.{kind}", _Place(output)
-            if gate_up is not None:
-                gate, up = gate_up.chunk(2)
-                yield f"{prefix}.mlp.gate_proj.{kind}", _Place(gate)
-                yield f"{prefix}.mlp.up_proj.{kind}", _Place(up)
-            if down is not None:
-                yield f"{prefix}.mlp.down_proj.{kind}", _Place(down)
-        if layer.qk_norm is not None:
-            query, key = layer.qk_norm.split([a.heads, a.kv_heads])
-            yield f"{prefix}.self_attn.q_norm.weight", _Place(query, shared=True)
-            yield f"{prefix}.self_attn.k_norm.weight", _Place(key, shared=True)
+
+
+def _layer_places(a: Architecture, layer: LayerWeights, index: int) -> Iterator[tuple[str, _Place]]:
+    prefix = f"model.layers.{index}"
+    yield f"{prefix}.input_layernorm.weight", _Place(layer.attention_norm)
+    yield f"{prefix}.post_attention_layernorm.weight", _Place(layer.mlp_norm)
+    for kind, qkv, output, gate_up, down in (
+        ("weight", layer.qkv, layer.output, layer.gate_up, layer.down),
+        ("bias", layer.qkv_bias, layer.output_bias, layer.gate_up_bias, layer.down_bias),
+    ):
+        if qkv is not None:
+            sizes = [a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.head_dim]
+            query, key, value = qkv.split(sizes)
+            yield f"{prefix}.self_attn.q_proj.{kind}", _Place(query, heads=a.heads)
+            yield f"{prefix}.self_attn.k_proj.{kind}", _Place(key, heads=a.kv_heads)
+            yield f"{prefix}.self_attn.v_proj.{kind}", _Place(value)
+        if output is not None:
+            yield f"{prefix}.self_attn.o_proj.{kind}", _Place(output)
+        if gate_up is not None:
+            gate, up = gate_up.chunk(2)
+            yield f"{prefix}.mlp.gate_proj.{kind}", _Place(gate)
+            yield f"{prefix}.mlp.up_proj.{kind}", _Place(up)
+        if down is not None:
+            yield f"{prefix}.mlp.down_proj.{kind}", _Place(down)
+    if layer.qk_norm is not None:
+        query, key = layer.qk_norm.split([a.heads, a.kv_heads])
+        yield f"{prefix}.self_attn.q_norm.weight", _Place(query, shared=True)
+        yield f"{prefix}.self_attn.k_norm.weight", _Place(key, shared=True)

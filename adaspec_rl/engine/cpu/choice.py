@@ -10,7 +10,7 @@ from adaspec_rl import strict_json
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.cpu.build import compiled, library
 from adaspec_rl.engine.cpu.decoder import CpuDecoder
-from adaspec_rl.engine.cpu.packing import pack_weights
+from adaspec_rl.engine.cpu.packing import Packer
 from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.products import cache_folder, processor
 from adaspec_rl.engine.rope import Rope
@@ -73,7 +73,9 @@ def _seconds(dtype: torch.dtype) -> float:
     for vector in (weights.embedding, weights.norm, weights.layers[0].attention_norm):
         vector.fill_(1.0)
     weights.layers[0].mlp_norm.fill_(1.0)
-    decoder = CpuDecoder(SAMPLE, pack_weights(weights))
+    packer = Packer(dtype)
+    packed = packer.whole(weights, [packer.layer(layer) for layer in weights.layers])
+    decoder = CpuDecoder(SAMPLE, packed)
     cpu = torch.device("cpu")
     cache = KVCache(SAMPLE, dtype=dtype, device=cpu, context_length=SAMPLE.context_length)
     rope = SAMPLE.rope.table(cache.capacity, SAMPLE.head_dim, cpu)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from adaspec_rl.engine.cpu.huge_pages import HugePages
-from adaspec_rl.engine.weights import Weights
+from adaspec_rl.engine.weights import LayerWeights, Weights
 
 LANES = 16  # outputs of a panel
 GROUP = 32  # inputs that share a scale and a minimum in int4
@@ -76,53 +76,58 @@ class PackedWeights:
     layers: list[PackedLayer]
     norm: torch.Tensor  # [hidden]
     head: PackedMatrix
+    dtype: torch.dtype  # of what is not quantised: keys and values
 
 
-def pack_weights(weights: Weights, quantize: str | None = None) -> PackedWeights:
-    """Pack float32 or bfloat16 `weights`, matrix by matrix, into huge pages.
+class Packer:
+    """Packs float32 or bfloat16 weights layer by layer into huge pages."""
 
-    Empties `weights` on the way, so that no matrix is held twice. A tied embedding is one matrix:
-    its rows are read out of the panels. An embedding of its own is never quantised.
+    def __init__(self, dtype: torch.dtype, quantize: str | None = None) -> None:
+        """`quantize`: `int8` or `int4`; by default the weights keep their type, `dtype`."""
+        self._dtype, self._own = dtype, str(dtype).removeprefix("torch.")
+        self._precision = quantize or self._own
+        self._pages = HugePages()
 
-    Args:
-        quantize: `int8` or `int4`; by default the weights keep their type. The output matrix is
-            never in less than 8 bits: it takes part in every token's choice at first hand.
-    """
-    pages = HugePages()
-
-    def packed(matrix: torch.Tensor, bias: torch.Tensor | None, precision: str) -> PackedMatrix:
-        made = pack(matrix, bias, precision)
-        made.data = pages.move(made.data)
-        return made
-
-    own = str(weights.norm.dtype).removeprefix("torch.")
-    precision = quantize or own
-    layers = []
-    weights.layers.reverse()
-    while weights.layers:
-        w = weights.layers.pop()
+    def layer(self, w: LayerWeights) -> PackedLayer:
+        """A layer, packed."""
+        precision = self._precision
         gate_up_bias = None if w.gate_up_bias is None else _alternating(w.gate_up_bias)
-        layers.append(
-            PackedLayer(
-                attention_norm=w.attention_norm.float(),
-                qkv=packed(w.qkv, w.qkv_bias, precision),
-                qk_norm=None if w.qk_norm is None else w.qk_norm.float(),
-                output=packed(w.output, w.output_bias, precision),
-                mlp_norm=w.mlp_norm.float(),
-                gate_up=packed(_alternating(w.gate_up), gate_up_bias, precision),
-                down=packed(w.down, w.down_bias, precision),
-            )
+        return PackedLayer(
+            attention_norm=_float32(w.attention_norm),
+            qkv=self._packed(w.qkv, w.qkv_bias, precision),
+            qk_norm=None if w.qk_norm is None else _float32(w.qk_norm),
+            output=self._packed(w.output, w.output_bias, precision),
+            mlp_norm=_float32(w.mlp_norm),
+            gate_up=self._packed(_alternating(w.gate_up), gate_up_bias, precision),
+            down=self._packed(w.down, w.down_bias, precision),
         )
-    head = packed(weights.head, None, "int8" if precision == "int4" else precision)
-    tied = weights.head is weights.embedding
-    embedding = head if tied else packed(weights.embedding, None, own)
-    norm = weights.norm.float()
-    weights.embedding = weights.head = weights.embedding[:0].clone()
-    return PackedWeights(embedding, layers, norm, head)
+
+    def whole(self, weights: Weights, layers: list[PackedLayer]) -> PackedWeights:
+        """The model of packed `layers` and what else is in `weights`.
+
+        The output matrix is never in less than 8 bits, as it takes part in every token's choice at
+        first hand. A tied embedding is the same matrix: its rows are read out of the panels. An
+        embedding of its own is not quantised.
+        """
+        precision = "int8" if self._precision == "int4" else self._precision
+        head = self._packed(weights.head, None, precision)
+        tied = weights.head is weights.embedding
+        embedding = head if tied else self._packed(weights.embedding, None, self._own)
+        return PackedWeights(embedding, layers, weights.norm.float(), head, self._dtype)
+
+    def _packed(
+        self, matrix: torch.Tensor, bias: torch.Tensor | None, precision: str
+    ) -> PackedMatrix:
+        return pack(matrix, bias, precision, self._pages)
 
 
-def pack(matrix: torch.Tensor, bias: torch.Tensor | None, precision: str) -> PackedMatrix:
-    """A float `matrix` `[outputs, inputs]` in `precision`.
+def pack(
+    matrix: torch.Tensor,
+    bias: torch.Tensor | None,
+    precision: str,
+    pages: HugePages | None = None,
+) -> PackedMatrix:
+    """A float `matrix` `[outputs, inputs]` in `precision`, in `pages` of others or of its own.
 
     int8 has one scale an output, so that its largest weight is 127. int4 has a scale and a minimum
     for every 32 weights, so that they run from 0 to 15; weights that a GGUF file's Q4_0 or Q4_1
@@ -130,7 +135,7 @@ def pack(matrix: torch.Tensor, bias: torch.Tensor | None, precision: str) -> Pac
     """
     outputs = len(matrix)
     matrix = _filled(matrix)
-    bias = None if bias is None else _filled(bias.float()).view(-1, LANES)
+    bias = None if bias is None else _filled(_float32(bias)).view(-1, LANES)
     scales = minima = None
     if precision == "int8":
         matrix = _widened(matrix.float(), GROUP)
@@ -147,11 +152,11 @@ def pack(matrix: torch.Tensor, bias: torch.Tensor | None, precision: str) -> Pac
             numbers.round_().clamp_(0, 15).to(torch.uint8).view(len(matrix), -1, 2, 4).unbind(2)
         )
         matrix = (first | second << 4).flatten(1)
-        scales, minima = _panels(scales, 1), _panels(minima, 1)
+        scales, minima = _panels(scales, 1).contiguous(), _panels(minima, 1).contiguous()
     else:
         matrix = _widened(matrix.to(getattr(torch, precision)), 2)
     inputs = matrix.shape[1] * (2 if precision == "int4" else 1)
-    data = _panels(matrix, 4 // matrix.element_size())
+    data = (pages or HugePages()).move(_panels(matrix, 4 // matrix.element_size()))
     return PackedMatrix(data, scales, minima, bias, outputs, inputs, precision)
 
 
@@ -174,9 +179,13 @@ def unpack(matrix: PackedMatrix) -> torch.Tensor:
     return values[: matrix.outputs].float()
 
 
+def _float32(values: torch.Tensor) -> torch.Tensor:
+    return values.to(torch.float32, copy=True)
+
+
 def _panels(rows: torch.Tensor, together: int) -> torch.Tensor:
-    """`[panels, inputs / together, 16, together]` of `[outputs, inputs]`."""
-    return rows.unflatten(0, (-1, LANES)).unflatten(2, (-1, together)).transpose(1, 2).contiguous()
+    """A view of `[outputs, inputs]` as `[panels, inputs / together, 16, together]`."""
+    return rows.unflatten(0, (-1, LANES)).unflatten(2, (-1, together)).transpose(1, 2)
 
 
 def _widened(rows: torch.Tensor, multiple: int) -> torch.Tensor:

@@ -1,0 +1,47 @@
+"""Checkpoint tensors as the weights that a lean model runs with on its device."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+
+from adaspec_rl.engine.architecture import Architecture
+from adaspec_rl.engine.cpu.build import compiled
+from adaspec_rl.engine.cpu.huge_pages import give_back_memory
+from adaspec_rl.engine.cpu.packing import PackedLayer, PackedWeights, Packer
+from adaspec_rl.engine.quantization import quantize_weights
+from adaspec_rl.engine.weights import Weights, load_weights
+
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def read_weights(
+    architecture: Architecture,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    kernels: str = "auto",
+    quantize: str | None = None,
+) -> Weights | PackedWeights:
+    """Weights for the compiled kernels, packed as they come, or for torch's.
+
+    Args:
+        kernels: on CPUs `auto`, `compiled` or `torch`, see `cpu.build.compiled`.
+        quantize: `int8`; with the compiled kernels also `int4`.
+
+    Raises:
+        ValueError: tensors that do not fit, or kernels that cannot be had.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    if device.type == "cpu" and dtype in PACKED_DTYPES and compiled(kernels):
+        packer = Packer(dtype, quantize)
+        weights = load_weights(architecture, tensors, **options, finish=packer.layer)
+        packed = packer.whole(weights, cast(list[PackedLayer], weights.layers))
+        del weights
+        give_back_memory()
+        return packed
+    weights = load_weights(architecture, tensors, **options)
+    if quantize is not None:
+        quantize_weights(weights, quantize)
+    return weights
