@@ -53,15 +53,19 @@ def _copied(device: torch.device, size: int = CUDA_BYTES) -> float:
     return best
 
 
-def step_weights(model: LanguageModel | PreTrainedModel) -> int:
-    """Bytes of weights, as stored, that a step reads: all but an embedding that is not the head."""
+def step_weights(model: LanguageModel | PreTrainedModel, layers: int | None = None) -> int:
+    """Bytes of weights, as stored, that a step reads: all but an embedding that is not the head.
+
+    With `layers`, a step of ours that runs no more than these.
+    """
     if isinstance(model, PreTrainedModel):
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         spared = 0 if embedding is head else embedding.nbytes
         return sum(parameter.nbytes for parameter in model.parameters()) - spared
     if isinstance(model.weights, PreTrainedModel):
         return step_weights(model.weights)
-    read = replace(model.weights, embedding=model.weights.head)
+    weights = model.weights
+    read = replace(weights, embedding=weights.head, layers=weights.layers[:layers])
     tensors = [getattr(owner, name) for owner, name in slots(read)]
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 

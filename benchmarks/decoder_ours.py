@@ -11,7 +11,7 @@ from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
-from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
@@ -52,6 +52,7 @@ class Ours:
         *,
         max_new_tokens: int,
         temperature: float,
+        verification: str,
         policy: PolicyBundle | None,
     ) -> None:
         """`dtype` is that of the caches, `target` where the target comes from."""
@@ -59,15 +60,12 @@ class Ours:
         self.session = pair.session(
             max_new_tokens=max_new_tokens,
             sampling=Sampling(temperature),
-            verification="coupled" if policy else "rejection",
+            verification=verification,
             survival=policy.survival if policy else None,
         )
         self._weights = step_weights(pair.target)
         self._token = _token_bytes(target, dtype)
-        self._drafts = [
-            step_weights(drafter.model) if isinstance(drafter, DraftModel) else 0
-            for drafter in pair.drafters
-        ]
+        self._drafts = [_draft_bytes(drafter) for drafter in pair.drafters]
 
     def methods(self) -> Iterator[Method]:
         yield self._method("plain", "", FixedLength(0))
@@ -101,9 +99,16 @@ class Ours:
         return run
 
     def _read(self, rounds: Sequence[Round], context: float) -> float:
-        """A target's pass each, and one of a draft model for each token that it drafted."""
+        """A target's pass each, and one of the drafter's for each token that it drafted."""
         drafting = sum(played.drafted * self._drafts[played.drafter] for played in rounds)
         return len(rounds) * (self._weights + context * self._token) + drafting
+
+
+def _draft_bytes(drafter: Drafter) -> int:
+    """Of weights, that a drafted token reads."""
+    if isinstance(drafter, DraftModel):
+        return step_weights(drafter.model)
+    return step_weights(drafter.model, drafter.layers) if isinstance(drafter, EarlyExit) else 0
 
 
 def _token_bytes(target: str, dtype: str) -> int:

@@ -1,6 +1,6 @@
 """Tokens a second of whole decoders in one run: ours, transformers and llama.cpp.
 
-    python benchmarks/versus_peers.py [--data FILE] [--policy FOLDER] [--prompts N] [--json PATH]
+    python benchmarks/versus_peers.py [--data FILE] [--policy FOLDER ...] [--json PATH]
     python benchmarks/versus_peers.py --target tiny:target --drafters tiny:draft ngram
 
 Each way of decoding (plain, a lookup, a draft model, a policy) is judged at the setting that was
@@ -77,19 +77,19 @@ def cache_type(precision: str) -> str:
     return BESIDES_QUANTIZED if precision.startswith("int") else precision
 
 
-def policy_of(options: argparse.Namespace, pairs: dict[str, Pair]) -> dict[str, PolicyBundle]:
-    """The policy, by the precisions that it was trained for."""
-    if options.policy is None:
-        return {}
-    bundle, found, refusals = load_bundle(options.policy), {}, []
-    for precision, pair in pairs.items():
-        try:
-            bundle.check_pair(pair)
-            found[precision] = bundle
-        except ValueError as error:
-            refusals.append(error)
-    if not found:
-        raise refusals[0]
+def policies_of(options: argparse.Namespace, pairs: dict[str, Pair]) -> dict[str, PolicyBundle]:
+    """Each policy, by the precision that it was trained for.
+
+    Raises:
+        ValueError: one was trained for none of these pairs.
+    """
+    found: dict[str, PolicyBundle] = {}
+    for folder in options.policy:
+        bundle = load_bundle(folder)
+        of = [name for name, pair in pairs.items() if pair.fingerprint == bundle.fingerprint]
+        if not of:
+            bundle.check_pair(next(iter(pairs.values())))
+        found |= dict.fromkeys(of, bundle)
     return found
 
 
@@ -226,7 +226,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
-    parser.add_argument("--policy", type=Path, help="a bundle for this target and these drafters")
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="bundles for this target and these drafters",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -241,7 +247,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pairs = pairs_of(options, unavailable)
-        policies = policy_of(options, pairs)
+        policies = policies_of(options, pairs)
         pair = next(iter(pairs.values()))
         training, held_out = prompts_of(options, pair)
         limits: dict[str, Any] = {
@@ -256,6 +262,7 @@ def main() -> None:
                 precision,
                 cache_type(precision),
                 options.target,
+                verification="coupled" if policies else "rejection",
                 policy=policies.get(precision),
                 **limits,
             ).methods()
