@@ -283,7 +283,7 @@ class LiveSession:
                 emitted = emitted[: index + 1]
                 accepted = min(accepted, index + 1)
                 break
-        self._sequence.extend(emitted)
+        self._sequence.extend(emitted, there=accepted)
         self.target.rollback(len(self._sequence) - 1)
         if self._finished is None and len(self._sequence) == self._room:
             self._finished = self._budget_reason

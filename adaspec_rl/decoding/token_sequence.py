@@ -40,10 +40,13 @@ class TokenSequence:
             self._automaton = SuffixAutomaton(self.tokens)
         return self._automaton
 
-    def extend(self, tokens: list[int]) -> None:
-        """Commit `tokens`."""
-        n = len(self.tokens)
-        self.buffer[n : n + len(tokens)].copy_(torch.tensor(tokens), non_blocking=True)
+    def extend(self, tokens: list[int], there: int = 0) -> None:
+        """Commit `tokens`, of which the first `there` stand in the buffer already."""
+        new, n = tokens[there:], len(self.tokens) + there
+        if len(new) == 1:
+            self.buffer[n] = new[0]  # takes a quarter of the time
+        else:
+            self.buffer[n : n + len(new)].copy_(torch.tensor(new), non_blocking=True)
         self.tokens += tokens
         if self._automaton is not None:
             self._automaton.extend(tokens)
