@@ -14,13 +14,13 @@ pytestmark = [
 PROMPT = "def main(arguments):\n    "
 
 
-def decode(pair: Pair, length: int, temperature: float) -> list[int]:
+def decode(pair: Pair, action: Action, temperature: float) -> list[int]:
     session = pair.session(
         max_new_tokens=48, sampling=Sampling(temperature), verification="coupled"
     )
     session.start(pair.encode(PROMPT), seed=3)
     while not session.finished:
-        session.step(Action(length))
+        session.step(action)
     return session.tokens
 
 
@@ -30,18 +30,20 @@ def test_float32_texts_are_those_of_the_cpu(temperature):
         load_pair("tiny", "tiny:target", ["tiny:draft"], device=device)
         for device in ("cpu", "cuda")
     )
-    expected = decode(cpu, 0, temperature)
+    expected = decode(cpu, Action(0), temperature)
     for length in (0, 1, 4, 8):
-        assert decode(gpu, length, temperature) == expected
+        assert decode(gpu, Action(length), temperature) == expected
+    assert decode(gpu, Action(8, threshold=0.4), temperature) == expected
 
 
 def test_a_round_waits_for_the_device_only_where_it_reports():
     pair = load_pair("tiny", "tiny:target", ["tiny:draft"], device="cuda")
     session = pair.session(max_new_tokens=64, sampling=Sampling())
     session.start(pair.encode(PROMPT))
-    for length in (4, 4, 0, 4):  # captures the graphs
-        session.step(Action(length))
-    with torch.profiler.profile() as profile:
-        session.step(Action(4))
-    copies = [event for event in profile.events() if event.name == "cudaStreamSynchronize"]
-    assert len(copies) <= 1
+    assert session.target._graphs.bytes > 0  # captured ahead
+    for action in (Action(4), Action(0), Action(4, threshold=0.4)):
+        session.step(action)
+        with torch.profiler.profile() as profile:
+            session.step(action)
+        waits = [event for event in profile.events() if event.name == "cudaStreamSynchronize"]
+        assert len(waits) <= 1
