@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.memory import slots
@@ -70,7 +70,7 @@ def step_weights(model: LanguageModel | PreTrainedModel, layers: int | None = No
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
-def cached_token(config: object, element_size: int) -> int:
+def cached_token(config: PretrainedConfig, element_size: int) -> int:
     """Bytes that one token of context takes in the cache of a model of this configuration."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or (

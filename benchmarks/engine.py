@@ -22,7 +22,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -69,23 +69,23 @@ BESIDES_QUANTIZED = "bfloat16"  # what int8 and int4 weights leave: the cache
 
 def loaded(
     source: str, precisions: Sequence[str], kernels: str = "auto"
-) -> dict[str, LanguageModel | str]:
-    """The model in each precision, or why the engine does not have it here."""
-    found: dict[str, LanguageModel | str] = {}
+) -> tuple[dict[str, LanguageModel], dict[str, str]]:
+    """The model in each precision, and why the engine lacks it in others here."""
+    found: dict[str, LanguageModel] = {}
+    lacking: dict[str, str] = {}
     for precision in precisions:
         quantize = precision if precision.startswith("int") else None
-        dtype = dtype_named(BESIDES_QUANTIZED if quantize else precision)
         try:
             found[precision] = load_model(
                 checkpoint_of(source).source,
-                dtype=dtype,
+                dtype=dtype_named(BESIDES_QUANTIZED if quantize else precision),
                 quantize=quantize,
                 kernels=kernels,
                 name=source,
             )
         except ValueError as error:
-            found[precision] = str(error)
-    return found
+            lacking[precision] = str(error)
+    return found, lacking
 
 
 class Contest:
@@ -226,6 +226,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", default="llama8b", help="the target's, if inflated")
     parser.add_argument("--drafter-shape", default="llama1b", help="likewise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", help="the pair's: float32 on the CPU, bfloat16 on a GPU")
     parser.add_argument(
         "--torch-kernels", action="store_true", help="also ours without the compiled kernels"
     )
@@ -238,7 +239,45 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fallbacks", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
+    return options
+
+
+def pair_of(options: argparse.Namespace) -> Pair:
+    inflated = options.inflated
+    return load_pair(
+        "pair",
+        options.target,
+        [options.drafter],
+        dtype=options.dtype,
+        device=options.device,
+        shape=options.shape if inflated else None,
+        drafter_shape=options.drafter_shape if inflated else None,
+    )
+
+
+def contests(
+    options: argparse.Namespace, pair: Pair, unavailable: dict[str, dict[str, str]]
+) -> Iterator[Contest]:
+    """Of the pair's models and of the others, one loaded at a time."""
+    shape, drafter_shape = (
+        (options.shape, options.drafter_shape) if options.inflated else (None, None)
+    )
+    roles = {"draft": (options.drafter, drafter_shape), "target": (options.target, shape)}
+    roles |= {source.replace(":", "_"): (source, None) for source in options.others}
+    own = {"draft": draft_model(pair), "target": pair.target}
+    on_cpu = pair.target.device.type == "cpu"
+    for role, (source, size) in roles.items():
+        if role in own and not (on_cpu and size is None):
+            models: dict[str, LanguageModel] = {options.dtype: own[role]}
+        else:
+            models, unavailable[role] = loaded(source, options.precisions)
+        former: dict[str, LanguageModel] = {}
+        if options.torch_kernels and on_cpu and size is None:
+            plain = [name for name in models if not name.startswith("int")]
+            former, _ = loaded(source, plain, "torch")
+        yield Contest(role, source, models, size, former=former, compiled=options.compiled)
 
 
 def main() -> None:
@@ -247,20 +286,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     device = torch.device(options.device)
-    on_cpu = device.type == "cpu"
-    dtype = "float32" if on_cpu else "bfloat16"
-    shape, drafter_shape = (
-        (options.shape, options.drafter_shape) if options.inflated else (None, None)
-    )
-    pair = load_pair(
-        "pair",
-        options.target,
-        [options.drafter],
-        dtype=dtype,
-        device=options.device,
-        shape=shape,
-        drafter_shape=drafter_shape,
-    )
+    pair = pair_of(options)
     chosen = balanced(embedded_prompts("test"), options.prompts)
     prompts = [pair.encode(prompt.text) for prompt in chosen]
     bandwidth = memory_bandwidth(device)
@@ -274,34 +300,18 @@ def main() -> None:
     figures["fallback_vs_autoregressive"] = statistics.median(
         idle / without for idle, without in zip(fallback, plain)
     )
-    roles = {"draft": (options.drafter, drafter_shape), "target": (options.target, shape)}
-    roles |= {source.replace(":", "_"): (source, None) for source in options.others}
-    own = {"draft": draft_model(pair), "target": pair.target}
-    for role, (source, size) in roles.items():
-        if on_cpu and size is None:
-            found = loaded(source, options.precisions)
-        else:
-            found = {dtype: own[role]} if role in own else loaded(source, [dtype])
-        models = {name: model for name, model in found.items() if not isinstance(model, str)}
-        unavailable[role] = {name: why for name, why in found.items() if isinstance(why, str)}
-        former: dict[str, LanguageModel] = {}
-        if options.torch_kernels and on_cpu and size is None:
-            plain = [name for name in models if not name.startswith("int")]
-            without = loaded(source, plain, "torch")
-            former = {name: model for name, model in without.items() if not isinstance(model, str)}
-        contest = Contest(role, source, models, size, former=former, compiled=options.compiled)
+    for contest in contests(options, pair, unavailable):
         medians = contest.run(options.contexts or CONTEXTS[device.type], options.repeats)
         context = next(iter(medians))
         figures |= contest.figures(medians[context], context, bandwidth)
-        milliseconds[role] = medians
-        if role == "target" and not on_cpu:
-            reference = contest.references[dtype]
-            moved = contest.step_bytes(dtype, len(prompts[0]) + FALLBACKS // 2)
+        milliseconds[contest.role] = medians
+        if contest.role == "target" and device.type == "cuda":
+            moved = contest.step_bytes(options.dtype, len(prompts[0]) + FALLBACKS // 2)
             used = moved / statistics.median(fallback)
             print(f"{moved / 1e9:.2f} GB a step: {used / 1e9:.0f} of {bandwidth / 1e9:.0f} GB/s")
             figures["bandwidth_fraction"] = used / bandwidth
             figures["autoregressive_vs_eager_generate"] = against_generate(
-                pair, reference, prompts, count=128
+                pair, contest.references[options.dtype], prompts, count=128
             )
     details = {
         "pair": pair.name,

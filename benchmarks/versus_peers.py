@@ -25,7 +25,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ ENGINES = ("transformers", "llama.cpp")
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 BESIDES_QUANTIZED = "bfloat16"  # what int8 and int4 weights leave: the cache
 WIDTH = 120  # columns of the table, also where the output is no terminal
-REWRITTEN = ("Q8_0", "F16", "BF16")
+SPARE = 16  # tokens of context: a draft at the end of a text
 
 
 def pairs_of(options: argparse.Namespace, unavailable: dict[str, str]) -> dict[str, Pair]:
@@ -124,13 +124,15 @@ def llama_methods(
         unavailable["llama.cpp"] = f"{options.target} is no GGUF file"
         return
     try:
+        from decoder_llama_cpp import PRECISIONS as COMPARABLE
         from decoder_llama_cpp import LlamaCpp, kind_of, rewritten
     except ImportError as error:
         unavailable["llama.cpp"] = f'{error}: pip install "adaspec_rl[peers]"'
         return
     config = AutoConfig.from_pretrained(checkpoint_of(options.target).source)
     own = kind_of(path)
-    files = [path, *(rewritten(path, kind, folder) for kind in REWRITTEN if kind != own)]
+    kinds = [kind for kind, ours in COMPARABLE.items() if ours in options.precisions]
+    files = [path, *(rewritten(path, kind, folder) for kind in kinds if kind != own)]
     for file in files:
         peer = LlamaCpp(
             file,
@@ -238,72 +240,80 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def methods_of(
+    options: argparse.Namespace,
+    pairs: dict[str, Pair],
+    policies: dict[str, PolicyBundle],
+    context: int,
+    folder: Path,
+    unavailable: dict[str, str],
+) -> list[Method]:
+    """Every way at every setting; `context` tokens are the most that a text takes."""
+    limits: dict[str, Any] = {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+    }
+    rule = "coupled" if policies else "rejection"
+    methods: list[Method] = []
+    for precision, pair in pairs.items():
+        policy = policies.get(precision)
+        numbers = cache_type(precision)
+        ours = Ours(
+            pair, precision, numbers, options.target, verification=rule, policy=policy, **limits
+        )
+        methods += ours.methods()
+    drafter = next((name for name in options.drafters if not is_free(name)), None)
+    for precision in options.precisions if "transformers" in options.engines else ():
+        if not precision.startswith("int"):
+            methods += Theirs(options.target, drafter, precision, **limits).methods()
+    if "llama.cpp" in options.engines:
+        pair = next(iter(pairs.values()))
+        methods += llama_methods(options, pair, context, folder, unavailable)
+    return methods
+
+
+def way(method: Method, timing: Timing, bandwidth: float) -> dict[str, Any]:
+    return {
+        "setting": method.setting,
+        "tokens_per_second": timing.speed,
+        "tokens_per_second_whole": timing.whole_speed,
+        "bytes_per_token": timing.token_bytes,
+        "bandwidth_share": timing.bytes_per_second / bandwidth,
+        "same_text_every_pass": timing.steady,
+    }
+
+
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     unavailable: dict[str, str] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with tempfile.TemporaryDirectory() as folder:
         pairs = pairs_of(options, unavailable)
         policies = policies_of(options, pairs)
-        pair = next(iter(pairs.values()))
-        training, held_out = prompts_of(options, pair)
-        limits: dict[str, Any] = {
-            "max_new_tokens": options.max_new_tokens,
-            "temperature": options.temperature,
-        }
-        methods = [
-            method
-            for precision, each in pairs.items()
-            for method in Ours(
-                each,
-                precision,
-                cache_type(precision),
-                options.target,
-                verification="coupled" if policies else "rejection",
-                policy=policies.get(precision),
-                **limits,
-            ).methods()
-        ]
-        drafter = next((name for name in options.drafters if not is_free(name)), None)
-        for precision in options.precisions if "transformers" in options.engines else ():
-            if not precision.startswith("int"):
-                methods += Theirs(options.target, drafter, precision, **limits).methods()
-        if "llama.cpp" in options.engines:
-            longest = max(map(len, training + held_out)) + options.max_new_tokens + 16
-            methods += llama_methods(options, pair, longest, folder, unavailable)
+        training, held_out = prompts_of(options, next(iter(pairs.values())))
+        longest = max(map(len, training + held_out)) + options.max_new_tokens + SPARE
+        methods = methods_of(options, pairs, policies, longest, Path(folder), unavailable)
         for what, why in unavailable.items():
             print(f"without {what}: {why}")
         bandwidth = memory_bandwidth(torch.device("cpu"))
         chosen = tuned(methods, training)
         timings = measure(chosen, held_out, options.passes, "comparing")
     show(chosen, timings, bandwidth)
-    by_family = {method.family: timing for method, timing in zip(chosen, timings)}
-    ways = {
-        method.family: {
-            "setting": method.setting,
-            "tokens_per_second": timing.speed,
-            "tokens_per_second_whole": timing.whole_speed,
-            "bytes_per_token": timing.token_bytes,
-            "bandwidth_share": timing.bytes_per_second / bandwidth,
-            "same_text_every_pass": timing.steady,
-        }
-        for method, timing in zip(chosen, timings)
-    }
+    played = list(zip(chosen, timings))
     details: dict[str, Any] = {
         "memory_gb_per_second": bandwidth / 1e9,
-        "ways": ways,
+        "ways": {m.family: way(m, t, bandwidth) for m, t in played},
         "prompts": len(held_out),
-        "equal_texts": agreement(by_family),
+        "equal_texts": agreement({m.family: t for m, t in played}),
         "unavailable": unavailable,
         "scikit_learn": is_sklearn_available(),
     }
     if any(method.engine == "llama.cpp" for method in chosen):
         from decoder_llama_cpp import system
 
-        details["llama_cpp"] = system()
+        details["llama_cpp"] = {"version": version("llama-cpp-python"), "system": system()}
     lossless = not options.temperature or bool(policies)  # with a policy, sampling is coupled
     finish(figures_of(chosen, timings, lossless), options.json, details=details)
 
