@@ -76,13 +76,16 @@ class LeanModel:
         if isinstance(weights, PackedWeights):
             self.dtype = weights.dtype
             self._compiled = CpuDecoder(architecture, weights)
-            how, numbers = "compiled kernels", weights.layers[0].down.precision
+            how, stored = "compiled kernels", weights.layers[0].down.precision
         else:
             self.dtype = weights.norm.dtype
             self._decoder = Decoder(architecture, weights, self._choose_products(weights))
-            plain = type(weights.layers[0].down) is torch.Tensor
             how = "torch.compile" if compile else "torch"
-            numbers = str(self.dtype).removeprefix("torch.") if plain else "int8"
+            plain = type(weights.layers[0].down) is torch.Tensor
+            stored = str(self.dtype).removeprefix("torch.") if plain else "int8"
+        numbers = str(self.dtype).removeprefix("torch.")
+        if stored != numbers:
+            numbers = f"{stored} and {numbers}"
         self.execution = f"{how}, {numbers}, {self.device.type}"
         self.resets = 0
         self._chunk = prefill_chunk or default_chunk(self.device)
