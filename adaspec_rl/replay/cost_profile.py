@@ -1,7 +1,6 @@
 """What decoding costs on one machine: the parts of a round, by context length and batch size."""
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from adaspec_rl import strict_json
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.engine.products import processor
 from adaspec_rl.files import write_atomically
 
 SCHEMA = 3
@@ -280,4 +280,4 @@ def device_name(device: torch.device) -> str:
     """A name for people: the GPU's, or the CPU's with the threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"

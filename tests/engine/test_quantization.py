@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
-from tests.engine.checkpoints import new_model, random_tokens, relative_error, save
+from tests.engine.checkpoints import new_model, random_tokens, relative_error, save, spoil
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -42,6 +43,16 @@ def test_compiled_kernels_are_close(tmp_path: Path, bits: str, error: float, tie
     tokens = random_tokens(1, 20)
     assert 0 < relative_error(rough.extend(tokens), exact.extend(tokens)) < error
     assert bits in rough.execution
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_numbers_are_not_rounded_away(tmp_path: Path, bits: str, bad: float) -> None:
+    model = new_model(**LLAMA)
+    spoil(model, 7, bad)
+    rough = load_model(save(model, tmp_path), quantize=bits)
+    with pytest.raises(FloatingPointError, match="position 2"):
+        rough.extend(torch.tensor([[1, 2, 7, 3]]))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")

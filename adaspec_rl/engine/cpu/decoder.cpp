@@ -35,9 +35,9 @@ constexpr int ACCUMULATORS = 24;  // vectors that stay in registers
 constexpr int ACCUMULATORS = 6;  // a vector takes two registers of sixteen
 #endif
 constexpr int ROWS = ACCUMULATORS < 12 ? ACCUMULATORS : 12;  // of one tile, at most
-constexpr int AHEAD = 16;    // cache lines of weights that are asked for in advance
+constexpr int PANELS = 8;                          // that are multiplied together, at most
 constexpr int BLOCKS = ACCUMULATORS < 12 ? 1 : 4;  // of 16 keys, scored together
-constexpr int PANELS = 8;  // that are multiplied together, at most
+constexpr int AHEAD = 16;  // cache lines of weights that are asked for in advance
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 typedef float Vec __attribute__((vector_size(64), aligned(4)));
@@ -263,7 +263,7 @@ private:
         const float largest = largest_of(larger(absolute(a), absolute(b)));
         const float factor = largest ? 127 / largest : 0;
         const Ints numbers[] = {nearest(a * factor), nearest(b * factor)};
-        scale = largest / 127;
+        scale = largest / 127 + sum_of(a + b) * 0;  // NaN where an input is none or infinite
         sum = sum_of(numbers[0] + numbers[1]);
         uint32_t words[GROUP / 4];
         for (int i = 0; i < 2; i++) {
@@ -450,8 +450,8 @@ void project(const Matrix& w, const float* x, int64_t stride, int64_t rows, Outp
         while (!PROJECT[w.kind][tallest - 1][together - 1]) together--;
         for (int64_t n = 0; n < tiles; n++) {
             const Range own = share(rows, n, tiles);
-            const Project run = PROJECT[w.kind][own.last - own.first - 1][together - 1];
-            run(w, panel, encoder.tile(own.first), {out.to + own.first * out.stride, out.stride, out.add});
+            const Output part = {out.to + own.first * out.stride, out.stride, out.add};
+            PROJECT[w.kind][own.last - own.first - 1][together - 1](w, panel, encoder.tile(own.first), part);
         }
         panel += together;
     }
