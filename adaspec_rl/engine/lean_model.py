@@ -252,8 +252,9 @@ class LeanModel:
             if cache.reserve(cache.longest + (self._filled(width) if narrow else width)):
                 self._prepare()
             tokens = tokens.to(self.device)
+            finite = False  # not known to be
             if self._compiled is not None:
-                logits, hidden = self._run_compiled(tokens, keep, layers, positions, mask)
+                logits, hidden, finite = self._run_compiled(tokens, keep, layers, positions, mask)
             elif narrow:
                 logits, hidden = self._graphed(tokens, keep, layers, positions, mask)
             else:
@@ -262,11 +263,12 @@ class LeanModel:
                 else:
                     plan = self._masked_plan(width, positions, mask)
                 logits, hidden = self._decoder.run(tokens, plan, keep, layers)
+                finite = self._on_cpu and isfinite(logits.sum().item())
         except torch.OutOfMemoryError as error:
             raise out_of_memory(self.name, error) from error
         cache.lengths = [length + width for length in cache.lengths]
         logits, self.last_hidden = logits.float(), hidden
-        if keep and not narrow and (not self._on_cpu or not isfinite(logits.sum().item())):
+        if keep and not narrow and not finite:
             self._watch(logits, self._positions(-keep, keep))
         return logits
 
@@ -277,7 +279,7 @@ class LeanModel:
         layers: int,
         positions: torch.Tensor | None,
         mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, bool]:
         assert self._compiled is not None
         if self._windowed:
             slots = self._positions(0, tokens.shape[1])

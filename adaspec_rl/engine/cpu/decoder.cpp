@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -724,8 +725,11 @@ public:
 #pragma omp barrier
             const Range own = share(panels(m.head), thread, threads);
             project(m.head, normed, hidden_stride, kept, {p.logits, m.head.outputs, false}, own);
+            if (!all_finite(own)) finite = false;
         }
     }
+
+    std::atomic<bool> finite = true;  // whether all logits are
 
 private:
     const Model& m;
@@ -737,6 +741,17 @@ private:
     float *hidden, *normed, *qkv, *mixed, *gated, *active, *partial;
     std::vector<int32_t> slots;        // [rows][span]: the slots that a token sees, in order
     std::vector<int64_t> seen;         // [rows]: how many
+
+    // Whether the logits of these panels are.
+    bool all_finite(Range own) const {
+        const int64_t first = own.first * LANES, last = std::min(own.last * LANES, m.head.outputs);
+        Vec zeros = {};  // or NaN, if one is not
+        for (int64_t i = 0; i < kept; i++) {
+            const float* row = p.logits + i * m.head.outputs;
+            for (int64_t n = first; n < last; n += LANES) zeros += load_some(row + n, last - n) * 0;
+        }
+        return sum_of(zeros) == 0;
+    }
 
     // The end of the text as far as any token sees it.
     int64_t reach() const {
@@ -946,13 +961,16 @@ private:
 
 extern "C" int multiplies_bfloat16() { return MULTIPLIES_BFLOAT16; }
 
-// 0, or 1 if a token is not in the vocabulary; nothing is computed then.
+template <typename T>
+static int run(const Model& model, const Pass& pass) {
+    Forward<T> forward(model, pass);
+    forward.run();
+    return forward.finite ? 0 : 2;
+}
+
+// 0; 1 if a token is not in the vocabulary, and nothing was computed; 2 if a logit is not finite.
 extern "C" int forward(const Model* model, const Pass* pass) {
     for (int64_t i = 0; i < pass->batch * pass->width; i++)
         if (pass->tokens[i] < 0 || pass->tokens[i] >= model->embedding.outputs) return 1;
-    if (model->bfloat16_cache)
-        Forward<uint16_t>(*model, *pass).run();
-    else
-        Forward<float>(*model, *pass).run();
-    return 0;
+    return model->bfloat16_cache ? run<uint16_t>(*model, *pass) : run<float>(*model, *pass);
 }

@@ -10,6 +10,7 @@ from adaspec_rl.engine.cpu.build import library
 from adaspec_rl.engine.cpu.packing import PRECISIONS, PackedMatrix, PackedWeights
 from adaspec_rl.engine.kv_cache import KVCache
 
+_UNKNOWN_TOKEN, _NOT_FINITE = 1, 2  # what `forward` returns
 _Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -123,7 +124,7 @@ class CpuDecoder:
         positions: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Read `tokens` `[B, W]` through the first `layers` layers, into `cache`.
 
         Args:
@@ -132,8 +133,11 @@ class CpuDecoder:
             mask: `[B or 1, W, L]` bool, the slots that each token sees, in the order of the text.
             places: `[B, capacity]`, positions by slot; masks over sliding windows need them.
 
-        Returns: float32 logits `[B, K, V]` of the last `K = keep` tokens, and the normalised hidden
-        states that they come from, `[B, K, hidden]`.
+        Returns: float32 logits `[B, K, V]` of the last `K = keep` tokens, the normalised hidden
+        states that they come from, `[B, K, hidden]`, and whether all logits are finite.
+
+        Raises:
+            IndexError: a token is not in the vocabulary.
         """
         a = self._architecture
         batch, width = tokens.shape
@@ -163,12 +167,13 @@ class CpuDecoder:
             hidden.data_ptr(),
             logits.data_ptr(),
         )
-        if self._forward(ctypes.byref(self._model), ctypes.byref(what)):
+        outcome = self._forward(ctypes.byref(self._model), ctypes.byref(what))
+        if outcome == _UNKNOWN_TOKEN:
             raise IndexError(
                 f"tokens {int(tokens.min())} to {int(tokens.max())} were read: expected 0 to "
                 f"{a.vocab_size - 1}"
             )
-        return logits, hidden
+        return logits, hidden, outcome != _NOT_FINITE
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pointers are made anew where it is copied or unpickled."""
