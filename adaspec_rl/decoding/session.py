@@ -188,8 +188,11 @@ class LiveSession:
             logits, buffer[n : n + drafted], draft.log_probs if draft else None, n
         )
         watched = self._watched(action.drafter if draft else None)
-        report = _report(draft, logits, accepted, token, [*watched.values()], self._signals)
-        values = report.cpu().tolist()  # the round's one synchronisation
+        if logits.device.type == "cpu" and not self._signals:  # nothing to wait for
+            values = [accepted.item(), *(draft.tokens.tolist() if draft else ()), token.item()]
+        else:
+            report = _report(draft, logits, accepted, token, [*watched.values()], self._signals)
+            values = report.cpu().tolist()  # the round's one synchronisation
         for model in watched:
             model.check(int(values.pop(0)))
         signals = _NOTHING

@@ -144,9 +144,19 @@ class Greedy:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        picks = best(logits)[:, 0]  # [k + 1]
-        accepted = leading(picks[:-1] == tokens)
-        return accepted, row(picks, accepted)
+        return _agreement(best(logits)[:, 0], tokens)
+
+
+def _agreement(picks: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many of `tokens` `[k]` `picks` `[k + 1]` begin with, and the pick after them."""
+    if (
+        picks.device.type == "cpu"
+    ):  # few calls: after a forward pass each finds its code out of cache
+        found, drafted = picks.tolist(), tokens.tolist()
+        accepted = next((n for n, (a, b) in enumerate(zip(found, drafted)) if a != b), len(drafted))
+        return torch.tensor(accepted), picks[accepted]
+    kept = leading(picks[:-1] == tokens)
+    return kept, row(picks, kept)
 
 
 @dataclass
@@ -227,9 +237,7 @@ class Coupled:
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         _, scores = self.weigh(logits, range(position, position + len(logits)))
-        picks = best(scores)[:, 0]  # [k + 1]
-        accepted = leading(picks[:-1] == tokens)
-        return accepted, row(picks, accepted)
+        return _agreement(best(scores)[:, 0], tokens)
 
 
 def weigh_rows(

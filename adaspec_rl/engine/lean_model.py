@@ -219,7 +219,6 @@ class LeanModel:
             self._wipe()
             raise
 
-    @torch.inference_mode()
     def forward(
         self,
         tokens: torch.Tensor,
@@ -242,6 +241,19 @@ class LeanModel:
 
         Returns: float32 logits `[B, K, V]`.
         """
+        if self._compiled is not None:  # keeps nothing for gradients anyway
+            return self._forward(tokens, keep, layers, positions, mask)
+        with torch.inference_mode():
+            return self._forward(tokens, keep, layers, positions, mask)
+
+    def _forward(
+        self,
+        tokens: torch.Tensor,
+        keep: int | None,
+        layers: int | None,
+        positions: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
         cache = self._cache
         batch, width = tokens.shape
         check_room(self.name, tokens, cache.batch, cache.longest, self.context_length)
@@ -283,7 +295,8 @@ class LeanModel:
         assert self._compiled is not None
         if self._windowed:
             slots = self._positions(0, tokens.shape[1])
-            self._slot_positions[self._rows, slots] = slots if positions is None else positions
+            with torch.inference_mode():  # where the memory may have been made
+                self._slot_positions[self._rows, slots] = slots if positions is None else positions
         return self._compiled.run(
             tokens,
             self._cache,

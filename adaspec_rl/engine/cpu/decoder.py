@@ -142,7 +142,7 @@ class CpuDecoder:
         a = self._architecture
         batch, width = tokens.shape
         tokens = tokens.contiguous()
-        starts = torch.tensor(cache.lengths)
+        starts = (_Integer * batch)(*cache.lengths)
         positions = None if positions is None else positions.expand(batch, width).contiguous()
         mask = None if mask is None else mask.contiguous()
         logits = torch.empty(batch, keep, a.vocab_size)
@@ -150,7 +150,7 @@ class CpuDecoder:
         self._model.bfloat16_cache = cache.data.dtype == torch.bfloat16
         what = _Pass(
             tokens.data_ptr(),
-            starts.data_ptr(),
+            ctypes.addressof(starts),
             _pointer(positions),
             _pointer(mask),
             _pointer(places),
