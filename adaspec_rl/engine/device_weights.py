@@ -1,14 +1,13 @@
 """Checkpoint tensors as the weights that a lean model runs with on its device."""
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.cpu.build import compiled
-from adaspec_rl.engine.cpu.huge_pages import give_back_memory
-from adaspec_rl.engine.cpu.packing import PackedLayer, PackedWeights, Packer
+from adaspec_rl.engine.cpu.packing import PackedWeights, Packer
 from adaspec_rl.engine.quantization import quantize_weights
 from adaspec_rl.engine.weights import Weights, load_weights
 
@@ -33,15 +32,12 @@ def read_weights(
     Raises:
         ValueError: tensors that do not fit, or kernels that cannot be had.
     """
-    options: dict[str, Any] = {"dtype": dtype, "device": device}
     if device.type == "cpu" and dtype in PACKED_DTYPES and compiled(kernels):
+        exact = dtype if quantize is None else torch.float32  # what is rounded once more
         packer = Packer(dtype, quantize)
-        weights = load_weights(architecture, tensors, **options, finish=packer.layer)
-        packed = packer.whole(weights, cast(list[PackedLayer], weights.layers))
-        del weights
-        give_back_memory()
-        return packed
-    weights = load_weights(architecture, tensors, **options)
+        found: Any = load_weights(architecture, tensors, dtype=exact, device=device, packing=packer)
+        return PackedWeights(found.embedding, found.layers, found.norm.float(), found.head, dtype)
+    weights = load_weights(architecture, tensors, dtype=dtype, device=device)
     if quantize is not None:
         quantize_weights(weights, quantize)
     return weights

@@ -4,9 +4,9 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -57,16 +57,37 @@ def matrices_of(weights: Weights) -> list[torch.Tensor]:
 def tensors_in(
     files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor, layer by layer, of those `wanted`, mapped from safetensors files."""
+    """Name and tensor, layer by layer, of those `wanted`, mapped from safetensors files.
+
+    A file is opened anew for each layer, so that what was read of it does not stay in memory.
+    """
     for path in files:
         with safe_open(path, framework="pt") as file:
-            for name in sorted(file.keys(), key=_layer_number):
-                if wanted(name):
+            names = sorted(filter(wanted, file.keys()), key=_layer_number)
+        for _, layer in groupby(names, key=_layer_number):
+            with safe_open(path, framework="pt") as file:
+                for name in layer:
                     yield name, file.get_tensor(name)
 
 
 def _layer_number(name: str) -> int:
     return int(match[1]) if (match := _LAYER.search(name)) else -1
+
+
+class Packing(Protocol):
+    """Gives weights another form, one by one; what it returns takes their place."""
+
+    def embedding(self, matrix: torch.Tensor, *, tied: bool) -> Any:
+        """The embedding, as it is in the checkpoint; `tied`: it is the output matrix as well."""
+        ...
+
+    def head(self, matrix: torch.Tensor) -> Any:
+        """The output matrix, as it is in the checkpoint."""
+        ...
+
+    def layer(self, w: LayerWeights) -> Any:
+        """A layer, whose memory serves the next one."""
+        ...
 
 
 def load_weights(
@@ -75,27 +96,30 @@ def load_weights(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    finish: Callable[[LayerWeights], Any] = lambda layer: layer,
+    packing: Packing | None = None,
 ) -> Weights:
     """Copy named checkpoint tensors into place on the device.
 
     A tied checkpoint that holds another output matrix than its embedding keeps both.
 
     Args:
-        finish: called with each layer as soon as it is complete; what it returns takes the
-            layer's place, and its memory serves the next one. A layer's memory is taken when its
+        packing: packs weights as soon as they are complete. Memory for a layer is taken when its
             first tensor comes.
 
     Raises:
         ValueError: names a tensor that is missing, comes twice, has the wrong shape, or has no use
             here.
     """
-    known = {name for name, _ in _places(architecture, empty_weights(architecture, dtype, _META))}
-    weights = empty_weights(architecture, dtype, device, layers=False)
+    known = {
+        name: place.shape
+        for name, place in _places(architecture, empty_weights(architecture, dtype, _META))
+    }
+    weights = empty_weights(architecture, dtype, _META if packing else device, layers=False)
+    weights.norm = torch.empty_like(weights.norm, device=device)
     places = dict(_outer_places(architecture, weights))
     missing = set(known)
     unfinished: dict[int, tuple[LayerWeights, set[str]]] = {}
-    spare: list[LayerWeights] = []  # memory of layers that `finish` has replaced
+    spare: list[LayerWeights] = []  # memory of layers that have been packed
     spare_head = None  # of a tied checkpoint; mapped from its file, not in memory
     for name, tensor in tensors:
         name = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
@@ -108,27 +132,36 @@ def load_weights(
             raise ValueError(f"the checkpoint holds {name}, which {architecture.family} lacks")
         if name not in missing:
             raise ValueError(f"the checkpoint holds {name} twice")
+        _check_shape(name, tensor, known[name])
+        missing.discard(name)
+        if packing and name in (_EMBEDDING, _HEAD):
+            _pack_outer(weights, name, tensor, packing, architecture.tied)
+            continue
         number = int(match[1]) if (match := _LAYER.search(name)) else None
         if number is not None and number not in unfinished:
             layer = spare.pop() if spare else empty_layer(architecture, dtype, device)
             own = dict(_layer_places(architecture, layer, number))
             unfinished[number] = layer, set(own)
             places |= own
-        _fill(places.pop(name), name, tensor)
-        missing.discard(name)
+        places.pop(name).fill(tensor)
         if number is not None:
             layer, wanted = unfinished[number]
             wanted.discard(name)
             if not wanted:
-                weights.layers[number] = finish(layer)
-                if weights.layers[number] is not layer:
+                weights.layers[number] = packing.layer(layer) if packing else layer
+                if packing:
                     spare.append(layer)
                 del unfinished[number]
-    if spare_head is not None and _EMBEDDING in missing:
-        _fill(places[_EMBEDDING], _HEAD, spare_head)
-        missing.discard(_EMBEDDING)
-    elif spare_head is not None:
-        _untie(weights, spare_head)
+    if spare_head is not None:
+        _check_shape(_HEAD, spare_head, known[_EMBEDDING])
+        if _EMBEDDING in missing:
+            missing.discard(_EMBEDDING)
+            if packing:
+                _pack_outer(weights, _EMBEDDING, spare_head, packing, True)
+            else:
+                places[_EMBEDDING].fill(spare_head)
+        else:
+            _untie(weights, spare_head, packing)
     if missing:
         raise ValueError(f"the checkpoint lacks {len(missing)} tensors, first {min(missing)}")
     return weights
@@ -139,26 +172,43 @@ _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def _fill(place: "_Place", name: str, tensor: torch.Tensor) -> None:
-    if tensor.shape != place.shape:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}: expected {list(place.shape)}")
-    place.fill(tensor)
+def _check_shape(name: str, tensor: torch.Tensor, expected: torch.Size) -> None:
+    if tensor.shape != expected:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: expected {list(expected)}")
 
 
-def _untie(weights: Weights, head: torch.Tensor) -> None:
-    """Give a tied model a head of its own where the checkpoint's differs from the embedding."""
-    embedding = weights.embedding
-    if head.shape == embedding.shape and all(
-        torch.equal(theirs.to(ours), ours)
-        for theirs, ours in zip(head.split(_ROWS), embedding.split(_ROWS))
-    ):
+def _pack_outer(
+    weights: Weights, name: str, tensor: torch.Tensor, packing: Packing, tied: bool
+) -> None:
+    if name == _HEAD:
+        weights.head = packing.head(tensor)
+        return
+    weights.embedding = packing.embedding(tensor, tied=tied)
+    if tied:
+        weights.head = weights.embedding
+
+
+def _untie(weights: Weights, head: torch.Tensor, packing: Packing | None) -> None:
+    """Give a tied model a head of its own where the checkpoint's differs from the embedding.
+
+    Packed ones are compared as they are packed.
+    """
+    embedding: Any = weights.embedding
+    if packing is not None:
+        packed = packing.head(head)
+        same = embedding.same(packed)
+    else:
+        same = all(
+            torch.equal(theirs.to(ours), ours)
+            for theirs, ours in zip(head.split(_ROWS), embedding.split(_ROWS))
+        )
+    if same:
         return
     logger.warning(
         "tie_word_embeddings=true, but the checkpoint holds an lm_head.weight that differs from "
         "the embedding: both are used, as they are"
     )
-    weights.head = torch.empty_like(embedding)
-    _fill(_Place(weights.head), _HEAD, head)
+    weights.head = torch.empty_like(embedding).copy_(head) if packing is None else packed
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from adaspec_rl import strict_json
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.cpu.build import compiled, library
 from adaspec_rl.engine.cpu.decoder import CpuDecoder
-from adaspec_rl.engine.cpu.packing import Packer
+from adaspec_rl.engine.cpu.packing import PackedWeights, Packer
 from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.products import cache_folder, processor
 from adaspec_rl.engine.rope import Rope
@@ -74,7 +74,13 @@ def _seconds(dtype: torch.dtype) -> float:
         vector.fill_(1.0)
     weights.layers[0].mlp_norm.fill_(1.0)
     packer = Packer(dtype)
-    packed = packer.whole(weights, [packer.layer(layer) for layer in weights.layers])
+    packed = PackedWeights(
+        embedding=packer.embedding(weights.embedding, tied=False),
+        layers=[packer.layer(layer) for layer in weights.layers],
+        norm=weights.norm.float(),
+        head=packer.head(weights.head),
+        dtype=dtype,
+    )
     decoder = CpuDecoder(SAMPLE, packed)
     cpu = torch.device("cpu")
     cache = KVCache(SAMPLE, dtype=dtype, device=cpu, context_length=SAMPLE.context_length)

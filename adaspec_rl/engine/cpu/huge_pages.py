@@ -31,17 +31,19 @@ class HugePages:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
         self._next = self._end = 0
 
-    def move(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of `tensor`, contiguous."""
-        count, size = tensor.numel(), tensor.numel() * tensor.element_size()
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A contiguous tensor, to be filled."""
+        size = math.prod(shape) * dtype.itemsize
         if not size:
-            return tensor
+            return torch.empty(*shape, dtype=dtype)
         if self._next + size > self._end:
             self._memory, self._next = _pages(max(BLOCK, size))
             self._end = len(self._memory)
-        flat = torch.frombuffer(self._memory, dtype=tensor.dtype, count=count, offset=self._next)
+        flat = torch.frombuffer(
+            self._memory, dtype=dtype, count=math.prod(shape), offset=self._next
+        )
         self._next += -(-size // 64) * 64  # whole cache lines
-        return flat.view(tensor.shape).copy_(tensor)
+        return flat.view(*shape)
 
 
 def give_back_memory() -> None:

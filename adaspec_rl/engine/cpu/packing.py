@@ -4,17 +4,19 @@ A panel holds, for one input after the other, the weights of its 16 outputs side
 register each. Outputs are filled up to whole panels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from adaspec_rl.engine.cpu.huge_pages import HugePages
-from adaspec_rl.engine.weights import LayerWeights, Weights
+from adaspec_rl.engine.cpu.huge_pages import HugePages, give_back_memory
+from adaspec_rl.engine.weights import LayerWeights
 
 LANES = 16  # outputs of a panel
 GROUP = 32  # inputs that share a scale and a minimum in int4
 _TINY = 1e-30
+_SLAB = 1 << 18  # weights that are packed at a time
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 
 
@@ -80,19 +82,33 @@ class PackedWeights:
 
 
 class Packer:
-    """Packs float32 or bfloat16 weights layer by layer into huge pages."""
+    """Packs float32 or bfloat16 weights one by one, as they are read, into huge pages.
+
+    The output matrix is never in less than 8 bits, as it takes part in every token's choice at
+    first hand. A tied embedding is the same matrix: its rows are read out of the panels. An
+    embedding of its own is not quantised.
+    """
 
     def __init__(self, dtype: torch.dtype, quantize: str | None = None) -> None:
         """`quantize`: `int8` or `int4`; by default the weights keep their type, `dtype`."""
-        self._dtype, self._own = dtype, str(dtype).removeprefix("torch.")
+        self._own = str(dtype).removeprefix("torch.")
         self._precision = quantize or self._own
         self._pages = HugePages()
+
+    def embedding(self, matrix: torch.Tensor, *, tied: bool) -> PackedMatrix:
+        """The embedding `[vocab, hidden]`; `tied`: it is the output matrix as well."""
+        return self.head(matrix) if tied else self._packed(matrix, None, self._own)
+
+    def head(self, matrix: torch.Tensor) -> PackedMatrix:
+        """The output matrix `[vocab, hidden]`."""
+        precision = "int8" if self._precision == "int4" else self._precision
+        return self._packed(matrix, None, precision)
 
     def layer(self, w: LayerWeights) -> PackedLayer:
         """A layer, packed."""
         precision = self._precision
         gate_up_bias = None if w.gate_up_bias is None else _alternating(w.gate_up_bias)
-        return PackedLayer(
+        packed = PackedLayer(
             attention_norm=_float32(w.attention_norm),
             qkv=self._packed(w.qkv, w.qkv_bias, precision),
             qk_norm=None if w.qk_norm is None else _float32(w.qk_norm),
@@ -101,19 +117,8 @@ class Packer:
             gate_up=self._packed(_alternating(w.gate_up), gate_up_bias, precision),
             down=self._packed(w.down, w.down_bias, precision),
         )
-
-    def whole(self, weights: Weights, layers: list[PackedLayer]) -> PackedWeights:
-        """The model of packed `layers` and what else is in `weights`.
-
-        The output matrix is never in less than 8 bits, as it takes part in every token's choice at
-        first hand. A tied embedding is the same matrix: its rows are read out of the panels. An
-        embedding of its own is not quantised.
-        """
-        precision = "int8" if self._precision == "int4" else self._precision
-        head = self._packed(weights.head, None, precision)
-        tied = weights.head is weights.embedding
-        embedding = head if tied else self._packed(weights.embedding, None, self._own)
-        return PackedWeights(embedding, layers, weights.norm.float(), head, self._dtype)
+        give_back_memory()
+        return packed
 
     def _packed(
         self, matrix: torch.Tensor, bias: torch.Tensor | None, precision: str
@@ -132,32 +137,43 @@ def pack(
     int8 has one scale an output, so that its largest weight is 127. int4 has a scale and a minimum
     for every 32 weights, so that they run from 0 to 15; weights that a GGUF file's Q4_0 or Q4_1
     blocks held are found again exactly.
+
+    Rows are packed a few at a time, so that the matrix is never in memory twice.
     """
-    outputs = len(matrix)
-    matrix = _filled(matrix)
+    rows = max(1, _SLAB // (LANES * matrix.shape[1])) * LANES
+    panels = -(-len(matrix) // LANES)
+    data = None
+    scaling: list[Sequence[torch.Tensor]] = []
+    for number, slab in enumerate(matrix.split(rows)):
+        encoded, *own = _encoded(_filled(slab), precision)
+        packed = _panels(encoded, 4 // encoded.element_size())
+        if data is None:
+            data = (pages or HugePages()).empty((panels, *packed.shape[1:]), packed.dtype)
+        data[number * rows // LANES :][: len(packed)] = packed
+        scaling.append(own)
+    assert data is not None
+    scales, minima = ([*map(torch.cat, zip(*scaling))] + [None, None])[:2]
     bias = None if bias is None else _filled(_float32(bias)).view(-1, LANES)
-    scales = minima = None
+    inputs = data.shape[1] * data.shape[3] * (2 if precision == "int4" else 1)
+    return PackedMatrix(data, scales, minima, bias, len(matrix), inputs, precision)
+
+
+def _encoded(rows: torch.Tensor, precision: str) -> tuple[torch.Tensor, ...]:
+    """Whole panels of rows as they are stored `[rows, ...]`, with their scales and minima."""
     if precision == "int8":
-        matrix = _widened(matrix.float(), GROUP)
-        scale = matrix.abs().amax(1) / 127
-        matrix = (matrix / scale.clamp_min(_TINY)[:, None]).round_().add_(128).to(torch.uint8)
-        scales = scale.view(-1, LANES).contiguous()
-    elif precision == "int4":
-        matrix = _widened(matrix.float(), GROUP)
-        groups = matrix.unflatten(1, (-1, GROUP))
+        rows = _widened(rows.float(), GROUP)
+        scale = rows.abs().amax(1) / 127
+        numbers = (rows / scale.clamp_min(_TINY)[:, None]).round_().add_(128).to(torch.uint8)
+        return numbers, scale.view(-1, LANES)
+    if precision == "int4":
+        groups = _widened(rows.float(), GROUP).unflatten(1, (-1, GROUP))
         low, high = groups.aminmax(dim=2)
         scales, minima = ((high - low) / 15).half(), low.half()
-        numbers = (groups - minima.float()[..., None]) / scales.float().clamp_min(_TINY)[..., None]
-        first, second = (
-            numbers.round_().clamp_(0, 15).to(torch.uint8).view(len(matrix), -1, 2, 4).unbind(2)
-        )
-        matrix = (first | second << 4).flatten(1)
-        scales, minima = _panels(scales, 1).contiguous(), _panels(minima, 1).contiguous()
-    else:
-        matrix = _widened(matrix.to(getattr(torch, precision)), 2)
-    inputs = matrix.shape[1] * (2 if precision == "int4" else 1)
-    data = (pages or HugePages()).move(_panels(matrix, 4 // matrix.element_size()))
-    return PackedMatrix(data, scales, minima, bias, outputs, inputs, precision)
+        steps = (groups - minima.float()[..., None]) / scales.float().clamp_min(_TINY)[..., None]
+        numbers = steps.round_().clamp_(0, 15).to(torch.uint8)
+        first, second = numbers.view(len(rows), -1, 2, 4).unbind(2)
+        return (first | second << 4).flatten(1), _panels(scales, 1), _panels(minima, 1)
+    return (_widened(rows.to(getattr(torch, precision)), 2),)
 
 
 def unpack(matrix: PackedMatrix) -> torch.Tensor:
