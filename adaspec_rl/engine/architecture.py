@@ -46,6 +46,7 @@ class Architecture:
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    reads_features: bool = False  # beside tokens: hidden states of another model
 
     @property
     def layers(self) -> int:

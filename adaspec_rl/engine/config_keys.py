@@ -64,6 +64,7 @@ _READ = {
     "rope_theta",
 }
 
+SHARING = "adaspec_drafter"  # of a drafter that shares its target's embedding: `engine.sharing`
 _ROPE_KEYS = ROPE_KEYS | {"type", "partial_rotary_factor"}
 
 
@@ -98,6 +99,11 @@ def refuse_unusable(config: Mapping[str, Any], *, quantized: bool = False) -> No
         raise ValueError(
             "dual_chunk_attention_config is not supported: remove it from config.json for plain "
             f"attention, which is the same {reach}"
+        )
+    if config.get(SHARING) is not None:
+        raise ValueError(
+            "the checkpoint is a drafter without an embedding of its own: name it among "
+            "model.drafters, beside the target that it was made for"
         )
     if config.get("per_layer_config"):
         raise ValueError("per_layer_config is not supported: expected layers of one shape")

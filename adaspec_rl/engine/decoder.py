@@ -40,12 +40,23 @@ class Decoder:
         self._norm = _norm_by_parts if weights.norm.device.type == "cpu" else _norm
 
     def run(
-        self, tokens: torch.Tensor, plan: Plan, keep: int, layers: int
+        self,
+        tokens: torch.Tensor,
+        plan: Plan,
+        keep: int,
+        layers: int,
+        *,
+        states: int,
+        features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Read `tokens` `[B, W]` through the first `layers` layers.
 
+        Args:
+            states: hidden states of the last so many tokens, `keep` or more.
+            features: `[B, W, hidden]`, for a model that reads them.
+
         Returns: logits `[B, K, V]` of the last `K = keep` tokens, and the normalised hidden states
-        that they come from, `[B, K, hidden]`.
+        of the last `states`, `[B, states, hidden]`.
         """
         a, weights, norm = self._architecture, self._weights, self._norm
         batch, width = tokens.shape
@@ -60,6 +71,11 @@ class Decoder:
         add_output = self._add(first.output, count)
         add_down = self._add(first.down, count)
         hidden = weights.embedding.index_select(0, tokens.reshape(-1))  # [B * W, hidden]
+        if features is not None:
+            assert weights.feature is not None and weights.feature_norm is not None
+            known = features.reshape(count, -1).to(hidden.dtype)
+            add_feature = self._add(weights.feature, count)
+            add_feature(hidden, norm(known, weights.feature_norm, eps), weights.feature, None)
         for layer, window, keys, values, room in zip(
             weights.layers[:layers], a.windows, plan.keys, plan.values, plan.room
         ):
@@ -87,11 +103,12 @@ class Decoder:
             gate, up = x.chunk(2, 1)
             add_down(hidden, F.silu(gate).mul_(up), layer.down, layer.down_bias)
         hidden = hidden.view(batch, width, -1)
-        if keep < width:
-            hidden = hidden.narrow(1, width - keep, keep)
+        if states < width:
+            hidden = hidden.narrow(1, width - states, states)
         hidden = norm(hidden, weights.norm, eps)
         logits_of = self._products.linear(weights.head, batch * keep)
-        return logits_of(hidden, weights.head, None), hidden
+        kept = hidden if keep == states else hidden.narrow(1, states - keep, keep)
+        return logits_of(kept, weights.head, None), hidden
 
     def _add(self, weight: torch.Tensor, rows: int) -> "_Add":
         """How products of `rows` rows with matrices like `weight` are added to the hidden state."""

@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from adaspec_rl.engine.architecture import Architecture
@@ -33,7 +34,8 @@ class LeanModel:
     """A `LanguageModel` for Llama, Mistral, Qwen2 and Qwen3.
 
     Attributes:
-        last_hidden: `[B, K, hidden]`, what the last forward's logits were computed from.
+        last_hidden: `[B, K, hidden]`, the normalised hidden states of the last forward or `extend`:
+            of the tokens whose logits it kept, or of as many as it was asked for.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class LeanModel:
             numbers = f"{stored} and {numbers}"
         self.execution = f"{how}, {numbers}, {self.device.type}"
         self.resets = 0
+        self._no_features = torch.empty(0, dtype=self.dtype, device=self.device)
         self._chunk = prefill_chunk or default_chunk(self.device)
         self._finite = FiniteCheck(name, self.device)
         self._windows = tuple(set(architecture.windows))
@@ -127,22 +130,39 @@ class LeanModel:
     def lengths(self) -> torch.Tensor:
         return torch.tensor(self._cache.lengths, dtype=torch.long)
 
+    @property
+    def output_tokens(self) -> torch.Tensor | None:
+        return self.weights.output_tokens
+
     def prefill(self, tokens: torch.Tensor) -> torch.Tensor:
         self.reset(len(tokens))
         return self.extend(tokens, keep=1)[:, -1]
 
-    def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
+    def extend(
+        self,
+        tokens: torch.Tensor,
+        keep: int | None = None,
+        *,
+        states: int | None = None,
+        features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As every `LanguageModel` does; `states` and `features` as in `forward`."""
         width, most = tokens.shape[-1], columns(self._chunk, self._cache.batch)
         if width <= most:
-            return self.forward(tokens, keep=keep)
+            return self.forward(tokens, keep=keep, states=states, features=features)
         check_room(self.name, tokens, self._cache.batch, self._cache.longest, self.context_length)
         keep = width if keep is None else min(keep, width)
-        parts = []
+        states = keep if states is None else min(states, width)
+        parts, hidden = [], []
         for start in range(0, width, most):
             chunk = tokens[:, start : start + most]
             stop = start + chunk.shape[1]
-            wanted = max(0, stop - max(start, width - keep))  # logits kept of this chunk
-            parts.append(self.forward(chunk, keep=wanted))
+            # Of this chunk, logits that are kept, and hidden states.
+            wanted, known = (max(0, stop - max(start, width - n)) for n in (keep, states))
+            seen = None if features is None else features[:, start:stop]
+            parts.append(self.forward(chunk, keep=wanted, states=known, features=seen))
+            hidden.append(self.last_hidden)
+        self.last_hidden = torch.cat([part for part in hidden if part is not None], dim=1)
         return torch.cat(parts, dim=1)
 
     def rollback(self, lengths: torch.Tensor | int) -> None:
@@ -187,7 +207,10 @@ class LeanModel:
             if not missing or self._graphs.full:
                 return
             tokens = torch.zeros(1, _FILLED, dtype=torch.long, device=self.device)
-            inputs = (tokens, tokens[:, 0], tokens[:, 0])
+            features = self._no_features
+            if self.architecture.reads_features:
+                features = features.new_zeros(1, _FILLED, self.architecture.hidden_size)
+            inputs = (tokens, features, tokens[:, 0], tokens[:, 0])
             for number, (key, span) in enumerate(missing.items(), 1):
                 self._graphs.record(key, self._narrow, inputs, span, _FILLED, layers)
                 progress(number / len(missing))
@@ -224,6 +247,8 @@ class LeanModel:
         tokens: torch.Tensor,
         *,
         keep: int | None = None,
+        states: int | None = None,
+        features: torch.Tensor | None = None,
         layers: int | None = None,
         positions: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
@@ -232,6 +257,9 @@ class LeanModel:
 
         Args:
             keep: logits of the last `keep` tokens only.
+            states: hidden states of the last `states` tokens, at least of those whose logits are
+                kept, in `last_hidden`.
+            features: `[B, W, hidden]`, for a model that reads them beside its tokens.
             layers: stop after this many layers and decode from there (an early exit). Deeper
                 layers then know nothing of these tokens: roll back before running them all.
             positions: `[B, W]`, where the tokens stand in their texts; by default at the row's end.
@@ -239,17 +267,19 @@ class LeanModel:
                 each token sees, itself included; by default all before it. With `positions`, this
                 runs the branches of a tree side by side.
 
-        Returns: float32 logits `[B, K, V]`.
+        Returns: float32 logits `[B, K, V]`, or `[B, K, outputs]` where there are `output_tokens`.
         """
         if self._compiled is not None:  # keeps nothing for gradients anyway
-            return self._forward(tokens, keep, layers, positions, mask)
+            return self._forward(tokens, keep, states, features, layers, positions, mask)
         with torch.inference_mode():
-            return self._forward(tokens, keep, layers, positions, mask)
+            return self._forward(tokens, keep, states, features, layers, positions, mask)
 
     def _forward(
         self,
         tokens: torch.Tensor,
         keep: int | None,
+        states: int | None,
+        features: torch.Tensor | None,
         layers: int | None,
         positions: torch.Tensor | None,
         mask: torch.Tensor | None,
@@ -257,7 +287,9 @@ class LeanModel:
         cache = self._cache
         batch, width = tokens.shape
         check_room(self.name, tokens, cache.batch, cache.longest, self.context_length)
+        assert (features is not None) == self.architecture.reads_features
         keep = width if keep is None else min(keep, width)
+        states = keep if states is None else max(keep, min(states, width))
         layers = self.architecture.layers if layers is None else layers
         narrow = not self._on_cpu and width <= _GRAPH_WIDTH and batch * width <= _GRAPH_TOKENS
         try:
@@ -266,15 +298,21 @@ class LeanModel:
             tokens = tokens.to(self.device)
             finite = False  # not known to be
             if self._compiled is not None:
-                logits, hidden, finite = self._run_compiled(tokens, keep, layers, positions, mask)
+                logits, hidden, finite = self._run_compiled(
+                    tokens, keep, states, features, layers, positions, mask
+                )
             elif narrow:
-                logits, hidden = self._graphed(tokens, keep, layers, positions, mask)
+                logits, hidden = self._graphed(
+                    tokens, keep, states, features, layers, positions, mask
+                )
             else:
                 if positions is None and mask is None and cache.uniform:
                     plan = self._causal_plan(cache.lengths[0], width)
                 else:
                     plan = self._masked_plan(width, positions, mask)
-                logits, hidden = self._decoder.run(tokens, plan, keep, layers)
+                logits, hidden = self._decoder.run(
+                    tokens, plan, keep, layers, states=states, features=features
+                )
                 finite = self._on_cpu and isfinite(logits.sum().item())
         except torch.OutOfMemoryError as error:
             raise out_of_memory(self.name, error) from error
@@ -288,6 +326,8 @@ class LeanModel:
         self,
         tokens: torch.Tensor,
         keep: int,
+        states: int,
+        features: torch.Tensor | None,
         layers: int,
         positions: torch.Tensor | None,
         mask: torch.Tensor | None,
@@ -302,6 +342,8 @@ class LeanModel:
             self._cache,
             self._rope,
             keep=keep,
+            states=states,
+            features=features,
             layers=layers,
             positions=positions,
             mask=mask,
@@ -436,6 +478,8 @@ class LeanModel:
         self,
         tokens: torch.Tensor,
         keep: int,
+        states: int,
+        features: torch.Tensor | None,
         layers: int,
         positions: torch.Tensor | None,
         mask: torch.Tensor | None,
@@ -443,20 +487,23 @@ class LeanModel:
         """A narrow forward, filled up with tokens of which nothing remains."""
         cache, width = self._cache, tokens.shape[1]
         filled = self._filled(width)
-        rows = filled if self._fills(width) else keep  # of logits
+        rows = filled if self._fills(width) else states  # of logits and hidden states
         span = min(self._spans(cache.longest + filled)[-1], cache.capacity)
         starts = self._starts()
         more = tokens[:, -1:].expand(-1, filled - width)  # a token that is there does no harm
-        inputs: Inputs = (torch.cat([tokens, more], dim=1), starts, starts + width)
+        features = self._no_features if features is None else features
+        if features.numel():
+            features = F.pad(features, (0, 0, 0, filled - width))
+        inputs: Inputs = (torch.cat([tokens, more], dim=1), features, starts, starts + width)
         key = ("plain", cache.batch, filled, span, rows, layers)
         narrow: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self._narrow
         if positions is not None or mask is not None:
             key, narrow = ("branches", *key[1:]), self._narrow_branches
             inputs += self._branches(width, filled, span, positions, mask)
         logits, hidden = self._graphs.run(key, narrow, inputs, span, rows, layers)
-        first = width - keep - (filled - rows)
-        kept = slice(first, first + keep)
-        return logits[:, kept].clone(), hidden[:, kept].clone()  # the next replay overwrites them
+        end = width - (filled - rows)
+        # The next replay overwrites them.
+        return logits[:, end - keep : end].clone(), hidden[:, end - states : end].clone()
 
     def _branches(
         self,
@@ -479,6 +526,7 @@ class LeanModel:
     def _narrow_forward(
         self,
         tokens: torch.Tensor,
+        features: torch.Tensor,
         starts: torch.Tensor,
         stops: torch.Tensor,
         span: int,
@@ -488,14 +536,17 @@ class LeanModel:
         """A pass whose shapes do not depend on the lengths `starts` `[B]`: one to be replayed.
 
         Tokens in slots from `stops` `[B]` on only fill it up. Logits are those of the last `rows`.
+        `features` are `[B, W, hidden]`, or empty where the model reads none.
         """
         slots = starts[:, None] + self._steps[: tokens.shape[1]]
         allowed = self._steps[:span] <= slots[..., None]
-        return self._narrow_branches(tokens, starts, stops, slots, allowed, span, rows, layers)
+        places = (starts, stops, slots, allowed)
+        return self._narrow_branches(tokens, features, *places, span, rows, layers)
 
     def _narrow_branches(
         self,
         tokens: torch.Tensor,
+        features: torch.Tensor,
         starts: torch.Tensor,
         stops: torch.Tensor,
         positions: torch.Tensor,
@@ -507,7 +558,8 @@ class LeanModel:
         """The same for tokens that say where they stand and what they see `[B, W, span]`."""
         slots = starts[:, None] + self._steps[: tokens.shape[1]]
         plan = self._scattered_plan(slots, positions, span, allowed)
-        logits, hidden = self._decoder.run(tokens, plan, rows, layers)
+        read = features if features.numel() else None
+        logits, hidden = self._decoder.run(tokens, plan, rows, layers, states=rows, features=read)
         logits = logits.float()
         if rows:
             watched = slots.masked_fill(slots >= stops[:, None], NOWHERE)

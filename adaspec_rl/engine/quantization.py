@@ -29,12 +29,13 @@ def quantize_weights(weights: Weights, kind: str) -> None:
     """Replace every matrix of `weights` by int8, one at a time; a tied embedding stays."""
     for layer in weights.layers:
         for field in ("qkv", "output", "gate_up", "down"):
-            setattr(layer, field, _quantized(getattr(layer, field), kind))
+            setattr(layer, field, quantize_matrix(getattr(layer, field), kind))
     if weights.head is not weights.embedding:
-        weights.head = _quantized(weights.head, kind)
+        weights.head = quantize_matrix(weights.head, kind)
 
 
-def _quantized(matrix: torch.Tensor, kind: str) -> torch.Tensor:
+def quantize_matrix(matrix: torch.Tensor, kind: str) -> torch.Tensor:
+    """One float matrix `[outputs, inputs]`."""
     linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(matrix, requires_grad=False)
     quantize_module(linear, kind)

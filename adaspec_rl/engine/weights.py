@@ -45,13 +45,17 @@ class Weights:
     embedding: torch.Tensor  # [vocab, hidden]
     layers: list[LayerWeights]
     norm: torch.Tensor  # [hidden]
-    head: torch.Tensor  # [vocab, hidden]
+    head: torch.Tensor  # [outputs, hidden]
+    output_tokens: torch.Tensor | None = None  # [outputs] int64, ascending; None: all of the vocab
+    feature_norm: torch.Tensor | None = None  # [hidden], of a model that reads features
+    feature: torch.Tensor | None = None  # [hidden, hidden], likewise
 
 
 def matrices_of(weights: Weights) -> list[torch.Tensor]:
     """Every matrix that a forward pass multiplies by, the head last."""
     layers = [(w.qkv, w.output, w.gate_up, w.down) for w in weights.layers]
-    return [*chain.from_iterable(layers), weights.head]
+    features = [] if weights.feature is None else [weights.feature]
+    return [*features, *chain.from_iterable(layers), weights.head]
 
 
 def tensors_in(

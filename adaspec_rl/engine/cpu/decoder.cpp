@@ -75,8 +75,9 @@ struct Layer {
 
 struct Model {
     const Layer* layers;
-    const float* norm;  // [hidden]
-    Matrix embedding, head;
+    const float* norm;          // [hidden]
+    const float* feature_norm;  // [hidden], where it reads features
+    Matrix embedding, head, feature;
     int64_t hidden, heads, kv_heads, head_dim, intermediate;
     float norm_eps;
     int64_t bfloat16_cache;
@@ -84,6 +85,7 @@ struct Model {
 
 struct Pass {
     const int64_t* tokens;     // [batch][width]
+    const float* features;     // [batch][width][hidden], or null
     const int64_t* starts;     // [batch]: the cache's first free slot of each row
     const int64_t* positions;  // [batch][width], or null: as the slots
     const uint8_t* mask;       // [batch or 1][width][span]: which slots are seen; null: all before
@@ -91,8 +93,8 @@ struct Pass {
     int64_t mask_stride;       // of a row of the batch
     const float* rope;         // [capacity][head_dim / 2][cosine, sine]
     void* cache;               // [layers][batch][2 kv_heads][capacity][head_dim]
-    int64_t capacity, batch, width, span, layers, keep, threads;
-    float* hidden;             // [batch][keep][hidden], out
+    int64_t capacity, batch, width, span, layers, keep, states, threads;
+    float* hidden;             // [batch][states][hidden], out; at least those whose logits are kept
     float* logits;             // [batch][keep][vocabulary], out
 };
 
@@ -714,13 +716,17 @@ public:
             const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
             for (int64_t r = thread; r < rows; r += threads)
                 read_row(m.embedding, p.tokens[r], hidden + r * hidden_stride);
+            if (p.features) add_features(thread, threads);
 #pragma omp barrier
             for (int64_t n = 0; n < p.layers; n++) layer(n, thread, threads);
-            for (int64_t i = thread; i < kept; i += threads) {
-                const int64_t r = i / p.keep * p.width + p.width - p.keep + i % p.keep;
-                float* to = normed + i * hidden_stride;
-                normalise(hidden + r * hidden_stride, m.norm, m.hidden, m.norm_eps, to);
-                std::memcpy(p.hidden + i * m.hidden, to, m.hidden * sizeof(float));
+            for (int64_t i = thread; i < p.batch * p.states; i += threads) {
+                const int64_t b = i / p.states, back = p.states - i % p.states;  // from the row's end
+                float* to = p.hidden + i * m.hidden;
+                normalise(hidden + ((b + 1) * p.width - back) * hidden_stride, m.norm, m.hidden,
+                          m.norm_eps, to);
+                if (back <= p.keep)
+                    std::memcpy(normed + ((b + 1) * p.keep - back) * hidden_stride, to,
+                                m.hidden * sizeof(float));
             }
 #pragma omp barrier
             const Range own = share(panels(m.head), thread, threads);
@@ -741,6 +747,16 @@ private:
     float *hidden, *normed, *qkv, *mixed, *gated, *active, *partial;
     std::vector<int32_t> slots;        // [rows][span]: the slots that a token sees, in order
     std::vector<int64_t> seen;         // [rows]: how many
+
+    // To the embeddings, what the features say, each thread in its own outputs.
+    void add_features(int thread, int threads) {
+        for (int64_t r = thread; r < rows; r += threads)
+            normalise(p.features + r * m.hidden, m.feature_norm, m.hidden, m.norm_eps,
+                      normed + r * hidden_stride);
+#pragma omp barrier
+        project(m.feature, normed, hidden_stride, rows, {hidden, hidden_stride, true},
+                share(panels(m.feature), thread, threads));
+    }
 
     // Whether the logits of these panels are.
     bool all_finite(Range own) const {

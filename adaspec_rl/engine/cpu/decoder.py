@@ -43,8 +43,10 @@ class _Model(ctypes.Structure):
     _fields_ = [
         ("layers", _Pointer),
         ("norm", _Pointer),
+        ("feature_norm", _Pointer),
         ("embedding", _Matrix),
         ("head", _Matrix),
+        ("feature", _Matrix),
         ("hidden", _Integer),
         ("heads", _Integer),
         ("kv_heads", _Integer),
@@ -58,6 +60,7 @@ class _Model(ctypes.Structure):
 class _Pass(ctypes.Structure):
     _fields_ = [
         ("tokens", _Pointer),
+        ("features", _Pointer),
         ("starts", _Pointer),
         ("positions", _Pointer),
         ("mask", _Pointer),
@@ -71,6 +74,7 @@ class _Pass(ctypes.Structure):
         ("span", _Integer),
         ("layers", _Integer),
         ("keep", _Integer),
+        ("states", _Integer),
         ("threads", _Integer),
         ("hidden", _Pointer),
         ("logits", _Pointer),
@@ -103,8 +107,10 @@ class CpuDecoder:
         self._model = _Model(
             ctypes.addressof(self._layers),
             _pointer(weights.norm),
+            _pointer(weights.feature_norm),
             _matrix(weights.embedding),
             _matrix(weights.head),
+            _Matrix() if weights.feature is None else _matrix(weights.feature),
             a.hidden_size,
             a.heads,
             a.kv_heads,
@@ -121,6 +127,8 @@ class CpuDecoder:
         *,
         keep: int,
         layers: int,
+        states: int | None = None,
+        features: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
@@ -129,12 +137,14 @@ class CpuDecoder:
 
         Args:
             rope: complex64 `[capacity, D / 2]`.
+            states: hidden states of the last so many tokens, `keep` or more; by default `keep`.
+            features: float32 `[B, W, hidden]`, for a model that reads them.
             positions: `[B, W]`; by default the slots that the tokens take.
             mask: `[B or 1, W, L]` bool, the slots that each token sees, in the order of the text.
             places: `[B, capacity]`, positions by slot; masks over sliding windows need them.
 
         Returns: float32 logits `[B, K, V]` of the last `K = keep` tokens, the normalised hidden
-        states that they come from, `[B, K, hidden]`, and whether all logits are finite.
+        states of the last `states`, `[B, states, hidden]`, and whether all logits are finite.
 
         Raises:
             IndexError: a token is not in the vocabulary.
@@ -145,11 +155,14 @@ class CpuDecoder:
         starts = (_Integer * batch)(*cache.lengths)
         positions = None if positions is None else positions.expand(batch, width).contiguous()
         mask = None if mask is None else mask.contiguous()
-        logits = torch.empty(batch, keep, a.vocab_size)
-        hidden = torch.empty(batch, keep, a.hidden_size)
+        features = None if features is None else features.float().contiguous()
+        states = keep if states is None else states
+        logits = torch.empty(batch, keep, self._weights.head.outputs)
+        hidden = torch.empty(batch, states, a.hidden_size)
         self._model.bfloat16_cache = cache.data.dtype == torch.bfloat16
         what = _Pass(
             tokens.data_ptr(),
+            _pointer(features),
             ctypes.addressof(starts),
             _pointer(positions),
             _pointer(mask),
@@ -163,6 +176,7 @@ class CpuDecoder:
             cache.longest + width,
             layers,
             keep,
+            states,
             torch.get_num_threads(),
             hidden.data_ptr(),
             logits.data_ptr(),

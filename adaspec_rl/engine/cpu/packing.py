@@ -79,6 +79,9 @@ class PackedWeights:
     norm: torch.Tensor  # [hidden]
     head: PackedMatrix
     dtype: torch.dtype  # of what is not quantised: keys and values
+    output_tokens: torch.Tensor | None = None  # see `Weights`
+    feature_norm: torch.Tensor | None = None
+    feature: PackedMatrix | None = None
 
 
 class Packer:
@@ -174,6 +177,24 @@ def _encoded(rows: torch.Tensor, precision: str) -> tuple[torch.Tensor, ...]:
         first, second = numbers.view(len(rows), -1, 2, 4).unbind(2)
         return (first | second << 4).flatten(1), _panels(scales, 1), _panels(minima, 1)
     return (_widened(rows.to(getattr(torch, precision)), 2),)
+
+
+def rows_of(matrix: PackedMatrix, ids: torch.Tensor) -> PackedMatrix:
+    """The outputs `ids` of a packed matrix, in its precision."""
+    panel, lane = ids // LANES, ids % LANES
+
+    def chosen(panels: torch.Tensor | None) -> torch.Tensor | None:
+        if panels is None:
+            return None
+        if panels.dim() == 2:  # one number an output
+            return _filled(panels[panel, lane]).view(-1, LANES)
+        rows = _filled(panels[panel, :, lane])  # [ids, inputs / together, together]
+        return HugePages().move(_panels(rows.flatten(1), rows.shape[2]))
+
+    data = chosen(matrix.data)
+    assert data is not None
+    scales, minima, bias = map(chosen, (matrix.scales, matrix.minima, matrix.bias))
+    return PackedMatrix(data, scales, minima, bias, len(ids), matrix.inputs, matrix.precision)
 
 
 def unpack(matrix: PackedMatrix) -> torch.Tensor:
