@@ -189,7 +189,8 @@ def rows_of(matrix: PackedMatrix, ids: torch.Tensor) -> PackedMatrix:
         if panels.dim() == 2:  # one number an output
             return _filled(panels[panel, lane]).view(-1, LANES)
         rows = _filled(panels[panel, :, lane])  # [ids, inputs / together, together]
-        return HugePages().move(_panels(rows.flatten(1), rows.shape[2]))
+        found = _panels(rows.flatten(1), rows.shape[2])
+        return HugePages().empty(found.shape, found.dtype).copy_(found)
 
     data = chosen(matrix.data)
     assert data is not None
