@@ -209,7 +209,8 @@ constexpr int values_in_word(int kind) {
 struct Tile {
     const uint32_t* words;  // [inputs / values in a word][R]: float32, two bfloat16 or four int8
     const float* scales;    // [inputs / 32][R]
-    const int32_t* sums;    // [inputs / 32][R]: of the integers
+    const float* sums;      // [inputs / 32][R]: of the integers, times their scale
+    const float* totals;    // [R]: of the sums
 };
 
 // Turns rows into tiles.
@@ -221,6 +222,7 @@ public:
         if (integers(kind_)) {
             scales_.resize(rows * groups_);
             sums_.resize(rows * groups_);
+            totals_.resize(rows);
         }
         for (int64_t n = 0; n < tiles; n++) {
             const Range own = share(rows, n, tiles);
@@ -232,22 +234,24 @@ public:
     // The one that begins with `row`.
     Tile tile(int64_t row) const {
         return {words_.data() + row * words_in_row_, scales_.data() + row * groups_,
-                sums_.data() + row * groups_};
+                sums_.data() + row * groups_, totals_.data() + row};
     }
 
 private:
     const int64_t kind_, words_in_row_, groups_;
     static thread_local std::vector<uint32_t> words_;
-    static thread_local std::vector<float> scales_;
-    static thread_local std::vector<int32_t> sums_;
+    static thread_local std::vector<float> scales_, sums_, totals_;
 
     void encode(const float* x, int64_t first, int64_t r, int64_t step) {
         uint32_t* words = words_.data() + first * words_in_row_ + r;
         if (integers(kind_)) {
-            const int64_t at = first * groups_ + r;
-            for (int64_t g = 0; g < groups_; g++)
-                quantise(x + g * GROUP, words + g * (GROUP / 4) * step, step, scales_[at + g * step],
-                         sums_[at + g * step]);
+            float total = 0;
+            for (int64_t g = 0; g < groups_; g++) {
+                const int64_t at = first * groups_ + g * step + r;
+                quantise(x + g * GROUP, words + g * (GROUP / 4) * step, step, scales_[at], sums_[at]);
+                total += sums_[at];
+            }
+            totals_[first + r] = total;
         } else if (values_in_word(kind_) == 2) {
             for (int64_t k = 0; k < words_in_row_; k += LANES / 2) {
                 const Halves halves = narrowed(load(x + 2 * k));
@@ -261,13 +265,13 @@ private:
         }
     }
 
-    static void quantise(const float* x, uint32_t* to, int64_t step, float& scale, int32_t& sum) {
+    static void quantise(const float* x, uint32_t* to, int64_t step, float& scale, float& sum) {
         const Vec a = load(x), b = load(x + LANES);
         const float largest = largest_of(larger(absolute(a), absolute(b)));
         const float factor = largest ? 127 / largest : 0;
         const Ints numbers[] = {nearest(a * factor), nearest(b * factor)};
         scale = largest / 127 + sum_of(a + b) * 0;  // NaN where an input is none or infinite
-        sum = sum_of(numbers[0] + numbers[1]);
+        sum = scale * sum_of(numbers[0] + numbers[1]);
         uint32_t words[GROUP / 4];
         for (int i = 0; i < 2; i++) {
             const Bytes bytes = __builtin_convertvector(numbers[i], Bytes);
@@ -278,8 +282,7 @@ private:
 };
 
 thread_local std::vector<uint32_t> Encoder::words_;
-thread_local std::vector<float> Encoder::scales_;
-thread_local std::vector<int32_t> Encoder::sums_;
+thread_local std::vector<float> Encoder::scales_, Encoder::sums_, Encoder::totals_;
 
 // Each lane of `sum` plus four unsigned bytes of `a` times four signed ones of `x`.
 Ints add_products(Ints sum, Words a, uint32_t x) {
@@ -353,10 +356,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
         const uint16_t* minima = static_cast<const uint16_t*>(w.minima) + panel * groups * LANES;
         for (int64_t group = 0; group < groups; group++) {
             const uint32_t* words = x.words + group * QUADS * R;
-            Ints part[R][P];
-            for (int r = 0; r < R; r++)
-                for (int p = 0; p < P; p++)
-                    part[r][p] = Ints{} - (KIND == INT8 ? 128 * x.sums[group * R + r] : 0);
+            Ints part[R][P] = {};
 #pragma GCC unroll 8
             for (int i = 0; i < VECTORS; i++) {
                 for (int p = 0; p < P; p++) {
@@ -380,15 +380,20 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                     minimum = from_float16(minima + (p * groups + group) * LANES);
                 }
                 for (int r = 0; r < R; r++) {
+                    const Vec product = __builtin_convertvector(part[r][p], Vec);
                     const float own = x.scales[group * R + r];
-                    const Vec product = __builtin_convertvector(part[r][p], Vec) * own;
-                    if constexpr (KIND == INT8)
-                        sum[r][p] += product;
-                    else
-                        sum[r][p] += product * scale + minimum * (own * x.sums[group * R + r]);
+                    if constexpr (KIND == INT8) {
+                        sum[r][p] += product * own;
+                    } else {
+                        sum[r][p] += product * (scale * own);
+                        sum[r][p] += minimum * x.sums[group * R + r];
+                    }
                 }
             }
         }
+        if constexpr (KIND == INT8)  // a weight is its number less 128
+            for (int r = 0; r < R; r++)
+                for (int p = 0; p < P; p++) sum[r][p] -= 128 * x.totals[r];
     }
 }
 
