@@ -33,12 +33,14 @@ from adaspec_rl.config_limits import (
 from adaspec_rl.console import progress, say, standard_output
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.data.encoding import CHAT, as_asked, encode
 from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.device import device_named
 from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.files import new_file, write_atomically
-from adaspec_rl.limits import ListOf, Number, Whole
+from adaspec_rl.limits import ListOf, Number, Whole, Words
 from adaspec_rl.pairs.distillation_config import TargetConfig
 from adaspec_rl.pairs.distillation_prompts import read_prompts
 from adaspec_rl.pairs.drafter_names import short_names
@@ -71,6 +73,9 @@ class ChooseConfig:
         ListOf(TEXT, least=1, most=32),
     )
     data: str = setting("embedded", "embedded, or a file of prompts: .jsonl or .txt", TEXT)
+    chat: str = setting(
+        "auto", "auto: conversations go through the chat template; on: texts too; off", Words(*CHAT)
+    )
     prompts: int = setting(16, "a domain", COUNT)
     max_new_tokens: int = setting(128, "of each text", TOKENS)
     max_length: int = setting(8, "the longest draft", LENGTH)
@@ -112,10 +117,16 @@ def choose(config: ChooseConfig, console: Console) -> Choice:
         ValueError: a candidate that cannot be loaded, or settings that do not fit the target.
     """
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    device, dtype = config.model.placement()
-    pair = load_pair("choice", config.model.target, config.candidates, dtype=dtype, device=device)
+    pair = load_pair(
+        "choice",
+        config.model.target,
+        config.candidates,
+        dtype=config.model.dtype,
+        device=device_named(config.model.device),
+    )
     chosen = balanced(read_prompts(config.data, 0.5).train, config.prompts)
-    domains, ids = [p.domain for p in chosen], [pair.encode(p.text) for p in chosen]
+    asked = [encode(pair.tokenizer, p) for p in as_asked(chosen, config.chat, pair.tokenizer)]
+    domains, ids = [item.prompt.domain for item in asked], [item.ids for item in asked]
     trace, profile = _measured(config, pair, ids, domains, console)
     names = config.candidates
     candidates = tuple(

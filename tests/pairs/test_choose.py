@@ -41,7 +41,8 @@ def test_the_command_recommends_drafters_and_draws_them(tmp_path, capsys, monkey
     )
     choose.main(
         [
-            "model.target=tiny:target", "candidates=[tiny:draft,early_exit:3,ngram]", "prompts=2",
+            "model.target=tiny:target", "model.dtype=float32", "prompts=2",
+            "candidates=[tiny:draft,early_exit:3,ngram]",
             "max_new_tokens=32", "max_length=3", "samples=2", "least_gain=0.001",
             f"out={tmp_path}", "threads=1",
         ]
