@@ -60,6 +60,17 @@ class GumbelNoise:
             values[done : done + count] += self._block(index)[offset : offset + count]
             done += count
 
+    def of(self, tokens: np.ndarray, position: int) -> np.ndarray:
+        """Noise `[C]` float32 of some tokens at one position, on the host.
+
+        On CPUs the position's noise is made, and kept for the target. On other devices it stays
+        there, and is computed once more for these tokens, so that the host does not wait.
+        """
+        if self.device.type == "cpu":
+            index, offset = divmod(position, self._block_size)
+            return self._block(index)[offset].numpy()[tokens]
+        return _gumbel_of_array(_words_of(self.seed, position, tokens))
+
     def _block(self, index: int) -> torch.Tensor:
         block = self._blocks.get(index)
         if block is None:
@@ -154,6 +165,13 @@ def _words_array(seed: int, positions: range, vocab_size: int) -> np.ndarray:
     for lane, values in enumerate(philox4x32((quarters, places, 0, 0), _key(seed))):
         found[..., lane] = values
     return found.reshape(len(positions), -1)[:, :vocab_size]
+
+
+def _words_of(seed: int, position: int, tokens: np.ndarray) -> np.ndarray:
+    """Those of some tokens at one position, `[C]` uint32."""
+    wanted = tokens.astype(np.uint64)
+    found = philox4x32((wanted >> np.uint64(2), np.uint64(position), 0, 0), _key(seed))
+    return np.choose((wanted & np.uint64(3)).astype(np.intp), found).astype(np.uint32)
 
 
 def gumbel_of(words: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from adaspec_rl.console import part_of
 from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
+from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
@@ -199,6 +200,8 @@ class LiveSession:
         survivals: tuple[float, ...] = ()
         if self._signals and draft:  # of the text as it was before the round
             signals = np.array(values[4 + drafted :], dtype=np.float32).reshape(-1, len(SIGNALS))
+            if draft.picks:
+                signals = signals_of(draft.picks)
             survivals = self._survivals(action.drafter, stop, signals, values[1 : 1 + drafted])
         kept, emitted = self._commit(int(values[0]), values[1 : 2 + drafted])
         for number, drafter in enumerate(self.models):

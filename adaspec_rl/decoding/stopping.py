@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.round import DraftedToken, StopRule
 from adaspec_rl.decoding.signals import draft_signals
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
@@ -27,7 +28,7 @@ class Seen:
 
 
 def look(
-    logits: torch.Tensor | None, choice: Choice | PointMass, needs: frozenset[str]
+    logits: torch.Tensor | None, choice: Choice | PointMass | Pick, needs: frozenset[str]
 ) -> Callable[[], Seen]:
     """Ask for fields of `Seen`; the answer says them, as late as it is wanted.
 
@@ -36,10 +37,18 @@ def look(
     """
     if isinstance(choice, PointMass):
         return partial(Seen, choice.token)
+    if isinstance(choice, Pick):
+        return partial(_look_at_pick, choice, needs)
     assert logits is not None
     if choice.token.device.type == "cpu":
         return partial(_look_here, logits, choice, needs)
     return partial(_arrived, Reading(_look_there(logits, choice, needs)), needs)
+
+
+def _look_at_pick(pick: Pick, needs: frozenset[str]) -> Seen:
+    token, margin = pick.weighed() if "margin" in needs else (pick.token, 0.0)
+    log_prob = pick.log_prob() if "log_prob" in needs else 0.0
+    return Seen(token, log_prob, margin, pick.candidates.entropy)
 
 
 def _look_here(logits: torch.Tensor, choice: Choice, needs: frozenset[str]) -> Seen:
@@ -123,7 +132,7 @@ class ThresholdStop:
         self.running = running
         self._told: Callable[[], Seen]
 
-    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> None:
+    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass | Pick) -> None:
         self._told = look(logits, choice, self.running.needs)
 
     def __call__(self) -> bool:
@@ -143,7 +152,7 @@ class RuleStop:
         self._depth = 0
         self._told: Callable[[], Seen]
 
-    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> None:
+    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass | Pick) -> None:
         self._told = look(logits, choice, self._needs)
 
     def __call__(self) -> bool:

@@ -5,6 +5,7 @@ keeps a prefix of the draft. All work stays on the device; the results are tenso
 """
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,10 +13,11 @@ from typing import Protocol
 import torch
 
 from adaspec_rl.decoding.noise import GumbelNoise
+from adaspec_rl.decoding.picks import LARGEST_MARGIN, Pick, draw, sharpened
 from adaspec_rl.decoding.sampling import Sampling, sample, warp_logits
+from adaspec_rl.decoding.trigrams import Candidates
 
 RULES = ("greedy", "rejection", "coupled")
-LARGEST_MARGIN = 100.0  # where no other token has a chance: finite, and beyond what estimates read
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,17 @@ def best(scores: torch.Tensor) -> torch.Tensor:
 class Verification(Protocol):
     """One rule, holding the random state of one sequence."""
 
+    @property
+    def needs_log_probs(self) -> bool:
+        """Whether `verify` looks at what drafted tokens were drawn from."""
+        ...
+
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
         """Choose a drafter's token for `position` from its logits `[V]`."""
+        ...
+
+    def pick(self, candidates: Candidates, position: int) -> Pick:
+        """The same from a short list."""
         ...
 
     def weigh(
@@ -129,8 +140,13 @@ def leading(kept: torch.Tensor) -> torch.Tensor:
 class Greedy:
     """Temperature 0: a drafted token stands iff it is the target's most probable one."""
 
+    needs_log_probs = False
+
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
         return Choice(best(logits), logits, logits, normalised=False)
+
+    def pick(self, candidates: Candidates, position: int) -> Pick:
+        return Pick(candidates, 0, candidates.log_probs, candidates.log_probs)
 
     def weigh(
         self, logits: torch.Tensor, positions: Sequence[int]
@@ -169,11 +185,19 @@ class Rejection:
 
     sampling: Sampling
     generator: torch.Generator
+    needs_log_probs = True
+
+    def __post_init__(self) -> None:
+        self._on_host = random.Random(f"picks of {self.generator.initial_seed()}")
 
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
         log_probs = warp_logits(logits, self.sampling).log_softmax(-1)
         token = sample(log_probs.exp(), self.generator)
         return Choice(token.view(1), log_probs, log_probs)
+
+    def pick(self, candidates: Candidates, position: int) -> Pick:
+        weights = sharpened(candidates, self.sampling)
+        return Pick(candidates, draw(weights, self._on_host.random()), weights, weights)
 
     def weigh(
         self, logits: torch.Tensor, positions: Sequence[int]
@@ -216,10 +240,16 @@ class Coupled:
 
     sampling: Sampling
     noise: GumbelNoise
+    needs_log_probs = False
 
     def propose(self, logits: torch.Tensor, position: int) -> Choice:
         log_probs, scores = self.weigh(logits[None], range(position, position + 1))
         return Choice(best(scores[0]), log_probs[0], scores[0], normalised=False)
+
+    def pick(self, candidates: Candidates, position: int) -> Pick:
+        weights = sharpened(candidates, self.sampling)
+        scores = weights + self.noise.of(candidates.tokens[: len(weights)], position)
+        return Pick(candidates, int(scores.argmax()), weights, scores)
 
     def weigh(
         self, logits: torch.Tensor, positions: Sequence[int]

@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 
-NGRAM, EXIT = "ngram", "early_exit"  # drafters that need no checkpoint
+NGRAM, EXIT, TABLE = "ngram", "early_exit", "table"  # drafters that need no checkpoint
+SHIPPED_TABLES = ("tiny:table",)
 
 
 def is_free(drafter: str) -> bool:
     """Whether it needs no checkpoint of its own."""
-    return drafter == NGRAM or drafter.split(":")[0] == EXIT
+    return drafter == NGRAM or drafter.split(":")[0] == EXIT or is_table(drafter)
+
+
+def is_table(drafter: str) -> bool:
+    """Whether it names a trigram table."""
+    return drafter.split(":")[0] == TABLE or drafter in SHIPPED_TABLES
 
 
 def short_names(drafters: Sequence[str]) -> list[str]:
@@ -29,6 +35,8 @@ def short_names(drafters: Sequence[str]) -> list[str]:
 
 def _forms(drafter: str) -> list[str]:
     """From the shortest to the full name."""
+    if is_table(drafter):
+        return [TABLE, drafter]
     if is_free(drafter):
         return [drafter.split(":")[0], drafter]
     parts = drafter.rstrip("/").split("/")

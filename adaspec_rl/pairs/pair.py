@@ -8,7 +8,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from adaspec_rl.data.encoding import encode_text
-from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup, Offloading
+from adaspec_rl.decoding.drafters import (
+    Drafter,
+    DraftModel,
+    EarlyExit,
+    NgramLookup,
+    Offloading,
+    TableDrafter,
+)
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import Survival
@@ -18,11 +25,12 @@ from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import GIB, share_embeddings, weight_bytes
-from adaspec_rl.pairs.drafter_names import EXIT, NGRAM, is_free
+from adaspec_rl.pairs.drafter_names import EXIT, NGRAM, TABLE, is_free, is_table
 from adaspec_rl.pairs.end_of_text import end_of_text_ids
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.inflate import load_inflated
 from adaspec_rl.pairs.smollm2 import smollm2
+from adaspec_rl.pairs.tables import load_table
 
 EMBEDDED = Path(__file__).parent / "tiny"
 MEMORY = ("shared", "resident", "offload")
@@ -97,8 +105,8 @@ def load_pair(
         dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `dtype_named`).
         kernels: of the lean engine on CPUs: `auto`, `compiled` or `torch`.
         quantize: `int8`, or on CPUs `int4`: the weights alone, of target and draft models.
-        drafters: draft models, `ngram`, or `early_exit` (`early_exit:L`: after `L` layers); at
-            least one of them.
+        drafters: draft models, `ngram`, `early_exit` (`early_exit:L`: after `L` layers), or a
+            trigram table (`table:FILE`, `tiny:table`); at least one of them.
         memory: `resident` keeps every model on the device; `shared` too, but draft models use the
             target's embedding and output matrix where their own are equal; `offload` does that as
             well, and keeps draft models that have not been used for `idle_rounds` on the host.
@@ -154,7 +162,7 @@ def load_pair(
     elif limit is not None:
         _check_room(models, limit)
     made: dict[str, Drafter] = dict(draft_models)
-    made |= {drafter: _free_drafter(drafter, models[0]) for drafter in others}
+    made |= {drafter: _free_drafter(drafter, models[0], tokenizers[0]) for drafter in others}
     every = tuple(made[drafter] for drafter in wanted)
     names = [drafter.name for drafter in every]
     _check_names(names)
@@ -167,7 +175,7 @@ def load_pair(
         fingerprint=fingerprint(
             checkpoints,
             shapes,
-            names,
+            [_identity(drafter) for drafter in every],
             [model.execution for model in models],
         ),
         offloading=offloading,
@@ -204,9 +212,20 @@ def _check_room(models: Sequence[LanguageModel], limit: int) -> None:
         )
 
 
-def _free_drafter(drafter: str, target: LanguageModel) -> Drafter:
+def _identity(drafter: Drafter) -> str:
+    """Its name, or what it holds where the name says only where it lies."""
+    if isinstance(drafter, TableDrafter):
+        return f"{TABLE}:{drafter.table.fingerprint}"
+    return drafter.name
+
+
+def _free_drafter(
+    drafter: str, target: LanguageModel, tokenizer: PreTrainedTokenizerBase
+) -> Drafter:
     if drafter == NGRAM:
         return NgramLookup()
+    if is_table(drafter):
+        return load_table(drafter, target, tokenizer)
     if not isinstance(target, LeanModel):
         raise ValueError(
             f"{drafter} needs the lean engine, but {target.name} runs in transformers: leave it "

@@ -15,6 +15,7 @@ import torch
 
 from adaspec_rl.console import part_of
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, summon
+from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
@@ -155,7 +156,9 @@ def draft_one_by_one(
         sequence.extend([int(text.tokens[g])])
         length = len(draft)  # nothing where a lookup finds nothing
         found.tokens[g, :length] = draft.tokens.cpu().numpy()
-        if draft.logits is not None:
+        if draft.picks:
+            found.signals[g, :length] = signals_of(draft.picks, noise)
+        elif draft.logits is not None:
             scores = draft.scores if noise else draft.log_probs
             signals = draft_signals(
                 draft.logits, draft.tokens, draft.log_probs, scores, normalised=draft.normalised

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from adaspec_rl.decoding.drafters import Drafter, NgramLookup
+from adaspec_rl.decoding.drafters import Drafter
 from adaspec_rl.decoding.sampling import SAMPLER, Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import RULES, Verification
@@ -38,7 +38,7 @@ from adaspec_rl.replay.trace import (
 logger = logging.getLogger(__name__)
 
 SURVIVALS = ("product", "head")
-LOOKUP = 0.05  # the effort of recording a lookup's drafts, where a model's is 1
+LOOKUP = 0.05  # the effort of recording drafts that take no model, where a model's is 1
 WAITING = "another process is recording %s: waiting for it"
 
 
@@ -220,7 +220,7 @@ def _record(
     models, recording, fingerprint = here.models, here.recording, here.fingerprint
     steps = range(0, len(prompts), recording.shard)
     count = len(models.drafters)
-    efforts = [LOOKUP if isinstance(item, NgramLookup) else 1.0 for item in models.drafters]
+    efforts = [1.0 if item.model else LOOKUP for item in models.drafters]
     total = len(prompts) * (1 + sum(efforts))
     done = 0.0
 

@@ -5,6 +5,7 @@ from adaspec_rl.decoding.drafters.drafter import Draft, Drafter, Stop
 from adaspec_rl.decoding.drafters.early_exit import EarlyExit
 from adaspec_rl.decoding.drafters.ngram import NgramLookup
 from adaspec_rl.decoding.drafters.offloading import Offloading, summon
+from adaspec_rl.decoding.drafters.table import TableDrafter
 
 __all__ = [
     "Draft",
@@ -14,5 +15,6 @@ __all__ = [
     "NgramLookup",
     "Offloading",
     "Stop",
+    "TableDrafter",
     "summon",
 ]

@@ -1,11 +1,12 @@
 """What a drafter is. It keeps its own state and catches up only when it is asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Choice, PointMass, Verification
 from adaspec_rl.engine.language_model import LanguageModel
@@ -20,6 +21,7 @@ class Draft:
     log_probs: torch.Tensor | None = None  # [k, V], what they were drawn from; None: a point mass
     scores: torch.Tensor | None = None  # [k, V], what they were chosen from (`Verification.weigh`)
     normalised: bool = False  # the log-probabilities are so, and not up to a constant
+    picks: Sequence[Pick] = ()  # [k], where they were picked from short lists, without logits
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -28,7 +30,7 @@ class Draft:
 class Stop(Protocol):
     """Decides, token by token, where a draft ends."""
 
-    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass) -> None:
+    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass | Pick) -> None:
         """The draft has one more token, from logits `[V]`; None: there are none."""
         ...
 
