@@ -33,3 +33,14 @@ def small_table(repetition: Sequence[float] = ()) -> TrigramTable:
     """Of four tokens."""
     rows = {(): {1: 0.5, 3: 0.5}, (1,): {0: 1.0}, (0, 1): {2: 0.75, 3: 0.25}}
     return table_of(rows, 4, repetition)
+
+
+def random_table(vocab_size: int, seed: int, repetition: Sequence[float] = ()) -> TrigramTable:
+    """Some rows, of some tokens."""
+    rng = np.random.default_rng(seed)
+    contexts = [(a, b) for a in range(vocab_size) for b in range(vocab_size) if (a + b) % 3]
+    rows = {(): dict(enumerate(rng.dirichlet(np.ones(vocab_size))))}
+    for context in [*contexts, *((b,) for b in range(0, vocab_size, 2))]:
+        chosen = rng.permutation(vocab_size)[: rng.integers(1, vocab_size)]
+        rows[context] = dict(zip(chosen.tolist(), rng.dirichlet(np.ones(len(chosen)))))
+    return table_of(rows, vocab_size, repetition)

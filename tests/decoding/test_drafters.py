@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaspec_rl.decoding.drafters import DraftModel, EarlyExit, NgramLookup
+from adaspec_rl.decoding.drafters import DraftModel, EarlyExit, NgramLookup, TableDrafter
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Greedy, PointMass
 from adaspec_rl.engine.lean_model import LeanModel
+from tests.decoding.tables import random_table
 from tests.engine.checkpoints import new_model, random_tokens
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 
@@ -45,13 +46,14 @@ def every_kind(target: LeanModel) -> list:
         DraftModel(lean(2, layers=1), target.vocab_size),
         EarlyExit(target, 1),
         NgramLookup(),
+        TableDrafter(random_table(target.vocab_size, 3, (0.2, 0.5)), target.vocab_size),
     ]
 
 
 actions = st.builds(
     Action,
     length=st.integers(0, 6),
-    drafter=st.integers(0, 3),
+    drafter=st.integers(0, 4),
     threshold=st.sampled_from([0.0, 0.3, 0.8]),
 )
 
@@ -171,7 +173,7 @@ def test_switching_in_every_round_leaves_no_trace():
         session.start(prompt)
         drafter = 0
         while not session.finished:
-            drafter = (drafter + 1 + rng.randrange(3)) % 4
+            drafter = (drafter + 1 + rng.randrange(4)) % 5
             session.step(Action(rng.randrange(1, 6), drafter))
         assert session.tokens == expected
 
@@ -199,7 +201,7 @@ def alone(session: LiveSession, prompt: list[int], seed: int, schedule: list[Act
 
 
 RULES = [("greedy", 0.0), ("coupled", 0.8), ("rejection", 0.8)]
-SCHEDULE = [Action(3, 0), Action(2, 2), FALLBACK, Action(4, 3), Action(2, 1)]
+SCHEDULE = [Action(3, 0), Action(2, 2), FALLBACK, Action(4, 3), Action(3, 4), Action(2, 1)]
 
 
 @pytest.mark.parametrize(("rule", "temperature"), RULES)

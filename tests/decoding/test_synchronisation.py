@@ -10,13 +10,20 @@ from transformers import PreTrainedModel
 
 from adaspec_rl.control.confidence import ConfidenceStop
 from adaspec_rl.control.entropy import SvipStop
-from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, NgramLookup
+from adaspec_rl.decoding.drafters import (
+    Drafter,
+    DraftModel,
+    EarlyExit,
+    NgramLookup,
+    TableDrafter,
+)
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.replay.cost_measurement import measure
+from tests.decoding.tables import random_table
 from tests.device import DEVICE, stand_in
 from tests.engine.checkpoints import VOCAB, new_model
 from tests.replay.recordings import random_head
@@ -63,9 +70,10 @@ def session(rule: str, device: torch.device, head: bool = True) -> LiveSession:
         DraftModel(lean(1, device, layers=1, vocab=VOCAB - 5), VOCAB),
         EarlyExit(target, 1),
         NgramLookup(),
+        TableDrafter(random_table(VOCAB, 1, (0.2, 0.5)), VOCAB),
     ]
     survival: list[Survival] = [
-        random_head(VOCAB, number) if head else ProductSurvival() for number in range(3)
+        random_head(VOCAB, number) if head else ProductSurvival() for number in range(4)
     ]
     return LiveSession(
         target,
@@ -84,9 +92,9 @@ def test_a_round_waits_once_for_the_device(rule: str, stop: str) -> None:
         live = session(rule, DEVICE)
         live.start(PROMPT, seed=3, signals=stop != "none")
         for turn in itertools.count():
-            drafter = turn % 4
+            drafter = turn % 5
             device.waits.clear()
-            live.step(STOPS[stop](drafter) if drafter < 3 else FALLBACK)
+            live.step(STOPS[stop](drafter) if drafter < 4 else FALLBACK)
             assert device.waits == ["aten._to_copy.default"]
             if live.finished:
                 break
@@ -103,7 +111,7 @@ def test_rounds_there_are_rounds_here(rule: str, stop: str, head: bool) -> None:
         live.start(PROMPT, seed=3)
         played = []
         while not live.finished:
-            played.append(live.step(STOPS[stop](len(played) % 3)))
+            played.append(live.step(STOPS[stop](len(played) % 4)))
         return played
 
     here = rounds(torch.device("cpu"))
@@ -141,7 +149,7 @@ def test_costs_there_include_passes_in_vain() -> None:
         live = session("greedy", DEVICE)
         settings = {"contexts": (16,), "seconds": None, "samples": 1}
         point = measure(live, [PROMPT], max_length=2, **settings).points[0]
-    assert point.in_vain == (*point.draft_step[:2], 0.0)  # a lookup knows its tokens at once
+    assert point.in_vain == (*point.draft_step[:2], 0.0, 0.0)  # lookups know tokens at once
 
 
 def wait_for_a_value(x: torch.Tensor) -> None:

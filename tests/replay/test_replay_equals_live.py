@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adaspec_rl.data.prompts import balanced, embedded_prompts
-from adaspec_rl.decoding.drafters import DraftModel, NgramLookup
+from adaspec_rl.decoding.drafters import DraftModel, NgramLookup, TableDrafter
 from adaspec_rl.decoding.forecast import DEPTH, Forecast
 from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.sampling import Sampling
@@ -23,6 +23,7 @@ from adaspec_rl.replay.drafts import Drafts, draft_everywhere, draft_one_by_one
 from adaspec_rl.replay.recorder import Recording, record
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.texts import Text, generate_texts, text_rules
+from tests.decoding.tables import random_table
 from tests.engine.checkpoints import CONTEXT, new_model, random_tokens
 from tests.replay.recordings import PROMPTS, profile, random_head, toy_recording, toys
 from tests.toy import ToyModel
@@ -99,10 +100,10 @@ ACTIONS = st.one_of(
     st.builds(
         Action,
         st.integers(0, 4),
-        st.integers(0, 2),
+        st.integers(0, 3),
         st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
     ),
-    st.builds(Action, st.integers(1, 4), st.integers(0, 2), rule=RULES),
+    st.builds(Action, st.integers(1, 4), st.integers(0, 3), rule=RULES),
 )
 
 
@@ -135,7 +136,8 @@ def test_toy_models_replay_as_they_decode(
     actions,
 ):
     pair = toys(models, contexts=contexts)
-    pair.drafters = [*pair.drafters, NgramLookup()]
+    table = random_table(pair.target.vocab_size, models, (0.3, 0.5) if models % 2 else ())
+    pair.drafters = [*pair.drafters, NgramLookup(), TableDrafter(table, pair.target.vocab_size)]
     pair.target.context_length = target_context
     recording = toy_recording(
         sampling=sampling,
