@@ -144,6 +144,11 @@ class TrigramTable:
         return Candidates(self._tokens[part], self._log_probs[part])
 
     @property
+    def rows(self) -> int:
+        """Pairs of tokens that have candidates of their own."""
+        return len(self._before)
+
+    @property
     def fingerprint(self) -> str:
         """A short hash of all that it says."""
         digest = hashlib.sha256(self.vocabulary.encode())

@@ -16,6 +16,8 @@ from adaspec_rl.decoding.trigrams import UNIT, TrigramTable
 LONGEST = 24  # candidates of a row
 LEAST = 2e-3  # probability of a candidate
 ROW_BYTES, ENTRY_BYTES = 3, 3  # in the file, where token ids take two bytes
+STRENGTH = 0.5  # counts that a shorter context weighs as much as
+SHARPNESS = 1.2  # exponent of probabilities: a mean of distributions is flatter than they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +116,10 @@ class TrigramCounts:
         self._tokens.append(choices[kept].astype(np.int64))
         self._probs.append(probs[kept])
 
-    def table(
-        self, vocabulary: str, repetition: np.ndarray, strength: float, *, size: int
-    ) -> TrigramTable:
+    def table(self, vocabulary: str, repetition: np.ndarray, *, size: int) -> TrigramTable:
         """A table whose rows after two tokens take at most `size` bytes.
 
-        Args:
-            vocabulary: a hash of what tokens stand for.
-            repetition: `[R]`, see `TrigramTable`.
-            strength: counts that the shorter context weighs as much as.
+        `vocabulary` and `repetition` are those of `TrigramTable`.
         """
         three = Rows.summed(*map(np.concatenate, (self._contexts, self._tokens, self._probs)))
         last = three.contexts // self.vocab_size
@@ -130,9 +127,9 @@ class TrigramCounts:
         one = Rows.summed(np.zeros_like(two.tokens), two.tokens, two.values)
         usual = interpolated(one, one, 0.0).largest(LONGEST, LEAST)
         lower = usual.select(np.zeros_like(two.contexts))
-        after_one = interpolated(two, lower, strength).largest(LONGEST, LEAST)
+        after_one = interpolated(two, lower, STRENGTH).largest(LONGEST, LEAST)
         lower = after_one.select(after_one.contexts.searchsorted(last))
-        after_two = interpolated(three, lower, strength)
+        after_two = interpolated(three, lower, STRENGTH)
         worth = three.totals * distances(after_two, lower)
         after_two = after_two.largest(LONGEST, LEAST)
         after_two = after_two.select(_within(size, worth, after_two.sizes))
@@ -145,7 +142,7 @@ class TrigramCounts:
         return TrigramTable(
             sizes=np.append(sizes, after_two.sizes).astype(np.uint8),
             tokens=np.concatenate([rows.tokens for rows in every]).astype(narrow),
-            surprises=np.rint(-np.log(values) / UNIT).clip(0, 255).astype(np.uint8),
+            surprises=np.rint(-SHARPNESS * np.log(values) / UNIT).clip(0, 255).astype(np.uint8),
             counts=np.bincount(last, minlength=self.vocab_size).astype(narrow),
             before=before.astype(narrow),
             repetition=repetition.astype(np.float32),

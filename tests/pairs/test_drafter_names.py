@@ -20,6 +20,8 @@ from tests.replay.recordings import profile, toy_trace, toys
         (["runs/a/draft", "runs/b/draft/", "tiny:code"], ["a/draft", "b/draft", "code"]),
         (["tiny:draft", "draft"], ["tiny:draft", "draft"]),
         (["Qwen/Qwen3-0.6B"], ["Qwen3-0.6B"]),
+        (["ngram", "tiny:table"], ["ngram", "table"]),
+        (["tiny:table", "table:runs/a.st"], ["tiny:table", "table:runs/a.st"]),
     ],
 )
 def test_names_are_as_short_as_they_can_be(names, short):
