@@ -11,7 +11,7 @@ from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.attention import CausalBand, additive
-from adaspec_rl.engine.cpu.decoder import CpuDecoder
+from adaspec_rl.engine.cpu.decoder import CpuDecoder, Drafted
 from adaspec_rl.engine.cpu.packing import PackedWeights
 from adaspec_rl.engine.cuda_graphs import CudaRecorder, GraphPool, Inputs
 from adaspec_rl.engine.decoder import Decoder, Plan
@@ -322,6 +322,59 @@ class LeanModel:
             self._watch(logits, self._positions(-keep, keep))
         return logits
 
+    def drafts_at_once(self) -> bool:
+        """Whether `draft` can be called."""
+        return self._compiled is not None and self._cache.batch == 1
+
+    def draft(
+        self,
+        tokens: torch.Tensor,
+        length: int,
+        *,
+        choices: int,
+        temperature: float,
+        noise: torch.Tensor | None,
+        features: torch.Tensor | None = None,
+        layers: int | None = None,
+    ) -> Drafted:
+        """Read `tokens` `[1, W]` and draft `length` tokens after them in one call of `CpuDecoder`.
+
+        All but the last drafted token are in the cache then. What Python does between the passes of
+        a small model takes longer than they do.
+        """
+        assert self._compiled is not None
+        before = tokens.shape[1] - columns(self._chunk, 1)
+        if before > 0:
+            early = None if features is None else features[:, :before]
+            self.extend(tokens[:, :before], keep=0, features=early)
+            tokens = tokens[:, before:]
+            features = None if features is None else features[:, before:]
+        cache = self._cache
+        read = tokens.shape[1] + length - 1
+        check_room(self.name, tokens, cache.batch, cache.longest + length - 1, self.context_length)
+        if cache.reserve(cache.longest + read):
+            self._prepare()
+        if self._windowed:
+            self._place(self._positions(0, read))
+        drafted = self._compiled.draft(
+            tokens,
+            cache,
+            self._rope,
+            length=length,
+            choices=choices,
+            temperature=temperature,
+            layers=layers or self.architecture.layers,
+            noise=noise,
+            ids=self.output_tokens,
+            features=features,
+            places=self._slot_positions if self._windowed else None,
+        )
+        cache.lengths = [cache.longest + read]
+        self.last_hidden = drafted.hidden[None]
+        if not drafted.finite:
+            self._watch(drafted.logits[None], self._positions(-length, length))
+        return drafted
+
     def _run_compiled(
         self,
         tokens: torch.Tensor,
@@ -334,9 +387,7 @@ class LeanModel:
     ) -> tuple[torch.Tensor, torch.Tensor, bool]:
         assert self._compiled is not None
         if self._windowed:
-            slots = self._positions(0, tokens.shape[1])
-            with torch.inference_mode():  # where the memory may have been made
-                self._slot_positions[self._rows, slots] = slots if positions is None else positions
+            self._place(self._positions(0, tokens.shape[1]), positions)
         return self._compiled.run(
             tokens,
             self._cache,
@@ -349,6 +400,11 @@ class LeanModel:
             mask=mask,
             places=self._slot_positions if self._windowed else None,
         )
+
+    def _place(self, slots: torch.Tensor, positions: torch.Tensor | None = None) -> None:
+        """Note where the tokens in `slots` `[B, W]` stand."""
+        with torch.inference_mode():  # where the memory may have been made
+            self._slot_positions[self._rows, slots] = slots if positions is None else positions
 
     def _choose_products(self, weights: Weights) -> Products:
         matrices = matrices_of(weights)

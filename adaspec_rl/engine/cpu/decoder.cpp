@@ -98,6 +98,17 @@ struct Pass {
     float* logits;             // [batch][keep][vocabulary], out
 };
 
+// How tokens are drafted: of the first `choices` outputs the one with the largest
+// logit / temperature + noise.
+struct Draft {
+    int64_t length, choices;
+    float temperature;
+    const float* noise;  // [length][choices], or null
+    const int64_t* ids;  // [choices]: the tokens that outputs stand for; null: their numbers
+    int64_t* tokens;     // [length], out
+    int64_t* places;     // [length], out: their outputs
+};
+
 }  // extern "C"
 
 namespace {
@@ -989,9 +1000,53 @@ static int run(const Model& model, const Pass& pass) {
     return forward.finite ? 0 : 2;
 }
 
+// The output that `draft` chooses; of equals the first.
+static int64_t choose(const Draft& draft, const float* logits, const float* noise) {
+    const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Vec largest = Vec{} - INFINITE;
+    Ints where = {};
+    for (int64_t i = 0; i < draft.choices; i += LANES) {
+        const int64_t count = std::min<int64_t>(LANES, draft.choices - i);
+        Vec score = load_some(logits + i, count) / draft.temperature;
+        if (noise) score += load_some(noise + i, count);
+        const Ints larger = (score > largest) & (lanes < int32_t(count));
+        largest = larger ? score : largest;
+        where = larger ? lanes + int32_t(i) : where;
+    }
+    int64_t best = 0;
+    for (int64_t n = 1; n < LANES; n++)
+        if (largest[n] > largest[best] || (largest[n] == largest[best] && where[n] < where[best])) best = n;
+    return where[best];
+}
+
 // 0; 1 if a token is not in the vocabulary, and nothing was computed; 2 if a logit is not finite.
 extern "C" int forward(const Model* model, const Pass* pass) {
     for (int64_t i = 0; i < pass->batch * pass->width; i++)
         if (pass->tokens[i] < 0 || pass->tokens[i] >= model->embedding.outputs) return 1;
     return model->bfloat16_cache ? run<uint16_t>(*model, *pass) : run<float>(*model, *pass);
+}
+
+// One pass as `forward` makes it, of a batch of one and with one row of logits, then one for each
+// drafted token but the last. Logits and hidden states are those before each drafted token,
+// [length][vocabulary] and [length][hidden].
+extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) {
+    Pass pass = *first;
+    int64_t start = pass.starts[0];
+    int outcome = 0;
+    for (int64_t i = 0; i < draft->length; i++) {
+        outcome = std::max(outcome, forward(model, &pass));
+        if (outcome == 1) return outcome;
+        const float* noise = draft->noise ? draft->noise + i * draft->choices : nullptr;
+        draft->places[i] = choose(*draft, pass.logits, noise);
+        draft->tokens[i] = draft->ids ? draft->ids[draft->places[i]] : draft->places[i];
+        start += pass.width;
+        if (pass.features) pass.features = pass.hidden + (pass.states - 1) * model->hidden;
+        pass.hidden += pass.states * model->hidden;
+        pass.logits += model->head.outputs;
+        pass.tokens = draft->tokens + i;
+        pass.starts = &start;
+        pass.width = pass.states = 1;
+        pass.span = start + 1;
+    }
+    return outcome;
 }

@@ -1,6 +1,7 @@
 """The compiled forward pass of one model."""
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -81,13 +82,25 @@ class _Pass(ctypes.Structure):
     ]
 
 
+class _Draft(ctypes.Structure):
+    _fields_ = [
+        ("length", _Integer),
+        ("choices", _Integer),
+        ("temperature", ctypes.c_float),
+        ("noise", _Pointer),
+        ("ids", _Pointer),
+        ("tokens", _Pointer),
+        ("places", _Pointer),
+    ]
+
+
 class CpuDecoder:
     """The layers of a model, without any state. Its structures are those of `decoder.cpp`."""
 
     def __init__(self, architecture: Architecture, weights: PackedWeights) -> None:
         """`weights` stay where they are while this lives."""
         self._architecture, self._weights = architecture, weights
-        self._forward = library().forward
+        self._forward, self._draft = library().forward, library().draft
         self._layers = (_Layer * architecture.layers)(
             *(
                 _Layer(
@@ -149,18 +162,93 @@ class CpuDecoder:
         Raises:
             IndexError: a token is not in the vocabulary.
         """
-        a = self._architecture
         batch, width = tokens.shape
-        tokens = tokens.contiguous()
-        starts = (_Integer * batch)(*cache.lengths)
-        positions = None if positions is None else positions.expand(batch, width).contiguous()
-        mask = None if mask is None else mask.contiguous()
-        features = None if features is None else features.float().contiguous()
         states = keep if states is None else states
         logits = torch.empty(batch, keep, self._weights.head.outputs)
-        hidden = torch.empty(batch, states, a.hidden_size)
+        hidden = torch.empty(batch, states, self._architecture.hidden_size)
+        # Named, so that what pointers point to lives until the call is over.
+        inputs = (
+            tokens.contiguous(),
+            None if features is None else features.float().contiguous(),
+            (_Integer * batch)(*cache.lengths),
+            None if positions is None else positions.expand(batch, width).contiguous(),
+            None if mask is None else mask.contiguous(),
+            places,
+        )
+        what = self._pass(inputs, cache, rope, layers, keep, states, hidden, logits)
+        outcome = self._forward(ctypes.byref(self._model), ctypes.byref(what))
+        self._check(outcome, tokens)
+        return logits, hidden, outcome != _NOT_FINITE
+
+    def draft(
+        self,
+        tokens: torch.Tensor,
+        cache: KVCache,
+        rope: torch.Tensor,
+        *,
+        length: int,
+        choices: int,
+        temperature: float,
+        layers: int,
+        noise: torch.Tensor | None = None,
+        ids: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+    ) -> "Drafted":
+        """Read `tokens` `[1, W]`, then draft `length` tokens, reading all but the last of them.
+
+        Each is the one of the first `choices` outputs with the largest logit / `temperature` +
+        noise.
+
+        Args:
+            noise: float32 `[length, choices]`; None: none.
+            ids: int64 `[choices]`, the tokens that outputs stand for; None: their numbers.
+            features: float32 `[1, W, hidden]`, for a model that reads them: after the tokens given,
+                its own hidden states stand in for them.
+
+        Raises:
+            IndexError: a token is not in the vocabulary.
+        """
+        logits = torch.empty(length, self._weights.head.outputs)
+        hidden = torch.empty(length, self._architecture.hidden_size)
+        drafted, outputs = torch.empty(2, length, dtype=torch.long)
+        inputs = (
+            tokens.contiguous(),
+            None if features is None else features.float().contiguous(),
+            (_Integer * 1)(*cache.lengths),
+            None,
+            None,
+            places,
+        )
+        what = self._pass(inputs, cache, rope, layers, 1, 1, hidden, logits)
+        how = _Draft(
+            length,
+            choices,
+            temperature,
+            _pointer(noise),
+            _pointer(ids),
+            drafted.data_ptr(),
+            outputs.data_ptr(),
+        )
+        outcome = self._draft(ctypes.byref(self._model), ctypes.byref(what), ctypes.byref(how))
+        self._check(outcome, tokens)
+        return Drafted(drafted, outputs, logits, hidden, outcome != _NOT_FINITE)
+
+    def _pass(
+        self,
+        inputs: "_Inputs",
+        cache: KVCache,
+        rope: torch.Tensor,
+        layers: int,
+        keep: int,
+        states: int,
+        hidden: torch.Tensor,
+        logits: torch.Tensor,
+    ) -> _Pass:
+        tokens, features, starts, positions, mask, places = inputs
+        batch, width = tokens.shape
         self._model.bfloat16_cache = cache.data.dtype == torch.bfloat16
-        what = _Pass(
+        return _Pass(
             tokens.data_ptr(),
             _pointer(features),
             ctypes.addressof(starts),
@@ -181,17 +269,39 @@ class CpuDecoder:
             hidden.data_ptr(),
             logits.data_ptr(),
         )
-        outcome = self._forward(ctypes.byref(self._model), ctypes.byref(what))
+
+    def _check(self, outcome: int, tokens: torch.Tensor) -> None:
         if outcome == _UNKNOWN_TOKEN:
             raise IndexError(
                 f"tokens {int(tokens.min())} to {int(tokens.max())} were read: expected 0 to "
-                f"{a.vocab_size - 1}"
+                f"{self._architecture.vocab_size - 1}"
             )
-        return logits, hidden, outcome != _NOT_FINITE
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pointers are made anew where it is copied or unpickled."""
         return CpuDecoder, (self._architecture, self._weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """Tokens drafted in one call."""
+
+    tokens: torch.Tensor  # [k] int64
+    places: torch.Tensor  # [k] int64, the outputs that stand for them
+    logits: torch.Tensor  # [k, outputs] float32, that they were chosen from
+    hidden: torch.Tensor  # [k, hidden] float32, normalised, that these come from
+    finite: bool  # whether all logits are
+
+
+# Tokens, features, starts, positions, mask, places.
+_Inputs = tuple[
+    torch.Tensor,
+    torch.Tensor | None,
+    Any,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    torch.Tensor | None,
+]
 
 
 def _pointer(tensor: torch.Tensor | None) -> int | None:
