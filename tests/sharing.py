@@ -3,13 +3,20 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from adaspec_rl.decoding.drafters import DraftModel
+from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.config_keys import SHARING
-from tests.engine.checkpoints import unit_scale
+from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.loading import load_model
+from adaspec_rl.engine.sharing import load_sharing
+from adaspec_rl.pairs.pair import draft_model
+from tests.engine.checkpoints import new_model, save, unit_scale
 
 
 def save_sharing(
@@ -45,3 +52,34 @@ def save_sharing(
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+TOKENS = [*range(0, 40), 44, 45, 57, 60]  # of a trimmed output
+KINDS: dict[str, dict[str, Any]] = {
+    "trimmed": {"output_tokens": TOKENS},
+    "hidden": {"reads_hidden": True},
+    "trimmed hidden": {"reads_hidden": True, "output_tokens": TOKENS},
+}
+
+
+def sharing_drafters(
+    folder: Path, kinds: Sequence[str] = tuple(KINDS), *, device: str = "cpu", **options: Any
+) -> tuple[LeanModel, list[DraftModel]]:
+    """A random target and drafters of it; `options` are `load_model`'s."""
+    checkpoint = save(new_model("llama", **SHAPE), folder / "target")
+    target = load_model(checkpoint, device=device, **options)
+    assert isinstance(target, LeanModel)
+    made: list[DraftModel] = []
+    for number, kind in enumerate(kinds):
+        own = save_sharing(folder / kind, checkpoint, seed=number + 1, **KINDS[kind])
+        model = load_sharing(Checkpoint(own), target, name=kind)
+        made.append(draft_model(model, target))
+    return target, made

@@ -25,6 +25,7 @@ class ToyModel:
         self.forwards: list[int] = []  # widths, in order
         self.cache: list[int] = []
         self.resets = 0
+        self.output_tokens: torch.Tensor | None = None
 
     @property
     def lengths(self) -> torch.Tensor:

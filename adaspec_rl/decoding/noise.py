@@ -51,13 +51,19 @@ class GumbelNoise:
         self.add_to(values, positions)
         return values
 
-    def add_to(self, values: torch.Tensor, positions: Sequence[int]) -> None:
-        """Add the noise of `positions` to the rows of `values` `[len(positions), V]`."""
+    def add_to(
+        self, values: torch.Tensor, positions: Sequence[int], ids: torch.Tensor | None = None
+    ) -> None:
+        """Add the noise of `positions` to the rows of `values` `[len(positions), C]`.
+
+        Columns are all of the vocabulary, or the tokens `ids` `[C]`.
+        """
         size, done = self._block_size, 0
         while done < len(positions):
             index, offset = divmod(positions[done], size)
             count = min(size - offset, len(positions) - done) if type(positions) is range else 1
-            values[done : done + count] += self._block(index)[offset : offset + count]
+            noise = self._block(index)[offset : offset + count]
+            values[done : done + count] += noise if ids is None else noise.index_select(1, ids)
             done += count
 
     def of(self, tokens: np.ndarray, position: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 
 from adaspec_rl.console import part_of
 from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup
+from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.round import Action, Round
@@ -21,6 +22,7 @@ from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.lean_model import LeanModel
 
 
 class Session(Protocol):
@@ -59,6 +61,9 @@ class LiveSession:
     Sessions may share models and take turns: one whose models were used for something else since
     its last round reads its own text anew, in one pass that counts towards that round. The same
     goes for one that was pickled.
+
+    Attributes:
+        sequence: the text, prompt included.
     """
 
     def __init__(
@@ -94,6 +99,10 @@ class LiveSession:
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling
         self.verification = verification
+        self._told: LeanModel | None = None  # the target, where drafters read its hidden states
+        if any(drafter.needs_hidden for drafter in drafters):
+            assert isinstance(target, LeanModel)
+            self._told = target
         self.clock = clock
         self._finished: str | None = "length"
 
@@ -103,7 +112,7 @@ class LiveSession:
 
     @property
     def tokens(self) -> list[int]:
-        return self._sequence.tokens[self._prompt_length :]
+        return self.sequence.tokens[self._prompt_length :]
 
     def prepare(self, length: int, progress: Callable[[float], None] = lambda share: None) -> None:
         """Do all that texts of `length` tokens need done once, such as to capture CUDA graphs.
@@ -137,7 +146,8 @@ class LiveSession:
                 f"{self.target.vocab_size - 1}"
             )
         room = min(limit, len(prompt) + self.max_new_tokens)
-        self._sequence = TokenSequence(prompt, self.target.device, room)
+        hidden = self._told.architecture.hidden_size if self._told else None
+        self.sequence = TokenSequence(prompt, self.target.device, room, hidden_size=hidden)
         self._prompt_length, self._room = len(prompt), room
         self._budget_reason = "context" if room < len(prompt) + self.max_new_tokens else "length"
         self._finished = None
@@ -153,8 +163,11 @@ class LiveSession:
         self.target.reset()
         for drafter in self.models:
             drafter.start()
-        if len(self._sequence) > 1:
-            self.target.prefill(self._sequence.on_device[None, :-1])
+        read = self.sequence.on_device[None, :-1]
+        if self._told is not None and read.numel():
+            self.sequence.know(0, target_states(self._told, read)[0])
+        elif read.numel():
+            self.target.prefill(read)
         self._begun = self._uses
 
     @property
@@ -180,14 +193,18 @@ class LiveSession:
         began = self.clock()
         if self._uses != self._begun:
             self._read_text()
-        n, buffer = len(self._sequence), self._sequence.buffer
+        n, buffer = len(self.sequence), self.sequence.buffer
         stop = self._stop(action)
         draft = self._draft(action, stop)
         drafted = len(draft) if draft else 0
         logits = self.target.extend(buffer[None, n - 1 : n + drafted])[0]  # [k + 1, V]
-        accepted, token = self._rule.verify(
-            logits, buffer[n : n + drafted], draft.log_probs if draft else None, n
-        )
+        if self._told is not None:
+            assert self._told.last_hidden is not None
+            self.sequence.know(n - 1, self._told.last_hidden[0])
+        drawn = None
+        if draft and self._rule.needs_log_probs:
+            drawn = draft.all_log_probs(logits.shape[-1])
+        accepted, token = self._rule.verify(logits, buffer[n : n + drafted], drawn, n)
         watched = self._watched(action.drafter if draft else None)
         if logits.device.type == "cpu" and not self._signals:  # nothing to wait for
             values = [accepted.item(), *(draft.tokens.tolist() if draft else ()), token.item()]
@@ -231,7 +248,7 @@ class LiveSession:
     def forecast(self) -> Forecast:
         for drafter, survival in zip(self.models, self.survival):
             if isinstance(drafter, NgramLookup):
-                return forecast(self._sequence.automaton, survival)
+                return forecast(self.sequence.automaton, survival)
         return NO_FORECAST
 
     def _stop(self, action: Action) -> ThresholdStop | RuleStop | None:
@@ -239,7 +256,7 @@ class LiveSession:
             return None
         if action.rule is not None and "survival" not in action.rule.needs:
             return RuleStop(action.rule, None)
-        text = self._sequence.automaton
+        text = self.sequence.automaton
         running = RunningSurvival(self.survival[action.drafter], text, text.tokens[-1])
         if action.rule is not None:
             return RuleStop(action.rule, running)
@@ -256,7 +273,7 @@ class LiveSession:
         found = stop.running.chances if stop and stop.running else []
         if len(found) < len(values):
             survival, tokens = self.survival[drafter], [int(value) for value in values]
-            text = self._sequence.automaton
+            text = self.sequence.automaton
             found = chances(survival, signals, text, tokens, text.tokens[-1]).tolist()
         return tuple(itertools.accumulate(found, operator.mul))
 
@@ -272,12 +289,12 @@ class LiveSession:
     def _draft(self, action: Action, stop: ThresholdStop | RuleStop | None) -> Draft | None:
         if not action.length:
             return None
-        n, drafter = len(self._sequence), self.models[action.drafter]
+        n, drafter = len(self.sequence), self.models[action.drafter]
         length = min(action.length, self._room - n - 1, drafter.context_length - n + 1)
         if length < 1:
             return None
-        draft = drafter.propose(self._sequence, length, self._rule, stop)
-        self._sequence.buffer[n : n + len(draft)] = draft.tokens
+        draft = drafter.propose(self.sequence, length, self._rule, stop)
+        self.sequence.buffer[n : n + len(draft)] = draft.tokens
         return draft if len(draft) else None
 
     def _commit(self, accepted: int, proposed: list[float]) -> tuple[int, tuple[int, ...]]:
@@ -289,9 +306,9 @@ class LiveSession:
                 emitted = emitted[: index + 1]
                 accepted = min(accepted, index + 1)
                 break
-        self._sequence.extend(emitted, there=accepted)
-        self.target.rollback(len(self._sequence) - 1)
-        if self._finished is None and len(self._sequence) == self._room:
+        self.sequence.extend(emitted, there=accepted)
+        self.target.rollback(len(self.sequence) - 1)
+        if self._finished is None and len(self.sequence) == self._room:
             self._finished = self._budget_reason
         return accepted, tuple(emitted)
 
@@ -322,7 +339,7 @@ def _report(
         parts.append(torch.zeros(len(SIGNALS) * len(draft), device=logits.device))
     elif draft is not None and draft.logits is not None:
         found = draft_signals(
-            draft.logits, draft.tokens, draft.log_probs, draft.scores, normalised=draft.normalised
+            draft.logits, draft.places, draft.log_probs, draft.scores, normalised=draft.normalised
         )
         parts.append(found.reshape(-1).double())
     return torch.cat(parts)

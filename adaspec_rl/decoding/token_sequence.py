@@ -13,15 +13,31 @@ class TokenSequence:
     Attributes:
         tokens: all committed tokens, prompt included.
         buffer: `[room]` int64 on the device; begins with `tokens`. What follows them is scratch.
+        features: `[room, hidden]` float32 on the device: before each token, the target's normalised
+            hidden state, zeros before the first one; None where no drafter reads it.
     """
 
     def __init__(
-        self, tokens: Iterable[int], device: torch.device, room: int | None = None
+        self,
+        tokens: Iterable[int],
+        device: torch.device,
+        room: int | None = None,
+        *,
+        hidden_size: int | None = None,
     ) -> None:
-        """`room`: tokens that the text may have in the end; None: it stays as it is."""
+        """Begin with `tokens`.
+
+        Args:
+            room: tokens that the text may have in the end; None: it stays as it is.
+            hidden_size: the target's, where a drafter reads its hidden states.
+        """
         self.tokens: list[int] = []
         given = list(tokens)
-        self.buffer = torch.empty(room or len(given), dtype=torch.long, device=device)
+        room = room or len(given)
+        self.buffer = torch.empty(room, dtype=torch.long, device=device)
+        self.features: torch.Tensor | None = None
+        if hidden_size is not None:
+            self.features = torch.zeros(room, hidden_size, device=device)
         self._automaton: SuffixAutomaton | None = None
         self.extend(given)
 
@@ -39,6 +55,13 @@ class TokenSequence:
         if self._automaton is None:
             self._automaton = SuffixAutomaton(self.tokens)
         return self._automaton
+
+    def know(self, position: int, hidden: torch.Tensor) -> None:
+        """Keep the target's hidden states `[w, hidden]` from `position` on."""
+        assert self.features is not None
+        first = position + 1  # each is known before the token after it
+        last = min(first + len(hidden), len(self.features))  # nobody reads it at the text's end
+        self.features[first:last] = hidden[: last - first]
 
     def extend(self, tokens: list[int], there: int = 0) -> None:
         """Commit `tokens`, of which the first `there` stand in the buffer already."""

@@ -22,35 +22,42 @@ RULES = ("greedy", "rejection", "coupled")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A drafter's token and what it was chosen from."""
+    """A drafter's token and what it was chosen from: all of the vocabulary, or `C` tokens."""
 
-    token: torch.Tensor  # [1]
-    log_probs: torch.Tensor  # [V], what `verify` needs
-    scores: torch.Tensor  # [V]
+    token: torch.Tensor  # [1], its id
+    log_probs: torch.Tensor  # [C], what `verify` needs
+    scores: torch.Tensor  # [C]
     normalised: bool = True  # whether `log_probs` sum to 1; else they are up to a constant
+    among: torch.Tensor | None = None  # [1], its place among the `C`; None: its id
+
+    @property
+    def place(self) -> torch.Tensor:
+        """The token's place among those that it was chosen from, `[1]`."""
+        return self.token if self.among is None else self.among
 
     def weighed(self) -> tuple[int, float]:
         """The token's id, and how far its score is above every other's; on the CPU only."""
-        token, scores = int(self.token.item()), self.scores.numpy()
-        own = scores.item(token)
-        scores[token] = -math.inf  # quicker than a copy without it
+        place, scores = int(self.place.item()), self.scores.numpy()
+        own = scores.item(place)
+        scores[place] = -math.inf  # quicker than a copy without it
         second = scores.item(scores.argmax())  # `best` has just called it: quicker than max
-        scores[token] = own
+        scores[place] = own
+        token = place if self.among is None else int(self.token.item())
         return token, min(own - second, LARGEST_MARGIN)
 
     def log_prob(self) -> float:
         """The token's log-probability in what it was chosen from, in nats; on the CPU only."""
         log_probs = self.log_probs if self.normalised else self.log_probs.log_softmax(-1)
         # Plain indexing takes several times as long.
-        return log_probs.numpy().item(int(self.token.item()))
+        return log_probs.numpy().item(int(self.place.item()))
 
     def margin_on_device(self) -> torch.Tensor:
         """What `weighed` says of the score, scalar."""
-        return choice_margin(self.scores, self.token[0])
+        return choice_margin(self.scores, self.place[0])
 
     def log_prob_on_device(self) -> torch.Tensor:
         """What `log_prob` says, scalar."""
-        value = self.log_probs.gather(0, self.token)[0]
+        value = self.log_probs.gather(0, self.place)[0]
         return value if self.normalised else value - self.log_probs.logsumexp(-1)
 
 
@@ -86,16 +93,34 @@ def best(scores: torch.Tensor) -> torch.Tensor:
     return scores.argmax(-1, keepdim=True)
 
 
+def _chosen(
+    place: torch.Tensor,
+    log_probs: torch.Tensor,
+    scores: torch.Tensor,
+    ids: torch.Tensor | None,
+    *,
+    normalised: bool,
+) -> Choice:
+    if ids is None:
+        return Choice(place, log_probs, scores, normalised)
+    return Choice(ids.index_select(0, place), log_probs, scores, normalised, place)
+
+
 class Verification(Protocol):
-    """One rule, holding the random state of one sequence."""
+    """One rule, holding the random state of one sequence.
+
+    A drafter may know `C` tokens only, whose `ids` `[C]` are then said; None: all of them.
+    """
 
     @property
     def needs_log_probs(self) -> bool:
         """Whether `verify` looks at what drafted tokens were drawn from."""
         ...
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        """Choose a drafter's token for `position` from its logits `[V]`."""
+    def propose(
+        self, logits: torch.Tensor, position: int, ids: torch.Tensor | None = None
+    ) -> Choice:
+        """Choose a drafter's token for `position` from its logits `[C]`."""
         ...
 
     def pick(self, candidates: Candidates, position: int) -> Pick:
@@ -103,9 +128,9 @@ class Verification(Protocol):
         ...
 
     def weigh(
-        self, logits: torch.Tensor, positions: Sequence[int]
+        self, logits: torch.Tensor, positions: Sequence[int], ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and scores `[k, V]` at `k` positions, from logits `[k, V]`.
+        """Log-probabilities and scores `[k, C]` at `k` positions, from logits `[k, C]`.
 
         Greedy and coupled choices are the scores' argmax; a sampled one is a draw from the
         log-probabilities, which are normalised only there: else they are so up to a constant.
@@ -142,14 +167,16 @@ class Greedy:
 
     needs_log_probs = False
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        return Choice(best(logits), logits, logits, normalised=False)
+    def propose(
+        self, logits: torch.Tensor, position: int, ids: torch.Tensor | None = None
+    ) -> Choice:
+        return _chosen(best(logits), logits, logits, ids, normalised=False)
 
     def pick(self, candidates: Candidates, position: int) -> Pick:
         return Pick(candidates, 0, candidates.log_probs, candidates.log_probs)
 
     def weigh(
-        self, logits: torch.Tensor, positions: Sequence[int]
+        self, logits: torch.Tensor, positions: Sequence[int], ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, logits
 
@@ -190,17 +217,19 @@ class Rejection:
     def __post_init__(self) -> None:
         self._on_host = random.Random(f"picks of {self.generator.initial_seed()}")
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
+    def propose(
+        self, logits: torch.Tensor, position: int, ids: torch.Tensor | None = None
+    ) -> Choice:
         log_probs = warp_logits(logits, self.sampling).log_softmax(-1)
-        token = sample(log_probs.exp(), self.generator)
-        return Choice(token.view(1), log_probs, log_probs)
+        place = sample(log_probs.exp(), self.generator).view(1)
+        return _chosen(place, log_probs, log_probs, ids, normalised=True)
 
     def pick(self, candidates: Candidates, position: int) -> Pick:
         weights = sharpened(candidates, self.sampling)
         return Pick(candidates, draw(weights, self._on_host.random()), weights, weights)
 
     def weigh(
-        self, logits: torch.Tensor, positions: Sequence[int]
+        self, logits: torch.Tensor, positions: Sequence[int], ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = warp_logits(logits, self.sampling).log_softmax(-1)
         return log_probs, log_probs
@@ -242,9 +271,11 @@ class Coupled:
     noise: GumbelNoise
     needs_log_probs = False
 
-    def propose(self, logits: torch.Tensor, position: int) -> Choice:
-        log_probs, scores = self.weigh(logits[None], range(position, position + 1))
-        return Choice(best(scores[0]), log_probs[0], scores[0], normalised=False)
+    def propose(
+        self, logits: torch.Tensor, position: int, ids: torch.Tensor | None = None
+    ) -> Choice:
+        log_probs, scores = self.weigh(logits[None], range(position, position + 1), ids)
+        return _chosen(best(scores[0]), log_probs[0], scores[0], ids, normalised=False)
 
     def pick(self, candidates: Candidates, position: int) -> Pick:
         weights = sharpened(candidates, self.sampling)
@@ -252,11 +283,11 @@ class Coupled:
         return Pick(candidates, int(scores.argmax()), weights, scores)
 
     def weigh(
-        self, logits: torch.Tensor, positions: Sequence[int]
+        self, logits: torch.Tensor, positions: Sequence[int], ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = warp_logits(logits, self.sampling)
         scores = log_probs.clone()
-        self.noise.add_to(scores, positions)
+        self.noise.add_to(scores, positions, ids)
         return log_probs, scores
 
     def verify(
@@ -271,9 +302,12 @@ class Coupled:
 
 
 def weigh_rows(
-    rules: Sequence[Verification], logits: torch.Tensor, positions: Sequence[Sequence[int]]
+    rules: Sequence[Verification],
+    logits: torch.Tensor,
+    positions: Sequence[Sequence[int]],
+    ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `rules[b].weigh` says of `logits[b]` at `positions[b]`, `[B, W, V]` both, in one go."""
+    """What `rules[b].weigh` says of `logits[b]` at `positions[b]`, `[B, W, C]` both, in one go."""
     if all(isinstance(rule, Greedy) for rule in rules):
         return logits, logits
     coupled = [rule for rule in rules if isinstance(rule, Coupled)]
@@ -281,9 +315,9 @@ def weigh_rows(
         log_probs = warp_logits(logits, coupled[0].sampling)
         scores = log_probs.clone()
         for rule, row, places in zip(coupled, scores, positions):
-            rule.noise.add_to(row, places)
+            rule.noise.add_to(row, places, ids)
         return log_probs, scores
-    found = [rule.weigh(row, places) for rule, row, places in zip(rules, logits, positions)]
+    found = [rule.weigh(row, places, ids) for rule, row, places in zip(rules, logits, positions)]
     return torch.stack([item[0] for item in found]), torch.stack([item[1] for item in found])
 
 

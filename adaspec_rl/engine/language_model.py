@@ -14,12 +14,17 @@ class LanguageModel(Protocol):
     """
 
     name: str
-    vocab_size: int
+    vocab_size: int  # tokens that it reads
     context_length: int  # the most tokens that one row can hold
     device: torch.device
     weights: Any  # a dataclass or module of tensors
     execution: str  # kernels, numbers, kind of device: rounding, and so a text, depends on these
     resets: int  # how often the cache was emptied: where others use the model too, it grows
+
+    @property
+    def output_tokens(self) -> torch.Tensor | None:
+        """The tokens that its logits are of, `[C]` int64, ascending; None: the vocabulary."""
+        ...
 
     @property
     def lengths(self) -> torch.Tensor:

@@ -51,6 +51,7 @@ class TransformersModel:
         self._cache_name = _cache_name(type(model))
         self._cuts_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._finite = FiniteCheck(name, self.device)
+        self.output_tokens = None
         self._length = self.resets = 0
         self.reset()
 

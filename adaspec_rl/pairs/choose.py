@@ -203,7 +203,7 @@ def _alone(pair: Pair, trace: Trace, profile: CostProfile, number: int, name: st
         name=name,
         acceptance=float((table.accepted > 0).mean()),
         draft_step=point.draft_step[number] / point.autoregressive_step,
-        mebibytes=weight_bytes(own) / 2**20,
+        mebibytes=weight_bytes(own, pair.target.weights) / 2**20,
         length=action.length,
         speedup=speedup,
     )

@@ -12,6 +12,7 @@ from adaspec_rl.decoding.drafters import (
     Drafter,
     DraftModel,
     EarlyExit,
+    HiddenStateDrafter,
     NgramLookup,
     Offloading,
     TableDrafter,
@@ -20,11 +21,13 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.engine.config_keys import refuse_unusable
 from adaspec_rl.engine.cpu.choice import fastest_dtype
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import GIB, share_embeddings, weight_bytes
+from adaspec_rl.engine.sharing import load_sharing, shares
 from adaspec_rl.pairs.drafter_names import EXIT, NGRAM, TABLE, is_free, is_table
 from adaspec_rl.pairs.end_of_text import end_of_text_ids
 from adaspec_rl.pairs.fingerprint import fingerprint
@@ -33,6 +36,7 @@ from adaspec_rl.pairs.smollm2 import smollm2
 from adaspec_rl.pairs.tables import load_table
 
 EMBEDDED = Path(__file__).parent / "tiny"
+SHIPPED = ("tiny", "smollm2")  # folders beside this file, of models that come with the package
 MEMORY = ("shared", "resident", "offload")
 EXIT_SHARE = 0.25  # of the target's layers that an early exit runs, where nothing else is said
 
@@ -97,16 +101,17 @@ def load_pair(
 ) -> Pair:
     """Load a pair from folders, GGUF files or hub ids.
 
-    `tiny:NAME` is a model of the embedded pair, `smollm2` is SmolLM2-135M-Instruct. With a `shape`
-    (see `pairs.inflate`) the target, with a `drafter_shape` the drafters are inflated, and the
-    pair's name says so.
+    `tiny:NAME` is a model of the embedded pair, `smollm2` is SmolLM2-135M-Instruct and
+    `smollm2:draft` the drafter that comes with it. With a `shape` (see `pairs.inflate`) the target,
+    with a `drafter_shape` the drafters are inflated, and the pair's name says so.
 
     Args:
         dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `dtype_named`).
         kernels: of the lean engine on CPUs: `auto`, `compiled` or `torch`.
         quantize: `int8`, or on CPUs `int4`: the weights alone, of target and draft models.
-        drafters: draft models, `ngram`, `early_exit` (`early_exit:L`: after `L` layers), or a
-            trigram table (`table:FILE`, `tiny:table`); at least one of them.
+        drafters: draft models, also those that share the target's embedding (`engine.sharing`),
+            `ngram`, `early_exit` (`early_exit:L`: after `L` layers), or a trigram table
+            (`table:FILE`, `tiny:table`); at least one of them.
         memory: `resident` keeps every model on the device; `shared` too, but draft models use the
             target's embedding and output matrix where their own are equal; `offload` does that as
             well, and keeps draft models that have not been used for `idle_rounds` on the host.
@@ -128,32 +133,32 @@ def load_pair(
     checkpoints = [checkpoint_of(source) for source in (target, *drafters)]
     for checkpoint in checkpoints:
         checkpoint.config()  # explains what is missing better than transformers does
-    tokenizers = [checkpoint.tokenizer() for checkpoint in checkpoints]
-    for source, tokenizer in zip(drafters, tokenizers[1:]):
-        check_vocabularies(target, tokenizers[0], source, tokenizer)
+    refuse_unusable(checkpoints[0].config(), quantized=engine == "transformers")
+    tokenizer = checkpoints[0].tokenizer()
+    for source, checkpoint in zip(drafters, checkpoints[1:]):
+        if not shares(checkpoint.config()):
+            check_vocabularies(target, tokenizer, source, checkpoint.tokenizer())
     numbers = dtype_named(dtype, device, kernels if engine != "transformers" else "torch")
-    models = [
-        _load(
+    models: list[LanguageModel] = []
+    for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters)):
+        model = _load(
             checkpoint,
             size,
+            models[0] if models else None,
             dtype=numbers,
             device=device,
-            device_map=device_map if checkpoint is checkpoints[0] else None,
+            device_map=None if models else device_map,
             name=source,
             engine=engine,
             compile=compile,
             kernels=kernels,
             quantize=quantize,
         )
-        for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters))
-    ]
-    if memory != "resident":
-        for model in models[1:]:
-            if share_embeddings(model.weights, models[0].weights):
-                model.weights_moved()
-    vocab_size = models[0].vocab_size
+        if models and memory != "resident" and share_embeddings(model.weights, models[0].weights):
+            model.weights_moved()
+        models.append(model)
     draft_models = {
-        source: DraftModel(model, vocab_size) for source, model in zip(drafters, models[1:])
+        source: draft_model(model, models[0]) for source, model in zip(drafters, models[1:])
     }
     limit = None if memory_limit is None else round(GIB * memory_limit)
     offloading = None
@@ -162,7 +167,7 @@ def load_pair(
     elif limit is not None:
         _check_room(models, limit)
     made: dict[str, Drafter] = dict(draft_models)
-    made |= {drafter: _free_drafter(drafter, models[0], tokenizers[0]) for drafter in others}
+    made |= {drafter: _free_drafter(drafter, models[0], tokenizer) for drafter in others}
     every = tuple(made[drafter] for drafter in wanted)
     names = [drafter.name for drafter in every]
     _check_names(names)
@@ -170,8 +175,8 @@ def load_pair(
         name=name,
         target=models[0],
         drafters=every,
-        tokenizer=tokenizers[0],
-        eos_ids=end_of_text_ids(checkpoints[0], tokenizers[0]),
+        tokenizer=tokenizer,
+        eos_ids=end_of_text_ids(checkpoints[0], tokenizer),
         fingerprint=fingerprint(
             checkpoints,
             shapes,
@@ -180,6 +185,14 @@ def load_pair(
         ),
         offloading=offloading,
     )
+
+
+def draft_model(model: LanguageModel, target: LanguageModel) -> DraftModel:
+    """The drafter of a loaded model: of one that reads features, a reader of hidden states."""
+    if isinstance(model, LeanModel) and model.architecture.reads_features:
+        assert isinstance(target, LeanModel)
+        return HiddenStateDrafter(model, target)
+    return DraftModel(model, target.vocab_size)
 
 
 def _check_names(drafters: Sequence[str]) -> None:
@@ -241,6 +254,7 @@ def _free_drafter(
 def _load(
     checkpoint: Checkpoint,
     shape: str | None,
+    target: LanguageModel | None,
     *,
     dtype: torch.dtype,
     device: str,
@@ -251,6 +265,13 @@ def _load(
     kernels: str,
     quantize: str | None,
 ) -> LanguageModel:
+    """The target, or a draft model of `target`."""
+    if target is not None and shares(checkpoint.config()):
+        if shape is not None:
+            raise ValueError(
+                f"{name} shares the embedding of its target: expected drafter_shape=null"
+            )
+        return load_sharing(checkpoint, target, name=name, quantize=quantize, compile=compile)
     if shape is None:
         return load_model(
             checkpoint.source,
@@ -285,22 +306,25 @@ def dtype_named(name: str, device: str = "cpu", kernels: str = "auto") -> torch.
 
 
 def checkpoint_of(source: str) -> Checkpoint:
-    """The checkpoint of a folder, a GGUF file, a hub id, `tiny:NAME` or `smollm2`.
+    """The checkpoint of a folder, a GGUF file, a hub id, `tiny:NAME`, `smollm2` or `smollm2:NAME`.
 
     Raises:
         ValueError: there is no such model.
     """
     if source == "smollm2":
         return Checkpoint(smollm2())
-    return Checkpoint(_embedded(source) if source.startswith("tiny:") else source)
+    family, colon, _ = source.partition(":")
+    return Checkpoint(_embedded(source) if colon and family in SHIPPED else source)
 
 
 def _embedded(source: str) -> Path:
-    folder = EMBEDDED / source.removeprefix("tiny:")
-    if not folder.is_dir():
-        known = ", ".join(sorted(f"tiny:{path.name}" for path in EMBEDDED.iterdir()))
+    family, _, name = source.partition(":")
+    shipped = EMBEDDED.parent / family
+    if not name or not (shipped / name).is_dir():
+        names = sorted(path.name for path in shipped.iterdir()) if shipped.is_dir() else []
+        known = ", ".join(f"{family}:{name}" for name in names) or "none"
         raise ValueError(f"there is no embedded model {source!r}: expected one of {known}")
-    return folder
+    return shipped / name
 
 
 def check_vocabularies(

@@ -10,6 +10,7 @@ import torch
 from adaspec_rl.console import duration
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.drafters import Drafter, DraftModel
+from adaspec_rl.decoding.drafters.hidden_state import unknown_features
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.replay.cost_estimates import (
@@ -277,7 +278,7 @@ def _batched(
         # A drafter may know fewer tokens than the target.
         on_device = tokens.clamp_max(model.vocab_size - 1).to(model.device)
         model.reset(batch)
-        model.extend(on_device, keep=1)
+        model.extend(on_device, keep=1, **unknown_features(model, on_device))
         rows: list[list[float]] = []
         while len(rows) < 2 or (len(rows) < BATCHED and session.clock() < until):
             rows.append([timed_forward(model, on_device, w, session.clock) for w in widths])

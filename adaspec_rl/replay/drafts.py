@@ -3,7 +3,8 @@
 Where its first token is the text's own, the rest is what it drafts at the next position. Only where
 it is not are drafts a way of their own. Those run side by side: after one pass over the text, each
 depth is one batch of nodes that see the text up to their own position and their own ancestors,
-nothing else.
+nothing else. A drafter that reads the target's hidden states knows more at the next position than
+it did when it drafted that token: all its drafts are ways of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +13,17 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from adaspec_rl.console import part_of
-from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit, summon
+from adaspec_rl.decoding.drafters import (
+    Drafter,
+    DraftModel,
+    EarlyExit,
+    HiddenStateDrafter,
+    summon,
+)
+from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
@@ -113,7 +122,11 @@ def draft_everywhere(
             for n, (text, rule) in enumerate(zip(texts, rules))
         ]
     found: dict[int, Drafts] = {}
-    rows = max(1, LOGITS // (longest * drafter.vocab_size))
+    ids = drafter.output_tokens
+    outputs = drafter.vocab_size if ids is None else len(ids)
+    if isinstance(drafter, HiddenStateDrafter):
+        outputs += drafter.target.architecture.hidden_size
+    rows = max(1, LOGITS // (longest * outputs))
     # Side by side, texts take as long as the one with most ways of its own: put like with like.
     order = sorted(range(len(texts)), key=lambda b: float(np.mean(texts[b].target_entropy)))
     for start in range(0, len(order), rows):
@@ -144,6 +157,8 @@ def draft_one_by_one(
     device = drafter.model.device if drafter.model else torch.device("cpu")
     count, start = len(text.tokens), len(text.prompt)
     sequence = TokenSequence(text.prompt.tolist(), device, room=start + count)
+    if isinstance(drafter, HiddenStateDrafter):
+        sequence.features = _features(drafter.target, _padded([text], start + count))[0]
     found = Drafts.empty(count, max_length)
     drafter.start()
     for g in range(count):
@@ -161,13 +176,27 @@ def draft_one_by_one(
         elif draft.logits is not None:
             scores = draft.scores if noise else draft.log_probs
             signals = draft_signals(
-                draft.logits, draft.tokens, draft.log_probs, scores, normalised=draft.normalised
+                draft.logits, draft.places, draft.log_probs, scores, normalised=draft.normalised
             )
             found.signals[g, :length] = signals.cpu().numpy()
         progress((g + 1) / count)
     if drafter.model:
         drafter.model.check()
     return found
+
+
+def _padded(texts: Sequence[Text], length: int) -> torch.Tensor:
+    """The first `length` tokens of each text `[B, length]`, zeros after its end."""
+    padded = torch.zeros(len(texts), length, dtype=torch.long)
+    for b, text in enumerate(texts):
+        whole = np.concatenate([text.prompt, text.tokens])[:length]
+        padded[b, : len(whole)] = torch.from_numpy(whole.astype(np.int64))
+    return padded
+
+
+def _features(target: LeanModel, tokens: torch.Tensor) -> torch.Tensor:
+    """What the target knew before each of `tokens` `[B, T]`, `[B, T, hidden]`."""
+    return F.pad(target_states(target, tokens)[:, :-1], (0, 0, 1, 0))
 
 
 class _Tree:
@@ -190,16 +219,18 @@ class _Tree:
         self.drafter, self.model, self.texts, self.rules = drafter, model, texts, rules
         self.starts = [len(text.prompt) for text in texts]
         self.trunk = max(len_of(text) for text in texts) - 1
-        padded = torch.zeros(len(texts), self.trunk, dtype=torch.long)
-        for b, text in enumerate(texts):
-            whole = np.concatenate([text.prompt, text.tokens])[:-1]
-            padded[b, : len(whole)] = torch.from_numpy(whole.astype(np.int64))
-        model.reset(len(texts))
-        read = model.extend
-        self._forward = model.forward
-        if isinstance(drafter, EarlyExit):
+        padded = _padded(texts, self.trunk).to(model.device)
+        read: Callable[..., torch.Tensor] = model.extend
+        self._forward: Callable[..., torch.Tensor] = model.forward
+        self.hidden: torch.Tensor | None = None  # [B, T - 1, hidden], of a drafter that reads them
+        if isinstance(drafter, HiddenStateDrafter):
+            read = partial(model.extend, features=_features(drafter.target, padded))
+        elif isinstance(drafter, EarlyExit):
             read = self._forward = partial(model.forward, layers=drafter.layers)
-        self.logits = read(drafter.readable(padded.to(model.device)))  # [B, T - 1, V]
+        model.reset(len(texts))
+        self.logits = read(drafter.readable(padded))  # [B, T - 1, C]
+        if drafter.needs_hidden:
+            self.hidden = model.last_hidden
 
     def drafts(self, max_length: int, progress: Callable[[float], None]) -> list[Drafts]:
         """Of every text, up to `max_length` tokens."""
@@ -207,11 +238,13 @@ class _Tree:
         longest = max(len(text.tokens) for text in self.texts)
         fewest, most = BLOCKS
         block = max(fewest, min(most, NODES // len(self.texts)))
-        for first in range(0, longest, block):
-            everywhere = range(first, first + block)
-            self._grow([_within(everywhere, drafts) for drafts in found], 1, found)
-            progress(min(1.0, (first + block) / longest) / (1 + max_length))
-        own = [_own_ways(text, drafts) for text, drafts in zip(self.texts, found)]
+        own = [list(range(len(text.tokens))) for text in self.texts]
+        if self.hidden is None:
+            for first in range(0, longest, block):
+                everywhere = range(first, first + block)
+                self._grow([_within(everywhere, drafts) for drafts in found], 1, found)
+                progress(min(1.0, (first + block) / longest) / (1 + max_length))
+            own = [_own_ways(text, drafts) for text, drafts in zip(self.texts, found)]
         room = (self.model.context_length - self.trunk) // max(1, max_length - 1)
         size = max(1, min(block, room))
         most = max(map(len, own))
@@ -224,29 +257,34 @@ class _Tree:
         return found
 
     def _grow(
-        self, places: Sequence[Sequence[int]], max_length: int, found: Sequence[Drafts]
+        self, nodes: Sequence[Sequence[int]], max_length: int, found: Sequence[Drafts]
     ) -> None:
-        """Draft at `places[b]`, positions of text `b`, and write it to `found[b]`."""
-        width = max(map(len, places))
-        padded = [[*row, *[0] * (width - len(row))] for row in places]  # drafted in vain
+        """Draft at `nodes[b]`, positions of text `b`, and write it to `found[b]`."""
+        width = max(map(len, nodes))
+        padded = [[*row, *[0] * (width - len(row))] for row in nodes]  # drafted in vain
         first = torch.tensor(padded) + torch.tensor(self.starts)[:, None]  # [B, W]
-        logits = self.logits[torch.arange(len(first))[:, None], first - 1]
+        before = torch.arange(len(first))[:, None], first - 1
+        logits, ids = self.logits[before], self.drafter.output_tokens
+        hidden = None if self.hidden is None else self.hidden[before]
         mask = torch.arange(self.trunk) < first[..., None]  # [B, W, T - 1]
         own = torch.eye(width, dtype=torch.bool).expand(len(first), -1, -1)
         for depth in range(max_length):
             logits = self.drafter.fit(logits)
-            log_probs, scores = weigh_rows(self.rules, logits, (first + depth).tolist())
-            tokens = best(scores)[..., 0]
+            log_probs, scores = weigh_rows(self.rules, logits, (first + depth).tolist(), ids)
+            places = best(scores)[..., 0]
+            tokens = places if ids is None else ids[places]
             weighed = scores if self.noise else log_probs
-            signals = draft_signals(logits, tokens, log_probs, weighed).cpu().numpy()
+            signals = draft_signals(logits, places, log_probs, weighed).cpu().numpy()
             chosen = tokens.cpu().numpy()
-            for b, row in enumerate(places):
+            for b, row in enumerate(nodes):
                 found[b].tokens[row, depth] = chosen[b, : len(row)]
                 found[b].signals[row, depth] = signals[b, : len(row)]
             if depth + 1 < max_length:
                 mask = torch.cat([mask, own], dim=-1)
                 tokens = self.drafter.readable(tokens)
-                logits = self._forward(tokens, positions=first + depth, mask=mask)
+                more = {} if hidden is None else {"features": hidden}
+                logits = self._forward(tokens, positions=first + depth, mask=mask, **more)
+                hidden = None if hidden is None else self.model.last_hidden
         self.model.rollback(self.trunk)
 
 

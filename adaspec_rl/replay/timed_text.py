@@ -10,6 +10,7 @@ from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
 from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup, summon
 from adaspec_rl.decoding.drafters.drafter import Stop
+from adaspec_rl.decoding.drafters.hidden_state import unknown_features
 from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.session import LiveSession
@@ -148,7 +149,7 @@ class TimedText:
 
     def _text(self) -> TokenSequence:
         """All tokens so far."""
-        return TokenSequence(self.prompt + self.session.tokens, self.session.target.device)
+        return self.session.sequence
 
 
 def stretched(prompt: Sequence[int], length: int) -> list[int]:
@@ -162,8 +163,9 @@ def timed_forward(
     """Seconds of `model` reading `width` more of `tokens` `[B, W]`, which it then forgets."""
     held = model.lengths
     wide = tokens[:, :width] if width <= tokens.shape[1] else tokens.repeat(1, width)[:, :width]
+    more = unknown_features(model, wide)
     began = clock()
-    model.extend(wide)[0, -1].argmax().item()  # waits for the device
+    model.extend(wide, **more)[0, -1].argmax().item()  # waits for the device
     seconds = clock() - began
     model.rollback(held)
     return seconds

@@ -3,6 +3,7 @@
 from adaspec_rl.decoding.drafters.draft_model import DraftModel
 from adaspec_rl.decoding.drafters.drafter import Draft, Drafter, Stop
 from adaspec_rl.decoding.drafters.early_exit import EarlyExit
+from adaspec_rl.decoding.drafters.hidden_state import HiddenStateDrafter
 from adaspec_rl.decoding.drafters.ngram import NgramLookup
 from adaspec_rl.decoding.drafters.offloading import Offloading, summon
 from adaspec_rl.decoding.drafters.table import TableDrafter
@@ -12,6 +13,7 @@ __all__ = [
     "DraftModel",
     "Drafter",
     "EarlyExit",
+    "HiddenStateDrafter",
     "NgramLookup",
     "Offloading",
     "Stop",

@@ -21,11 +21,14 @@ class DraftModel:
     """A small language model. One forward pass a drafted token; the first one also catches up.
 
     Tokens that only the target knows are read as the last one that the model knows: what it drafts
-    after them is less likely to be accepted, and no less valid.
+    after them is less likely to be accepted, and no less valid. A model whose output is trimmed
+    (`output_tokens`) drafts no other tokens.
 
     Attributes:
         offloading: what may take its weights off the device; None: nothing does.
     """
+
+    needs_hidden = False
 
     def __init__(self, model: LanguageModel, vocab_size: int, name: str | None = None) -> None:
         """`vocab_size` is the target's; logits are cut or padded to it."""
@@ -62,8 +65,23 @@ class DraftModel:
             self.model.reset()
             self._resets = self.model.resets
         return draft_by_forwards(
-            self._logits, text[self._read :], len(sequence), length, rule, stop
+            self._reader(sequence),
+            text[self._read :],
+            len(sequence),
+            length,
+            rule,
+            stop,
+            self.output_tokens,
         )
+
+    @property
+    def output_tokens(self) -> torch.Tensor | None:
+        """The tokens that the model's logits are of, `[C]`; None: all of the vocabulary."""
+        return self.model.output_tokens
+
+    def _reader(self, sequence: TokenSequence) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What `draft_by_forwards` calls for a draft after `sequence`."""
+        return self._logits
 
     def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
         logits = self.model.extend(self.readable(tokens), keep=1)[0, 0]
@@ -85,7 +103,9 @@ class DraftModel:
         return tokens if known >= self.vocab_size else tokens.clamp_max(known - 1)
 
     def fit(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `[..., V]` of the target's vocabulary, cut or padded."""
+        """Logits `[..., V]` of the target's vocabulary, cut or padded; trimmed ones stay so."""
+        if self.output_tokens is not None:
+            return logits
         missing = self.vocab_size - logits.shape[-1]  # embeddings padded to another size
         if missing > 0:
             return F.pad(logits, (0, missing), value=PADDING)

@@ -17,14 +17,28 @@ class Draft:
     """Proposed tokens, on the device."""
 
     tokens: torch.Tensor  # [k] int64
-    logits: torch.Tensor | None = None  # [k, V], the drafter's; None for a drafter without any
-    log_probs: torch.Tensor | None = None  # [k, V], what they were drawn from; None: a point mass
-    scores: torch.Tensor | None = None  # [k, V], what they were chosen from (`Verification.weigh`)
+    logits: torch.Tensor | None = None  # [k, C], the drafter's; None for a drafter without any
+    log_probs: torch.Tensor | None = None  # [k, C], what they were drawn from; None: a point mass
+    scores: torch.Tensor | None = None  # [k, C], what they were chosen from (`Verification.weigh`)
     normalised: bool = False  # the log-probabilities are so, and not up to a constant
     picks: Sequence[Pick] = ()  # [k], where they were picked from short lists, without logits
+    ids: torch.Tensor | None = None  # [C], the tokens that it chose from; None: all of them
+    among: torch.Tensor | None = None  # [k], the places of `tokens` among `ids`
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def places(self) -> torch.Tensor:
+        """The columns of the drafted tokens, `[k]`."""
+        return self.tokens if self.among is None else self.among
+
+    def all_log_probs(self, vocab_size: int) -> torch.Tensor | None:
+        """`log_probs` of the whole vocabulary, `[k, V]`: -inf for tokens that it did not have."""
+        if self.ids is None or self.log_probs is None:
+            return self.log_probs
+        whole = self.log_probs.new_full((len(self), vocab_size), -torch.inf)
+        return whole.index_copy_(1, self.ids, self.log_probs)
 
 
 class Stop(Protocol):
@@ -45,6 +59,7 @@ class Drafter(Protocol):
     name: str
     context_length: int  # the most tokens that it can read
     starts: int  # sequences begun: where several sessions use it by turns, it grows
+    needs_hidden: bool  # whether it reads the target's hidden states, `TokenSequence.features`
 
     @property
     def model(self) -> LanguageModel | None:
@@ -85,10 +100,12 @@ def draft_by_forwards(
     length: int,
     rule: Verification,
     stop: Stop | None,
+    ids: torch.Tensor | None = None,
 ) -> Draft:
     """Draft with a model, one forward pass a token; the first one reads all of `unread` `[n]`.
 
-    `read` maps tokens `[1, n]` to the logits `[V]` after them; `position` is the first draft's.
+    `read` maps tokens `[1, n]` to the logits `[C]` after them, of all tokens or of `ids` `[C]`;
+    `position` is the first draft's.
 
     On the CPU, `stop` is asked before the next pass, which it may spare. Elsewhere it is asked once
     that pass is under way, so that the device never waits for the host; where the draft ends, the
@@ -100,7 +117,7 @@ def draft_by_forwards(
     choices: list[Choice] = []
     while True:
         row = read(unread)
-        choice = rule.propose(row, position + len(rows))
+        choice = rule.propose(row, position + len(rows), ids)
         if late and stop is not None and rows and stop():
             break
         rows.append(row)
@@ -120,4 +137,6 @@ def draft_by_forwards(
         log_probs=logits if plain else torch.stack([choice.log_probs for choice in choices]),
         scores=logits if plain else torch.stack([choice.scores for choice in choices]),
         normalised=choices[0].normalised,
+        ids=ids,
+        among=None if ids is None else torch.cat([choice.place for choice in choices]),
     )

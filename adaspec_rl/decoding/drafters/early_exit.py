@@ -17,6 +17,9 @@ class EarlyExit:
     never anything to catch up on. What it writes there, verification writes again.
     """
 
+    needs_hidden = False
+    output_tokens: torch.Tensor | None = None
+
     def __init__(self, target: LeanModel, layers: int) -> None:
         """Exit after `layers` layers.
 

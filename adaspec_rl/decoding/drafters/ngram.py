@@ -20,6 +20,7 @@ class NgramLookup:
     name = "ngram"
     context_length = sys.maxsize
     model = None
+    needs_hidden = False
 
     def __init__(self) -> None:
         self.starts = 0

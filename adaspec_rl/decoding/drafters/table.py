@@ -20,6 +20,7 @@ class TableDrafter:
 
     context_length = sys.maxsize
     model = None
+    needs_hidden = False
 
     def __init__(self, table: TrigramTable, vocab_size: int, name: str = "table") -> None:
         """`vocab_size` is the target's."""
