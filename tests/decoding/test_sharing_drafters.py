@@ -3,6 +3,7 @@
 import itertools
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ ACTIONS = st.builds(
 
 
 @pytest.mark.parametrize("rule", ["greedy", "coupled"])
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(
     choices=st.lists(ACTIONS, min_size=1, max_size=20),
     seed=st.integers(0, 99),
@@ -118,25 +119,20 @@ def test_drafts_are_of_the_trimmed_output(models, rule):
         assert outside  # what the drafter cannot say ends drafts, and is said
 
 
-def chi_square(ids: Sequence[int], *, told: Sequence[int] | None = None) -> tuple[float, int]:
-    """Of texts of 3 tokens by rejection against the target's own; `told`: wrong ids."""
+class Misled(DraftModel):
+    """Says that it drew its tokens from others."""
+
+    told = torch.tensor([1, 2])
+
+    def propose(self, *arguments):
+        return replace(super().propose(*arguments), ids=self.told)
+
+
+def chi_square(ids: Sequence[int], kind: type[DraftModel] = DraftModel) -> tuple[float, int]:
+    """Of texts of 3 tokens by rejection against the target's own, and how many were drafted."""
     target = ToyModel(vocab_size=3, seed=5, sharpness=1.0)
-    drafter = TrimmedToy(similar(target, 0.3), ids)
-    if told is not None:
-        drafter.logits = TrimmedToy(similar(target, 0.3), ids).logits  # type: ignore[method-assign]
-        drafter.output_tokens = torch.tensor(ids)
+    drafter = kind(TrimmedToy(similar(target, 0.3), ids), 3)
     session = toy_session(target, [drafter], max_new_tokens=3, temperature=1.0)
-    if told is not None:  # drawn from one distribution, accounted for as another
-        model = session.models[0]
-        propose = model.propose
-        mapped = torch.tensor(told)
-
-        def wrong(*arguments):
-            from dataclasses import replace
-
-            return replace(propose(*arguments), ids=mapped)
-
-        model.propose = wrong
     seen = np.zeros((3, 3, 3))
     count, accepted = 4000, 0
     for seed in range(count):
@@ -148,7 +144,7 @@ def chi_square(ids: Sequence[int], *, told: Sequence[int] | None = None) -> tupl
     return float(((seen - expected) ** 2 / expected).sum()), accepted
 
 
-@pytest.mark.parametrize("ids", [[0, 2], [1], [0, 1, 2]])
+@pytest.mark.parametrize("ids", [[0, 2], [1]])
 def test_rejection_keeps_the_distribution(ids):
     found, accepted = chi_square(ids)
     assert accepted > 1000
@@ -156,7 +152,7 @@ def test_rejection_keeps_the_distribution(ids):
 
 
 def test_rejection_with_wrong_ids_would_be_noticed():
-    assert chi_square([0, 2], told=[1, 2])[0] > 58.0
+    assert chi_square([0, 2], Misled)[0] > 58.0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

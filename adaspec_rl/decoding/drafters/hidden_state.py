@@ -37,9 +37,9 @@ class HiddenStateDrafter(DraftModel):
             logits = self.model.extend(tokens, keep=1, features=features)[0, 0]
             assert self.model.last_hidden is not None
             features = self.model.last_hidden
+            self._read = n  # what it reads beyond, it reads again
             return self.fit(logits)
 
-        self._read = n
         return read
 
     def keep(self, length: int) -> None:
