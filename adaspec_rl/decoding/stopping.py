@@ -60,7 +60,7 @@ def _look_here(logits: torch.Tensor, choice: Choice, needs: frozenset[str]) -> S
     if "entropy" in needs:
         found = draft_signals(
             logits[None],
-            choice.token,
+            choice.place,
             choice.log_probs[None],
             choice.scores[None],
             normalised=choice.normalised,
