@@ -58,7 +58,12 @@ class Hostile:
         self.name = f"hostile_{drafter.name}"
         self.context_length = drafter.context_length
         self.model = drafter.model
+        self.needs_hidden = drafter.needs_hidden
         self.until = math.inf
+
+    @property
+    def starts(self) -> int:
+        return self.drafter.starts
 
     def prepare(self, length: int, progress: Callable[[float], None]) -> None:
         self.drafter.prepare(length, progress)
