@@ -171,6 +171,33 @@ def test_however_a_text_is_cut(tmp_path: Path, kind: str, execution: str) -> Non
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("execution", [name for name in EXECUTIONS if name != "torch"])
+def test_branches_with_features_to_the_last_bit(tmp_path: Path, execution: str) -> None:
+    _, drafter = pair_in(tmp_path, "both", **EXECUTIONS[execution])
+    text, ways = random_tokens(1, 40), random_tokens(2, 3, 1)
+    before, beyond = features_of(1, 40), features_of(2, 3, 2)
+    expected = []
+    for way, features in zip(ways, beyond):
+        drafter.reset()
+        drafter.extend(text, features=before)
+        steps = [
+            drafter.extend(way[None, i : i + 1], features=features[None, i : i + 1])[0]
+            for i in range(3)
+        ]
+        expected.append(torch.cat(steps))
+    drafter.rollback(40)
+    for depth in range(3):  # both ways side by side, one token each
+        own = torch.eye(2, dtype=torch.bool).repeat(1, depth + 1)
+        mask = torch.cat([torch.ones(2, 40, dtype=torch.bool), own], dim=1)[None]
+        logits = drafter.forward(
+            ways[None, :, depth],
+            features=beyond[None, :, depth],
+            positions=torch.full((1, 2), 40 + depth),
+            mask=mask,
+        )[0]
+        assert torch.equal(logits, torch.stack([rows[depth] for rows in expected]))
+
+
 @pytest.mark.parametrize("kernels", ["torch", "compiled"])
 def test_hidden_states_without_logits(tmp_path: Path, kernels: str) -> None:
     target, _ = pair_in(tmp_path, "trimmed", kernels=kernels)
