@@ -1,9 +1,10 @@
 """Train a drafter for a target: `python -m adaspec_rl.pairs.distill model.target=... out=FOLDER`.
 
-The draft model begins as some of the target's own layers, or as a narrower model of its kind, and
-learns the target's distributions over texts that the target wrote itself (DistillSpec,
-arXiv:2310.08461). A killed run goes on where it was when the same command is given again. The
-result is a Hugging Face checkpoint folder with the target's tokenizer.
+The drafter begins as some of the target's own layers between the target's own embeddings, or as a
+narrower model of its kind, and learns the target's distributions over texts that the target wrote
+itself (DistillSpec, arXiv:2310.08461). What the target knew is stored with the texts, so that
+training does not run it again. A killed run goes on where it was when the same command is given
+again.
 """
 
 import shlex
@@ -13,15 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, GenerationConfig
 
 from adaspec_rl.console import progress, standard_output
 from adaspec_rl.control.fixed import FixedLength
@@ -33,12 +27,12 @@ from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.pairs.acceptance import acceptance_rate
 from adaspec_rl.pairs.distillation_config import DistillConfig
 from adaspec_rl.pairs.distillation_folder import DistillationFolder
-from adaspec_rl.pairs.distillation_model import DraftPlan, initial_draft, plan_draft
-from adaspec_rl.pairs.distillation_prompts import Prompts, encoded, read_prompts
-from adaspec_rl.pairs.distillation_texts import Continuations, TextWindows
+from adaspec_rl.pairs.distillation_model import DraftPlan, plan_draft
+from adaspec_rl.pairs.distillation_prompts import Prompts, read_prompts
+from adaspec_rl.pairs.distillation_texts import divided, encoded, stored_texts, teacher_texts
+from adaspec_rl.pairs.distillation_training import Training
 from adaspec_rl.pairs.fingerprint import fingerprint
-from adaspec_rl.pairs.pair import checkpoint_of, dtype_named, load_pair
-from adaspec_rl.pairs.pretrain import Schedule, distillation_loss, save_model, train
+from adaspec_rl.pairs.pair import checkpoint_of, load_pair
 from adaspec_rl.pairs.settings import describe, one_line_errors, parse
 
 DRAFT_LENGTH = 4  # at which acceptance is measured
@@ -53,6 +47,7 @@ class Distillation:
     target: str  # its fingerprint
     plan: DraftPlan
     prompts: Prompts
+    context: int  # tokens
     device: str
     dtype: str
 
@@ -63,35 +58,38 @@ class Distillation:
         Raises:
             ValueError: the target, its architecture, the data or a setting is not as expected.
         """
+        if config.init == "fresh" and (config.reads_hidden or config.vocabulary is not None):
+            raise ValueError(
+                "init=fresh has embeddings of its own: expected reads_hidden=false and "
+                "vocabulary=null, or init=layers"
+            )
         source = checkpoint_of(config.model.target)
         source.config()  # explains what is missing better than transformers does
         prompts = read_prompts(config.data, config.test_share)
         target = AutoConfig.from_pretrained(source.source, trust_remote_code=False)
-        room = getattr(target, "max_position_embeddings", config.sequence_length)
-        if config.sequence_length > room:
-            raise ValueError(
-                f"sequence_length={config.sequence_length} does not fit into the target's context: "
-                f"expected at most {room}"
-            )
+        context = int(getattr(target, "max_position_embeddings", 2**31))
+        for key in ("sequence_length", "max_new_tokens"):
+            if getattr(config, key) > context:
+                raise ValueError(
+                    f"{key}={getattr(config, key)} does not fit into the target's context: "
+                    f"expected at most {context}"
+                )
+        if config.stored is not None:
+            stored_texts(config, config.stored)
         plan = plan_draft(target, init=config.init, layers=config.layers, width=config.width)
         device, dtype = config.model.placement()
         return Distillation(
-            config, source, fingerprint([source]), plan, prompts, device=device, dtype=dtype
+            config, source, fingerprint([source]), plan, prompts, context, device, dtype
         )
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that the result depends on; where files lie is not part of it."""
         values = asdict(self.config)
-        for key in ("model", "data", "out", "threads"):
+        for key in ("model", "data", "stored", "out", "threads"):
             del values[key]
         sources = {"target": self.target, "data": self.prompts.fingerprint, "dtype": self.dtype}
         return {**sources, **values}
-
-    @property
-    def longest_prompt(self) -> int:
-        """In tokens: a window has room for a prompt and as much after it."""
-        return self.config.sequence_length // 2
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -106,76 +104,27 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     folder = DistillationFolder(Path(config.out).expanduser())
     if finished := folder.claim(run.settings):
         return finished
-    result = _train(run, folder)
+    texts = divided(
+        teacher_texts(config, run.prompts.train, folder.texts),
+        config.test_share,
+        encoded(run.source.tokenizer(), run.prompts.test, config, run.context),
+    )
+    training = Training.of(config, run.source, run.plan, texts)
     stages = {"untrained": folder.work / "untrained", "trained": folder.work / "trained"}
+    result = training.run(folder.checkpoint, run.device, *stages.values())
+    if run.plan.sources is None:
+        _copy_generation_config(run.source.source, stages["trained"])
     rates = _acceptance(run, list(stages.values()))
     record = {
         "target": config.model.target,
         "data": config.data,
         "settings": run.settings,
-        "steps": config.steps,
-        "seconds": result["seconds"],
-        "tokens": result["tokens"],
-        "objective": result["objective"],
-        "total_variation": result["metric"],
+        "texts": texts.about,
+        "result": asdict(result),
         "acceptance": dict(zip(stages, rates)),
     }
     folder.finish(stages["trained"], record)
     return record
-
-
-def _train(run: Distillation, folder: DistillationFolder) -> dict[str, float]:
-    """Write the draft model as it begins and as it ends into the folder's work."""
-    config = run.config
-    tokenizer = run.source.tokenizer()
-    windows = TextWindows(_texts(run, folder, tokenizer), tokenizer.eos_token_id)
-    target = _load_target(run)
-    torch.manual_seed(config.seed)
-    draft = initial_draft(target, run.plan)
-    save_model(draft, tokenizer, folder.work / "untrained", run.plan.dtype)
-    torch.nn.Module.to(draft, run.device)  # transformers' own `to` is not typed
-
-    def loss(model: PreTrainedModel, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return distillation_loss(model, target, batch)
-
-    schedule = Schedule(
-        config.steps,
-        config.batch_size,
-        config.sequence_length,
-        config.learning_rate,
-        warmup=max(1, min(50, config.steps // 10)),
-    )
-    precision = "bf16" if run.dtype == "bfloat16" else "float32"
-    result = train(
-        "distil", draft, loss, windows, schedule, folder.checkpoint, config.seed, precision
-    )
-    trained = folder.work / "trained"
-    save_model(draft, tokenizer, trained, run.plan.dtype)
-    _copy_generation_config(run.source.source, trained)
-    return result
-
-
-def _texts(
-    run: Distillation, folder: DistillationFolder, tokenizer: PreTrainedTokenizerBase
-) -> Sequence[Sequence[int] | np.ndarray]:
-    """Token ids of the texts to learn from; what the target writes, the fast engine writes."""
-    config = run.config
-    chosen = balanced(run.prompts.train, config.train_prompts)
-    if not config.self_generated:
-        return encoded(chosen, tokenizer)
-    prompts = encoded(chosen, tokenizer, run.longest_prompt)
-    texts = Continuations(prompts, run.target, config.max_new_tokens, config.seed, folder.texts)
-    if not texts.complete:
-        target = config.model.target
-        texts.write(load_pair("target", target, [], dtype=run.dtype, device=run.device))
-    return texts.read()
-
-
-def _load_target(run: Distillation) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        run.source.source, dtype=dtype_named(run.dtype), trust_remote_code=False
-    )
-    return torch.nn.Module.to(model, run.device)
 
 
 def _copy_generation_config(source: str, folder: Path) -> None:
@@ -199,7 +148,7 @@ def _acceptance(run: Distillation, drafters: Sequence[Path]) -> list[float]:
     )
     session = pair.session(max_new_tokens=config.max_new_tokens, sampling=Sampling())
     chosen = balanced(run.prompts.test, config.test_prompts)
-    prompts = encoded(chosen, pair.tokenizer, run.longest_prompt)
+    prompts = encoded(pair.tokenizer, chosen, config, run.context)
     unused = CostFeatures(0.0, 0.0, 0.0)
     played = []
     with progress(standard_output(), "acceptance") as update:

@@ -54,15 +54,6 @@ def plan_draft(target: PreTrainedConfig, *, init: str, layers: int, width: float
     return DraftPlan(config, sources, dtype)
 
 
-def initial_draft(target: PreTrainedModel, plan: DraftPlan) -> PreTrainedModel:
-    """The planned model in float32 on the CPU; random weights come from torch's global seed."""
-    draft = _model(plan.config)
-    if plan.sources is not None:
-        theirs = target.state_dict()
-        draft.load_state_dict({mine: theirs[name] for mine, name in plan.sources.items()})
-    return draft
-
-
 def spread(depth: int, count: int) -> list[int]:
     """`count` of `depth` layers: the first, the last, and between them at even distances."""
     return [index * (depth - 1) // max(1, count - 1) for index in range(count)]

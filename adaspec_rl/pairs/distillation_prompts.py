@@ -3,13 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
-from adaspec_rl.data.encoding import encode_text
 from adaspec_rl.data.json_lines import read_text
 from adaspec_rl.data.prompts import Prompt, embedded_prompts, jsonl_prompts, split_prompts
 
@@ -31,16 +27,27 @@ class Prompts:
 
 
 def read_prompts(data: str, test_share: float) -> Prompts:
-    """The embedded prompts, those of a JSON-lines file, or the passages of a plain text.
+    """The embedded prompts, or those of files: JSON lines, or passages of plain texts.
 
     A file's prompts are split by a hash of each text, as `train_policy.py` splits them: with the
     same share, what is held out there is held out here.
+
+    Args:
+        data: `embedded`, or paths with commas between.
 
     Raises:
         ValueError: there is no such file, it cannot be read, or a split is empty.
     """
     if data == "embedded":
         return Prompts(embedded_prompts("train"), embedded_prompts("test"))
+    parts = [_read_file(name, test_share) for name in data.split(",")]
+    return Prompts(
+        [prompt for part in parts for prompt in part.train],
+        [prompt for part in parts for prompt in part.test],
+    )
+
+
+def _read_file(data: str, test_share: float) -> Prompts:
     path = Path(data).expanduser()
     if not path.is_file():
         raise ValueError(f"there is no data file {data}: expected embedded, or a file")
@@ -64,13 +71,6 @@ def passages(text: str, domain: str) -> list[Prompt]:
     """A plain text in passages of at most 1,000 characters."""
     found = (part for part in _PASSAGE.findall(text) if part.strip())
     return [Prompt(str(number), domain, part) for number, part in enumerate(found)]
-
-
-def encoded(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, limit: int | None = None
-) -> list[list[int]]:
-    """Each prompt's token ids, or the first `limit` of them."""
-    return [encode_text(tokenizer, prompt.text)[:limit] for prompt in prompts]
 
 
 def digest(value: object) -> str:

@@ -1,138 +1,123 @@
-"""The texts that a drafter learns from: the target's own continuations, and windows of tokens."""
+"""The texts that a drafter is distilled on: the target's own, with what it knew at each token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
+from transformers import PreTrainedTokenizerBase
 
-from adaspec_rl.console import progress, standard_output
-from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.verification import new_verification
-from adaspec_rl.files import write_atomically
-from adaspec_rl.pairs.distillation_prompts import digest
-from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.replay import shards
-from adaspec_rl.replay.texts import generate_texts
-
-SHARD = 32  # texts in a file; they are generated side by side
+from adaspec_rl.data.encoding import as_asked, encode
+from adaspec_rl.data.prompts import Prompt, balanced
+from adaspec_rl.pairs.distillation_config import DistillConfig
+from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.pairs.teacher_texts import TeacherText, TeacherTexts
+from adaspec_rl.pairs.teacher_writer import SHARD, Assignment, write_shards
 
 
 @dataclass(frozen=True, slots=True)
-class Continuations:
-    """Every prompt with the target's continuation, in shards that are kept in a folder.
+class Division:
+    """Texts to learn from, and texts to judge by; no prompt has texts in both."""
 
-    About half of the texts are greedy, the rest are sampled at temperature 1: a drafter meets both.
+    train: list[TeacherText]
+    held_out: list[TeacherText]
+
+    @property
+    def about(self) -> dict[str, int]:
+        """How much there is, for data sheets."""
+        answers = sum(len(text.tokens) - text.prompt_length for text in self.train)
+        return {
+            "train": len(self.train),
+            "held_out": len(self.held_out),
+            "self_written_prompts": sum(text.self_written for text in self.train),
+            "answer_tokens": answers,
+        }
+
+
+def teacher_texts(
+    config: DistillConfig, prompts: Sequence[Prompt], cache: Path
+) -> list[TeacherText]:
+    """The stored texts, or those that the target writes into `cache` where any are missing.
+
+    Raises:
+        ValueError: too few texts are stored, the data's prompts are too long, or the target cannot
+            write such texts.
     """
+    count = -(-config.texts // SHARD)
+    if config.stored is not None:
+        return stored_texts(config, config.stored).read_all(count)
+    device, dtype = config.model.placement()
+    target = config.model.target
+    pair = load_pair("target", target, [], dtype=dtype, device=device, quantize=config.quantize)
+    chosen = balanced(prompts, config.train_prompts)
+    assignment = Assignment(
+        encoded(pair.tokenizer, chosen, config, pair.target.context_length),
+        target=pair.fingerprint,
+        self_written=config.self_written,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+    )
+    return write_shards(pair, assignment, cache, count).read_all(count)
 
-    prompts: Sequence[Sequence[int]]
-    target: str  # its fingerprint
-    max_new_tokens: int
-    seed: int
-    root: Path
 
-    @property
-    def fingerprint(self) -> str:
-        """A short hash of all that the texts depend on."""
-        prompts = [list(ids) for ids in self.prompts]
-        return digest([self.target, prompts, self.max_new_tokens, self.seed, SHARD])
+def stored_texts(config: DistillConfig, stored: str) -> TeacherTexts:
+    """The texts in the folder `stored`.
 
-    @property
-    def folder(self) -> Path:
-        return self.root / self.fingerprint
-
-    @property
-    def temperatures(self) -> list[float]:
-        """0 or 1 for each text, at random, so that every domain has both."""
-        drawn = np.random.default_rng(self.seed).integers(2, size=len(self.prompts))
-        return drawn.astype(float).tolist()
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to write."""
-        folder = self.folder
-        return all(_shard(folder, start).exists() for start in self._starts)
-
-    def write(self, pair: Pair) -> None:
-        """Let the target write all shards that are missing."""
-        fingerprint, folder = self.fingerprint, self.folder
-        missing = [start for start in self._starts if not _shard(folder, start).exists()]
-        with progress(standard_output(), "the target's texts") as update:
-            for done, start in enumerate(missing, 1):
-                texts = self._continue(pair, start)
-                arrays = {
-                    "tokens": np.concatenate(texts).astype(np.int32),
-                    "lengths": np.array([len(text) for text in texts], dtype=np.int32),
-                }
-                packed = shards.pack(arrays, fingerprint, "texts")
-                write_atomically(_shard(folder, start), packed)
-                update(done, len(missing))
-
-    def read(self) -> list[np.ndarray]:
-        """Each text's token ids, prompt included.
-
-        Raises:
-            ValueError: a shard is damaged.
-        """
-        fingerprint, folder, texts = self.fingerprint, self.folder, []
-        for start in self._starts:
-            arrays = shards.read(_shard(folder, start), fingerprint, "texts")
-            texts += np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1])
-        return texts
-
-    @property
-    def _starts(self) -> range:
-        return range(0, len(self.prompts), SHARD)
-
-    def _continue(self, pair: Pair, start: int) -> list[np.ndarray]:
-        rows = self.prompts[start : start + SHARD]
-        seeds = [self.seed + start + row for row in range(len(rows))]
-        temperatures = self.temperatures[start : start + SHARD]
-        target = pair.target
-        rules = [
-            new_verification("coupled", Sampling(value), seed, target.vocab_size, target.device)
-            for value, seed in zip(temperatures, seeds)
-        ]
-        made = generate_texts(
-            target,
-            rows,
-            seeds,
-            rules,
-            eos_ids=pair.eos_ids,
-            max_new_tokens=self.max_new_tokens,
+    Raises:
+        ValueError: they are fewer than are wanted.
+    """
+    folder, count = Path(stored).expanduser(), -(-config.texts // SHARD)
+    texts = TeacherTexts(folder, folder.resolve().name)
+    if texts.shards < count:
+        raise ValueError(
+            f"texts={config.texts} fill {count} files of {SHARD}, but stored={folder} holds "
+            f"{texts.shards}: lower texts, or let the target write more"
         )
-        return [np.concatenate([text.prompt, text.tokens]) for text in made]
+    return texts
 
 
-class TextWindows:
-    """Texts as one long token array, sampled in windows: a pure function of (seed, step)."""
+def encoded(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: DistillConfig,
+    context: int,
+) -> list[list[int]]:
+    """The token ids of prompts, as the target is asked them, with room for an answer.
 
-    def __init__(self, texts: Sequence[Sequence[int] | np.ndarray], end: int | None) -> None:
-        """`end` closes a text that does not end with it (None: the tokenizer has no such token)."""
-        parts = []
-        for text in texts:
-            parts.append(np.asarray(text, dtype=np.int64))
-            if end is not None and len(text) and text[-1] != end:
-                parts.append(np.array([end]))
-        self.tokens = np.concatenate(parts)
+    Longer plain texts are cut, longer conversations left out.
 
-    def batch(self, seed: int, step: int, rows: int, length: int) -> torch.Tensor:
-        """Windows of `length` + 1 tokens, `[rows, length + 1]` int64.
-
-        Raises:
-            ValueError: the texts are shorter than one window.
-        """
-        room = len(self.tokens) - length
-        if room < 1:
-            raise ValueError(
-                f"the texts hold {len(self.tokens)} tokens, fewer than a window of "
-                f"sequence_length={length} and the token after it: add texts, or shorten it"
-            )
-        starts = np.random.default_rng((seed, step)).integers(0, room, size=rows)
-        windows = [self.tokens[start : start + length + 1] for start in starts]
-        return torch.from_numpy(np.stack(windows))
+    Raises:
+        ValueError: none is left.
+    """
+    room = context - config.max_new_tokens
+    found = []
+    for prompt in as_asked(prompts, config.chat, tokenizer):
+        ids = encode(tokenizer, prompt).ids
+        if len(ids) <= room or not prompt.turns:
+            found.append(ids[:room])
+    if found:
+        return found
+    raise ValueError(
+        f"no prompt leaves room for max_new_tokens={config.max_new_tokens} in a context of "
+        f"{context} tokens: lower it, or take shorter prompts"
+    )
 
 
-def _shard(folder: Path, start: int) -> Path:
-    return folder / f"{start:08}.safetensors"
+def divided(
+    texts: Sequence[TeacherText], test_share: float, prompts: Sequence[Sequence[int]]
+) -> Division:
+    """Held out are `prompts`, and of the others about `test_share`, by a hash of each.
+
+    Raises:
+        ValueError: one part would be empty.
+    """
+    known = {tuple(ids) for ids in prompts}
+    parts = Division([], [])
+    for text in texts:
+        held_out = text.share < test_share or tuple(text.prompt.tolist()) in known
+        (parts.held_out if held_out else parts.train).append(text)
+    if not parts.train or not parts.held_out:
+        raise ValueError(
+            f"test_share={test_share:g} of {len(texts)} texts leaves {len(parts.train)} to learn "
+            f"from and {len(parts.held_out)} to judge by: expected some of both; write more texts"
+        )
+    return parts

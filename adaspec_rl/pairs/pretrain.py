@@ -9,16 +9,14 @@ schedule.
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -29,15 +27,15 @@ from transformers import (
 
 from adaspec_rl.config_limits import SEED, STEPS
 from adaspec_rl.data.corpus import DOMAINS, documents
-from adaspec_rl.files import new_file, write_atomically
+from adaspec_rl.files import write_atomically
 from adaspec_rl.limits import Number, Whole, option
 from adaspec_rl.pairs.packed_corpus import PackedCorpus
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+from adaspec_rl.pairs.training_loop import Schedule, train
 
 MIX = {"code": 0.5, "prose": 0.25, "dialogue": 0.25}
 EXIT_LAYER = 3  # the target's first layers that double as a drafter
 EXIT_WEIGHT = 0.25
-SAVE_EVERY = 100  # steps
 WINDOW = Whole(2, 2048)  # tokens; the embedded models read no more
 SHARED: dict[str, Any] = dict(
     vocab_size=4096,
@@ -63,24 +61,6 @@ DRAFT: dict[str, Any] = dict(
     num_attention_heads=6,
     num_key_value_heads=2,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How one model is trained. Lengths in tokens, `decay` as a share of the steps."""
-
-    steps: int
-    rows: int
-    length: int
-    learning_rate: float
-    warmup: int = 50
-    decay: float = 0.4
-
-    def rate(self, step: int) -> float:
-        """Learning rate at `step`: linear warm-up, constant, linear decay to 0."""
-        rising = (step + 1) / self.warmup
-        falling = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return self.learning_rate * min(1.0, rising, falling)
 
 
 def new_model(shape: dict[str, Any]) -> LlamaForCausalLM:
@@ -112,6 +92,7 @@ def language_model_loss(
 
     The objective adds the early exit's own cross-entropy (LayerSkip).
     """
+    tokens = tokens.to(model.device)
     out = model.model(tokens[:, :-1], output_hidden_states=True, use_cache=False)
     early = model.model.norm(out.hidden_states[EXIT_LAYER])
     loss, exit_loss = (
@@ -129,6 +110,7 @@ def distillation_loss(
     The objective is the mean of KL(target || draft) and the total variation, which is one minus
     the acceptance rate of speculative sampling (DistillSpec, arXiv:2310.08461).
     """
+    tokens = tokens.to(draft.device)
     with torch.no_grad():
         wanted = target(tokens[:, :-1], use_cache=False).logits.float().log_softmax(-1)
     found = draft(tokens[:, :-1], use_cache=False).logits.float().log_softmax(-1)
@@ -137,109 +119,7 @@ def distillation_loss(
     return 0.5 * (divergence + variation), variation
 
 
-Model = TypeVar("Model", bound=PreTrainedModel)
-Loss = Callable[[Model, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # objective, metric
-
-
-class Windows(Protocol):
-    """Where token windows come from."""
-
-    def batch(self, seed: int, step: int, rows: int, length: int) -> torch.Tensor:
-        """Windows `[rows, length + 1]` int64 that depend on (seed, step) alone."""
-        ...
-
-
-def train(
-    name: str,
-    model: Model,
-    loss: Loss[Model],
-    corpus: Windows,
-    schedule: Schedule,
-    checkpoint: Path,
-    seed: int,
-    precision: str,
-) -> dict[str, float]:
-    """Train `model` in place, resuming from `checkpoint` if it exists.
-
-    Returns: the mean objective and metric of the last 5% of the steps, tokens seen and seconds.
-    """
-    device = next(model.parameters()).device
-    steppers = optimizers(model)
-    start, seconds, history = _resume(model, steppers, checkpoint)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    model.train()
-    with _progress() as progress:
-        bar = progress.add_task(name, total=schedule.steps, completed=start, status="")
-        began = time.perf_counter()
-        for step in range(start, schedule.steps):
-            batch = corpus.batch(seed, step, schedule.rows, schedule.length).to(device)
-            with autocast:
-                objective, metric = loss(model, batch)
-            objective.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for stepper in steppers:
-                for group in stepper.param_groups:
-                    group["lr"] = schedule.rate(step)
-                stepper.step()
-                stepper.zero_grad(set_to_none=True)
-            history.append((float(objective.detach()), float(metric.detach())))
-            elapsed = seconds + time.perf_counter() - began
-            done = step + 1
-            if done % 10 == 0 or done == schedule.steps:
-                speed = (done - start) * schedule.rows * schedule.length / (elapsed - seconds)
-                recent = sum(metric for _, metric in history[-50:]) / len(history[-50:])
-                progress.update(bar, completed=done, status=f"{recent:.3f}  {speed:,.0f} tokens/s")
-            if done % SAVE_EVERY == 0 or done == schedule.steps:
-                _save(model, steppers, checkpoint, done, elapsed, history)
-    tail = history[-max(1, schedule.steps // 20) :]
-    model.eval()
-    return {
-        "objective": sum(objective for objective, _ in tail) / len(tail),
-        "metric": sum(metric for _, metric in tail) / len(tail),
-        "tokens": schedule.steps * schedule.rows * schedule.length,
-        "seconds": elapsed if start < schedule.steps else seconds,
-    }
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
-
-
-def _save(
-    model: PreTrainedModel,
-    steppers: list[torch.optim.Optimizer],
-    path: Path,
-    step: int,
-    seconds: float,
-    history: list[tuple[float, float]],
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [stepper.state_dict() for stepper in steppers],
-        "step": step,
-        "seconds": seconds,
-        "history": history,
-    }
-    with new_file(path) as fresh:
-        torch.save(state, fresh)
-
-
-def _resume(
-    model: PreTrainedModel, steppers: list[torch.optim.Optimizer], path: Path
-) -> tuple[int, float, list[tuple[float, float]]]:
-    if not path.exists():
-        return 0, 0.0, []
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    for stepper, saved in zip(steppers, state["optimizers"], strict=True):
-        stepper.load_state_dict(saved)
-    return state["step"], state["seconds"], [tuple(pair) for pair in state["history"]]
+Loss = Callable[[LlamaForCausalLM, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def tokenizer_stage(folder: Path) -> PreTrainedTokenizerFast:
@@ -286,9 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     def distil(model: LlamaForCausalLM, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return distillation_loss(model, target, batch)
 
-    stages: list[
-        tuple[str, LlamaForCausalLM, Loss[LlamaForCausalLM], dict[str, float], Schedule]
-    ] = [
+    stages: list[tuple[str, LlamaForCausalLM, Loss, dict[str, float], Schedule]] = [
         ("target", target, language_model_loss, MIX, long),
         ("draft", new_model(DRAFT).to(options.device), distil, MIX, short),
         ("code", new_model(DRAFT).to(options.device), distil, {"code": 1.0}, shortest),
@@ -298,9 +176,20 @@ def main(arguments: list[str] | None = None) -> None:
             continue  # the target is needed, and free once its last checkpoint exists
         corpus = PackedCorpus(tokenizer, mix)
         checkpoint = options.out / "checkpoints" / f"{name}.pt"
-        result = train(name, model, loss, corpus, schedule, checkpoint, options.seed, precision)
-        export(model, tokenizer, options.out / name, {**asdict(schedule), **result})
-        print(json.dumps({name: result}))
+        result = train(
+            name,
+            model,
+            loss,
+            corpus,
+            schedule,
+            checkpoint,
+            options.seed,
+            steppers=optimizers(model),
+            precision=precision,
+        )
+        figures = {**asdict(schedule), **result.figures}
+        export(model, tokenizer, options.out / name, figures)
+        print(json.dumps({name: result.figures}))
 
 
 def export(

@@ -31,10 +31,14 @@ class TeacherText:
     hidden: np.ndarray  # [L - 1, hidden] uint16: bfloat16 bits, what the target's head read
 
     @property
+    def prompt(self) -> np.ndarray:
+        return self.tokens[: self.prompt_length]
+
+    @property
     def share(self) -> float:
         """From 0 up to but not including 1, by the prompt alone: what is held out goes by it."""
-        prompt = np.ascontiguousarray(self.tokens[: self.prompt_length], dtype=np.int32)
-        return int.from_bytes(hashlib.sha256(prompt.tobytes()).digest()[:4], "big") / 2**32
+        prompt = self.prompt.astype(np.int32).tobytes()
+        return int.from_bytes(hashlib.sha256(prompt).digest()[:4], "big") / 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class TeacherTexts:
             for n, (text, prompt, temperature, own) in enumerate(rows)
         ]
 
-    def read_all(self) -> list[TeacherText]:
-        """The texts of all shards that are there."""
-        return [text for number in range(self.shards) for text in self.read(number)]
+    def read_all(self, count: int | None = None) -> list[TeacherText]:
+        """The texts of the first `count` shards, or of all that are there."""
+        numbers = range(self.shards if count is None else count)
+        return [text for number in numbers for text in self.read(number)]

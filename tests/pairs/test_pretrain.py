@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from adaspec_rl.pairs import pretrain
+from adaspec_rl.pairs import pretrain, training_loop
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.pretrain import Schedule
+from adaspec_rl.pairs.training_loop import Schedule
 
 SMALL = ["--rows", "2", "--length", "32", "--target-steps", "6"]
 SMALL += ["--draft-steps", "4", "--code-steps", "4"]
@@ -30,15 +30,15 @@ def short_corpus(monkeypatch):
 @pytest.mark.slow
 def test_a_killed_training_ends_like_an_unbroken_one(short_corpus, tmp_path, monkeypatch):
     pretrain.main(["--out", str(tmp_path / "whole"), *SMALL])
-    saved = pretrain._save
+    saved = training_loop._save
 
     def die_after_saving(model, steppers, path, step, *rest):
         saved(model, steppers, path, step, *rest)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain, "SAVE_EVERY", 3)
+    monkeypatch.setattr(training_loop, "SAVE_EVERY", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "_save", die_after_saving)
+        patch.setattr(training_loop, "_save", die_after_saving)
         with pytest.raises(KeyboardInterrupt):
             pretrain.main(["--out", str(tmp_path / "killed"), *SMALL])
     pretrain.main(["--out", str(tmp_path / "killed"), *SMALL])

@@ -1,0 +1,109 @@
+"""How far a drafter's distribution is from the target's, of which the best tokens are known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from adaspec_rl.pairs.own_drafter import OwnDrafter
+from adaspec_rl.pairs.shared_drafter import SharedDrafter
+from adaspec_rl.pairs.teacher_windows import OUTSIDE, Lesson
+
+Drafter = SharedDrafter | OwnDrafter
+LOSSES = ("kl", "tv", "both")
+_LEAST = 1e-6  # probability of all that is not listed
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """By position, `[N]`."""
+
+    divergence: torch.Tensor  # KL(target || drafter) but for a constant, nats
+    overlap: torch.Tensor  # sum of min(p, q): the chance of acceptance at temperature 1
+    agrees: torch.Tensor  # bool: both find the same token likeliest, what counts at temperature 0
+
+
+def distance(logits: torch.Tensor, choices: torch.Tensor, log_probs: torch.Tensor) -> Distance:
+    """Compare a drafter's `logits` `[N, R]` with the target's likeliest tokens.
+
+    All that is not among those is one outcome more. What the drafter cannot output counts for
+    nothing in the divergence and is lost to the overlap.
+
+    Args:
+        choices: `[N, K]`, columns of `logits`, or `OUTSIDE`; the likeliest first.
+        log_probs: `[N, K]`, the target's.
+    """
+    within = choices != OUTSIDE
+    found = logits.gather(1, choices.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)
+    wanted = log_probs.exp()
+    mass = (found.exp() * within).sum(-1)
+    rest = (1 - wanted.sum(-1)).clamp(min=0)
+    listed = (wanted * found * within).sum(-1)
+    divergence = -listed - rest * (1 - mass).clamp(min=_LEAST).log()
+    overlap = (torch.minimum(wanted, found.exp()) * within).sum(-1)
+    with torch.no_grad():
+        agrees = logits.argmax(-1) == choices[:, 0]
+    return Distance(divergence, overlap, agrees)
+
+
+def objective(found: Distance, kind: str) -> torch.Tensor:
+    """What is made small: `kl`, `tv` (the share that is rejected), or `both` in equal parts."""
+    if kind == "kl":
+        return found.divergence
+    if kind == "tv":
+        return 1 - found.overlap
+    return 0.5 * (found.divergence + 1 - found.overlap)
+
+
+def lesson_loss(
+    drafter: Drafter, lesson: Lesson, steps: int, kind: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is made small, and what would be rejected at the first step at temperature 1.
+
+    A later token of a draft counts by the chance that all before it are accepted.
+    """
+    parts = step_distances(drafter, lesson, steps if drafter.reads_hidden else 1)
+    chances = survival([(judged, found.overlap.detach()) for judged, found in parts])
+    total = objective(parts[0][1], kind).mean()
+    for (judged, found), before in zip(parts[1:], chances):
+        weights = F.pad(before, (1, -1))[judged]
+        total = total + (weights * objective(found, kind)).mean()
+    return total, 1 - parts[0][1].overlap.detach().mean()
+
+
+def step_distances(
+    drafter: Drafter, lesson: Lesson, steps: int
+) -> list[tuple[torch.Tensor, Distance]]:
+    """For each step the positions that are judged, `[B, L]` bool, and how far they are off.
+
+    Step `s` is judged where the target wrote the `s` tokens before, too.
+    """
+    taught, texts = lesson.taught, lesson.batch.texts
+    row = taught.flatten().cumsum(0).view_as(taught) - 1  # of the lesson's choices
+    found = []
+    for step, states in enumerate(drafter(lesson.batch, steps)):
+        judged = taught.clone()
+        if step:
+            same = texts[:, step:] == texts[:, :-step]
+            judged[:, :step] = False
+            judged[:, step:] &= taught[:, :-step] & same
+        rows = row[judged]
+        logits = F.linear(states[judged], drafter.head)
+        found.append(
+            (judged, distance(logits.float(), lesson.choices[rows], lesson.log_probs[rows]))
+        )
+    return found
+
+
+def survival(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+    """The chance that all tokens up to each step's are accepted, `[B, L]` by the last one's place.
+
+    `parts`: for each step the positions that are judged, and the chance of acceptance there.
+    """
+    chances: list[torch.Tensor] = []
+    for step, (judged, accepted) in enumerate(parts):
+        chance = torch.zeros(judged.shape, device=judged.device)
+        chance[judged] = accepted.float()
+        chances.append(chance * F.pad(chances[-1], (1, -1)) if step else chance)
+    return chances
