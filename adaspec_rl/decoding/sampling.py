@@ -25,6 +25,16 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 
+    @property
+    def divisor(self) -> float:
+        """What logits are divided by."""
+        return max(self.temperature, 1e-5)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are left out, however likely."""
+        return self.top_k > 0 or self.top_p < 1
+
 
 def warp_logits(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Logits `[..., V]` after temperature, top-k and top-p, in that order; -inf: never chosen.
@@ -32,7 +42,7 @@ def warp_logits(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     They are log-probabilities up to a constant. Top-k keeps the `top_k` largest, top-p the fewest
     of the largest whose mass reaches `top_p`; of equal logits, those of lower ids come first.
     """
-    logits = logits / max(sampling.temperature, 1e-5)
+    logits = logits / sampling.divisor
     top_k = sampling.top_k if 0 < sampling.top_k < logits.shape[-1] else None
     if top_k is None and sampling.top_p == 1:
         return logits

@@ -62,6 +62,14 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Perturbation:
+    """A token is chosen whose logit / `temperature` + `noise` is largest."""
+
+    temperature: float = 1.0
+    noise: torch.Tensor | None = None  # [k, C] float32; None: none
+
+
+@dataclass(frozen=True, slots=True)
 class PointMass:
     """A drafter's token that was chosen from nothing: all the probability is on it."""
 
@@ -123,6 +131,12 @@ class Verification(Protocol):
         """Choose a drafter's token for `position` from its logits `[C]`."""
         ...
 
+    def perturbation(
+        self, positions: Sequence[int], ids: torch.Tensor | None = None
+    ) -> Perturbation | None:
+        """How `propose` chooses at `positions`, if it is by the largest perturbed logit."""
+        ...
+
     def pick(self, candidates: Candidates, position: int) -> Pick:
         """The same from a short list."""
         ...
@@ -171,6 +185,11 @@ class Greedy:
         self, logits: torch.Tensor, position: int, ids: torch.Tensor | None = None
     ) -> Choice:
         return _chosen(best(logits), logits, logits, ids, normalised=False)
+
+    def perturbation(
+        self, positions: Sequence[int], ids: torch.Tensor | None = None
+    ) -> Perturbation | None:
+        return Perturbation()
 
     def pick(self, candidates: Candidates, position: int) -> Pick:
         return Pick(candidates, 0, candidates.log_probs, candidates.log_probs)
@@ -224,6 +243,11 @@ class Rejection:
         place = sample(log_probs.exp(), self.generator).view(1)
         return _chosen(place, log_probs, log_probs, ids, normalised=True)
 
+    def perturbation(
+        self, positions: Sequence[int], ids: torch.Tensor | None = None
+    ) -> Perturbation | None:
+        return None  # a draw
+
     def pick(self, candidates: Candidates, position: int) -> Pick:
         weights = sharpened(candidates, self.sampling)
         return Pick(candidates, draw(weights, self._on_host.random()), weights, weights)
@@ -276,6 +300,16 @@ class Coupled:
     ) -> Choice:
         log_probs, scores = self.weigh(logits[None], range(position, position + 1), ids)
         return _chosen(best(scores[0]), log_probs[0], scores[0], ids, normalised=False)
+
+    def perturbation(
+        self, positions: Sequence[int], ids: torch.Tensor | None = None
+    ) -> Perturbation | None:
+        if self.sampling.truncates:
+            return None
+        count = self.noise.vocab_size if ids is None else len(ids)
+        noise = torch.zeros(len(positions), count, device=self.noise.device)
+        self.noise.add_to(noise, positions, ids)
+        return Perturbation(self.sampling.divisor, noise)
 
     def pick(self, candidates: Candidates, position: int) -> Pick:
         weights = sharpened(candidates, self.sampling)

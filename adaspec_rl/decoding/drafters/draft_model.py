@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_by_forwards
+from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_at_once, draft_by_forwards
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.language_model import LanguageModel
@@ -64,20 +64,35 @@ class DraftModel:
         if not self._read:
             self.model.reset()
             self._resets = self.model.resets
+        n, unread = len(sequence), text[self._read :]
+        if stop is None:
+            draft = draft_at_once(
+                self.model,
+                self.readable(unread[None]),
+                range(n, n + length),
+                rule,
+                self.vocab_size,
+                features=self._features(sequence),
+            )
+            if draft is not None:
+                self._has_read(sequence, len(draft) - 1)
+                return draft
         return draft_by_forwards(
-            self._reader(sequence),
-            text[self._read :],
-            len(sequence),
-            length,
-            rule,
-            stop,
-            self.output_tokens,
+            self._reader(sequence), unread, n, length, rule, stop, self.output_tokens
         )
 
     @property
     def output_tokens(self) -> torch.Tensor | None:
         """The tokens that the model's logits are of, `[C]`; None: all of the vocabulary."""
         return self.model.output_tokens
+
+    def _features(self, sequence: TokenSequence) -> torch.Tensor | None:
+        """What the model reads beside the tokens that it has not read, `[1, n, hidden]`."""
+        return None
+
+    def _has_read(self, sequence: TokenSequence, drafted: int) -> None:
+        """All of the sequence, and so many tokens that were drafted after it."""
+        self._read = len(sequence) + drafted
 
     def _reader(self, sequence: TokenSequence) -> Callable[[torch.Tensor], torch.Tensor]:
         """What `draft_by_forwards` calls for a draft after `sequence`."""

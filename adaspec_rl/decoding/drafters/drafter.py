@@ -10,6 +10,7 @@ from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Choice, PointMass, Verification
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.lean_model import LeanModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,51 @@ class Drafter(Protocol):
     def rest(self) -> None:
         """A round was played without it."""
         ...
+
+
+def draft_at_once(
+    model: LanguageModel,
+    unread: torch.Tensor,
+    positions: range,
+    rule: Verification,
+    vocab_size: int,
+    *,
+    features: torch.Tensor | None = None,
+    layers: int | None = None,
+) -> Draft | None:
+    """Draft at `positions` in one call of a compiled model, which reads `unread` `[1, n]` first.
+
+    None where that cannot be: another kind of model, a smaller vocabulary, a `rule` that draws.
+
+    Args:
+        vocab_size: the target's; tokens that only `model` knows are not drafted.
+        features: `[1, n, hidden]`, for a model that reads them.
+        layers: draft with the first ones only.
+    """
+    if not isinstance(model, LeanModel) or not model.drafts_at_once():
+        return None
+    ids = model.output_tokens
+    perturbation = rule.perturbation(positions, ids)
+    if perturbation is None or (ids is None and model.vocab_size < vocab_size):
+        return None
+    temperature, noise = perturbation.temperature, perturbation.noise
+    choices = vocab_size if ids is None else len(ids)
+    drafted = model.draft(
+        unread,
+        len(positions),
+        choices=choices,
+        temperature=temperature,
+        noise=noise,
+        features=features,
+        layers=layers,
+    )
+    logits = drafted.logits[:, :choices]
+    log_probs = scores = logits
+    if noise is not None:
+        log_probs = logits / temperature
+        scores = log_probs + noise
+    among = None if ids is None else drafted.places
+    return Draft(drafted.tokens, logits, log_probs, scores, ids=ids, among=among)
 
 
 def draft_by_forwards(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_by_forwards
+from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_at_once, draft_by_forwards
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.lean_model import LeanModel
@@ -52,7 +52,14 @@ class EarlyExit:
         n, held, text = len(sequence), int(self.model.lengths[0]), sequence.on_device
         if held < n - 1:  # never while decoding: there the target has read all but the last token
             self.model.extend(text[None, held : n - 1], keep=0)
-        draft = draft_by_forwards(self._logits, text[n - 1 :], n, length, rule, stop)
+        last, positions = text[n - 1 :], range(n, n + length)
+        draft = None
+        if stop is None:
+            draft = draft_at_once(
+                self.model, last[None], positions, rule, self.vocab_size, layers=self.layers
+            )
+        if draft is None:
+            draft = draft_by_forwards(self._logits, last, n, length, rule, stop)
         self.model.rollback(n - 1)
         return draft
 

@@ -27,17 +27,22 @@ class HiddenStateDrafter(DraftModel):
         super().__init__(model, target.vocab_size, name)
         self.target = target
 
+    def _features(self, sequence: TokenSequence) -> torch.Tensor:
+        assert sequence.features is not None
+        return sequence.features[None, self._read : len(sequence)]
+
+    def _has_read(self, sequence: TokenSequence, drafted: int) -> None:
+        self._read = len(sequence)  # what it reads beyond, it reads again
+
     def _reader(self, sequence: TokenSequence) -> Callable[[torch.Tensor], torch.Tensor]:
-        n, known = len(sequence), sequence.features
-        assert known is not None
-        features: torch.Tensor = known[None, self._read : n]
+        features = self._features(sequence)
 
         def read(tokens: torch.Tensor) -> torch.Tensor:
             nonlocal features
             logits = self.model.extend(tokens, keep=1, features=features)[0, 0]
             assert self.model.last_hidden is not None
             features = self.model.last_hidden
-            self._read = n  # what it reads beyond, it reads again
+            self._has_read(sequence, 0)
             return self.fit(logits)
 
         return read
