@@ -63,7 +63,7 @@ class Training:
             config.batch_size,
             config.sequence_length,
             config.learning_rate,
-            warmup=max(1, min(200, config.steps // 10)),
+            warmup=max(1, min(50, config.steps // 10)),
         )
         result = train(
             "distil",
