@@ -5,6 +5,7 @@ doi:10.1109/34.56193), the more the longer the match.
 """
 
 import hashlib
+import math
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from adaspec_rl.files import write_atomically
 
 UNIT = 1 / 16  # nats: surprises are stored as multiples of it, a byte each
 NONE = -1  # in place of a token, where the text has only one
-_ARRAYS = ("before", "counts", "repetition", "sizes", "surprises", "tokens")
+_ARRAYS = ("before", "counts", "repetition", "sharpness", "sizes", "surprises", "tokens")
+_REAL = ("repetition", "sharpness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,18 @@ class Candidates:
     """The tokens that may come next, the most probable first; all others have no chance."""
 
     tokens: np.ndarray  # [C] unsigned integers, C >= 1
-    log_probs: np.ndarray  # [C] float32, nats; the probabilities sum to 1
+    log_probs: np.ndarray  # [C] float32, nats, up to a constant
 
     @property
     def entropy(self) -> float:
         """In nats."""
-        return -float(np.exp(self.log_probs) @ self.log_probs)
+        weights = np.exp(self.log_probs - self.log_probs[0])
+        total = float(weights.sum())
+        mean = float(weights @ self.log_probs) / total
+        return math.log(total) + float(self.log_probs[0]) - mean
 
     def mixed(self, token: int, weight: float) -> "Candidates":
-        """With so much of the probability on `token`, and the rest as it was."""
+        """With so much of the probability on `token`, if they sum to 1, and the rest as it was."""
         tokens, probs = self.tokens, np.exp(self.log_probs) * np.float32(1 - weight)
         known = tokens == token
         if known.any():
@@ -64,6 +69,7 @@ class TrigramTable:
         counts: np.ndarray,
         before: np.ndarray,
         repetition: np.ndarray,
+        sharpness: np.ndarray,
         vocabulary: str,
     ) -> None:
         """Of `E` candidates and a vocabulary of `V`.
@@ -76,6 +82,8 @@ class TrigramTable:
             before: `[T]` unsigned integers, `a` of each of these rows.
             repetition: `[R]` float32, the weight of what followed the last time, by tokens in the
                 match: 1, 2, ... `R` or more.
+            sharpness: `[1]` float32, the exponent that probabilities are used with: the mean of
+                many distributions is flatter than each of them.
             vocabulary: a hash of what its tokens stand for.
 
         Raises:
@@ -86,6 +94,7 @@ class TrigramTable:
             "before": before,
             "counts": counts,
             "repetition": repetition,
+            "sharpness": sharpness,
             "sizes": sizes,
             "surprises": surprises,
             "tokens": tokens,
@@ -98,7 +107,7 @@ class TrigramTable:
         self._starts, self._spans = array("Q", starts.tolist()), array("Q", spans.tolist())
         self._before, self._tokens = array("I", before.tolist()), tokens
         self._log_probs = _normalised(sizes, starts, surprises)
-        self._repetition = repetition.tolist()
+        self._repetition, self._sharpness = repetition.tolist(), sharpness[0]
 
     def _fits(self, starts: np.ndarray, spans: np.ndarray) -> bool:
         arrays, vocab_size = self.arrays, self.vocab_size
@@ -106,9 +115,11 @@ class TrigramTable:
         rows = 1 + vocab_size
         return bool(
             all(values.ndim == 1 for values in arrays.values())
-            and all(v.dtype.kind == "u" for name, v in arrays.items() if name != "repetition")
-            and arrays["repetition"].dtype == np.float32
+            and all(arrays[name].dtype.kind == "u" for name in _ARRAYS if name not in _REAL)
+            and all(arrays[name].dtype == np.float32 for name in _REAL)
             and ((arrays["repetition"] >= 0) & (arrays["repetition"] < 1)).all()
+            and len(arrays["sharpness"]) == 1
+            and 0 < arrays["sharpness"][0] < 100
             and len(sizes) == rows + len(before)
             and spans[-1] == len(before)
             and starts[-1] == len(tokens) == len(arrays["surprises"])
@@ -125,13 +136,17 @@ class TrigramTable:
         `suffix` is the text's end, with these two tokens.
         """
         found = self.usual(previous, last)
-        if suffix.guess is None or not self._repetition:
-            return found
-        weight = self._repetition[min(suffix.match, len(self._repetition)) - 1]
-        return found.mixed(suffix.guess, weight) if weight else found
+        if suffix.guess is not None and self._repetition:
+            weight = self._repetition[min(suffix.match, len(self._repetition)) - 1]
+            if weight:
+                found = found.mixed(suffix.guess, weight)
+        return Candidates(found.tokens, found.log_probs * self._sharpness)
 
     def usual(self, previous: int, last: int) -> Candidates:
-        """The same without regard to earlier occurrences in the text."""
+        """The same without regard to earlier occurrences in the text, and not sharpened.
+
+        Probabilities sum to 1.
+        """
         row = 0
         if last < self.vocab_size:
             first, end = self._spans[last], self._spans[last + 1]

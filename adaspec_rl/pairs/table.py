@@ -21,8 +21,8 @@ from adaspec_rl.limits import Number, OrNull, Whole
 from adaspec_rl.pairs.distillation_config import TargetConfig
 from adaspec_rl.pairs.distillation_prompts import read_prompts
 from adaspec_rl.pairs.pair import checkpoint_of, load_pair
-from adaspec_rl.pairs.repetition import fit_repetition
 from adaspec_rl.pairs.settings import describe, one_line_errors, parse, setting
+from adaspec_rl.pairs.table_fitting import fit_repetition, fit_sharpness
 from adaspec_rl.pairs.tables import vocabulary_of
 from adaspec_rl.pairs.teacher_texts import TeacherText, TeacherTexts
 from adaspec_rl.pairs.teacher_writer import SHARD, Assignment, write_shards
@@ -69,15 +69,16 @@ def build(config: TableConfig) -> TrigramTable:
     texts = _written(config) if config.stored is None else _stored(Path(config.stored))
     size = round(2**20 * config.mebibytes)
     rest, every = (TrigramCounts(int(source.config()["vocab_size"])) for _ in range(2))
-    unseen: list[tuple[np.ndarray, int]] = []
+    unseen: list[TeacherText] = []
     for number, text in enumerate(_read(texts)):
         every.add(*counted(text))
         if number % FOLDS:
             rest.add(*counted(text))
         else:
-            unseen.append((text.tokens, text.prompt_length))
-    without = rest.table(vocabulary, np.zeros(0), size=size)
-    table = every.table(vocabulary, fit_repetition(without, unseen), size=size)
+            unseen.append(text)
+    repetition = fit_repetition(rest.table(vocabulary, np.zeros(0), 1.0, size=size), unseen)
+    sharpness = fit_sharpness(rest.table(vocabulary, repetition, 1.0, size=size), unseen)
+    table = every.table(vocabulary, repetition, sharpness, size=size)
     table.save(Path(config.out).expanduser())
     return table
 

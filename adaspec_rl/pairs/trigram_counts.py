@@ -17,7 +17,6 @@ LONGEST = 24  # candidates of a row
 LEAST = 2e-3  # probability of a candidate
 ROW_BYTES, ENTRY_BYTES = 3, 3  # in the file, where token ids take two bytes
 STRENGTH = 0.5  # counts that a shorter context weighs as much as
-SHARPNESS = 1.2  # exponent of probabilities: a mean of distributions is flatter than they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +115,12 @@ class TrigramCounts:
         self._tokens.append(choices[kept].astype(np.int64))
         self._probs.append(probs[kept])
 
-    def table(self, vocabulary: str, repetition: np.ndarray, *, size: int) -> TrigramTable:
+    def table(
+        self, vocabulary: str, repetition: np.ndarray, sharpness: float, *, size: int
+    ) -> TrigramTable:
         """A table whose rows after two tokens take at most `size` bytes.
 
-        `vocabulary` and `repetition` are those of `TrigramTable`.
+        `vocabulary`, `repetition` and `sharpness` are those of `TrigramTable`.
         """
         three = Rows.summed(*map(np.concatenate, (self._contexts, self._tokens, self._probs)))
         last = three.contexts // self.vocab_size
@@ -142,10 +143,11 @@ class TrigramCounts:
         return TrigramTable(
             sizes=np.append(sizes, after_two.sizes).astype(np.uint8),
             tokens=np.concatenate([rows.tokens for rows in every]).astype(narrow),
-            surprises=np.rint(-SHARPNESS * np.log(values) / UNIT).clip(0, 255).astype(np.uint8),
+            surprises=np.rint(-np.log(values) / UNIT).clip(0, 255).astype(np.uint8),
             counts=np.bincount(last, minlength=self.vocab_size).astype(narrow),
             before=before.astype(narrow),
             repetition=repetition.astype(np.float32),
+            sharpness=np.array([sharpness], dtype=np.float32),
             vocabulary=vocabulary,
         )
 

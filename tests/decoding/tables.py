@@ -11,6 +11,7 @@ def table_of(
     rows: Mapping[tuple[int, ...], Mapping[int, float]],
     vocab_size: int,
     repetition: Sequence[float] = (),
+    sharpness: float = 1.0,
 ) -> TrigramTable:
     """Candidates with probabilities after `()`, after `(b,)` and after `(a, b)`."""
     pairs = sorted((key for key in rows if len(key) == 2), key=lambda key: key[::-1])
@@ -25,6 +26,7 @@ def table_of(
         counts=np.bincount([b for _, b in pairs], minlength=vocab_size).astype(np.uint16),
         before=np.array([a for a, _ in pairs], dtype=np.uint16),
         repetition=np.array(repetition, dtype=np.float32),
+        sharpness=np.float32([sharpness]),
         vocabulary="toys",
     )
 

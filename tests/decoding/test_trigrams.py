@@ -54,6 +54,15 @@ def test_what_followed_the_last_time_takes_its_share():
     assert list(after(table, [0, 1, 3, 0, 1])) == [3, 2]  # the most probable first
 
 
+def test_probabilities_are_used_to_a_power():
+    rows = {(): {1: 0.5, 3: 0.3, 2: 0.2}}
+    found = table_of(rows, 4, (0.5,), sharpness=2.0).after(NONE, 1, written([1]).automaton.suffix())
+    odds = np.exp(found.log_probs - found.log_probs[0])
+    assert odds.tolist() == pytest.approx([1, 0.6**2, 0.4**2], abs=0.03)
+    probs = odds / odds.sum()
+    assert found.entropy == pytest.approx(-(probs * np.log(probs)).sum(), abs=1e-5)
+
+
 def test_a_table_comes_back_from_its_file(tmp_path):
     table, path = small_table(repetition=(0.25,)), tmp_path / "table.safetensors"
     table.save(path)
@@ -73,6 +82,7 @@ def test_a_table_comes_back_from_its_file(tmp_path):
         ("before", lambda values: values[::-1] * 0),
         ("surprises", lambda values: values.astype(np.float32)),
         ("repetition", lambda values: values + 1),
+        ("sharpness", lambda values: values * 0),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(tmp_path, name, change):

@@ -11,11 +11,11 @@ from adaspec_rl.decoding.trigrams import TrigramTable
 from adaspec_rl.pairs import table as tool
 from adaspec_rl.pairs import teacher_writer
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.repetition import LENGTHS, fit_repetition
 from adaspec_rl.pairs.table import TableConfig, build, counted, main
+from adaspec_rl.pairs.table_fitting import LENGTHS, fit_repetition, fit_sharpness
 from adaspec_rl.pairs.tables import table_path
 from adaspec_rl.pairs.teacher_texts import TeacherText
-from adaspec_rl.pairs.trigram_counts import ENTRY_BYTES, ROW_BYTES, SHARPNESS, TrigramCounts
+from adaspec_rl.pairs.trigram_counts import ENTRY_BYTES, ROW_BYTES, TrigramCounts
 from tests.decoding.tables import random_table, table_of
 
 NEVER = np.zeros(0)
@@ -34,21 +34,16 @@ def said(table: TrigramTable, previous: int, last: int) -> dict[int, float]:
     return dict(zip(found.tokens.tolist(), np.exp(found.log_probs).tolist()))
 
 
-def sharp(probs: dict[int, float]) -> dict[int, float]:
-    powers = {token: prob**SHARPNESS for token, prob in probs.items()}
-    return {token: power / sum(powers.values()) for token, power in powers.items()}
-
-
 def test_probabilities_are_means_interpolated_with_those_of_shorter_contexts():
     positions = [((0, 1), {2: 0.6, 3: 0.4}), ((0, 1), {2: 1.0}), ((3, 1), {0: 1.0})]
-    table = counts_of(positions).table("toys", NEVER, size=1000)
+    table = counts_of(positions).table("toys", NEVER, 1.0, size=1000)
     # After 1, and after anything: 1.6 of 3 times 2, and so on. That counts half a time after 0, 1.
     usual = {2: 1.6 / 3, 0: 1 / 3, 3: 0.4 / 3}
-    assert said(table, 2, 1) == pytest.approx(sharp(usual), abs=0.02)
-    assert said(table, 2, 0) == pytest.approx(sharp(usual), abs=0.02)
+    assert said(table, 2, 1) == pytest.approx(usual, abs=0.02)
+    assert said(table, 2, 0) == pytest.approx(usual, abs=0.02)
     after = {2: (1.6 + 0.8 / 3) / 2.5, 3: (0.4 + 0.2 / 3) / 2.5, 0: (0.5 / 3) / 2.5}
     assert sum(after.values()) == pytest.approx(1)
-    assert said(table, 0, 1) == pytest.approx(sharp(after), abs=0.02)
+    assert said(table, 0, 1) == pytest.approx(after, abs=0.02)
     assert list(said(table, 0, 1)) == [2, 3, 0]
 
 
@@ -56,36 +51,47 @@ def test_rows_that_say_most_for_their_bytes_are_kept():
     usual = {0: 0.5, 1: 0.5}
     positions = [((0, 3), usual)] * 8 + [((1, 3), {2: 1.0})] * 3 + [((2, 3), {0: 1.0})]
     counts = counts_of(positions)
-    sizes = {size: counts.table("toys", NEVER, size=size) for size in (0, 12, 1000)}
+    sizes = {size: counts.table("toys", NEVER, 1.0, size=size) for size in (0, 12, 1000)}
     assert [table.rows for table in sizes.values()] == [0, 1, 3]
-    assert said(sizes[12], 1, 3)[2] > 0.9  # seen less often than 0, 3, but unlike the others
+    assert said(sizes[12], 1, 3)[2] > 0.85  # seen less often than 0, 3, but unlike the others
     assert said(sizes[12], 0, 3) == said(sizes[12], 2, 3) == said(sizes[0], 1, 3)
     for size, table in sizes.items():
         own = table.arrays["sizes"][1 + table.vocab_size :].astype(int)
         assert ROW_BYTES * len(own) + ENTRY_BYTES * own.sum() <= size
 
 
-def test_a_text_counts_where_two_tokens_precede():
-    def text(prompt: int) -> TeacherText:
-        choices = np.arange(2 * (5 - prompt)).reshape(-1, 2).astype(np.int32)
-        probs = np.zeros(choices.shape, dtype=np.float16)
-        tokens = np.array([7, 8, 9, 10, 11], dtype=np.int32)
-        return TeacherText(tokens, prompt, 1.0, False, choices, probs, np.zeros((4, 1), np.uint16))
+def text_of(tokens: np.ndarray, prompt: int, probs: np.ndarray | None = None) -> TeacherText:
+    """At temperature 1; `probs` `[C]` are of tokens 0, 1, ... at each place."""
+    probs = np.array([1.0]) if probs is None else probs
+    count = len(tokens) - prompt
+    choices = np.tile(np.arange(len(probs), dtype=np.int32), (count, 1))
+    log_probs = np.tile(np.log(probs).astype(np.float16), (count, 1))
+    hidden = np.zeros((len(tokens) - 1, 1), np.uint16)
+    return TeacherText(tokens.astype(np.int32), prompt, 1.0, False, choices, log_probs, hidden)
 
-    before, choices, _ = counted(text(3))
-    assert before.tolist() == [[8, 9], [9, 10]] and choices.tolist() == [[0, 1], [2, 3]]
-    before, choices, log_probs = counted(text(1))
-    assert before.tolist() == [[7, 8], [8, 9], [9, 10]]
-    assert choices.tolist() == [[2, 3], [4, 5], [6, 7]] and len(log_probs) == 3
+
+def test_a_text_counts_where_two_tokens_precede():
+    tokens = np.array([7, 8, 9, 10, 11])
+    before, choices, log_probs = counted(text_of(tokens, 3))
+    assert before.tolist() == [[8, 9], [9, 10]] and len(choices) == len(log_probs) == 2
+    before, choices, log_probs = counted(text_of(tokens, 1))
+    assert before.tolist() == [[7, 8], [8, 9], [9, 10]] and len(choices) == len(log_probs) == 3
 
 
 def test_repetitions_are_trusted_as_far_as_they_are_right():
     table = table_of({(): {token: 0.1 for token in range(10)}}, 10)
     rng = np.random.default_rng(0)
     copied, fresh = np.tile(rng.permutation(10), 8), rng.integers(10, size=2000)
-    always = fit_repetition(table, [(copied, 10)])
+    always = fit_repetition(table, [text_of(copied, 10)])
     assert always.shape == (LENGTHS,) and always[-1] > 0.98
-    assert (fit_repetition(table, [(fresh, 1)])[:2] < 0.1).all()
+    assert (fit_repetition(table, [text_of(fresh, 1)])[:2] < 0.1).all()
+
+
+@pytest.mark.parametrize(("sharpness", "share"), [(1.0, 0.6), (2.0, 0.6**2 / (0.6**2 + 0.4**2))])
+def test_tables_are_sharpened_until_they_share_most_with_the_target(sharpness, share):
+    table = table_of({(): {0: 0.6, 1: 0.4}}, 4)
+    text = text_of(np.zeros(50, dtype=int), 10, np.array([share, 1 - share]))
+    assert fit_sharpness(table, [text]) == sharpness
 
 
 def config_of(folder: Path, **changes) -> TableConfig:
