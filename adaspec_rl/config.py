@@ -13,7 +13,7 @@ class ModelConfig:
     name: str = "???"
     target: str = "???"
     drafter: str | None = None  # the general draft model, `draft` among the drafters
-    # Which drafters, by name: draft, one of `specialists`, early_exit, ngram, or another source.
+    # Which drafters, by name: draft, one of `specialists`, early_exit, ngram, table:FILE, or other
     drafters: list[str] = field(default_factory=lambda: ["draft", "ngram"])
     specialists: dict[str, str] = field(default_factory=dict)  # further draft models, by name
     exit_layer: int | None = None  # early_exit: the target's layers that draft; null: a quarter

@@ -69,7 +69,7 @@ class ChooseConfig:
     model: TargetConfig = field(default_factory=TargetConfig)
     candidates: list[str] = setting(
         ["ngram", "early_exit"],
-        "draft models (folders or hub ids), early_exit:LAYERS, ngram",
+        "draft models (folders or hub ids), early_exit:LAYERS, ngram, table:FILE",
         ListOf(TEXT, least=1, most=32),
     )
     data: str = setting("embedded", "embedded, or a file of prompts: .jsonl or .txt", TEXT)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 NGRAM, EXIT, TABLE = "ngram", "early_exit", "table"  # drafters that need no checkpoint
-SHIPPED_TABLES = ("tiny:table",)
+SHIPPED_TABLES = ("tiny:table", "smollm2:table")
 
 
 def is_free(drafter: str) -> bool:

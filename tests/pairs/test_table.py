@@ -154,6 +154,27 @@ def test_a_table_of_another_vocabulary_is_refused(tmp_path):
         load_pair("x", "tiny:target", [f"table:{tmp_path / 'other.st'}"])
 
 
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "megabytes"), [("tiny:table", 4096, 2), ("smollm2:table", 49_152, 4)]
+)
+def test_shipped_tables_are_whole_and_small(name, vocab_size, megabytes):
+    path = table_path(name)
+    table = TrigramTable.load(path)
+    assert table.vocab_size == vocab_size and table.rows > 10_000
+    assert path.stat().st_size <= megabytes * 1e6
+    assert len(table.arrays["repetition"]) == LENGTHS and table.arrays["sharpness"][0] >= 1
+
+
+def test_the_embedded_pairs_table_drafts_for_it():
+    pair = load_pair("tiny", "tiny:target", ["tiny:table"])
+    session = pair.session(max_new_tokens=60, sampling=Sampling(0.0))
+    session.start(pair.encode("def main("))
+    played = []
+    while not session.finished:
+        played.append(session.step(Action(2)))
+    assert sum(one.accepted for one in played) > 0.2 * sum(one.drafted for one in played)
+
+
 def test_a_name_without_a_place_is_refused():
     with pytest.raises(ValueError, match="expected table:FILE, tiny:table.*, got 'table'"):
         table_path("table")
