@@ -43,6 +43,7 @@ from transformers.utils import is_sklearn_available, logging
 from adaspec_rl.data.conversations import unanswered
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import balanced, embedded_prompts, jsonl_prompts
+from adaspec_rl.engine.sharing import shares
 from adaspec_rl.pairs.drafter_names import is_free
 from adaspec_rl.pairs.pair import Pair, checkpoint_of, load_pair
 from adaspec_rl.pairs.smollm2 import smollm2
@@ -262,7 +263,8 @@ def methods_of(
             pair, precision, numbers, options.target, verification=rule, policy=policy, **limits
         )
         methods += ours.methods()
-    drafter = next((name for name in options.drafters if not is_free(name)), None)
+    whole = (name for name in options.drafters if not is_free(name))
+    drafter = next((name for name in whole if not shares(checkpoint_of(name).config())), None)
     for precision in options.precisions if "transformers" in options.engines else ():
         if not precision.startswith("int"):
             methods += Theirs(options.target, drafter, precision, **limits).methods()

@@ -86,7 +86,8 @@ def test_a_model_sets_what_its_recording_may_cost(script):
         given = compose(script, ["model=smollm2", "replay.prompts=7", "model.exit_layer=9"])
     assert small.replay.prompts < tiny.replay.prompts == 128
     assert small.replay.shard == tiny.replay.shard
-    assert (small.model.drafter, small.model.drafters) == (None, ["ngram", "early_exit"])
+    assert small.model.drafter == "smollm2:draft"
+    assert small.model.drafters == ["draft", "ngram", "table"]
     assert (given.replay.prompts, given.model.exit_layer) == (7, 9)
 
 
