@@ -52,7 +52,7 @@ def signals_of(picks: Sequence[Pick], noise: bool = True) -> np.ndarray:
 
 def sharpened(candidates: Candidates, sampling: Sampling) -> np.ndarray:
     """Log-probabilities up to a constant after temperature, top-k and top-p, `[C]` or fewer."""
-    weights = candidates.log_probs / max(sampling.temperature, 1e-5)
+    weights = candidates.log_probs / sampling.divisor
     if sampling.top_k:
         weights = weights[: sampling.top_k]
     if sampling.top_p < 1:
