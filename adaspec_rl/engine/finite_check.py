@@ -1,5 +1,8 @@
 """Stopping at logits that are NaN or infinite, without slowing a GPU down."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 NOWHERE = 1 << 40  # the position of a bad logit where there is none
@@ -17,6 +20,7 @@ class FiniteCheck:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name = name
+        self._watches = True
         self.pending: torch.Tensor | None = None
         if device.type != "cpu":
             self.pending = torch.full((), NOWHERE, dtype=torch.long, device=device)
@@ -27,6 +31,8 @@ class FiniteCheck:
         Raises:
             FloatingPointError: on the CPU, if a logit is NaN or infinite.
         """
+        if not self._watches:
+            return
         if self.pending is not None:
             bad = torch.where(logits.isfinite().all(-1), NOWHERE, positions)  # [B, K]
             torch.minimum(self.pending, bad.amin(), out=self.pending)
@@ -50,6 +56,17 @@ class FiniteCheck:
         if position != NOWHERE:
             self.pending.fill_(NOWHERE)
             self._fail(position)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Watch nothing meanwhile: the caller looks at each row's logits itself."""
+        before, self._watches = self._watches, False
+        try:
+            yield
+        finally:
+            self._watches = before
+            if self.pending is not None:
+                self.pending.fill_(NOWHERE)
 
     def _fail(self, position: int) -> None:
         raise FloatingPointError(

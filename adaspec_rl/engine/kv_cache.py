@@ -1,5 +1,7 @@
 """Keys and values of every token read so far, in memory that does not move while it suffices."""
 
+from collections.abc import Mapping
+
 import torch
 
 from adaspec_rl.engine.architecture import Architecture
@@ -85,6 +87,17 @@ class KVCache:
         ):
             raise ValueError(f"cannot roll back to {lengths} tokens: the rows hold {self.lengths}")
         self.lengths = lengths
+
+    def append(self, widths: Mapping[int, int]) -> None:
+        """Rows, by number, have so many tokens more."""
+        self.lengths = [length + widths.get(row, 0) for row, length in enumerate(self.lengths)]
+
+    @torch.inference_mode()  # where the memory may have been made
+    def free(self, row: int, *, erase: bool = False) -> None:
+        """Empty one row; `erase` it where it may hold a NaN, which spoils whatever comes next."""
+        if erase:
+            self.data[:, row].zero_()
+        self.lengths = [0 if number == row else held for number, held in enumerate(self.lengths)]
 
     def _rounded(self, length: int) -> int:
         return -(-min(length, self.context_length) // _BLOCK) * _BLOCK

@@ -1,6 +1,6 @@
 """A decoder-only forward pass with nothing in it but the arithmetic."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -16,6 +16,7 @@ from adaspec_rl.engine.cpu.packing import PackedWeights
 from adaspec_rl.engine.cuda_graphs import CudaRecorder, GraphPool, Inputs
 from adaspec_rl.engine.decoder import Decoder, Plan
 from adaspec_rl.engine.device_weights import read_weights
+from adaspec_rl.engine.extension import Extended, Extension, joined, passes
 from adaspec_rl.engine.finite_check import NOWHERE, FiniteCheck
 from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.memory import out_of_memory
@@ -99,7 +100,7 @@ class LeanModel:
             architecture,
             dtype=self.dtype,
             device=self.device,
-            context_length=limit if self._on_cpu else limit + _FILLED,
+            context_length=limit if self._compiled is not None else limit + _FILLED,
         )
         narrow = torch.compile(self._narrow_forward, dynamic=False) if compile else None
         self._narrow = narrow or self._narrow_forward
@@ -164,6 +165,99 @@ class LeanModel:
             hidden.append(self.last_hidden)
         self.last_hidden = torch.cat([part for part in hidden if part is not None], dim=1)
         return torch.cat(parts, dim=1)
+
+    def extend_rows(self, extensions: Sequence[Extension]) -> list[Extended]:
+        """Append other tokens to some rows of the cache, those of each `Extension` to its row.
+
+        A row whose logits are NaN or infinite says so and spoils no other's.
+
+        Raises:
+            ValueError: a row would outgrow `context_length`.
+            IndexError: a token is not in the vocabulary.
+        """
+        cache, limit = self._cache, self.context_length
+        for part in extensions:
+            if cache.lengths[part.row] + part.width > limit:
+                raise ValueError(
+                    f"the context of {self.name} holds {limit} tokens: {cache.lengths[part.row]} "
+                    f"are in row {part.row} and {part.width} more do not fit"
+                )
+        most = _FILLED if self._compiled is None else max(1, self._chunk)
+        found: dict[int, list[Extended]] = {part.row: [] for part in extensions}
+        for together in passes(extensions, most, padded=self._compiled is None):
+            with torch.inference_mode():
+                read = self._read_padded if self._compiled is None else self._read_ragged
+                for part, extended in zip(together, read(together)):
+                    found[part.row].append(extended)
+        return [joined(found[part.row]) for part in extensions]
+
+    def _read_ragged(self, extensions: Sequence[Extension]) -> list[Extended]:
+        assert self._compiled is not None
+        cache = self._cache
+        if cache.reserve(max(cache.lengths[part.row] + part.width for part in extensions)):
+            self._prepare()
+        if self._windowed:
+            for part in extensions:
+                first = cache.lengths[part.row]
+                slots = self._steps[first : first + part.width]
+                self._slot_positions[part.row, first : first + part.width] = slots
+        logits, hidden, finite = self._compiled.run_rows(
+            extensions,
+            cache,
+            self._rope,
+            layers=self.architecture.layers,
+            places=self._slot_positions if self._windowed else None,
+        )
+        cache.append({part.row: part.width for part in extensions})
+        kept = logits.split([part.keep for part in extensions])
+        known = hidden.split([max(part.keep, part.states) for part in extensions])
+        return [
+            Extended(own, states, finite or bool(own.isfinite().all()))
+            for own, states in zip(kept, known)
+        ]
+
+    def _read_padded(self, extensions: Sequence[Extension]) -> list[Extended]:
+        """All rows read as many tokens as the widest; what fills them up is forgotten."""
+        cache = self._cache
+        before, width = list(cache.lengths), max(part.width for part in extensions)
+        tokens = torch.zeros(cache.batch, width, dtype=torch.long, device=self.device)
+        features = None
+        if self.architecture.reads_features:
+            size = self.architecture.hidden_size
+            features = torch.zeros(cache.batch, width, size, device=self.device)
+        for part in extensions:
+            tokens[part.row, : part.width] = part.tokens
+            if features is not None and part.features is not None:
+                features[part.row, : part.width] = part.features
+        most = max(max(part.keep, part.states) and part.width for part in extensions)
+        keep = width if most else 1
+        with self._finite.deferred():
+            logits = self._forward(tokens, keep, keep, features, None, None, None)
+        assert self.last_hidden is not None
+        hidden = self.last_hidden
+        cache.lengths = before
+        cache.append({part.row: part.width for part in extensions})
+        finite = logits.isfinite().all(-1).cpu()  # [B, keep]
+        found = []
+        for part in extensions:
+            kept, states = part.keep, max(part.keep, part.states)
+            own = slice(part.width - kept, part.width) if most else slice(0, 0)
+            seen = slice(part.width - states, part.width) if most else slice(0, 0)
+            row = part.row
+            found.append(
+                Extended(logits[row, own], hidden[row, seen], bool(finite[row, own].all()))
+            )
+        return found
+
+    def free_row(self, row: int, *, erase: bool = False) -> None:
+        """Forget a row's tokens; `erase` also what they left, where a NaN may be among it."""
+        self._cache.free(row, erase=erase)
+
+    def rollback_row(self, row: int, length: int) -> None:
+        """Forget all but the first `length` tokens of one row."""
+        lengths = list(self._cache.lengths)
+        lengths[row] = length
+        self._cache.rollback(lengths)
 
     def rollback(self, lengths: torch.Tensor | int) -> None:
         if isinstance(lengths, int):
@@ -269,6 +363,8 @@ class LeanModel:
 
         Returns: float32 logits `[B, K, V]`, or `[B, K, outputs]` where there are `output_tokens`.
         """
+        cache = self._cache
+        check_room(self.name, tokens, cache.batch, cache.longest, self.context_length)
         if self._compiled is not None:  # keeps nothing for gradients anyway
             return self._forward(tokens, keep, states, features, layers, positions, mask)
         with torch.inference_mode():
@@ -286,7 +382,6 @@ class LeanModel:
     ) -> torch.Tensor:
         cache = self._cache
         batch, width = tokens.shape
-        check_room(self.name, tokens, cache.batch, cache.longest, self.context_length)
         assert (features is not None) == self.architecture.reads_features
         keep = width if keep is None else min(keep, width)
         states = keep if states is None else max(keep, min(states, width))

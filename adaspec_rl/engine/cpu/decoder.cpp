@@ -83,19 +83,26 @@ struct Model {
     int64_t bfloat16_cache;
 };
 
+// Tokens of several texts, one text after the other: `widths` of each go in, its logits and hidden
+// states are those of its last `keeps` and `states` tokens, at least as many states as logits.
 struct Pass {
-    const int64_t* tokens;     // [batch][width]
-    const float* features;     // [batch][width][hidden], or null
-    const int64_t* starts;     // [batch]: the cache's first free slot of each row
-    const int64_t* positions;  // [batch][width], or null: as the slots
-    const uint8_t* mask;       // [batch or 1][width][span]: which slots are seen; null: all before
-    const int64_t* places;     // [batch][capacity]: positions by slot; for masks and windows
-    int64_t mask_stride;       // of a row of the batch
+    const int64_t* tokens;     // [sum of widths]
+    const float* features;     // [sum of widths][hidden], or null
+    const int64_t* widths;     // [batch]
+    const int64_t* keeps;      // [batch]
+    const int64_t* states;     // [batch]
+    const int64_t* rows;       // [batch]: of the cache
+    const int64_t* starts;     // [batch]: the first free slot of the cache's row
+    const int64_t* positions;  // [sum of widths], or null: as the slots
+    const uint8_t* mask;       // [batch or 1][width][span]: which slots are seen; null: all before.
+                               // Texts with a mask are equally wide
+    const int64_t* places;     // [cache_rows][capacity]: positions by slot; for masks and windows
+    int64_t mask_stride;       // of a text
     const float* rope;         // [capacity][head_dim / 2][cosine, sine]
-    void* cache;               // [layers][batch][2 kv_heads][capacity][head_dim]
-    int64_t capacity, batch, width, span, layers, keep, states, threads;
-    float* hidden;             // [batch][states][hidden], out; at least those whose logits are kept
-    float* logits;             // [batch][keep][vocabulary], out
+    void* cache;               // [layers][cache_rows][2 kv_heads][capacity][head_dim]
+    int64_t cache_rows, capacity, batch, span, layers, threads;
+    float* hidden;             // [sum of states][hidden], out
+    float* logits;             // [sum of keeps][vocabulary], out
 };
 
 // How tokens are drafted: of the first `choices` outputs the one with the largest
@@ -695,21 +702,26 @@ private:
     float* next_ = nullptr;
 };
 
+// Blocks of queries of one text and key head.
+struct Unit {
+    int64_t text, kv_head;
+    Range blocks;
+};
+
 template <typename T>
 class Forward {
 public:
     Forward(const Model& model, const Pass& pass)
-        : m(model), p(pass), rows(p.batch * p.width), kept(p.batch * p.keep),
+        : m(model), p(pass), firsts(before(p.widths)), kept_before(before(p.keeps)),
+          states_before(before(p.states)), text_of(texts()), rows(firsts.back()), kept(kept_before.back()),
           group(m.heads / m.kv_heads), heads(m.heads + 2 * m.kv_heads), chunks(ceil_div(reach(), CHUNK)),
           hidden_stride(filled_up(m.hidden)), qkv_stride(filled_up(heads * m.head_dim)),
           mixed_stride(filled_up(m.heads * m.head_dim)),
           gated_stride(ceil_div(m.intermediate, LANES) * 2 * LANES),
           active_stride(filled_up(m.intermediate)) {
+        find_units();
         // Few queries and many keys: chunks of the keys go to several threads.
-        blocks = ceil_div(p.mask ? group : p.width * group, QUERIES) * (p.mask ? p.width : 1);
-        const int64_t units = p.batch * m.kv_heads * blocks;
-        bundles = ceil_div(blocks, std::clamp<int64_t>(units / (2 * p.threads), 1, TOGETHER));
-        spread = chunks > 1 && units < 8 * p.threads;
+        spread = chunks > 1 && blocks < 8 * p.threads;
         part_size = m.head_dim + 2;
         const int64_t parts = spread ? rows * m.heads * chunks * part_size : 0;
         static thread_local Workspace memory;
@@ -735,15 +747,7 @@ public:
             if (p.features) add_features(thread, threads);
 #pragma omp barrier
             for (int64_t n = 0; n < p.layers; n++) layer(n, thread, threads);
-            for (int64_t i = thread; i < p.batch * p.states; i += threads) {
-                const int64_t b = i / p.states, back = p.states - i % p.states;  // from the row's end
-                float* to = p.hidden + i * m.hidden;
-                normalise(hidden + ((b + 1) * p.width - back) * hidden_stride, m.norm, m.hidden,
-                          m.norm_eps, to);
-                if (back <= p.keep)
-                    std::memcpy(normed + ((b + 1) * p.keep - back) * hidden_stride, to,
-                                m.hidden * sizeof(float));
-            }
+            for (int64_t b = 0; b < p.batch; b++) normalise_last(b, thread, threads);
 #pragma omp barrier
             const Range own = share(panels(m.head), thread, threads);
             project(m.head, normed, hidden_stride, kept, {p.logits, m.head.outputs, false}, own);
@@ -756,13 +760,41 @@ public:
 private:
     const Model& m;
     const Pass& p;
+    const std::vector<int64_t> firsts, kept_before, states_before;  // [batch + 1]: of texts before
+    const std::vector<int32_t> text_of;                             // [rows]
     const int64_t rows, kept, group, heads, chunks;
     const int64_t hidden_stride, qkv_stride, mixed_stride, gated_stride, active_stride;
-    int64_t blocks, bundles, part_size;
+    std::vector<Unit> units;
+    int64_t blocks, part_size;  // blocks of queries in all
     bool spread;
     float *hidden, *normed, *qkv, *mixed, *gated, *active, *partial;
     std::vector<int32_t> slots;        // [rows][span]: the slots that a token sees, in order
     std::vector<int64_t> seen;         // [rows]: how many
+
+    std::vector<int64_t> before(const int64_t* counts) const {
+        std::vector<int64_t> sums(p.batch + 1);
+        for (int64_t b = 0; b < p.batch; b++) sums[b + 1] = sums[b] + counts[b];
+        return sums;
+    }
+
+    std::vector<int32_t> texts() const {
+        std::vector<int32_t> found(firsts.back());
+        for (int64_t b = 0; b < p.batch; b++)
+            std::fill(found.begin() + firsts[b], found.begin() + firsts[b + 1], int32_t(b));
+        return found;
+    }
+
+    // A text's last hidden states, and those of them that the head reads.
+    void normalise_last(int64_t b, int thread, int threads) {
+        for (int64_t i = states_before[b] + thread; i < states_before[b + 1]; i += threads) {
+            const int64_t back = states_before[b + 1] - i;  // from the text's end
+            float* to = p.hidden + i * m.hidden;
+            normalise(hidden + (firsts[b + 1] - back) * hidden_stride, m.norm, m.hidden, m.norm_eps, to);
+            if (back <= p.keeps[b])
+                std::memcpy(normed + (kept_before[b + 1] - back) * hidden_stride, to,
+                            m.hidden * sizeof(float));
+        }
+    }
 
     // To the embeddings, what the features say, each thread in its own outputs.
     void add_features(int thread, int threads) {
@@ -836,13 +868,15 @@ private:
     }
 
     T* cache(int64_t layer, int64_t b, int64_t head) const {
-        const int64_t row = (layer * p.batch + b) * 2 * m.kv_heads + head;
+        const int64_t row = (layer * p.cache_rows + p.rows[b]) * 2 * m.kv_heads + head;
         return static_cast<T*>(p.cache) + row * p.capacity * m.head_dim;
     }
 
     int64_t position(int64_t r) const {
-        return p.positions ? p.positions[r] : p.starts[r / p.width] + r % p.width;
+        return p.positions ? p.positions[r] : slot_of(r);
     }
+
+    int64_t slot_of(int64_t r) const { return p.starts[text_of[r]] + r - firsts[text_of[r]]; }
 
     // Queries turn in place; keys and values go to the cache, keys as [slots / 16][head_dim][16].
     void rotate_and_store(const Layer& w, int64_t n, int64_t head) {
@@ -854,8 +888,8 @@ private:
                 rotate(own, p.rope + position(r) * size, size);
             }
             if (head < m.heads) continue;
-            const int64_t b = r / p.width, slot = p.starts[b] + r % p.width;
-            T* to = cache(n, b, head - m.heads);
+            const int64_t slot = slot_of(r);
+            T* to = cache(n, text_of[r], head - m.heads);
             if (head < m.heads + m.kv_heads) {
                 to += slot / LANES * LANES * size + slot % LANES;
                 for (int64_t d = 0; d < size; d++) to[d * LANES] = stored(own[d], T());
@@ -869,7 +903,8 @@ private:
         slots.resize(rows * p.span);
         seen.resize(rows);
         for (int64_t r = 0; r < rows; r++) {
-            const uint8_t* mask = p.mask + r / p.width * p.mask_stride + r % p.width * p.span;
+            const int64_t b = text_of[r];
+            const uint8_t* mask = p.mask + b * p.mask_stride + (r - firsts[b]) * p.span;
             int64_t count = 0;
             for (int64_t slot = 0; slot < p.span; slot++)
                 if (mask[slot]) slots[r * p.span + count++] = slot;
@@ -878,29 +913,49 @@ private:
     }
 
     View view(const Layer& w, int64_t r) const {
-        const int64_t b = r / p.width;
         if (!p.mask) {
-            const int64_t last = p.starts[b] + r % p.width + 1;
+            const int64_t last = slot_of(r) + 1;
             return {w.window ? std::max<int64_t>(0, last - w.window) : 0, last, nullptr};
         }
         const int32_t* own = slots.data() + r * p.span;
         int64_t skipped = 0;
         if (w.window)
-            while (p.places[b * p.capacity + own[skipped]] <= position(r) - w.window) skipped++;
+            while (p.places[p.rows[text_of[r]] * p.capacity + own[skipped]] <= position(r) - w.window)
+                skipped++;
         const int64_t count = seen[r] - skipped, first = std::max<int64_t>(0, position(r) + 1 - count);
         return {first, first + count, own + skipped};
     }
 
+    // Blocks of queries of one text and key head that go through the keys together.
+    void find_units() {
+        std::vector<int64_t> counts(p.batch);
+        blocks = 0;
+        for (int64_t b = 0; b < p.batch; b++) {
+            counts[b] = blocks_of(b);
+            blocks += counts[b] * m.kv_heads;
+        }
+        const int64_t together = std::clamp<int64_t>(blocks / (2 * p.threads), 1, TOGETHER);
+        for (int64_t b = 0; b < p.batch; b++) {
+            const int64_t bundles = ceil_div(counts[b], together);
+            for (int64_t i = 0; i < m.kv_heads * bundles; i++)
+                units.push_back({b, i / bundles, share(counts[b], i % bundles, bundles)});
+        }
+    }
+
+    int64_t blocks_of(int64_t b) const {
+        if (!p.mask) return ceil_div(p.widths[b] * group, QUERIES);
+        return ceil_div(group, QUERIES) * p.widths[b];
+    }
+
     void attend(const Layer& w, int64_t n, int thread, int threads) {
-        const int64_t units = p.batch * m.kv_heads * bundles;
+        const int64_t count = units.size();
         if (!spread) {
-            for (int64_t unit = thread; unit < units; unit += threads)
-                attend_blocks(w, n, unit, {0, chunks});
+            for (int64_t i = thread; i < count; i += threads) attend_blocks(w, n, units[i], {0, chunks});
             return;
         }
-        const Range own = share(units * chunks, thread, threads);
+        const Range own = share(count * chunks, thread, threads);
         for (int64_t i = own.first; i < own.last; i++)
-            attend_blocks(w, n, i / chunks, {i % chunks, i % chunks + 1});
+            attend_blocks(w, n, units[i / chunks], {i % chunks, i % chunks + 1});
 #pragma omp barrier
         for (int64_t i = thread; i < rows * m.heads; i += threads) {
             Part all = {0, 0, mixed + i / m.heads * mixed_stride + i % m.heads * m.head_dim};
@@ -927,14 +982,14 @@ private:
         for (int64_t d = 0; d < m.head_dim; d++) all.values[d] /= all.total;
     }
 
-    // Blocks of queries of one row and key head, chunk by chunk, so that keys stay at hand.
-    void attend_blocks(const Layer& w, int64_t n, int64_t unit, Range seen_chunks) {
-        const int64_t kv_head = unit / bundles % m.kv_heads, b = unit / bundles / m.kv_heads;
-        const auto [first, last] = share(blocks, unit % bundles, bundles);
+    // A unit's blocks of queries, chunk by chunk, so that keys stay at hand.
+    void attend_blocks(const Layer& w, int64_t n, const Unit& unit, Range seen_chunks) {
+        const auto [b, kv_head, own_blocks] = unit;
+        const auto [first, last] = own_blocks;
         Part all[TOGETHER][QUERIES] = {};
         for (int64_t chunk = seen_chunks.first; chunk < seen_chunks.last; chunk++) {
             for (int64_t block = first; block < last; block++) {
-                const Range own = queries_of(block);
+                const Range own = queries_of(b, block);
                 Part* parts = all[block - first];
                 switch (own.last - own.first) {
                     case 1: attend_queries<1>(w, n, b, kv_head, own.first, chunk, parts); break;
@@ -945,15 +1000,15 @@ private:
             }
         }
         for (int64_t block = first; block < last && !spread; block++) {
-            const Range own = queries_of(block);
+            const Range own = queries_of(b, block);
             for (int64_t q = 0; q < own.last - own.first; q++) finish(all[block - first][q]);
         }
     }
 
-    // Those of a block, among the row's, token by token. Under a mask all are of one token.
-    Range queries_of(int64_t block) const {
-        if (!p.mask) return {block * QUERIES, std::min((block + 1) * QUERIES, p.width * group)};
-        const int64_t of_token = blocks / p.width, token = block / of_token;
+    // Those of a block, among the text's, token by token. Under a mask all are of one token.
+    Range queries_of(int64_t b, int64_t block) const {
+        if (!p.mask) return {block * QUERIES, std::min((block + 1) * QUERIES, p.widths[b] * group)};
+        const int64_t of_token = ceil_div(group, QUERIES), token = block / of_token;
         const int64_t first = token * group + block % of_token * QUERIES;
         return {first, std::min(first + QUERIES, (token + 1) * group)};
     }
@@ -968,7 +1023,7 @@ private:
         static thread_local std::vector<float> scratch;
         scratch.resize(Q * size);
         for (int q = 0; q < Q; q++) {
-            const int64_t r = b * p.width + (query + q) / group;
+            const int64_t r = firsts[b] + (query + q) / group;
             const int64_t head = kv_head * group + (query + q) % group;
             queries[q] = qkv + r * qkv_stride + head * size;
             views[q] = view(w, r);
@@ -1021,8 +1076,10 @@ static int64_t choose(const Draft& draft, const float* logits, const float* nois
 
 // 0; 1 if a token is not in the vocabulary, and nothing was computed; 2 if a logit is not finite.
 extern "C" int forward(const Model* model, const Pass* pass) {
-    for (int64_t i = 0; i < pass->batch * pass->width; i++)
-        if (pass->tokens[i] < 0 || pass->tokens[i] >= model->embedding.outputs) return 1;
+    const int64_t* token = pass->tokens;
+    for (int64_t b = 0; b < pass->batch; b++)
+        for (int64_t i = 0; i < pass->widths[b]; i++, token++)
+            if (*token < 0 || *token >= model->embedding.outputs) return 1;
     return model->bfloat16_cache ? run<uint16_t>(*model, *pass) : run<float>(*model, *pass);
 }
 
@@ -1031,6 +1088,7 @@ extern "C" int forward(const Model* model, const Pass* pass) {
 // [length][vocabulary] and [length][hidden].
 extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) {
     Pass pass = *first;
+    const int64_t one = 1;
     int64_t start = pass.starts[0];
     int outcome = 0;
     for (int64_t i = 0; i < draft->length; i++) {
@@ -1039,13 +1097,13 @@ extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) 
         const float* noise = draft->noise ? draft->noise + i * draft->choices : nullptr;
         draft->places[i] = choose(*draft, pass.logits, noise);
         draft->tokens[i] = draft->ids ? draft->ids[draft->places[i]] : draft->places[i];
-        start += pass.width;
-        if (pass.features) pass.features = pass.hidden + (pass.states - 1) * model->hidden;
-        pass.hidden += pass.states * model->hidden;
+        start += pass.widths[0];
+        if (pass.features) pass.features = pass.hidden + (pass.states[0] - 1) * model->hidden;
+        pass.hidden += pass.states[0] * model->hidden;
         pass.logits += model->head.outputs;
         pass.tokens = draft->tokens + i;
         pass.starts = &start;
-        pass.width = pass.states = 1;
+        pass.widths = pass.states = &one;
         pass.span = start + 1;
     }
     return outcome;

@@ -1,6 +1,7 @@
 """The compiled forward pass of one model."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.cpu.build import library
 from adaspec_rl.engine.cpu.packing import PRECISIONS, PackedMatrix, PackedWeights
+from adaspec_rl.engine.extension import Extension
 from adaspec_rl.engine.kv_cache import KVCache
 
 _UNKNOWN_TOKEN, _NOT_FINITE = 1, 2  # what `forward` returns
@@ -62,6 +64,10 @@ class _Pass(ctypes.Structure):
     _fields_ = [
         ("tokens", _Pointer),
         ("features", _Pointer),
+        ("widths", _Pointer),
+        ("keeps", _Pointer),
+        ("states", _Pointer),
+        ("rows", _Pointer),
         ("starts", _Pointer),
         ("positions", _Pointer),
         ("mask", _Pointer),
@@ -69,13 +75,11 @@ class _Pass(ctypes.Structure):
         ("mask_stride", _Integer),
         ("rope", _Pointer),
         ("cache", _Pointer),
+        ("cache_rows", _Integer),
         ("capacity", _Integer),
         ("batch", _Integer),
-        ("width", _Integer),
         ("span", _Integer),
         ("layers", _Integer),
-        ("keep", _Integer),
-        ("states", _Integer),
         ("threads", _Integer),
         ("hidden", _Pointer),
         ("logits", _Pointer),
@@ -166,16 +170,46 @@ class CpuDecoder:
         states = keep if states is None else states
         logits = torch.empty(batch, keep, self._weights.head.outputs)
         hidden = torch.empty(batch, states, self._architecture.hidden_size)
-        # Named, so that what pointers point to lives until the call is over.
-        inputs = (
+        inputs = _Inputs(
             tokens.contiguous(),
             None if features is None else features.float().contiguous(),
-            (_Integer * batch)(*cache.lengths),
+            _Integers.of([width] * batch, [keep] * batch, [states] * batch, range(batch), cache),
             None if positions is None else positions.expand(batch, width).contiguous(),
             None if mask is None else mask.contiguous(),
             places,
         )
-        what = self._pass(inputs, cache, rope, layers, keep, states, hidden, logits)
+        what = self._pass(inputs, cache, rope, layers, hidden, logits)
+        outcome = self._forward(ctypes.byref(self._model), ctypes.byref(what))
+        self._check(outcome, tokens)
+        return logits, hidden, outcome != _NOT_FINITE
+
+    def run_rows(
+        self,
+        extensions: Sequence[Extension],
+        cache: KVCache,
+        rope: torch.Tensor,
+        *,
+        layers: int,
+        places: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """Read each row's own tokens; as `run` otherwise.
+
+        Returns: logits `[sum of keep, V]` and hidden states `[sum of states, hidden]`, one row's
+        after the other's, and whether all logits are finite.
+        """
+        widths, keeps = [part.width for part in extensions], [part.keep for part in extensions]
+        states = [max(part.keep, part.states) for part in extensions]
+        logits = torch.empty(sum(keeps), self._weights.head.outputs)
+        hidden = torch.empty(sum(states), self._architecture.hidden_size)
+        tokens = torch.cat([part.tokens for part in extensions])
+        seen = [part.features for part in extensions if part.features is not None]
+        inputs = _Inputs(
+            tokens,
+            torch.cat(seen).float().contiguous() if seen else None,
+            _Integers.of(widths, keeps, states, [part.row for part in extensions], cache),
+            places=places,
+        )
+        what = self._pass(inputs, cache, rope, layers, hidden, logits)
         outcome = self._forward(ctypes.byref(self._model), ctypes.byref(what))
         self._check(outcome, tokens)
         return logits, hidden, outcome != _NOT_FINITE
@@ -212,15 +246,13 @@ class CpuDecoder:
         logits = torch.empty(length, self._weights.head.outputs)
         hidden = torch.empty(length, self._architecture.hidden_size)
         drafted, outputs = torch.empty(2, length, dtype=torch.long)
-        inputs = (
+        inputs = _Inputs(
             tokens.contiguous(),
             None if features is None else features.float().contiguous(),
-            (_Integer * 1)(*cache.lengths),
-            None,
-            None,
-            places,
+            _Integers.of([tokens.shape[1]], [1], [1], [0], cache),
+            places=places,
         )
-        what = self._pass(inputs, cache, rope, layers, 1, 1, hidden, logits)
+        what = self._pass(inputs, cache, rope, layers, hidden, logits)
         how = _Draft(
             length,
             choices,
@@ -240,31 +272,27 @@ class CpuDecoder:
         cache: KVCache,
         rope: torch.Tensor,
         layers: int,
-        keep: int,
-        states: int,
         hidden: torch.Tensor,
         logits: torch.Tensor,
     ) -> _Pass:
-        tokens, features, starts, positions, mask, places = inputs
-        batch, width = tokens.shape
+        """`inputs` must live until the call is over: pointers point to them."""
+        mask, whole = inputs.mask, inputs.integers
         self._model.bfloat16_cache = cache.data.dtype == torch.bfloat16
         return _Pass(
-            tokens.data_ptr(),
-            _pointer(features),
-            ctypes.addressof(starts),
-            _pointer(positions),
+            inputs.tokens.data_ptr(),
+            _pointer(inputs.features),
+            *whole.addresses,
+            _pointer(inputs.positions),
             _pointer(mask),
-            _pointer(places),
+            _pointer(inputs.places),
             0 if mask is None or len(mask) == 1 else mask.stride(0),
             rope.data_ptr(),
             cache.data.data_ptr(),
+            cache.batch,
             cache.capacity,
-            batch,
-            width,
-            cache.longest + width,
+            whole.batch,
+            whole.span if mask is None else mask.shape[-1],
             layers,
-            keep,
-            states,
             torch.get_num_threads(),
             hidden.data_ptr(),
             logits.data_ptr(),
@@ -293,15 +321,42 @@ class Drafted:
     finite: bool  # whether all logits are
 
 
-# Tokens, features, starts, positions, mask, places.
-_Inputs = tuple[
-    torch.Tensor,
-    torch.Tensor | None,
-    Any,
-    torch.Tensor | None,
-    torch.Tensor | None,
-    torch.Tensor | None,
-]
+@dataclass(frozen=True, slots=True)
+class _Integers:
+    """By text: how wide it is, how many logits and states are kept, its row and where it starts."""
+
+    batch: int
+    span: int  # the longest text's tokens, once they are read
+    values: Any  # [5 * batch]
+
+    @staticmethod
+    def of(
+        widths: Sequence[int],
+        keeps: Sequence[int],
+        states: Sequence[int],
+        rows: Sequence[int],
+        cache: KVCache,
+    ) -> "_Integers":
+        starts = [cache.lengths[row] for row in rows]
+        span = max(start + width for start, width in zip(starts, widths))
+        values = (*widths, *keeps, *states, *rows, *starts)
+        return _Integers(len(starts), span, (_Integer * len(values))(*values))
+
+    @property
+    def addresses(self) -> list[int]:
+        """Of widths, keeps, states, rows and starts."""
+        first, step = ctypes.addressof(self.values), self.batch * ctypes.sizeof(_Integer)
+        return [first + number * step for number in range(5)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    tokens: torch.Tensor
+    features: torch.Tensor | None
+    integers: _Integers
+    positions: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    places: torch.Tensor | None = None
 
 
 def _pointer(tensor: torch.Tensor | None) -> int | None:
