@@ -1,7 +1,5 @@
 """One generation, round by round: decide (elsewhere), draft, verify, commit."""
 
-import itertools
-import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -17,8 +15,8 @@ from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
-from adaspec_rl.decoding.stopping import RuleStop, RunningSurvival, ThresholdStop, chances
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
+from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import new_verification, row
 from adaspec_rl.engine.language_model import LanguageModel
@@ -83,8 +81,7 @@ class LiveSession:
         Raises:
             ValueError: settings that do not fit together.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        self._rules = DecodingRules(frozenset(eos_ids), max_new_tokens, sampling, verification)
         new_verification(verification, sampling, 0, target.vocab_size, target.device)  # checks
         self.target = target
         self.models = list(drafters)
@@ -95,7 +92,7 @@ class LiveSession:
                 f"got {len(self.survival)}"
             )
         self.drafters = [drafter.name for drafter in drafters]
-        self.eos_ids = frozenset(eos_ids)
+        self.eos_ids = self._rules.eos_ids
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling
         self.verification = verification
@@ -104,15 +101,24 @@ class LiveSession:
             assert isinstance(target, LeanModel)
             self._told = target
         self.clock = clock
-        self._finished: str | None = "length"
+        self._text: Text | None = None
 
     @property
     def finished(self) -> str | None:
-        return self._finished
+        return self._text.finished if self._text else "length"
+
+    @property
+    def sequence(self) -> TokenSequence:
+        return self._started.sequence
 
     @property
     def tokens(self) -> list[int]:
-        return self.sequence.tokens[self._prompt_length :]
+        return self._started.tokens
+
+    @property
+    def _started(self) -> Text:
+        assert self._text is not None, "start() comes first"
+        return self._text
 
     def prepare(self, length: int, progress: Callable[[float], None] = lambda share: None) -> None:
         """Do all that texts of `length` tokens need done once, such as to capture CUDA graphs.
@@ -131,31 +137,10 @@ class LiveSession:
         Raises:
             ValueError: the prompt is empty, or leaves no room in the target's context.
         """
-        limit = self.target.context_length
-        if not len(prompt):
-            raise ValueError("the prompt is empty: expected at least 1 token")
-        if len(prompt) >= limit:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens but the context of {self.target.name} holds "
-                f"{limit}: shorten it to at most {limit - 1}"
-            )
-        outside = [token for token in prompt if not 0 <= token < self.target.vocab_size]
-        if outside:
-            raise ValueError(
-                f"token {outside[0]} is not in the vocabulary of {self.target.name}: expected 0 to "
-                f"{self.target.vocab_size - 1}"
-            )
-        room = min(limit, len(prompt) + self.max_new_tokens)
         hidden = self._told.architecture.hidden_size if self._told else None
-        self.sequence = TokenSequence(prompt, self.target.device, room, hidden_size=hidden)
-        self._prompt_length, self._room = len(prompt), room
-        self._budget_reason = "context" if room < len(prompt) + self.max_new_tokens else "length"
-        self._finished = None
+        self._text = Text(prompt, seed, self.target, self._rules, hidden_size=hidden)
         self._signals = signals
-        self.prepare(room)
-        self._rule = new_verification(
-            self.verification, self.sampling, seed, self.target.vocab_size, self.target.device
-        )
+        self.prepare(self._text.room)
         self._read_text()
 
     def _read_text(self) -> None:
@@ -184,8 +169,9 @@ class LiveSession:
         Raises:
             ValueError: the generation is finished, or there is no such drafter.
         """
-        if self._finished is not None:
-            raise ValueError(f"the generation is finished ({self._finished}): call start() first")
+        if self.finished is not None:
+            raise ValueError(f"the generation is finished ({self.finished}): call start() first")
+        text = self._started
         if action.length and not 0 <= action.drafter < len(self.models):
             raise ValueError(
                 f"no drafter number {action.drafter}: expected 0 to {len(self.models) - 1}"
@@ -193,18 +179,19 @@ class LiveSession:
         began = self.clock()
         if self._uses != self._begun:
             self._read_text()
-        n, buffer = len(self.sequence), self.sequence.buffer
-        stop = self._stop(action)
-        draft = self._draft(action, stop)
+        sequence, rule = text.sequence, text.rule
+        n, buffer = len(sequence), sequence.buffer
+        stop = text.stop(action, self.survival[action.drafter]) if action.length else None
+        draft = self._draft(text, action, stop)
         drafted = len(draft) if draft else 0
         logits = self.target.extend(buffer[None, n - 1 : n + drafted])[0]  # [k + 1, V]
         if self._told is not None:
             assert self._told.last_hidden is not None
-            self.sequence.know(n - 1, self._told.last_hidden[0])
+            sequence.know(n - 1, self._told.last_hidden[0])
         drawn = None
-        if draft and self._rule.needs_log_probs:
+        if draft and rule.needs_log_probs:
             drawn = draft.all_log_probs(logits.shape[-1])
-        accepted, token = self._rule.verify(logits, buffer[n : n + drafted], drawn, n)
+        accepted, token = rule.verify(logits, buffer[n : n + drafted], drawn, n)
         watched = self._watched(action.drafter if draft else None)
         if logits.device.type == "cpu" and not self._signals:  # nothing to wait for
             values = [accepted.item(), *(draft.tokens.tolist() if draft else ()), token.item()]
@@ -213,20 +200,24 @@ class LiveSession:
             values = report.cpu().tolist()  # the round's one synchronisation
         for model in watched:
             model.check(int(values.pop(0)))
+        proposed = [int(value) for value in values[1 : 2 + drafted]]
         signals = _NOTHING
         survivals: tuple[float, ...] = ()
         if self._signals and draft:  # of the text as it was before the round
             signals = np.array(values[4 + drafted :], dtype=np.float32).reshape(-1, len(SIGNALS))
             if draft.picks:
                 signals = signals_of(draft.picks)
-            survivals = self._survivals(action.drafter, stop, signals, values[1 : 1 + drafted])
-        kept, emitted = self._commit(int(values[0]), values[1 : 2 + drafted])
+            survivals = text.survivals(
+                self.survival[action.drafter], stop, signals, proposed[:drafted]
+            )
+        kept, emitted = text.commit(int(values[0]), proposed)
+        self.target.rollback(len(sequence) - 1)
         for number, drafter in enumerate(self.models):
             if draft and number == action.drafter:
                 drafter.keep(n + kept)
             else:
                 drafter.rest()
-        rejected = tuple(int(token) for token in values[1 + kept : 1 + drafted])
+        rejected = tuple(proposed[kept:drafted])
         entropy, top_probability = values[2 + drafted : 4 + drafted] or (0.0, 0.0)
         log_probs, entropies, margins, choice_margins = signals.T.tolist()
         return Round(
@@ -251,32 +242,6 @@ class LiveSession:
                 return forecast(self.sequence.automaton, survival)
         return NO_FORECAST
 
-    def _stop(self, action: Action) -> ThresholdStop | RuleStop | None:
-        if not action.length or not action.stops:
-            return None
-        if action.rule is not None and "survival" not in action.rule.needs:
-            return RuleStop(action.rule, None)
-        text = self.sequence.automaton
-        running = RunningSurvival(self.survival[action.drafter], text, text.tokens[-1])
-        if action.rule is not None:
-            return RuleStop(action.rule, running)
-        return ThresholdStop(action.threshold, running)
-
-    def _survivals(
-        self,
-        drafter: int,
-        stop: ThresholdStop | RuleStop | None,
-        signals: np.ndarray,
-        values: list[float],
-    ) -> tuple[float, ...]:
-        """The estimated survival of each drafted token; those that `stop` saw are known."""
-        found = stop.running.chances if stop and stop.running else []
-        if len(found) < len(values):
-            survival, tokens = self.survival[drafter], [int(value) for value in values]
-            text = self.sequence.automaton
-            found = chances(survival, signals, text, tokens, text.tokens[-1]).tolist()
-        return tuple(itertools.accumulate(found, operator.mul))
-
     def _watched(self, drafter: int | None) -> dict[LanguageModel, torch.Tensor]:
         """The models of a round that say only when they are asked if something is wrong."""
         models = [self.target, *([] if drafter is None else [self.models[drafter].model])]
@@ -286,31 +251,16 @@ class LiveSession:
             if model is not None and model.pending is not None
         }
 
-    def _draft(self, action: Action, stop: ThresholdStop | RuleStop | None) -> Draft | None:
+    def _draft(self, text: Text, action: Action, stop: DraftStop | None) -> Draft | None:
         if not action.length:
             return None
-        n, drafter = len(self.sequence), self.models[action.drafter]
-        length = min(action.length, self._room - n - 1, drafter.context_length - n + 1)
+        n, drafter = len(text.sequence), self.models[action.drafter]
+        length = text.draft_length(action.length, drafter.context_length)
         if length < 1:
             return None
-        draft = drafter.propose(self.sequence, length, self._rule, stop)
-        self.sequence.buffer[n : n + len(draft)] = draft.tokens
+        draft = drafter.propose(text.sequence, length, text.rule, stop)
+        text.sequence.buffer[n : n + len(draft)] = draft.tokens
         return draft if len(draft) else None
-
-    def _commit(self, accepted: int, proposed: list[float]) -> tuple[int, tuple[int, ...]]:
-        """Keep the accepted draft and the token after it, up to the end of the text."""
-        emitted = [int(token) for token in proposed[:accepted]] + [int(proposed[-1])]
-        for index, token in enumerate(emitted):
-            if token in self.eos_ids:
-                self._finished = "eos"
-                emitted = emitted[: index + 1]
-                accepted = min(accepted, index + 1)
-                break
-        self.sequence.extend(emitted, there=accepted)
-        self.target.rollback(len(self.sequence) - 1)
-        if self._finished is None and len(self.sequence) == self._room:
-            self._finished = self._budget_reason
-        return accepted, tuple(emitted)
 
 
 _NOTHING = np.zeros((0, len(SIGNALS)), dtype=np.float32)
