@@ -17,17 +17,17 @@ from adaspec_rl.config import (
 )
 from adaspec_rl.console import duration, progress, say
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.measurement import measure
+from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.engine.device import device_named
 from adaspec_rl.pairs.drafter_names import EXIT
 from adaspec_rl.pairs.pair import Pair, load_pair
-from adaspec_rl.replay.cluster import RayWorkers
-from adaspec_rl.replay.cost_measurement import measure
-from adaspec_rl.replay.cost_profile import CostProfile
-from adaspec_rl.replay.recorder import Recording, record
-from adaspec_rl.replay.trace import Trace
+from adaspec_rl.recording.recorder import Recording, record
+from adaspec_rl.recording.trace import Trace
+from adaspec_rl.recording.workers import RayWorkers
 
 PROJECT = Path(__file__).parents[1]  # where named cost profiles are relative to
 

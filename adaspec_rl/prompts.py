@@ -24,7 +24,7 @@ from adaspec_rl.data.prompts import (
 )
 from adaspec_rl.from_config import sampling_from
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.replay.answers import Answering, answers
+from adaspec_rl.recording.answers import Answering, answers
 
 
 def prompts_from(

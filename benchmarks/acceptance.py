@@ -24,8 +24,8 @@ from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import balanced, jsonl_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.replay.recorder import Recording, record
-from adaspec_rl.replay.trace import Trace
+from adaspec_rl.recording.recorder import Recording, record
+from adaspec_rl.recording.trace import Trace
 
 ALL = "all"
 

@@ -21,7 +21,8 @@ from rich.console import Console
 from adaspec_rl import config as schema
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.evaluation.plots import cost_plot
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.costs.table import cost_table
 from adaspec_rl.from_config import (
     PROJECT,
     measured_profile_from,
@@ -29,8 +30,7 @@ from adaspec_rl.from_config import (
     set_threads,
 )
 from adaspec_rl.prompts import prompts_from
-from adaspec_rl.replay.cost_profile import CostProfile
-from adaspec_rl.replay.cost_table import cost_table
+from adaspec_rl.report.plots import cost_plot
 
 CONF = PROJECT / "conf"
 RESERVED = ("measured", "file")

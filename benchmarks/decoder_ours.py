@@ -7,8 +7,8 @@ from typing import Any
 from bandwidth import cached_token, step_weights
 from decoders import Made, Method, Run
 
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit

@@ -52,7 +52,7 @@ from rounds import FALLBACKS, LENGTHS, draft_model, show_overhead, time_fallback
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts

@@ -16,13 +16,13 @@ from report import finish
 from rich.progress import track
 from transformers import AutoModelForCausalLM
 
+from adaspec_rl.comparison.losslessness import is_tie
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.evaluation.losslessness import is_tie
 from adaspec_rl.pairs.pair import EMBEDDED, dtype_named, load_pair
 from adaspec_rl.training.bundle import load_bundle
 

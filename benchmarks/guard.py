@@ -30,8 +30,8 @@ import torch
 from report import finish
 from rich.progress import track
 
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import Generation, generate
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.observation import CostFeatures

@@ -17,12 +17,12 @@ import torch
 from report import finish
 from rich.console import Console
 
+from adaspec_rl.costs.measurement import measure
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.costs.table import cost_table
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.pairs.pair import NGRAM, Pair, load_pair
-from adaspec_rl.replay.cost_measurement import measure
-from adaspec_rl.replay.cost_profile import CostProfile
-from adaspec_rl.replay.cost_table import cost_table
 
 MAX_LENGTH = 8
 

@@ -22,22 +22,22 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, Record, run_benchmark
+from adaspec_rl.comparison.losslessness import compare_texts
 from adaspec_rl.control.action import action_list
+from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.baselines.markov import Markov
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.learned import LearnedPolicy
-from adaspec_rl.control.markov import Markov
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt, balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, Record, run_benchmark
-from adaspec_rl.evaluation.losslessness import compare_texts
 from adaspec_rl.pairs.pair import NGRAM, Pair
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.recording.recorder import Recording, record
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.markov_solver import solve
-from adaspec_rl.replay.recorder import Recording, record
 from adaspec_rl.replay.streams import ReplayTables
-from adaspec_rl.replay.trace import Trace
 from adaspec_rl.training.bundle import load_bundle
 
 LENGTHS = (1, 2, 3, 4, 6, 8)

@@ -21,12 +21,13 @@ from report import finish
 from rich.console import Console
 
 from adaspec_rl import config as schema
+from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, run_benchmark
 from adaspec_rl.config import TrainConfig
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.learned import Actor, LearnedPolicy
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.evaluation.benchmark import AUTOREGRESSIVE, run_benchmark
 from adaspec_rl.from_config import (
     pair_from,
     recording_from,
@@ -34,10 +35,9 @@ from adaspec_rl.from_config import (
     set_threads,
 )
 from adaspec_rl.prompts import prompts_from
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import fixed_steps, lengths_of, oracle
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
-from adaspec_rl.replay.trace import Trace
 from adaspec_rl.training.judge import deciding
 from adaspec_rl.training.train import Task, learn, prepare
 

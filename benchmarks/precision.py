@@ -15,7 +15,7 @@ import torch
 from report import finish
 from versus_peers import PRECISIONS, cache_type, prompts_of
 
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.sampling import Sampling

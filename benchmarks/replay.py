@@ -25,10 +25,10 @@ from adaspec_rl.envs.replay import nominal_costs
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.from_config import set_threads
 from adaspec_rl.pairs.pair import Pair, load_pair
-from adaspec_rl.replay.recorder import Recording, record
+from adaspec_rl.recording.recorder import Recording, record
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.streams import ReplayTables
-from adaspec_rl.replay.trace import Trace
 
 EVERY_KIND = ["tiny:draft", "tiny:code", "early_exit:3", "ngram"]
 STREAMS = 1024

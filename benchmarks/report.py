@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adaspec_rl.replay.cost_profile import device_name
+from adaspec_rl.costs.profile import device_name
 from adaspec_rl.training.bundle import package_versions
 
 FLAGS = (

@@ -41,14 +41,14 @@ def test_every_setting_has_limits():
 
 
 def test_closed_lists_are_those_of_the_parts():
+    from adaspec_rl.comparison.compare import MODES
+    from adaspec_rl.comparison.contestants import NAMES
     from adaspec_rl.control.observation import GROUPS
     from adaspec_rl.decoding.verification import RULES
     from adaspec_rl.engine.loading import ENGINES
     from adaspec_rl.engine.quantization import QUANTIZATIONS
     from adaspec_rl.envs.reward import REWARDS
     from adaspec_rl.envs.spec_decode import TIMINGS
-    from adaspec_rl.evaluation.contestants import NAMES
-    from adaspec_rl.evaluation.evaluate import MODES
     from adaspec_rl.pairs.inflate import SHAPES
     from adaspec_rl.pairs.pair import MEMORY
 

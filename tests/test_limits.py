@@ -3,7 +3,8 @@
 import pytest
 
 from adaspec_rl.limits import ListOf, Number, OrNull, Whole, Words, require, shown
-from adaspec_rl.pairs import acceptance, pretrain
+from adaspec_rl.pairs import pretrain
+from adaspec_rl.tools import acceptance
 
 
 @pytest.mark.parametrize(

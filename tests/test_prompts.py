@@ -11,7 +11,7 @@ from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.prompts import asked_prompts, prompts_from
-from adaspec_rl.replay import answers
+from adaspec_rl.recording import answers
 from tests.data.tokenizers import tokenizer_with
 
 ROWS = [

@@ -81,7 +81,8 @@ class SurvivalHead:
     They say how much the drafter's confidence means, given what an n-gram lookup says; which tokens
     the drafter is usually right about; and after which ones. Asking costs a few microseconds and no
     array operation, which decides how often asking pays: with a network on the drafter's hidden
-    state, as good an estimate took a quarter of a small drafter's forward pass (`replay.fitting`).
+    state, as good an estimate took a quarter of a small drafter's forward pass
+    (`recording.fitting`).
     """
 
     agreement: np.ndarray  # [11, margins] float32, by agreement, at each of `MARGINS`

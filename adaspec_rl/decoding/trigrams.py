@@ -186,7 +186,7 @@ class TrigramTable:
             ValueError: there is no such file, or it holds no table.
         """
         if not path.is_file():
-            raise ValueError(f"there is no table {path}: build one with adaspec_rl.pairs.table")
+            raise ValueError(f"there is no table {path}: build one with adaspec_rl.tools.table")
         try:
             with safe_open(path, framework="numpy") as file:
                 vocabulary = (file.metadata() or {}).get("vocabulary", "")

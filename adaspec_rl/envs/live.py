@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import GROUPS, ObservationSpec
+from adaspec_rl.costs.measurement import measure
+from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt, embedded_prompts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
@@ -11,8 +13,6 @@ from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.envs.reward import REWARDS, check_choice
 from adaspec_rl.envs.spec_decode import TIMINGS, SpecDecodeEnv
 from adaspec_rl.pairs.pair import Pair, load_pair
-from adaspec_rl.replay.cost_measurement import measure
-from adaspec_rl.replay.cost_profile import CostProfile
 
 
 def make_live_env(

@@ -8,17 +8,17 @@ from typing import Any
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import GROUPS, ObservationSpec
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.envs.spec_decode import SpecDecodeEnv
 from adaspec_rl.envs.vector import AdaSpecVectorEnv, ReplayGame
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
-from adaspec_rl.replay.recorder import Recording, record
+from adaspec_rl.recording.recorder import Recording, record
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.streams import ReplayTables
-from adaspec_rl.replay.trace import Trace
 
 
 def make_replay_env(

@@ -8,12 +8,12 @@ import numpy as np
 
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import ObservationSpec, Observer
+from adaspec_rl.costs.profile import CostProfile, Unread
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
 from adaspec_rl.envs.inputs import is_index, option
 from adaspec_rl.envs.reward import Reward, check_choice
-from adaspec_rl.replay.cost_profile import CostProfile, Unread
 
 TIMINGS = ("profile", "clock")
 

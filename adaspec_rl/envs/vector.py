@@ -10,9 +10,9 @@ from gymnasium.vector.utils import batch_space
 
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.profile import RoundCosts
 from adaspec_rl.envs.inputs import option
 from adaspec_rl.envs.reward import REWARDS, check_choice
-from adaspec_rl.replay.cost_profile import RoundCosts
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, StreamRounds
 
 

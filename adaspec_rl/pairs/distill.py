@@ -18,13 +18,12 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from adaspec_rl.console import progress, standard_output
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
-from adaspec_rl.pairs.acceptance import acceptance_rate
 from adaspec_rl.pairs.distillation_config import DistillConfig
 from adaspec_rl.pairs.distillation_folder import DistillationFolder
 from adaspec_rl.pairs.distillation_model import DraftPlan, plan_draft
@@ -33,7 +32,8 @@ from adaspec_rl.pairs.distillation_texts import divided, encoded, stored_texts, 
 from adaspec_rl.pairs.distillation_training import Training
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.pair import checkpoint_of, load_pair
-from adaspec_rl.pairs.settings import describe, one_line_errors, parse
+from adaspec_rl.settings import describe, one_line_errors, parse
+from adaspec_rl.tools.acceptance import acceptance_rate
 
 DRAFT_LENGTH = 4  # at which acceptance is measured
 

@@ -7,8 +7,8 @@ from adaspec_rl.data.encoding import CHAT
 from adaspec_rl.engine.device import device_named
 from adaspec_rl.limits import Flag, Number, OrNull, Whole, Words
 from adaspec_rl.pairs.distillation_model import INITS
-from adaspec_rl.pairs.settings import setting
 from adaspec_rl.pairs.teacher_loss import LOSSES
+from adaspec_rl.settings import setting
 
 
 @dataclass

@@ -26,7 +26,7 @@ def load_table(
     if table.vocabulary != vocabulary_of(tokenizer) or table.vocab_size > target.vocab_size:
         raise ValueError(
             f"{drafter} was made for another vocabulary than that of {target.name}: build a table "
-            f"with python -m adaspec_rl.pairs.table model.target={target.name}"
+            f"with python -m adaspec_rl.tools.table model.target={target.name}"
         )
     return TableDrafter(table, target.vocab_size, drafter)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from adaspec_rl.files import write_atomically
-from adaspec_rl.replay import shards
+from adaspec_rl.recording import shards
 
 CHOICES = 64  # the target's likeliest tokens that are stored at each position
 _KIND = "teacher"

@@ -1,4 +1,4 @@
-"""The tabular Markov decision process of `control.markov`, solved on a recording.
+"""The tabular Markov decision process of `control.baselines.markov`, solved on a recording.
 
 Every outcome is recorded, so what going on after a drafted token is worth is a mean over rounds of
 what going on would have brought. Value iteration alternates with replays, as the tables decide
@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from adaspec_rl.control.baselines.markov import Markov, MarkovPolicy
 from adaspec_rl.control.checks import check_between
-from adaspec_rl.control.markov import Markov, MarkovPolicy
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import nearest_context, positions
 from adaspec_rl.replay.session import ReplaySession
-from adaspec_rl.replay.trace import Trace
 
 ITERATIONS = 40  # of what a class of acceptance is worth
 ROUNDS = 50_000  # at most, to iterate on

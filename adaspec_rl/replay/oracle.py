@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import Outcomes, nearest_context, outcomes, steps_of
-from adaspec_rl.replay.trace import Trace
 
 STATES = 1 << 22  # costs held at a time
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaspec_rl.control.text_features import TextFeatures
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.forecast import forecasts
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
-from adaspec_rl.replay.trace import Trace
+from adaspec_rl.recording.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)

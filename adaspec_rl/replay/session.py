@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaspec_rl.costs.profile import CostProfile, RoundCosts, Unread
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.signals import SIGNALS
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts, Unread
+from adaspec_rl.recording.trace import DraftTable, Trace
 from adaspec_rl.replay.outcomes import check_action, recorded_forecasts
-from adaspec_rl.replay.trace import DraftTable, Trace
 
 
 class ReplaySession:

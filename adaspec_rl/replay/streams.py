@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaspec_rl.control.observation import ObservationSpec, Observer, RoundArrays
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import (
     nearest_context,
     outcomes,
@@ -18,7 +19,6 @@ from adaspec_rl.replay.outcomes import (
     round_steps,
     text_features,
 )
-from adaspec_rl.replay.trace import Trace
 
 
 @dataclass(slots=True)

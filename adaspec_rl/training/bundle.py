@@ -21,10 +21,10 @@ from adaspec_rl import strict_json
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LARGEST, Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
+from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.files import new_folder
-from adaspec_rl.replay.cost_profile import CostProfile
 from adaspec_rl.strict_json import typed
 
 if TYPE_CHECKING:

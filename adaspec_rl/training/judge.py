@@ -6,10 +6,10 @@ import numpy as np
 
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import best_fixed
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
-from adaspec_rl.replay.trace import Trace
 
 
 def split(trace: Trace, share: float) -> tuple[Trace, Trace]:

@@ -8,7 +8,7 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter, Logger, configure
 
 from adaspec_rl.config import LoggerConfig
-from adaspec_rl.evaluation.publish import log_comparison
+from adaspec_rl.report.publish import log_comparison
 
 
 class WandbWriter(KVWriter):

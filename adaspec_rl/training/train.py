@@ -12,11 +12,16 @@ from gymnasium import Env
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
+from adaspec_rl.comparison.compare import compare, conclude, generations_file
+from adaspec_rl.comparison.contestants import check_comparison
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.console import progress, say
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.profile import CostProfile, RoundCosts, device_name
+from adaspec_rl.costs.randomised import random_costs
+from adaspec_rl.costs.table import cost_table
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
@@ -25,10 +30,6 @@ from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
-from adaspec_rl.evaluation.contestants import check_comparison
-from adaspec_rl.evaluation.evaluate import compare, conclude, generations_file
-from adaspec_rl.evaluation.plots import cost_plot
-from adaspec_rl.evaluation.publish import open_run
 from adaspec_rl.files import locked, remove_unfinished, write_atomically
 from adaspec_rl.from_config import (
     measured_profile_from,
@@ -40,11 +41,10 @@ from adaspec_rl.from_config import (
 )
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts, device_name
-from adaspec_rl.replay.cost_table import cost_table
-from adaspec_rl.replay.random_costs import random_costs
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.streams import ReplayTables
-from adaspec_rl.replay.trace import Trace
+from adaspec_rl.report.plots import cost_plot
+from adaspec_rl.report.publish import open_run
 from adaspec_rl.run_identity import (
     RECORD,
     RunIdentity,

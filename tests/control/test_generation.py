@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaspec_rl.control.action import action_list
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.guard import AGAIN, MEASURED, TRUST, WORST, Guarded
 from adaspec_rl.control.observation import CostFeatures

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
+from adaspec_rl.comparison.methods import METHODS, Workbench
 from adaspec_rl.control.action import action_list
+from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.baselines.ruled import Ruled
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
-from adaspec_rl.control.ruled import Ruled
 from adaspec_rl.decoding.drafters import Draft, DraftModel, NgramLookup
 from adaspec_rl.decoding.round import Action, DraftedToken
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
-from adaspec_rl.evaluation.methods import METHODS, Workbench
-from adaspec_rl.replay.recorder import record
-from tests.replay.recordings import Toys, profile, random_head, toy_recording
+from adaspec_rl.recording.recorder import record
+from tests.recording.recordings import Toys, profile, random_head, toy_recording
 from tests.toy import ToyModel, exact_distribution, similar
 
 VOCAB, LENGTH, TEMPERATURE, PROMPT = 4, 3, 0.9, [0, 1, 2, 0, 1]

@@ -12,7 +12,7 @@ from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import ProductSurvival
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Greedy
-from tests.replay.recordings import random_head
+from tests.recording.recordings import random_head
 
 
 def test_a_sure_lookup_is_expected_to_bring_all_of_it():

@@ -22,7 +22,7 @@ from adaspec_rl.decoding.verification import Greedy, new_verification
 from adaspec_rl.engine.lean_model import LeanModel
 from tests.device import DEVICE, stand_in
 from tests.engine.checkpoints import VOCAB, random_tokens
-from tests.replay.recordings import random_head
+from tests.recording.recordings import random_head
 from tests.sharing import KINDS, TOKENS, sharing_drafters
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 

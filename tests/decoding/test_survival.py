@@ -6,7 +6,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import draft_signals
 from adaspec_rl.decoding.survival import MARGINS, Evidence, ProductSurvival, SurvivalHead
 from adaspec_rl.decoding.verification import LARGEST_MARGIN, new_verification
-from tests.replay.recordings import random_head
+from tests.recording.recordings import random_head
 
 VOCAB = 30
 

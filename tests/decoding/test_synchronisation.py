@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from adaspec_rl.control.confidence import ConfidenceStop
-from adaspec_rl.control.entropy import SvipStop
+from adaspec_rl.control.stopping.confidence import ConfidenceStop
+from adaspec_rl.control.stopping.entropy import SvipStop
+from adaspec_rl.costs.measurement import measure
 from adaspec_rl.decoding.drafters import (
     Drafter,
     DraftModel,
@@ -22,11 +23,10 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.engine.lean_model import LeanModel
-from adaspec_rl.replay.cost_measurement import measure
 from tests.decoding.tables import random_table
 from tests.device import DEVICE, stand_in
 from tests.engine.checkpoints import VOCAB, new_model
-from tests.replay.recordings import random_head
+from tests.recording.recordings import random_head
 
 RULES = {
     "greedy": Sampling(),

@@ -12,11 +12,11 @@ from stable_baselines3.common.env_checker import check_env as check_stable_basel
 
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.envs.replay import nominal_costs
 from adaspec_rl.envs.reward import Reward
 from adaspec_rl.envs.spec_decode import SpecDecodeEnv
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from tests.toy import ToyModel, greedy_text, similar, toy_session
 
 NEAR = RoundCosts(

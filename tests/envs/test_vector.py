@@ -12,7 +12,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import AdaSpecVectorEnv, ReplayGame
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables
-from tests.replay.recordings import profile, toy_trace
+from tests.recording.recordings import profile, toy_trace
 
 ACTIONS = action_list("length_threshold", 4, 2, (0.2, 0.6))
 SPEC = ObservationSpec(max_length=4, vocab_size=8, drafters=2)

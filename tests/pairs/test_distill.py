@@ -18,7 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.conversations import Message
@@ -30,9 +30,9 @@ from adaspec_rl.pairs.distillation_model import plan_draft, spread
 from adaspec_rl.pairs.distillation_prompts import passages, read_prompts
 from adaspec_rl.pairs.distillation_texts import divided, encoded
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.settings import parse as parse_settings
 from adaspec_rl.pairs.teacher_texts import TeacherTexts
 from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+from adaspec_rl.settings import parse as parse_settings
 
 VOCAB = 280
 parse = partial(parse_settings, DistillConfig)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaspec_rl.evaluation.contestants import best_of_each_drafter
-from adaspec_rl.evaluation.methods import Workbench
+from adaspec_rl.comparison.contestants import best_of_each_drafter
+from adaspec_rl.comparison.methods import Workbench
 from adaspec_rl.pairs.drafter_names import short_names
-from tests.replay.recordings import profile, toy_trace, toys
+from tests.recording.recordings import profile, toy_trace, toys
 
 
 @pytest.mark.parametrize(

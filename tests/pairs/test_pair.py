@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adaspec_rl.config import EngineConfig, ModelConfig
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.corpus import DOMAINS

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from adaspec_rl.comparison.memory import models_memory
 from adaspec_rl.data.prompts import embedded_prompts
 from adaspec_rl.decoding.drafters import DraftModel, HiddenStateDrafter
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.memory import weight_bytes
-from adaspec_rl.evaluation.memory import models_memory
 from adaspec_rl.pairs.pair import EMBEDDED, load_pair
 from tests.sharing import save_sharing
 

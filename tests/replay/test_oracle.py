@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
+from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.replay.cost_profile import CostProfile
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import (
     OracleController,
     best_fixed,
@@ -21,8 +22,7 @@ from adaspec_rl.replay.oracle import (
 )
 from adaspec_rl.replay.outcomes import outcomes
 from adaspec_rl.replay.session import ReplaySession
-from adaspec_rl.replay.trace import Trace
-from tests.replay.recordings import profile, toy_trace
+from tests.recording.recordings import profile, toy_trace
 
 Unread = tuple[int, ...]
 THRESHOLDS = [Action(4, d, t) for d in range(2) for t in (0.1, 0.5, 0.9)]

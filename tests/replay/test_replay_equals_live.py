@@ -19,13 +19,13 @@ from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.verification import new_verification
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.pairs.pair import Pair, load_pair
-from adaspec_rl.replay.drafts import Drafts, draft_everywhere, draft_one_by_one
-from adaspec_rl.replay.recorder import Recording, record
+from adaspec_rl.recording.drafts import Drafts, draft_everywhere, draft_one_by_one
+from adaspec_rl.recording.recorder import Recording, record
+from adaspec_rl.recording.texts import Text, generate_texts, text_rules
 from adaspec_rl.replay.session import ReplaySession
-from adaspec_rl.replay.texts import Text, generate_texts, text_rules
 from tests.decoding.tables import random_table
 from tests.engine.checkpoints import CONTEXT, new_model, random_tokens
-from tests.replay.recordings import PROMPTS, profile, random_head, toy_recording, toys
+from tests.recording.recordings import PROMPTS, profile, random_head, toy_recording, toys
 from tests.toy import ToyModel
 
 COSTS = profile(max_length=8, drafters=4)

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adaspec_rl.costs.measurement import measure
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
-from adaspec_rl.replay.cost_measurement import measure
-from adaspec_rl.replay.drafts import draft_everywhere, draft_one_by_one
-from adaspec_rl.replay.recorder import record
+from adaspec_rl.recording.drafts import draft_everywhere, draft_one_by_one
+from adaspec_rl.recording.recorder import record
+from adaspec_rl.recording.texts import text_rules
 from adaspec_rl.replay.session import ReplaySession
-from adaspec_rl.replay.texts import text_rules
 from tests.engine.checkpoints import VOCAB, random_tokens
-from tests.replay.recordings import Toys, profile, random_head, toy_recording
+from tests.recording.recordings import Toys, profile, random_head, toy_recording
 from tests.replay.test_replay_equals_live import (
     ACTIONS,
     Counting,

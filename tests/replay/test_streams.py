@@ -9,11 +9,11 @@ from adaspec_rl.control.action import action_list
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import GROUPS, ObservationSpec, Observer
 from adaspec_rl.decoding.drafters import NgramLookup
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import fixed_steps
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
-from adaspec_rl.replay.trace import Trace
-from tests.replay.recordings import profile, toy_trace, toys
+from tests.recording.recordings import profile, toy_trace, toys
 
 ACTIONS = action_list("length_threshold", 4, 2, (0.2, 0.6))
 SPEC = ObservationSpec(max_length=4, vocab_size=8, drafters=2)

@@ -15,12 +15,12 @@ from safetensors.numpy import load, save
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.survival import ProductSurvival
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.training import bundle as bundles
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
 from tests.mutations import mutated
-from tests.replay.recordings import random_head
+from tests.recording.recordings import random_head
 
 COSTS = RoundCosts(
     context=64,

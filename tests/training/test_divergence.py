@@ -21,7 +21,7 @@ from adaspec_rl.training.ppo import (
     new_ppo,
     save_checkpoint,
 )
-from tests.replay.recordings import profile, toy_trace
+from tests.recording.recordings import profile, toy_trace
 
 SMALL = AgentConfig(total_steps=256, n_steps=8, batch_size=32, n_epochs=2, hidden=[8])
 DIVERGED = r"^training diverged, .* lower agent\.learning_rate \(now 1e\+30\)"

@@ -1,0 +1,117 @@
+"""Every method on every prompt, interleaved: the only way that this project compares speeds."""
+
+import copy
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from adaspec_rl.comparison.memory import MemoryMeter, MemoryUse
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.generation import Generation, StreamObserver, generate
+from adaspec_rl.control.observation import CostFeatures, Observer
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.session import Session
+
+AUTOREGRESSIVE = "autoregressive"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One generation of one method."""
+
+    method: str
+    prompt: str
+    domain: str
+    generation: Generation
+    decisions: tuple[str, ...] = ()  # what each round was told, for people
+    memory: MemoryUse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileTime:
+    """Counts a replayed generation's time as its cost profile says, not as the clock ran."""
+
+    policy: float  # seconds that observing and deciding adds to a round of a learned policy
+
+    def __call__(self, controller: Controller, made: Generation) -> Generation:
+        """`made`, its seconds replaced."""
+        deciding = self.policy * len(made.rounds) if controller.observes else 0.0
+        seconds = sum(played.seconds for played in made.rounds)
+        return replace(made, seconds=seconds + deciding, controller_seconds=deciding)
+
+
+def run_benchmark(
+    session: Session,
+    controllers: Sequence[Controller],
+    prompts: Sequence[EncodedPrompt],
+    *,
+    cost: CostFeatures,
+    seed: int = 0,
+    warmup: int = 2,
+    time: ProfileTime | None = None,
+    memory: MemoryMeter | None = None,
+    done: Sequence[Sequence[Record]] = (),
+    on_prompt: Callable[[Sequence[Record]], None] = lambda records: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Record]:
+    """Generate with every controller, prompt by prompt, the order rotating by one each time.
+
+    The first `warmup` prompts are played once in advance, uncounted; garbage collection is held
+    while a generation is timed. All methods share a prompt's seed.
+
+    Args:
+        time: how replayed generations are timed; None: by the clock.
+        memory: measures what each generation takes; None: nothing does.
+        done: records of the first prompts, from an interrupted run: not played again, but shown to
+            the controllers, which may learn as they go.
+        on_prompt: told the records of each prompt as soon as all methods have played it.
+    """
+    names = [controller.name for controller in controllers]
+    if len(set(names)) != len(names):
+        raise ValueError(f"methods must have different names, got {', '.join(names)}")
+    if not prompts:
+        raise ValueError("there are no held-out prompts to compare on: expected at least 1")
+    for number, item in enumerate(prompts[: warmup if len(done) < len(prompts) else 0]):
+        for controller in copy.deepcopy(list(controllers)):  # what they learn here is forgotten
+            generate(session, controller, item.ids, cost=cost, seed=seed + number)
+    records = []
+    for number, item in enumerate(prompts):
+        turn = number % len(controllers)
+        order = (*controllers[turn:], *controllers[:turn])
+        if number < len(done):
+            played = list(done[number])
+            for controller, record in zip(order, played):
+                assert record.method == controller.name and record.prompt == item.prompt.id
+                _relive(controller, item, record.generation, cost, seed + number)
+        else:
+            played = []
+            for controller in order:
+                gc.collect(0)
+                if memory:
+                    memory.begin()
+                gc.disable()
+                try:
+                    made = generate(session, controller, item.ids, cost=cost, seed=seed + number)
+                finally:
+                    gc.enable()
+                if time:
+                    made = time(controller, made)
+                prompt, told = item.prompt, tuple(map(str, made.actions))
+                use = memory.read() if memory else None
+                played.append(Record(controller.name, prompt.id, prompt.domain, made, told, use))
+            on_prompt(played)
+        records += played
+        progress(number + 1, len(prompts))
+    return records
+
+
+def _relive(
+    controller: Controller, item: EncodedPrompt, made: Generation, cost: CostFeatures, seed: int
+) -> None:
+    """Bring a controller to where it was after `made`."""
+    spec = controller.observes
+    observer = StreamObserver(Observer(spec, cost)) if spec else None
+    controller.reset(item.ids, seed)
+    for played in observer.follow(item.ids, made) if observer else made.rounds:
+        controller.decide(observer.observation() if observer else None)
+        controller.observe(played)

@@ -1,0 +1,374 @@
+"""Compare controllers on held-out prompts, live or replayed; write and print the results."""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
+from adaspec_rl.comparison.contestants import Contestants, check_comparison, contestants
+from adaspec_rl.comparison.examples import examples
+from adaspec_rl.comparison.journal import Journal
+from adaspec_rl.comparison.losslessness import compare_texts, compare_with_recording
+from adaspec_rl.comparison.memory import MemoryMeter, models_memory
+from adaspec_rl.comparison.results import ORACLE, SCHEMA, assemble, results_table, write_results
+from adaspec_rl.comparison.selection import Selection, compared_prompts
+from adaspec_rl.config import Config, EvaluateConfig
+from adaspec_rl.console import progress, say
+from adaspec_rl.costs.profile import CostProfile, device_name
+from adaspec_rl.data.encoding import chat_facts
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.sampling import SAMPLER
+from adaspec_rl.files import locked, remove_unfinished
+from adaspec_rl.from_config import pair_from, sampling_from, set_threads
+from adaspec_rl.pairs.drafter_names import short_names
+from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.replay.session import ReplaySession
+from adaspec_rl.report.figures import report_figures
+from adaspec_rl.report.page import write_report
+from adaspec_rl.report.plots import speedup_plot
+from adaspec_rl.report.policy_map import policy_map
+from adaspec_rl.report.publish import log_comparison, open_run
+from adaspec_rl.run_identity import RECORD, RunIdentity, digest, saved_identity, settings_of
+from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
+
+LIVE, REPLAY = "live", "replay"
+MODES = {LIVE: (LIVE,), REPLAY: (REPLAY,), "both": (REPLAY, LIVE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One mode and temperature: its figures, and some generations to look at."""
+
+    figures: dict[str, Any]
+    shown: list[dict[str, Any]]
+    bundle: PolicyBundle | None  # the policy that took part
+    profile: CostProfile | None  # what methods were tuned or replayed with
+
+    def for_report(self, drafters: Sequence[str]) -> dict[str, Any]:
+        """The figures with what the report shows of this comparison's own policy and costs."""
+        return {
+            **self.figures,
+            "profile": self.profile.to_dict() if self.profile else None,
+            "policy_map": policy_map(self.bundle, drafters) if self.bundle else None,
+        }
+
+
+def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """`evaluate.py`: returns what `results.json` in `folder` holds.
+
+    Writes there `results.json` and `.csv`, `report.html`, pictures, and the generations themselves
+    (`generations-*.jsonl`), from which `resume=FOLDER` goes on.
+    """
+    set_threads(config.threads)
+    identity = RunIdentity("evaluate", settings_of(config), {})
+    if config.resume:
+        folder = Path(config.resume)
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
+        if saved_identity(folder) is None:
+            raise ValueError(
+                f"{folder} holds no comparison to resume (it has no {RECORD}): set resume to the "
+                "folder of an interrupted evaluate.py"
+            )
+    with locked(folder):
+        remove_unfinished(folder)
+        began = saved_identity(folder)
+        if began:
+            identity.check_settings(began, folder)
+        else:
+            identity.save(folder)
+        with open_run(config.logger, folder, asdict(config), console, "evaluate") as run:
+            results = _evaluate(config, folder, console)
+            if run is not None:
+                log_comparison(run, folder, results)
+    return results
+
+
+def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Compare at every temperature and in every mode, and write the results."""
+    pair = pair_from(config.model, config.engine)
+    temperatures = config.evaluation.temperatures or [config.env.temperature]
+    wanted = [replace(config, env=replace(config.env, temperature=t)) for t in temperatures]
+    bundles = [_bundle(own, pair, console) for own in wanted]
+    for own, bundle in zip(wanted, bundles):
+        check_comparison(own, pair, policy=bundle is not None)
+    found = []
+    for own, bundle in zip(wanted, bundles):
+        for mode in MODES[config.evaluation.mode]:
+            found.append(compare(own, pair, bundle, folder, console, mode=mode))
+    return conclude(config, pair, found, folder)
+
+
+def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundle | None:
+    """The policy to judge; of several, the newest that was trained at this temperature."""
+    if config.controllers is None and config.controller.name != "learned" and not config.policy:
+        return None
+    path = Path(config.policy) if config.policy else None
+    if path is None:
+        path = newest_bundle(Path(config.runs), config.env.temperature)
+    say(console, f"policy: {path}" + ("" if config.policy else " (the newest)"))
+    bundle = load_bundle(path)
+    bundle.check_pair(pair)
+    if config.env.temperature > 0:
+        bundle.check_verification(config.env.verification)
+    return bundle
+
+
+def newest_bundle(runs: Path, temperature: float | None = None) -> Path:
+    """The bundle written last under `runs`, of those trained at `temperature` if there are any."""
+    found = sorted(runs.rglob(f"policy/{DESCRIPTION}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(
+            f"no trained policy under {runs}: run train_policy.py first, or set policy=FOLDER"
+        )
+    for path in reversed(found):
+        if temperature is not None:
+            try:
+                fits = load_bundle(path.parent).training.get("temperature") == temperature
+            except ValueError:
+                continue  # of an older version; chosen only if there is nothing else
+            if fits:
+                return path.parent
+    return found[-1].parent
+
+
+def compare(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    folder: Path,
+    console: Console,
+    *,
+    mode: str = LIVE,
+) -> Comparison:
+    """Run every method on the held-out prompts, interleaved, and print the table.
+
+    Goes on where it was if `folder` holds a part of this very comparison.
+    """
+    sampling = sampling_from(config.env)
+    prompts, selection = compared_prompts(config, pair, folder, console)
+    entered = contestants(
+        config,
+        pair,
+        bundle,
+        prompts,
+        console,
+        replayed=mode == REPLAY,
+        measured=folder / f"cost_profile-t{sampling.temperature:g}.json",
+    )
+    # Refuses before files are made.
+    session, timing = _session(config, pair, prompts, entered, console, mode)
+    journal = Journal(
+        folder / generations_file(mode, f"{sampling.temperature:g}"),
+        _settings(config, pair, prompts, entered, bundle, mode),
+        prompts=[item.prompt.id for item in prompts],
+    )
+    with progress(console, f"comparing {mode}, temperature {sampling.temperature:g}") as update:
+        records = run_benchmark(
+            session,
+            entered.controllers,
+            prompts,
+            cost=entered.cost,
+            seed=config.seed,
+            warmup=config.evaluation.warmup if mode == LIVE else 0,
+            time=timing,
+            memory=MemoryMeter(pair) if mode == LIVE else None,
+            done=list(journal.prompts),
+            on_prompt=journal.append,
+            progress=update,
+        )
+    figures = _figures(config, pair, prompts, selection, entered, records, mode)
+    console.print(results_table(figures))
+    say(console, _footnote(figures))
+    shown = examples(
+        records,
+        prompts,
+        entered.controllers,
+        pair,
+        temperature=sampling.temperature,
+        cost=entered.cost,
+        methods=_worth_showing(figures),
+    )
+    profile = entered.bench.profile if entered.bench else bundle.profile if bundle else None
+    return Comparison(figures, shown, bundle, profile)
+
+
+def generations_file(mode: str, temperature: str) -> str:
+    """The name of a comparison's journal."""
+    return f"generations-{mode}-t{temperature}.jsonl"
+
+
+def _session(
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    entered: Contestants,
+    console: Console,
+    mode: str,
+) -> tuple[Any, ProfileTime | None]:
+    if mode == REPLAY:
+        bench = entered.bench
+        assert bench is not None and bench.held_out is not None
+        session = ReplaySession(bench.held_out, bench.profile, batch_size=bench.batch_size)
+        return session, ProfileTime(bench.profile.policy)
+    live = pair.session(
+        max_new_tokens=config.evaluation.max_new_tokens,
+        sampling=sampling_from(config.env),
+        verification=config.env.verification,
+        survival=entered.survival,
+    )
+    if pair.target.device.type != "cpu":
+        longest = max(len(item.ids) for item in prompts) + live.max_new_tokens
+        with progress(console, "capturing CUDA graphs") as update:
+            live.prepare(longest, lambda share: update(share, 1.0))
+    return live, None
+
+
+def _settings(
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    entered: Contestants,
+    bundle: PolicyBundle | None,
+    mode: str,
+) -> dict[str, Any]:
+    """What generations depend on: those of other settings are not gone on with."""
+    bench = entered.bench
+    return {
+        "schema": SCHEMA,
+        "mode": mode,
+        "pair": pair.fingerprint,
+        "policy": bundle.checksum[:12] if bundle else None,
+        "prompts": digest([asdict(item) for item in prompts]),
+        "training_texts": bench.trace.fingerprint if bench else None,
+        "costs": digest(bench.profile.to_dict()) if bench else None,
+        "methods": {
+            controller.name: entered.about[controller.name] for controller in entered.controllers
+        },
+        "device": device_name(pair.target.device),
+        "sampler": SAMPLER,
+        "versions": package_versions(),
+        **settings_of(config),
+    }
+
+
+def _figures(
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    selection: Selection,
+    entered: Contestants,
+    records: Sequence[Record],
+    mode: str,
+) -> dict[str, Any]:
+    sampling, rule = sampling_from(config.env), config.env.verification
+    deterministic = sampling.temperature == 0 or rule == "coupled"
+    ids = {item.prompt.id: item.ids for item in prompts}
+    comparable = deterministic and mode == LIVE  # a replayed text is the recorded one
+    how: dict[str, Any] = {"verification": rule, "sampling": sampling, "seed": config.seed}
+    trace = entered.bench.held_out if entered.bench else None
+    return assemble(
+        records,
+        lossless=compare_texts(records, ids, pair.target, **how) if comparable else None,
+        recorded=compare_with_recording(records, trace, ids, pair.target, **how)
+        if comparable and trace
+        else None,
+        context={
+            "mode": mode,
+            "pair": {"name": pair.name, "fingerprint": pair.fingerprint},
+            "temperature": sampling.temperature,
+            # Recordings are coupled, whatever rule decodes live.
+            "verification": "greedy"
+            if sampling.temperature == 0
+            else ("coupled" if mode == REPLAY else rule),
+            "prompts": len(prompts),
+            "selection": selection.figures(),
+            "chat": chat_facts(config.data.chat, prompts, pair.tokenizer),
+            "max_new_tokens": config.evaluation.max_new_tokens,
+        },
+        about=entered.about,
+        resamples=config.evaluation.resamples,
+        seed=config.seed,
+    )
+
+
+def conclude(
+    config: Config,
+    pair: Pair,
+    found: Sequence[Comparison],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write results, report and pictures of all comparisons."""
+    first = found[0].figures
+    results = {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": device_name(pair.target.device),
+        "versions": package_versions(),
+        "pair": first["pair"],
+        "weights_mib": models_memory(pair),
+        "memory": config.model.memory,
+        "seed": config.seed,
+        "comparisons": [item.figures for item in found],
+    }
+    drafters = short_names([drafter.name for drafter in pair.drafters])
+    report = {
+        **results,
+        "comparisons": [item.for_report(drafters) for item in found],
+        "title": f"{first['pair']['name']}: who decodes fastest?",
+        "created": time.strftime("%Y-%m-%d") if first["mode"] == LIVE else None,
+        "examples": [example for item in found for example in item.shown],
+        "drafters": drafters,
+    }
+    write_results(results, folder)
+    write_report(folder / "report.html", report)
+    report_figures(report, folder)
+    for item in found:
+        figures = item.figures
+        alone = len(found) == 1
+        name = "speedup" if alone else f"speedup-{figures['mode']}-t{figures['temperature']:g}"
+        speedup_plot({**figures, "device": results["device"]}, folder / f"{name}.png")
+    return results
+
+
+def _worth_showing(figures: dict[str, Any]) -> list[str]:
+    """The learned policy first, then what it is compared with, then the fastest others."""
+    methods = figures["methods"]
+    first = ["learned", figures["best_fixed"], AUTOREGRESSIVE, ORACLE]
+    others = sorted(methods, key=lambda name: -methods[name]["speedup"])
+    return [name for name in dict.fromkeys([*first, *others]) if name in methods]
+
+
+def _footnote(figures: dict[str, Any]) -> str:
+    repetition = ", ".join(
+        f"{domain} {values['repetition']:.0%}" for domain, values in figures["domains"].items()
+    )
+    lines = [f"Repeated 8-grams in the output: {repetition}."]
+    selection = figures["selection"]
+    if selection["taken"] < selection["asked"]:
+        lines.append(
+            f"Prompts: {selection['taken']} of {selection['asked']}, as many as "
+            f"evaluation.minutes={selection['minutes']:g} allows."
+        )
+    recorded = figures["recorded"]
+    if recorded and recorded["identical"] < recorded["compared"]:
+        parted = recorded["compared"] - recorded["identical"]
+        lines.append(
+            f"Recorded texts that part from the live ones: {parted} of {recorded['compared']} "
+            f"({recorded['ties']} at ties)."
+        )
+    lossless = figures["lossless"]
+    if lossless:
+        same = f"{lossless['identical']} of {lossless['compared']}"
+        lines.append(
+            f"Texts identical to autoregressive decoding: {same} ({lossless['ties']} ties)."
+        )
+    elif figures["mode"] == LIVE:
+        lines.append("Sampled by rejection: the distribution is the target's, texts differ.")
+    return "\n".join(lines)

@@ -1,0 +1,383 @@
+"""Who takes part in a comparison: built, tuned and guarded as configured."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from adaspec_rl.comparison.methods import METHODS, Workbench
+from adaspec_rl.comparison.tuning import spread, tuned
+from adaspec_rl.config import AgentConfig, Config, DataConfig
+from adaspec_rl.console import progress
+from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.guard import Guarded
+from adaspec_rl.control.learned import LearnedPolicy
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.envs.vector import ReplayGame
+from adaspec_rl.from_config import (
+    measured_profile_from,
+    recording_from,
+    saved_profile_from,
+)
+from adaspec_rl.limits import Whole, require
+from adaspec_rl.pairs.drafter_names import short_names
+from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.prompts import asked_prompts, prompts_from
+from adaspec_rl.recording.trace import Trace
+from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
+from adaspec_rl.replay.streams import ReplayTables
+from adaspec_rl.training.bundle import PolicyBundle
+from adaspec_rl.training.hindsight import fit_hindsight
+
+BEST_LENGTHS = 3  # of each of several drafters
+LEARNED, HINDSIGHT, ORACLE = "learned", "hindsight", "oracle"
+NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
+NOTHING = CostFeatures(0.0, 0.0, 0.0)  # shown where nobody looks at costs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Contestants:
+    """Controllers, and what results say of each."""
+
+    controllers: list[Controller]
+    about: dict[str, dict[str, Any]]  # by name: source and, where there are any, parameters
+    cost: CostFeatures
+    survival: list[Survival] | None  # by drafter
+    bench: Workbench | None  # None where nothing needed a recording
+
+
+def chosen_names(config: Config, pair: Pair) -> list[str]:
+    """The configured controllers: `controllers`, or else the one in `controller`.
+
+    `all` are all that the pair has the drafters for.
+
+    Raises:
+        ValueError: there is no such controller, or the pair lacks a drafter that it needs.
+    """
+    wanted = config.controllers
+    present = {drafter.name for drafter in pair.drafters}
+    lacking = {name: sorted(m.drafters - present) for name, m in METHODS.items()}
+    for name, method in METHODS.items():
+        if method.drafters == present:  # it switches between them and a model
+            lacking[name] = ["draft"]
+    if wanted == "all":
+        return [name for name in NAMES if not lacking.get(name)]
+    names = [config.controller.name] if wanted is None else wanted
+    if isinstance(names, str):
+        names = [names]
+    for name in names:
+        if lacking.get(name):
+            raise ValueError(
+                f"controller={name} needs the drafter {lacking[name][0]}, but the pair has "
+                f"{', '.join(sorted(present))}: add it to model.drafters"
+            )
+    return list(dict.fromkeys(names))
+
+
+def expected_methods(config: Config, pair: Pair) -> int:
+    """How many methods `contestants` will return."""
+    names = chosen_names(config, pair)
+    if _alone(config, names):
+        return len(config.evaluation.lengths) + 2
+    lengths = len(config.evaluation.lengths)
+    if len(pair.drafters) > 1:
+        lengths = len(pair.drafters) * min(BEST_LENGTHS, lengths)
+    return 1 + lengths + len(names)
+
+
+def _alone(config: Config, names: Sequence[str]) -> bool:
+    """Whether one given length is compared, so that there is nothing to tune."""
+    return list(names) == ["fixed"] and config.controllers is None
+
+
+def check_comparison(config: Config, pair: Pair, *, policy: bool = True) -> None:
+    """Refuse a comparison that could not be made, before anything is recorded for it.
+
+    Args:
+        policy: whether there is one, or will be.
+
+    Raises:
+        ValueError: a controller that cannot take part, or prompts that cannot be decoded.
+    """
+    names = chosen_names(config, pair)
+    if not policy and HINDSIGHT in names:
+        raise ValueError("controller=hindsight needs a policy's actions: set policy=FOLDER")
+    if config.controllers is None:
+        _check_parameters(config, names[0])
+    asked_prompts(config, "test", pair, config.evaluation.prompts)
+
+
+def _check_parameters(config: Config, name: str) -> None:
+    space = METHODS[name].space if name in METHODS else {}
+    for key, value in config.controller.parameters.items():
+        if key not in space:
+            raise ValueError(
+                f"controller={name} has no parameter {key!r}: expected some of "
+                f"{', '.join(space) or 'none'}"
+            )
+        if isinstance(space[key].default, int):
+            require(f"controller.parameters.{key}", value, Whole(0, 10**9))
+
+
+def contestants(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    prompts: Sequence[EncodedPrompt],
+    console: Console,
+    *,
+    replayed: bool,
+    measured: Path,
+) -> Contestants:
+    """Autoregressive decoding, the configured fixed lengths, and the configured controllers.
+
+    Args:
+        measured: where costs are kept if they have to be measured; they are measured once.
+    """
+    names = chosen_names(config, pair)
+    if LEARNED in names and bundle is None:
+        raise ValueError("controller=learned needs a policy: set policy=FOLDER")
+    alone = _alone(config, names)
+    if alone:
+        names = []
+    survival = list(bundle.survival) if bundle else None
+    bench: Workbench | None = None
+    several = len(pair.drafters) > 1 and not alone
+    if replayed or several or set(names) - {LEARNED}:
+        bench, survival = workbench(
+            config,
+            pair,
+            bundle,
+            prompts,
+            console,
+            held_out=replayed or several or ORACLE in names,
+            measured=measured,
+        )
+    lengths = list(config.evaluation.lengths)
+    if several:
+        assert bench is not None
+        fixed = best_of_each_drafter(pair, bench, lengths)
+    else:
+        fixed = [FixedLength(length) for length in lengths]
+    if alone:
+        fixed.append(FixedLength(config.controller.length))
+    found: dict[str, Controller] = {item.name: item for item in (FixedLength(0), *fixed)}
+    about: dict[str, dict[str, Any]] = {
+        name: {"source": "one drafter and length throughout"} for name in found
+    }
+    about["autoregressive"] = {"source": "plain decoding"}
+    parameters = _parameters(config, [name for name in names if name in METHODS], bench, console)
+    for name in names:
+        controller, facts = _build(name, config, bundle, bench, parameters.get(name, {}))
+        if _guarded(name, config):
+            controller = bundle.guarded() if name == LEARNED and bundle else Guarded(controller)
+            controller.name = name  # as results call it; that it is guarded, they say elsewhere
+            facts["guarded"] = True
+        found[controller.name], about[controller.name] = controller, facts
+    cost = bundle.costs(config.cost.batch_size) if bundle else NOTHING
+    return Contestants(list(found.values()), about, cost, survival, bench)
+
+
+def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -> list[FixedLength]:
+    """Of several drafters, each one's best lengths on the comparison's own texts, replayed.
+
+    So the best one is picked in hindsight, without decoding every text with all combinations.
+    """
+    assert bench.held_out is not None
+    found = []
+    for number, name in enumerate(short_names([drafter.name for drafter in pair.drafters])):
+        actions = [Action(length, number) for length in lengths if length <= bench.max_length]
+        steps = fixed_steps(bench.held_out, actions, bench.profile, batch_size=bench.batch_size)
+        order = np.argsort(steps.sum(axis=1), kind="stable")[:BEST_LENGTHS]
+        for length in sorted(actions[place].length for place in order):
+            label = f"fixed_{length}" + (f"_{name}" if number else "")
+            found.append(FixedLength(length, number, name=label))
+    return found
+
+
+def _guarded(name: str, config: Config) -> bool:
+    if name == ORACLE:
+        return False
+    return name == LEARNED if config.controller.guard is None else config.controller.guard
+
+
+def _build(
+    name: str,
+    config: Config,
+    bundle: PolicyBundle | None,
+    bench: Workbench | None,
+    parameters: Mapping[str, Any],
+) -> tuple[Controller, dict[str, Any]]:
+    if name == LEARNED:
+        assert bundle is not None
+        return bundle.controller(), {"source": f"PPO on replays ({config.agent.name})"}
+    assert bench is not None
+    if name == HINDSIGHT:
+        assert bundle is not None
+        return hindsight(bundle, bench), {"source": "regression on all recorded outcomes"}
+    if name == ORACLE:
+        assert bench.held_out is not None
+        best = oracle(bench.held_out, bench.profile, batch_size=bench.batch_size)
+        source = "the best schedule of draft lengths in hindsight, a shortest path"
+        return OracleController(bench.held_out, best), {"source": source}
+    method = METHODS[name]
+    made = method.build(bench, **parameters)
+    facts: dict[str, Any] = {"source": method.source}
+    if parameters:
+        facts["parameters"] = dict(parameters)
+    return made, facts
+
+
+def hindsight(bundle: PolicyBundle, bench: Workbench) -> Controller:
+    """The full-information baseline, fitted on the bench's texts with the bundle's actions."""
+    points = bench.profile.contexts(bench.batch_size)
+    game = ReplayGame(
+        ReplayTables(bench.trace, bundle.actions),
+        bundle.spec,
+        [points],
+        policy=[bench.profile.policy],
+        streams=256,
+        seed=bench.seed,
+    )
+    reached = best_fixed(bench.trace, bench.profile, batch_size=bench.batch_size)[1]
+    game.streams.rates[:] = max(1.0, reached)
+    agent = AgentConfig(
+        name="hindsight", total_steps=100_000, learning_rate=3e-3, n_epochs=8, hidden=[64, 64]
+    )
+    actor = fit_hindsight(game, agent, bench.seed)
+    return LearnedPolicy(actor, bundle.actions, bundle.spec, name=HINDSIGHT)
+
+
+def workbench(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    prompts: Sequence[EncodedPrompt],
+    console: Console,
+    *,
+    held_out: bool,
+    measured: Path,
+) -> tuple[Workbench, list[Survival]]:
+    """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
+    tried_on = replace(config, data=training_data(config.data, bundle))
+    training = prompts_from(tried_on, "train", pair, console, config.replay.prompts)
+    trace, survival = recording_from(config, pair, training, console)
+    if bundle and bundle.training.get("recording") != trace.fingerprint:
+        survival = list(bundle.survival)
+    own: Trace | None = None
+    if held_out:
+        budget = config.evaluation.max_new_tokens
+        there = replace(config, env=replace(config.env, max_new_tokens=budget))
+        own, _ = recording_from(there, pair, prompts, console, heads=survival)
+    profile = _profile(config, pair, bundle, training, survival, console, measured)
+    small = spread(trace, config.evaluation.tuning_prompts)
+    longest = config.env.max_length
+    bench = Workbench(small, own, profile, longest, config.cost.batch_size, config.seed)
+    return bench, survival
+
+
+def training_data(data: DataConfig, bundle: PolicyBundle | None) -> DataConfig:
+    """Where parameters are tuned: on the training split.
+
+    Where all prompts are held out, it is what the policy was trained on. Without a policy, or where
+    its file is not on this machine, it is the embedded prompts.
+    """
+    if data.source == "embedded" or data.test_share < 1:
+        return data
+    if bundle and "data" in bundle.training:
+        own = _trained_on(bundle)
+        if own.path is None or Path(own.path).is_file():
+            return own
+        logger.warning(
+            "the policy was trained on %s, which is not here: parameters of other controllers are "
+            "tuned on the embedded prompts",
+            own.path,
+        )
+    return DataConfig(chat=data.chat)
+
+
+def _trained_on(bundle: PolicyBundle) -> DataConfig:
+    try:
+        given = OmegaConf.merge(OmegaConf.structured(DataConfig), bundle.training["data"])
+    except OmegaConfBaseException as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise ValueError(
+            f"training.data of the policy is no data configuration: {reason}"
+        ) from None
+    own = OmegaConf.to_object(given)
+    assert isinstance(own, DataConfig)
+    return own
+
+
+def _profile(
+    config: Config,
+    pair: Pair,
+    bundle: PolicyBundle | None,
+    training: Sequence[EncodedPrompt],
+    survival: list[Survival],
+    console: Console,
+    measured: Path,
+) -> CostProfile:
+    """A given one, else the policy's own, else what is measured here, once."""
+    saved = saved_profile_from(config.cost)
+    if saved or bundle:
+        return saved or bundle.profile  # type: ignore[union-attr]
+    if measured.exists():
+        return CostProfile.load(measured)
+    spec = ObservationSpec(
+        tuple(config.env.features),
+        config.env.max_length,
+        pair.target.vocab_size,
+        len(pair.drafters),
+    )
+    profile = measured_profile_from(config, pair, training, survival, spec, console)
+    profile.save(measured)
+    return profile
+
+
+def _parameters(
+    config: Config, names: Sequence[str], bench: Workbench | None, console: Console
+) -> dict[str, dict[str, Any]]:
+    """By method: those given for the configured one, else tuned ones."""
+    given = dict(config.controller.parameters)
+    found: dict[str, dict[str, Any]] = {}
+    trials = config.evaluation.trials
+    if not names:
+        return found
+
+    def shown(number: int, tried: int) -> None:
+        update(number + tried / trials, len(names))
+
+    with progress(console, "tuning") as update:
+        for number, name in enumerate(names):
+            method = METHODS[name]
+            assert bench is not None
+            if config.controllers is None and given:
+                found[name] = given
+            elif not method.space:
+                found[name] = {}
+            else:
+                found[name] = tuned(
+                    method,
+                    bench,
+                    trials=trials,
+                    seed=config.seed,
+                    cache=Path(config.runs) / "tuned",
+                    progress=partial(shown, number),
+                )
+            shown(number, trials)
+    return found

@@ -1,0 +1,143 @@
+"""Does every method, and every recording, emit what autoregressive decoding emits?
+
+Ties in rounding are told apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, Record
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.verification import Greedy, Verification, new_verification
+from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.recording.trace import Trace
+
+WIDTHS = (1, 2, 4, 8)  # tokens a pass, in which the noise is measured
+TAIL = 16  # tokens read in such passes; the text before them is read at once
+
+
+@dataclass(slots=True)
+class Losslessness:
+    """Texts compared with those of the same prompts that they should be."""
+
+    prompts: int
+    compared: int = 0
+    identical: int = 0
+    ties: int = 0  # the texts part at two tokens whose order is a matter of rounding
+
+    def add(
+        self,
+        target: LanguageModel,
+        prompt: Sequence[int],
+        expected: Sequence[int],
+        found: Sequence[int],
+        rule: Verification,
+    ) -> None:
+        """Count one text."""
+        self.compared += 1
+        if expected == found:
+            self.identical += 1
+        elif is_tie(target, prompt, expected, found, rule):
+            self.ties += 1
+
+
+def compare_texts(
+    records: Sequence[Record],
+    prompts: Mapping[str, Sequence[int]],
+    target: LanguageModel,
+    *,
+    verification: str = "greedy",
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+) -> Losslessness:
+    """Compare all records with the autoregressive ones.
+
+    Args:
+        prompts: token ids by prompt id, in the benchmark's order: number n was sampled with
+            `seed + n`.
+    """
+    wanted = {r.prompt: r.generation.tokens for r in records if r.method == AUTOREGRESSIVE}
+    result = Losslessness(len(wanted))
+    seeds = {prompt: seed + number for number, prompt in enumerate(prompts)}
+    for record in records:
+        if record.method != AUTOREGRESSIVE:
+            rule = new_verification(
+                verification, sampling, seeds[record.prompt], target.vocab_size, target.device
+            )
+            expected, found = wanted[record.prompt], record.generation.tokens
+            result.add(target, prompts[record.prompt], expected, found, rule)
+    return result
+
+
+def compare_with_recording(
+    records: Sequence[Record],
+    recorded: Trace,
+    prompts: Mapping[str, Sequence[int]],
+    target: LanguageModel,
+    *,
+    verification: str = "greedy",
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+) -> Losslessness:
+    """Compare the recorded texts with the autoregressive ones that were decoded live.
+
+    Recordings decode many texts side by side. Where that rounds differently, a text may part from
+    the live one at a near-tie, and from there on its replay is one of a text that nobody decodes.
+
+    Args:
+        recorded: texts with other seeds are no texts of these records.
+        prompts: as for `compare_texts`.
+    """
+    texts = {(tuple(text.prompt.tolist()), text.seed): text for text in recorded.texts}
+    seeds = {prompt: seed + number for number, prompt in enumerate(prompts)}
+    result = Losslessness(0)
+    for record in records:
+        number = seeds[record.prompt]
+        text = texts.get((tuple(prompts[record.prompt]), number))
+        if record.method == AUTOREGRESSIVE and text is not None:
+            result.prompts += 1
+            rule = new_verification(
+                verification, sampling, number, target.vocab_size, target.device
+            )
+            live = record.generation.tokens
+            result.add(target, prompts[record.prompt], text.tokens.tolist(), live, rule)
+    return result
+
+
+def is_tie(
+    target: LanguageModel,
+    prompt: Sequence[int],
+    expected: Sequence[int],
+    found: Sequence[int],
+    rule: Verification = Greedy(),
+) -> bool:
+    """Whether the texts part at two tokens whose scores differ by less than their own noise.
+
+    The noise is how much the difference of these two scores moves between forward passes of
+    several widths over the same text. What other tokens' scores do excuses nothing.
+    """
+    shared = 0
+    while shared < min(len(expected), len(found)) and expected[shared] == found[shared]:
+        shared += 1
+    if shared == min(len(expected), len(found)):
+        return False
+    text = torch.tensor([[*prompt, *expected[:shared]]], device=target.device)
+    rows = torch.stack(_last_logits(target, text))  # [passes, V]
+    scores = torch.stack([rule.weigh(row[None], [text.shape[1]])[1][0] for row in rows])
+    gaps = scores[:, expected[shared]] - scores[:, found[shared]]
+    # Not a number where neither token can be chosen: then nothing is excused.
+    return bool(gaps.abs().min() <= gaps.max() - gaps.min())
+
+
+def _last_logits(target: LanguageModel, text: torch.Tensor) -> list[torch.Tensor]:
+    """Logits `[V]` after `text` `[1, n]`: read at once, and its end in passes of each width."""
+    found = [target.prefill(text)[0]]
+    tail = min(TAIL, text.shape[1] - 1)
+    for width in WIDTHS if tail else ():
+        target.prefill(text[:, :-tail])
+        for part in text[:, -tail:].split(width, dim=1):
+            last = target.extend(part, keep=1)[0, -1]
+        found.append(last)
+    return found

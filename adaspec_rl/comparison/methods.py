@@ -1,0 +1,311 @@
+"""Every known way to control speculation: how to build it, what to tune, where it is from."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from adaspec_rl.control.baselines.adaedl import AdaEdl
+from adaspec_rl.control.baselines.bandits import Thompson, Ucb1
+from adaspec_rl.control.baselines.batch_table import BatchTable
+from adaspec_rl.control.baselines.exp3 import Exp3
+from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.baselines.heuristic import Heuristic
+from adaspec_rl.control.baselines.hysteresis import Hysteresis
+from adaspec_rl.control.baselines.markov import Markov
+from adaspec_rl.control.baselines.ruled import Ruled
+from adaspec_rl.control.baselines.sglang_tiers import SglangTiers
+from adaspec_rl.control.baselines.sliding_window import SlidingWindow
+from adaspec_rl.control.baselines.specdec_pp import SpecDecPlusPlus
+from adaspec_rl.control.baselines.switching import Switching
+from adaspec_rl.control.baselines.tapout import TapOut
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.stopping.confidence import ConfidenceStop, CumulativeConfidenceStop
+from adaspec_rl.control.stopping.entropy import SvipStop
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.decoding.drafters import NgramLookup
+from adaspec_rl.decoding.round import StopRule
+from adaspec_rl.recording.trace import Trace
+from adaspec_rl.replay.markov_solver import solve
+from adaspec_rl.replay.oracle import best_fixed, lengths_of
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a parameter may be; the default is the source's own value, where it names one."""
+
+    default: Any
+    low: float
+    high: float
+    log: bool = False
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+        """A trial's value, an integer where the default is one."""
+        if isinstance(self.default, int):
+            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    def checked(self, value: Any) -> Any:
+        """A value of this range.
+
+        Raises:
+            ValueError: it is none.
+        """
+        wanted = int if isinstance(self.default, int) else float
+        if type(value) is not wanted or not self.low <= value <= self.high:
+            raise ValueError(f"{value!r} is no {wanted.__name__} from {self.low} to {self.high}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What controllers are made from."""
+
+    trace: Trace  # training texts
+    held_out: Trace | None  # the texts of the comparison; only the oracle may see them
+    profile: CostProfile
+    max_length: int
+    batch_size: int = 1
+    seed: int = 0
+
+
+Build = Callable[..., Controller]  # (bench, **parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to control speculation."""
+
+    name: str
+    source: str
+    build: Build
+    space: Mapping[str, Range] = field(default_factory=dict)  # what is tuned
+    drafters: frozenset[str] = frozenset()  # those that it cannot do without, by name
+
+
+def _fixed(bench: Workbench, length: int) -> Controller:
+    return FixedLength(min(length, bench.max_length), name="fixed")
+
+
+def _markov(bench: Workbench, **parameters: Any) -> Controller:
+    tables = solve(
+        bench.trace,
+        bench.profile,
+        max_length=bench.max_length,
+        batch_size=bench.batch_size,
+        **parameters,
+    )
+    return Markov(tables, bench.max_length)
+
+
+def _ruled(name: str, rule: Callable[..., StopRule]) -> Build:
+    return lambda bench, **parameters: Ruled(name, rule(**parameters), bench.max_length)
+
+
+def _plain(make: Callable[..., Controller]) -> Build:
+    return lambda bench, **parameters: make(bench.max_length, **parameters)
+
+
+def _sliding_window(bench: Workbench, **parameters: Any) -> Controller:
+    cost = bench.profile.at(batch_size=bench.batch_size).features()
+    return SlidingWindow(bench.max_length, cost=cost, **parameters)
+
+
+def _hysteresis(bench: Workbench, up: float, down: float, off: float, **rest: Any) -> Controller:
+    """`down` as a share of `up`, and `off` of `down`, so that any three fit together."""
+    return Hysteresis(bench.max_length, up=up, down=up * down, off=up * down * off, **rest)
+
+
+def _ucb1(bench: Workbench, **parameters: Any) -> Controller:
+    return Ucb1(bench.max_length, arms=lengths_of(bench.trace, bench.max_length), **parameters)
+
+
+def _switching(
+    bench: Workbench,
+    match: int,
+    lookup_length: int,
+    length: int = 12,
+    threshold: float = 0.0,
+    name: str = "switching",
+) -> Controller:
+    """The model is the first drafter that is one."""
+    names = [table.name for table in bench.trace.drafters]
+    model = next((n for n, name in enumerate(names) if name != NgramLookup.name), None)
+    if model is None:
+        raise ValueError(
+            "controller=switching needs a draft model beside ngram: add one to model.drafters"
+        )
+    return Switching(
+        lookup=names.index(NgramLookup.name),
+        model=model,
+        lookup_length=min(lookup_length, bench.max_length),
+        length=min(length, bench.max_length),
+        threshold=threshold,
+        match=match,
+        name=name,
+    )
+
+
+def _switching_stop(bench: Workbench, **parameters: Any) -> Controller:
+    return _switching(bench, name="switching_stop", **parameters)
+
+
+def _bandit(make: Callable[..., Controller]) -> Build:
+    return lambda bench, **parameters: make(
+        bench.max_length,
+        seed=bench.seed,
+        arms=lengths_of(bench.trace, bench.max_length),
+        **parameters,
+    )
+
+
+def _batch_table(bench: Workbench) -> Controller:
+    """The best length on the training texts at each measured batch size, up to the next one."""
+    sizes = sorted({point.batch_size for point in bench.profile.points})
+    lows, highs = [1, *sizes[1:]], [*(size - 1 for size in sizes[1:]), sys.maxsize]
+    lengths = [
+        best_fixed(bench.trace, bench.profile, max_length=bench.max_length, batch_size=size)[0]
+        for size in sizes
+    ]
+    table = [(low, high, best.length) for low, high, best in zip(lows, highs, lengths)]
+    return BatchTable(bench.max_length, batch_size=bench.batch_size, table=table)
+
+
+def _tiers(bench: Workbench, step: int, **parameters: Any) -> Controller:
+    tiers = [1 + step * n for n in range(4)]
+    return SglangTiers(bench.max_length, tiers=tiers, **parameters)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "fixed", "one length, tuned on the training texts", _fixed, {"length": Range(3, 1, 12)}
+        ),
+        Method(
+            "heuristic",
+            "transformers' heuristic schedule",
+            _plain(Heuristic),
+            {"start": Range(5, 1, 12)},
+        ),
+        Method(
+            "confidence",
+            "transformers' assistant_confidence_threshold",
+            _ruled("confidence", ConfidenceStop),
+            {"threshold": Range(0.4, 0.05, 0.95)},
+        ),
+        Method(
+            "cumulative_confidence",
+            "product of the drafter's probabilities (arXiv:2406.16858)",
+            _ruled("cumulative_confidence", CumulativeConfidenceStop),
+            {"threshold": Range(0.2, 0.05, 0.95)},
+        ),
+        Method(
+            "svip",
+            "SVIP (arXiv:2411.18462)",
+            _ruled("svip", SvipStop),
+            {"threshold": Range(0.77, 0.2, 2.0)},
+        ),
+        Method(
+            "adaedl",
+            "AdaEDL (arXiv:2410.18351)",
+            _plain(AdaEdl),
+            {
+                "gamma": Range(0.2, 0.05, 0.6),
+                "target": Range(0.9, 0.5, 0.99),
+                "start": Range(0.4, 0.1, 0.9),
+                "step": Range(0.01, 0.001, 0.1, log=True),
+            },
+        ),
+        Method(
+            "sliding_window",
+            "the closed form of arXiv:2211.17192 from running averages",
+            _sliding_window,
+            {"span": Range(20.0, 3.0, 200.0, log=True), "prior": Range(0.7, 0.3, 0.95)},
+        ),
+        Method(
+            "hysteresis",
+            "acceptance thresholds with fallback and probes, as in llama.cpp",
+            _hysteresis,
+            {
+                "start": Range(4, 1, 8),
+                "up": Range(0.7, 0.5, 0.98),
+                "down": Range(0.57, 0.2, 0.9),
+                "off": Range(0.37, 0.0, 0.9),
+                "window": Range(8, 2, 32, log=True),
+            },
+        ),
+        Method(
+            "specdec_pp",
+            "SpecDec++'s rule (arXiv:2405.19715) on this project's survival head",
+            _plain(SpecDecPlusPlus),
+            {"threshold": Range(0.7, 0.2, 0.95)},
+        ),
+        Method(
+            "ucb1",
+            "UCB1 over lengths (BanditSpec, arXiv:2505.15141)",
+            _ucb1,
+            {"exploration": Range(1.0, 0.02, 2.0, log=True)},
+        ),
+        Method(
+            "exp3",
+            "EXP3 over lengths (BanditSpec, arXiv:2505.15141)",
+            _bandit(Exp3),
+            {"exploration": Range(0.1, 0.005, 0.5, log=True)},
+        ),
+        Method(
+            "thompson",
+            "Thompson sampling over lengths (arXiv:1209.3353)",
+            _bandit(Thompson),
+            {"exploration": Range(0.5, 0.02, 2.0, log=True)},
+        ),
+        Method(
+            "tapout",
+            "TapOut (arXiv:2511.02017): UCB1 over stopping rules",
+            _plain(TapOut),
+            {"exploration": Range(1.0, 0.02, 2.0, log=True), "blend": Range(0.5, 0.0, 1.0)},
+        ),
+        Method(
+            "sglang_tiers",
+            "SGLang's adaptive speculative steps",
+            _tiers,
+            {
+                "step": Range(2, 1, 3),
+                "rate": Range(0.2, 0.02, 0.9, log=True),
+                "up": Range(0.0, -1.0, 1.0),
+                "down": Range(-0.25, -1.0, 1.0),
+            },
+        ),
+        Method(
+            "markov",
+            "tabular MDP over entropy, position and recent acceptance, by value iteration",
+            _markov,
+            {"entropy_classes": Range(8, 2, 16), "acceptance_classes": Range(4, 1, 6)},
+        ),
+        Method(
+            "switching",
+            "an n-gram lookup (arXiv:2304.04487) where the match is long, else the draft model",
+            _switching,
+            {
+                "match": Range(4, 1, 16, log=True),
+                "lookup_length": Range(8, 1, 12),
+                "length": Range(3, 1, 12),
+            },
+            drafters=frozenset({NgramLookup.name}),
+        ),
+        Method(
+            "switching_stop",
+            "the same, the draft model stopping early by this project's survival head",
+            _switching_stop,
+            {
+                "match": Range(4, 1, 16, log=True),
+                "lookup_length": Range(8, 1, 12),
+                "threshold": Range(0.5, 0.1, 0.8),
+            },
+            drafters=frozenset({NgramLookup.name}),
+        ),
+        Method("batch_table", "vLLM's table of lengths by batch size, measured here", _batch_table),
+    )
+}

@@ -1,0 +1,134 @@
+"""The same search for every method: so many trials on the training recording, no more, no less."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from adaspec_rl import strict_json
+from adaspec_rl.comparison import methods
+from adaspec_rl.comparison.methods import Method, Workbench
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.generation import generate
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.files import write_atomically
+from adaspec_rl.recording.trace import Trace
+from adaspec_rl.replay.session import ReplaySession
+
+logger = logging.getLogger(__name__)
+
+# Packages whose code decides how fast a method is.
+PARTS = ("control", "costs", "decoding", "recording", "replay")
+COST = CostFeatures(0.0, 0.0, 0.0)  # tuned methods do not look at it
+
+
+def tuned(
+    method: Method,
+    bench: Workbench,
+    *,
+    trials: int,
+    seed: int,
+    cache: Path,
+    progress: Callable[[int], None] = lambda tried: None,
+) -> dict[str, Any]:
+    """The best parameters of `trials` tried on the bench's training texts; found once, then kept.
+
+    The first trial is the method's own defaults, the others Optuna's (TPE, seeded); where the
+    trials suffice for every value of a single integer, each is tried. `progress` is told after each
+    trial how many there were.
+    """
+    path = cache / f"{method.name}-{_fingerprint(method, bench, trials, seed)}.json"
+    kept = _kept(path, method)
+    if kept is not None:
+        return kept
+    session = ReplaySession(bench.trace, bench.profile, batch_size=bench.batch_size)
+
+    def objective(trial: optuna.Trial) -> float:
+        parameters = {name: space.suggest(trial, name) for name, space in method.space.items()}
+        rate = replayed_throughput(method.build(bench, **parameters), session, bench.trace)
+        progress(trial.number + 1)
+        return rate
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=_sampler(method, trials, seed))
+    if not isinstance(study.sampler, optuna.samplers.GridSampler):
+        study.enqueue_trial({name: space.default for name, space in method.space.items()})
+    study.optimize(objective, n_trials=trials)
+    found = {"parameters": study.best_params, "tokens_per_second": study.best_value}
+    write_atomically(path, json.dumps(found, indent=2) + "\n")
+    return study.best_params
+
+
+def _kept(path: Path, method: Method) -> dict[str, Any] | None:
+    """The parameters that a file of the cache holds; None if it is missing or, as told, damaged."""
+    if not path.exists():
+        return None
+    try:
+        found = strict_json.read(path, "the file")["parameters"]
+        return {name: space.checked(found[name]) for name, space in method.space.items()}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        logger.warning("%s is damaged (%s): tuning %s anew", path, error, method.name)
+        return None
+
+
+def _sampler(method: Method, trials: int, seed: int) -> optuna.samplers.BaseSampler:
+    spaces = list(method.space.items())
+    if len(spaces) == 1 and isinstance(spaces[0][1].default, int):
+        name, space = spaces[0]
+        values = range(int(space.low), int(space.high) + 1)
+        if len(values) <= trials:
+            return optuna.samplers.GridSampler({name: list(values)}, seed=seed)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+
+
+def replayed_throughput(controller: Controller, session: ReplaySession, trace: Trace) -> float:
+    """Tokens a second of a controller over all texts of a trace, in order."""
+    tokens, seconds = 0, 0.0
+    for text in trace.texts:
+        made = generate(session, controller, text.prompt.tolist(), cost=COST, seed=text.seed)
+        tokens += len(made.tokens)
+        seconds += sum(played.seconds for played in made.rounds)
+    return tokens / seconds
+
+
+def spread(trace: Trace, count: int) -> Trace:
+    """`count` of a trace's texts a domain, spread over all of them."""
+    chosen: list[int] = []
+    for domain in dict.fromkeys(trace.domains):
+        members = [n for n, name in enumerate(trace.domains) if name == domain]
+        chosen += members[:: max(1, len(members) // count)][:count]
+    return trace.select(sorted(chosen))
+
+
+def _fingerprint(method: Method, bench: Workbench, trials: int, seed: int) -> str:
+    """Of all that the outcome depends on."""
+    seeds: Sequence[int] = [text.seed for text in bench.trace.texts]
+    settings = [
+        repr(method.space),
+        bench.trace.fingerprint,
+        seeds,
+        bench.profile.to_dict(),
+        bench.batch_size,
+        bench.max_length,
+        trials,
+        seed,
+        code_version(),
+    ]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+
+
+@cache
+def code_version() -> str:
+    """A hash of the sources that a replayed throughput comes from, and the searcher's version."""
+    package = Path(__file__).parents[1]
+    paths = [path for part in PARTS for path in sorted((package / part).rglob("*.py"))]
+    digest = hashlib.sha256(optuna.__version__.encode())
+    for path in (*paths, Path(methods.__file__), Path(__file__)):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

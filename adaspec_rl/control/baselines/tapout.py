@@ -1,0 +1,52 @@
+"""A bandit over stopping rules."""
+
+from collections.abc import Sequence
+
+from adaspec_rl.control.baselines.bandits import Ucb1
+from adaspec_rl.control.checks import check_between
+from adaspec_rl.control.stopping.confidence import ConfidenceStop, CumulativeConfidenceStop
+from adaspec_rl.control.stopping.entropy import EntropyBoundStop, SvipStop
+from adaspec_rl.decoding.round import Action, Round, StopRule
+
+
+def default_rules() -> list[StopRule]:
+    """A rule of each kind, none of them tuned."""
+    return [
+        ConfidenceStop(0.4),
+        ConfidenceStop(0.8),
+        CumulativeConfidenceStop(0.3),
+        SvipStop(0.6),
+        EntropyBoundStop(0.4),
+    ]
+
+
+class TapOut(Ucb1):
+    """UCB1 whose arms are stopping rules; it chooses one for each draft.
+
+    TapOut (arXiv:2511.02017), in the variant that chooses by sequence. A round is worth a blend of
+    its acceptance length and of its accepted share: `blend` accepted / max_length + (1 - `blend`)
+    accepted / drafted. Deviates: its rules on margins and on differences of entropy are left out,
+    as rules are not told these; AdaEDL's threshold is fixed; the cumulative confidence is added.
+    """
+
+    name = "tapout"
+
+    def __init__(
+        self,
+        max_length: int,
+        drafter: int = 0,
+        exploration: float = 1.0,
+        blend: float = 0.5,
+        rules: Sequence[StopRule] | None = None,
+    ) -> None:
+        check_between("max_length", max_length, 1)
+        check_between("blend", blend, 0, 1)
+        chosen = default_rules() if rules is None else rules
+        arms = [Action(max_length, drafter, rule=rule) for rule in chosen]
+        super().__init__(max_length, drafter, exploration, arms)
+        self._blend, self._max_length = blend, max_length
+
+    def worth(self, action: Action, round_: Round) -> float:
+        length = round_.accepted / self._max_length
+        share = round_.accepted / round_.drafted
+        return self._blend * length + (1 - self._blend) * share

@@ -1,0 +1,133 @@
+"""From timings to the costs of a round's parts, such that the parts add up to whole rounds."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaspec_rl.costs.profile import RoundCosts
+
+FEWEST = 3  # timings of each part
+PRECISION = 0.01  # of an autoregressive step, or of the part if that is more
+EFFICIENCY, SPREAD = 1.2533, 1.4826  # of a median, and of a median deviation, for normal noise
+
+Kind = tuple  # what was timed, e.g. ("verification", 4) or ("round", drafter, length)
+
+
+class Timings:
+    """Seconds of each kind at one context."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[Kind, list[float]] = defaultdict(list)
+
+    def add(self, kind: Kind, seconds: float) -> None:
+        """Keep one timing."""
+        self._seconds[kind].append(seconds)
+
+    def count(self, kind: Kind) -> int:
+        """Timings of `kind` so far."""
+        return len(self._seconds[kind])
+
+    def kinds(self, name: str, *more: object) -> list[Kind]:
+        """The kinds timed that begin with these, sorted."""
+        wanted = (name, *more)
+        return sorted(
+            kind for kind, found in self._seconds.items() if found and kind[: len(wanted)] == wanted
+        )
+
+    def median(self, kind: Kind) -> float:
+        """Of all timings but the first, which warms up; of all where there are few."""
+        return statistics.median(self._warm(kind))
+
+    def error(self, kind: Kind) -> float:
+        """The standard error of `median`."""
+        found, middle = self._warm(kind), self.median(kind)
+        deviation = statistics.median(abs(seconds - middle) for seconds in found)
+        return EFFICIENCY * SPREAD * deviation / math.sqrt(len(found))
+
+    def narrow(self, kind: Kind) -> bool:
+        """Whether half the median's 95% interval is within `PRECISION` of it, or of a step."""
+        if self.count(kind) <= FEWEST:
+            return False
+        unit = max(self.median(("fallback",)), self.median(kind))
+        return 1.96 * self.error(kind) <= PRECISION * unit
+
+    def _warm(self, kind: Kind) -> list[float]:
+        found = self._seconds[kind]
+        return found[1:] if len(found) > FEWEST else found
+
+
+def round_costs(found: Timings, context: int, max_length: int, drafters: int) -> RoundCosts:
+    """The costs at a context, of drafts of up to `max_length` tokens.
+
+    Widths of verification between two measured ones are interpolated. A draft step is what a
+    longer draft takes more, drafted alone, plus what whole rounds show beyond that, if it is more
+    than their noise; the overhead is the rest of whole rounds.
+    """
+    widths = [kind[1] for kind in found.kinds("verification")]
+    measured = [found.median(("verification", width)) for width in widths]
+    verification = interpolated(widths, measured, max_length + 1)
+    steps, stopping, overheads, catching_up = [], [], [], []
+    for drafter in range(drafters):
+        step = _slope(found, "draft", drafter)
+        rest = {
+            kind[2]: found.median(kind) - verification[kind[2]] - kind[2] * step
+            for kind in found.kinds("round", drafter)
+        }
+        shortest, longest = min(rest), max(rest)
+        if longest > shortest:
+            rise, noise = rest[longest] - rest[shortest], _noise(found, drafter, shortest, longest)
+            more = rise / (longest - shortest) if rise > 2 * noise else 0.0
+            step += more
+            rest = {length: seconds - more * length for length, seconds in rest.items()}
+        steps.append(max(1e-9, step))
+        overheads.append(max(0.0, statistics.mean(rest.values())))
+        (slower,) = found.kinds("stopping", drafter)
+        plain = found.median(("draft", drafter, slower[2]))
+        stopping.append(max(0.0, (found.median(slower) - plain) / slower[2]))
+        reading = found.median(("catch up", drafter)) - found.median(("draft", drafter, 1))
+        catching_up.append(max(0.0, reading / context))
+    return RoundCosts(
+        context=context,
+        batch_size=1,
+        autoregressive_step=found.median(("fallback",)),
+        draft_step=tuple(steps),
+        stopping_step=tuple(stopping),
+        verification=verification,
+        overhead=tuple(overheads),
+        catch_up=tuple(catching_up),
+    )
+
+
+def interpolated(widths: Sequence[int], seconds: Sequence[float], widest: int) -> tuple[float, ...]:
+    """Seconds of verifications of width 1 to `widest`, given those of some."""
+    return tuple(np.interp(range(1, widest + 1), widths, seconds).tolist())
+
+
+def policy_seconds(found: Timings) -> float:
+    """What a learned policy adds to a round: its signals, where it needs any, and its decision."""
+    more = 0.0
+    for kind in found.kinds("signals"):
+        more = max(0.0, found.median(kind) - found.median(kind[1:]))
+    return more + found.median(("policy",))
+
+
+def _slope(found: Timings, name: str, drafter: int) -> float:
+    """Seconds that one more token takes; where noise hides it, what each took on average."""
+    kinds = found.kinds(name, drafter)
+    first, last = kinds[0], kinds[-1]
+    rise = found.median(last) - found.median(first)
+    if rise <= 0:
+        return found.median(last) / last[2]
+    return rise / (last[2] - first[2])
+
+
+def _noise(found: Timings, drafter: int, shortest: int, longest: int) -> float:
+    """Standard error of how much more beyond its parts a longest round takes than a shortest."""
+    kinds = [
+        *((name, drafter, length) for name in ("round", "draft") for length in (shortest, longest)),
+        *(kind for kind in found.kinds("verification") if kind[1] - 1 in (shortest, longest)),
+    ]
+    return math.hypot(*(found.error(kind) for kind in kinds if found.count(kind)))

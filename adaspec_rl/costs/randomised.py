@@ -1,0 +1,43 @@
+"""Cost profiles drawn at random, for policies that are to serve any machine."""
+
+import math
+
+import numpy as np
+
+from adaspec_rl.costs.profile import RoundCosts
+
+# In autoregressive steps; from a laptop to a large GPU, from batch 1 to 64.
+DRAFT_STEP = (0.02, 0.4)
+OTHER_DRAFT_STEP = (0.001, 0.4)  # of drafters after the first; some are lookups, next to free
+VERIFICATION_STEP = (0.002, 0.15)
+OVERHEAD = (0.0, 0.3)
+STOPPING = (0.0, 0.3)  # as a share of the draft step
+CATCH_UP = (0.0, 0.1)  # likewise
+POLICY = (0.0, 0.1)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def random_costs(
+    rng: np.random.Generator, drafters: int, max_length: int
+) -> tuple[RoundCosts, float]:
+    """The costs of a made-up machine, and the seconds of its policy; a plain step takes 1 s."""
+    ranges = (DRAFT_STEP, *(OTHER_DRAFT_STEP,) * (drafters - 1))
+    draft = tuple(_log_uniform(rng, bounds) for bounds in ranges[:drafters])
+    verification = _log_uniform(rng, VERIFICATION_STEP)
+    return (
+        RoundCosts(
+            context=1,
+            batch_size=int(rng.choice(BATCH_SIZES)),
+            autoregressive_step=1.0,
+            draft_step=draft,
+            stopping_step=tuple(step * rng.uniform(*STOPPING) for step in draft),
+            verification=tuple(1.0 + verification * k for k in range(max_length + 1)),
+            overhead=(rng.uniform(*OVERHEAD),) * drafters,
+            catch_up=tuple(step * rng.uniform(*CATCH_UP) for step in draft),
+        ),
+        rng.uniform(*POLICY),
+    )
+
+
+def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(math.exp(rng.uniform(*np.log(bounds))))

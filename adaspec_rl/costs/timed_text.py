@@ -1,0 +1,182 @@
+"""A text in which the parts of a round are timed alone, and rounds as a whole."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from adaspec_rl.control.generation import StreamObserver
+from adaspec_rl.control.learned import Actor, LearnedPolicy
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
+from adaspec_rl.costs.estimates import Kind, Timings
+from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup, summon
+from adaspec_rl.decoding.drafters.drafter import Stop
+from adaspec_rl.decoding.drafters.hidden_state import unknown_features
+from adaspec_rl.decoding.forecast import NO_FORECAST
+from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.decoding.stopping import RunningSurvival, ThresholdStop
+from adaspec_rl.decoding.token_sequence import TokenSequence
+from adaspec_rl.decoding.verification import Verification, new_verification
+from adaspec_rl.engine.language_model import LanguageModel
+
+NEVER = 0.0  # no estimate is under this threshold, but all are made, and paid for
+SPAN = 48  # tokens generated at a context before it has grown too far from its name
+
+
+class SureLookup(NgramLookup):
+    """A lookup that always finds as many tokens as it is asked for."""
+
+    def propose(
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
+    ) -> Draft:
+        draft = super().propose(sequence, length, rule, stop)
+        lacking = sequence.on_device[-1:].expand(length - len(draft))
+        return Draft(torch.cat([draft.tokens, lacking])) if len(lacking) else draft
+
+
+def endless(session: LiveSession, max_length: int) -> LiveSession:
+    """A session of the same models whose texts end at no token, and whose lookups always find."""
+    return LiveSession(
+        session.target,
+        [SureLookup() if isinstance(model, NgramLookup) else model for model in session.models],
+        max_new_tokens=SPAN + max_length + 1,
+        sampling=session.sampling,
+        verification=session.verification,
+        survival=session.survival,
+        clock=session.clock,
+    )
+
+
+def smallest_context(session: LiveSession) -> int:
+    """The most tokens that the target and every drafter can hold."""
+    return min([session.target.context_length, *(m.context_length for m in session.models)])
+
+
+class TimedText:
+    """A text after a prompt of one length; begins anew where it has grown too long."""
+
+    def __init__(self, session: LiveSession, prompt: Sequence[int], spec: ObservationSpec) -> None:
+        """`session` is `endless`; `spec` is what a policy would observe."""
+        self.session, self.prompt, self.spec = session, list(prompt), spec
+        self.found = Timings()
+        self._budget = min(session.max_new_tokens, smallest_context(session) - len(prompt))
+        target = session.target
+        self._rule = new_verification(
+            session.verification, session.sampling, 0, target.vocab_size, target.device
+        )
+        period = max(len(prompt) // 2, spec.max_length + 2)
+        self._repeating = TokenSequence(stretched(prompt, period) * 2, target.device)
+        self._signals = False
+        self._policy = _policy(spec)
+
+    def start(self, signals: bool = False) -> None:
+        """Begin; drafters read the prompt, which is timed."""
+        self._signals = signals
+        self.session.start(self.prompt, signals=signals)
+        self._observer = StreamObserver(Observer(self.spec, CostFeatures(0.1, 0.1, 0.1)))
+        self._observer.start(self.prompt)
+        self._lookups = {
+            number: NgramLookup()
+            for number, model in enumerate(self.session.models)
+            if isinstance(model, NgramLookup)
+        }
+        self._read: dict[int, int] = {}  # by drafter: the text's length when it drafted last
+        for number in range(len(self.session.models)):
+            summon(self.session.models[number])
+            self.found.add(("catch up", number), self._drafting(number, 1))
+
+    def time(self, kind: Kind) -> None:
+        """Time one more of `kind`."""
+        if self._budget - len(self.session.tokens) < self.spec.max_length + 1:
+            self.start(self._signals)
+        name = kind[0]
+        if name == "verification":
+            target, clock = self.session.target, self.session.clock
+            seconds = timed_forward(target, self._text().on_device[None], kind[1], clock)
+        elif name in ("draft", "stopping"):
+            self._catch_up(kind[1])
+            seconds = self._drafting(kind[1], kind[2], stops=name == "stopping")
+        else:
+            seconds = self._playing(kind[1:] if name == "signals" else kind)
+        self.found.add(kind, seconds)
+
+    def _playing(self, kind: Kind) -> float:
+        """A whole round, and then what a policy would do."""
+        action = FALLBACK
+        if kind[0] == "round":
+            self._catch_up(kind[1])
+            action = Action(kind[2], kind[1])
+        played = self.session.step(action)
+        assert played.drafted == action.length
+        clock, spec = self.session.clock, self.spec
+        began = clock()
+        ahead = self.session.forecast() if spec.needs_forecast else NO_FORECAST
+        if self._signals or not spec.needs_signals:
+            self._observer.update(played, ahead)
+            self._policy.decide(self._observer.observation())
+            self.found.add(("policy",), clock() - began)
+        return played.seconds
+
+    def _catch_up(self, number: int) -> None:
+        """Let a drafter read what others' rounds have brought, so that this is not timed."""
+        if self._read[number] != len(self.session.tokens):
+            summon(self.session.models[number])
+            self._drafting(number, 1)
+
+    def _drafting(self, number: int, length: int, stops: bool = False) -> float:
+        """One draft, which the drafter then forgets."""
+        drafter, sequence = self._stand(number)
+        text, clock = sequence.automaton, self.session.clock
+        began = clock()
+        stop = None
+        if stops:
+            survival = self.session.survival[number]
+            stop = ThresholdStop(NEVER, RunningSurvival(survival, text, text.tokens[-1]))
+        draft = drafter.propose(sequence, length, self._rule, stop)
+        draft.tokens[-1].item()  # waits for the device
+        seconds = clock() - began
+        assert len(draft) == length
+        drafter.keep(len(sequence) - 1)
+        self._read[number] = len(self.session.tokens)
+        return seconds
+
+    def _stand(self, number: int) -> tuple[Drafter, TokenSequence]:
+        """A drafter and what it drafts after: a lookup needs a text that repeats itself."""
+        if number in self._lookups:
+            return self._lookups[number], self._repeating
+        return self.session.models[number], self._text()
+
+    def _text(self) -> TokenSequence:
+        """All tokens so far."""
+        return self.session.sequence
+
+
+def stretched(prompt: Sequence[int], length: int) -> list[int]:
+    """`prompt` repeated, then cut to its last `length` tokens."""
+    return (list(prompt) * (length // len(prompt) + 1))[-length:]
+
+
+def timed_forward(
+    model: LanguageModel, tokens: torch.Tensor, width: int, clock: Callable[[], float]
+) -> float:
+    """Seconds of `model` reading `width` more of `tokens` `[B, W]`, which it then forgets."""
+    held = model.lengths
+    wide = tokens[:, :width] if width <= tokens.shape[1] else tokens.repeat(1, width)[:, :width]
+    more = unknown_features(model, wide)
+    began = clock()
+    model.extend(wide, **more)[0, -1].argmax().item()  # waits for the device
+    seconds = clock() - began
+    model.rollback(held)
+    return seconds
+
+
+def _policy(spec: ObservationSpec) -> LearnedPolicy:
+    """A policy of the usual size, with random weights."""
+    rng = np.random.default_rng(0)
+    widths = (len(spec), 64, 64, 16)
+    actor = Actor(
+        tuple(rng.normal(size=shape).astype(np.float32) for shape in zip(widths, widths[1:])),
+        tuple(np.zeros(width, dtype=np.float32) for width in widths[1:]),
+    )
+    return LearnedPolicy(actor, [FALLBACK] * widths[-1], spec)

@@ -1,0 +1,92 @@
+"""Pictures of a comparison."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.files import new_file
+
+ACROSS = 5  # panels in a row
+FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
+
+
+@rc_context({"text.parse_math": False})  # dollars in names are no formulas
+def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
+    """Bars of the speedup with 95% intervals, all prompts first, then each domain."""
+    scopes = {"all prompts": results, **results["domains"]}
+    columns = min(len(scopes), ACROSS)
+    rows = math.ceil(len(scopes) / columns)
+    figure = Figure(figsize=(2.6 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axis in axes.flat[len(scopes) :]:
+        axis.remove()
+    for axis, (scope, values) in zip(axes.flat, scopes.items()):
+        names = list(values["methods"])
+        speedups = [values["methods"][name]["speedup"] for name in names]
+        intervals = [values["methods"][name]["speedup_ci95"] for name in names]
+        below = [max(0.0, s - low) for s, (low, _) in zip(speedups, intervals)]
+        above = [max(0.0, high - s) for s, (_, high) in zip(speedups, intervals)]
+        colours = [_colour(name, values["best_fixed"]) for name in names]
+        axis.bar(range(len(names)), speedups, color=colours, width=0.75)
+        axis.errorbar(
+            range(len(names)), speedups, yerr=[below, above], fmt="none", ecolor="#333", lw=1
+        )
+        axis.axhline(1.0, color="#333", lw=0.8, ls=":")
+        axis.set_title(scope, fontsize=10)
+        axis.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("speedup over plain decoding", fontsize=9)
+    temperature = f"temperature {results['temperature']:g}"
+    figure.suptitle(f"{results['pair']['name']}, {temperature}, {results['device']}", fontsize=10)
+    with new_file(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
+
+
+@rc_context({"text.parse_math": False})  # dollars in names are no formulas
+def cost_plot(profile: CostProfile, path: Path) -> None:
+    """What a round costs by draft length, in plain steps; one line a measured point."""
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    lengths = range(profile.max_length + 1)
+    for point in profile.points:
+        unit = point.autoregressive_step
+        axes.plot(
+            lengths,
+            [point.seconds(0, k) / unit if k == 0 or point.draft_step else 1.0 for k in lengths],
+            marker="o",
+            ms=3,
+            label=f"batch {point.batch_size}, {point.context} tokens ({unit * 1e3:.2f} ms a step)",
+        )
+    axes.plot(lengths, [k + 1 for k in lengths], color="#333", lw=0.8, ls=":", label="break-even")
+    axes.set_ylim(
+        0,
+        1.15 * max(p.seconds(0, lengths[-1]) / p.autoregressive_step for p in profile.points)
+        if profile.drafters
+        else None,
+    )
+    axes.set_xticks(lengths)
+    axes.set_xlabel("draft length (break-even: all of it accepted)", fontsize=9)
+    axes.set_ylabel("cost of a round, plain steps", fontsize=9)
+    axes.legend(fontsize=7, frameon=False)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(profile.device, fontsize=10)
+    with new_file(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
+
+
+def _colour(name: str, best_fixed: str) -> str:
+    if name == best_fixed:
+        return BEST
+    return FIXED if name == "autoregressive" or name.startswith("fixed_") else LEARNED
+
+
+def _short(name: str) -> str:
+    return name.replace("autoregressive", "plain").replace("fixed_", "")
