@@ -10,7 +10,7 @@ from adaspec_rl.console import standard_output
 
 
 def main(config: EvaluateConfig) -> None:
-    from adaspec_rl.comparison.compare import evaluate_policy
+    from adaspec_rl.tools.evaluate import evaluate_policy
 
     evaluate_policy(config, Path(HydraConfig.get().runtime.output_dir), standard_output())
 

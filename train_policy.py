@@ -10,7 +10,7 @@ from adaspec_rl.console import standard_output
 
 
 def main(config: TrainConfig) -> float:
-    from adaspec_rl.training.train import train_policy
+    from adaspec_rl.tools.train import train_policy
 
     return train_policy(config, Path(HydraConfig.get().runtime.output_dir), standard_output())
 

@@ -11,7 +11,8 @@ from decoders import Made, Method, Run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from adaspec_rl.pairs.pair import checkpoint_of, dtype_named
+from adaspec_rl.pairs.pair import dtype_named
+from adaspec_rl.pairs.sources import checkpoint_of
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 8)
 LOOKUPS = (2, 4, 8, 10)

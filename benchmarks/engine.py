@@ -59,7 +59,8 @@ from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.loading import load_model
-from adaspec_rl.pairs.pair import Pair, checkpoint_of, dtype_named, load_pair
+from adaspec_rl.pairs.pair import Pair, dtype_named, load_pair
+from adaspec_rl.pairs.sources import checkpoint_of
 
 TORCH = "torch kernels"
 CONTEXTS = {"cpu": [128, 1024], "cuda": [256, 2048, 8192, 30000]}

@@ -23,7 +23,8 @@ from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.pairs.pair import EMBEDDED, dtype_named, load_pair
+from adaspec_rl.pairs.pair import dtype_named, load_pair
+from adaspec_rl.pairs.sources import EMBEDDED
 from adaspec_rl.training.bundle import load_bundle
 
 

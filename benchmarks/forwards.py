@@ -23,7 +23,7 @@ from adaspec_rl.data.prompts import embedded_prompts
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.weights import tensors_in
 from adaspec_rl.pairs.inflate import Inflation, shape_named
-from adaspec_rl.pairs.pair import checkpoint_of
+from adaspec_rl.pairs.sources import checkpoint_of
 
 WIDTHS = range(1, 18)
 COMPILED = "compiled"  # how the names of compiled forwards begin

@@ -19,7 +19,7 @@ from report import finish
 
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import PeakMemory, weight_bytes
-from adaspec_rl.pairs.pair import checkpoint_of
+from adaspec_rl.pairs.sources import checkpoint_of
 
 PRECISIONS = {
     "float32": (torch.float32, None),

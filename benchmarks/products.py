@@ -25,7 +25,7 @@ from rich.progress import track
 from adaspec_rl.engine.cpu.packing import PackedWeights, unpack
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
-from adaspec_rl.pairs.pair import checkpoint_of
+from adaspec_rl.pairs.sources import checkpoint_of
 
 WIDTHS = (1, 2, 4, 8, 16)
 FLUSH = 1 << 29  # bytes that are read before each product

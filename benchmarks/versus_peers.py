@@ -45,8 +45,9 @@ from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import balanced, embedded_prompts, jsonl_prompts
 from adaspec_rl.engine.sharing import shares
 from adaspec_rl.pairs.drafter_names import is_free
-from adaspec_rl.pairs.pair import Pair, checkpoint_of, load_pair
+from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.pairs.smollm2 import smollm2
+from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle
 
 ENGINES = ("transformers", "llama.cpp")

@@ -1,41 +1,31 @@
-"""Compare controllers on held-out prompts, live or replayed; write and print the results."""
+"""Compare controllers on held-out prompts, live or replayed, and print the table."""
 
-import shlex
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
-from adaspec_rl.comparison.contestants import Contestants, check_comparison, contestants
+from adaspec_rl.comparison.contestants import Contestants, contestants
 from adaspec_rl.comparison.examples import examples
 from adaspec_rl.comparison.journal import Journal
 from adaspec_rl.comparison.losslessness import compare_texts, compare_with_recording
-from adaspec_rl.comparison.memory import MemoryMeter, models_memory
-from adaspec_rl.comparison.results import ORACLE, SCHEMA, assemble, results_table, write_results
+from adaspec_rl.comparison.memory import MemoryMeter
+from adaspec_rl.comparison.results import ORACLE, SCHEMA, assemble, results_table
 from adaspec_rl.comparison.selection import Selection, compared_prompts
-from adaspec_rl.config import Config, EvaluateConfig
+from adaspec_rl.config import Config
 from adaspec_rl.console import progress, say
 from adaspec_rl.costs.profile import CostProfile, device_name
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import SAMPLER
-from adaspec_rl.files import locked, remove_unfinished
-from adaspec_rl.from_config import pair_from, sampling_from, set_threads
-from adaspec_rl.pairs.drafter_names import short_names
+from adaspec_rl.from_config import sampling_from
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.replay.session import ReplaySession
-from adaspec_rl.report.figures import report_figures
-from adaspec_rl.report.page import write_report
-from adaspec_rl.report.plots import speedup_plot
-from adaspec_rl.report.policy_map import policy_map
-from adaspec_rl.report.publish import log_comparison, open_run
-from adaspec_rl.run_identity import RECORD, RunIdentity, digest, saved_identity, settings_of
-from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle, package_versions
+from adaspec_rl.run_identity import digest, settings_of
+from adaspec_rl.training.bundle import PolicyBundle, package_versions
 
 LIVE, REPLAY = "live", "replay"
 MODES = {LIVE: (LIVE,), REPLAY: (REPLAY,), "both": (REPLAY, LIVE)}
@@ -49,93 +39,6 @@ class Comparison:
     shown: list[dict[str, Any]]
     bundle: PolicyBundle | None  # the policy that took part
     profile: CostProfile | None  # what methods were tuned or replayed with
-
-    def for_report(self, drafters: Sequence[str]) -> dict[str, Any]:
-        """The figures with what the report shows of this comparison's own policy and costs."""
-        return {
-            **self.figures,
-            "profile": self.profile.to_dict() if self.profile else None,
-            "policy_map": policy_map(self.bundle, drafters) if self.bundle else None,
-        }
-
-
-def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
-    """`evaluate.py`: returns what `results.json` in `folder` holds.
-
-    Writes there `results.json` and `.csv`, `report.html`, pictures, and the generations themselves
-    (`generations-*.jsonl`), from which `resume=FOLDER` goes on.
-    """
-    set_threads(config.threads)
-    identity = RunIdentity("evaluate", settings_of(config), {})
-    if config.resume:
-        folder = Path(config.resume)
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
-        if saved_identity(folder) is None:
-            raise ValueError(
-                f"{folder} holds no comparison to resume (it has no {RECORD}): set resume to the "
-                "folder of an interrupted evaluate.py"
-            )
-    with locked(folder):
-        remove_unfinished(folder)
-        began = saved_identity(folder)
-        if began:
-            identity.check_settings(began, folder)
-        else:
-            identity.save(folder)
-        with open_run(config.logger, folder, asdict(config), console, "evaluate") as run:
-            results = _evaluate(config, folder, console)
-            if run is not None:
-                log_comparison(run, folder, results)
-    return results
-
-
-def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
-    """Compare at every temperature and in every mode, and write the results."""
-    pair = pair_from(config.model, config.engine)
-    temperatures = config.evaluation.temperatures or [config.env.temperature]
-    wanted = [replace(config, env=replace(config.env, temperature=t)) for t in temperatures]
-    bundles = [_bundle(own, pair, console) for own in wanted]
-    for own, bundle in zip(wanted, bundles):
-        check_comparison(own, pair, policy=bundle is not None)
-    found = []
-    for own, bundle in zip(wanted, bundles):
-        for mode in MODES[config.evaluation.mode]:
-            found.append(compare(own, pair, bundle, folder, console, mode=mode))
-    return conclude(config, pair, found, folder)
-
-
-def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundle | None:
-    """The policy to judge; of several, the newest that was trained at this temperature."""
-    if config.controllers is None and config.controller.name != "learned" and not config.policy:
-        return None
-    path = Path(config.policy) if config.policy else None
-    if path is None:
-        path = newest_bundle(Path(config.runs), config.env.temperature)
-    say(console, f"policy: {path}" + ("" if config.policy else " (the newest)"))
-    bundle = load_bundle(path)
-    bundle.check_pair(pair)
-    if config.env.temperature > 0:
-        bundle.check_verification(config.env.verification)
-    return bundle
-
-
-def newest_bundle(runs: Path, temperature: float | None = None) -> Path:
-    """The bundle written last under `runs`, of those trained at `temperature` if there are any."""
-    found = sorted(runs.rglob(f"policy/{DESCRIPTION}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ValueError(
-            f"no trained policy under {runs}: run train_policy.py first, or set policy=FOLDER"
-        )
-    for path in reversed(found):
-        if temperature is not None:
-            try:
-                fits = load_bundle(path.parent).training.get("temperature") == temperature
-            except ValueError:
-                continue  # of an older version; chosen only if there is nothing else
-            if fits:
-                return path.parent
-    return found[-1].parent
 
 
 def compare(
@@ -296,45 +199,6 @@ def _figures(
         resamples=config.evaluation.resamples,
         seed=config.seed,
     )
-
-
-def conclude(
-    config: Config,
-    pair: Pair,
-    found: Sequence[Comparison],
-    folder: Path,
-) -> dict[str, Any]:
-    """Write results, report and pictures of all comparisons."""
-    first = found[0].figures
-    results = {
-        "schema": SCHEMA,
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "device": device_name(pair.target.device),
-        "versions": package_versions(),
-        "pair": first["pair"],
-        "weights_mib": models_memory(pair),
-        "memory": config.model.memory,
-        "seed": config.seed,
-        "comparisons": [item.figures for item in found],
-    }
-    drafters = short_names([drafter.name for drafter in pair.drafters])
-    report = {
-        **results,
-        "comparisons": [item.for_report(drafters) for item in found],
-        "title": f"{first['pair']['name']}: who decodes fastest?",
-        "created": time.strftime("%Y-%m-%d") if first["mode"] == LIVE else None,
-        "examples": [example for item in found for example in item.shown],
-        "drafters": drafters,
-    }
-    write_results(results, folder)
-    write_report(folder / "report.html", report)
-    report_figures(report, folder)
-    for item in found:
-        figures = item.figures
-        alone = len(found) == 1
-        name = "speedup" if alone else f"speedup-{figures['mode']}-t{figures['temperature']:g}"
-        speedup_plot({**figures, "device": results["device"]}, folder / f"{name}.png")
-    return results
 
 
 def _worth_showing(figures: dict[str, Any]) -> list[str]:

@@ -31,7 +31,8 @@ from adaspec_rl.pairs.distillation_prompts import Prompts, read_prompts
 from adaspec_rl.pairs.distillation_texts import divided, encoded, stored_texts, teacher_texts
 from adaspec_rl.pairs.distillation_training import Training
 from adaspec_rl.pairs.fingerprint import fingerprint
-from adaspec_rl.pairs.pair import checkpoint_of, load_pair
+from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.settings import describe, one_line_errors, parse
 from adaspec_rl.tools.acceptance import acceptance_rate
 

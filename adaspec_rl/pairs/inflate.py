@@ -34,6 +34,7 @@ from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.weights import tensors_in
 from adaspec_rl.files import write_atomically
+from adaspec_rl.pairs.sources import checkpoint_of
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -341,8 +342,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: inflate one checkpoint into a folder."""
-    from adaspec_rl.pairs.pair import checkpoint_of  # which loads inflated models itself
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", required=True, help="tiny:NAME, a folder or a hub id")
     parser.add_argument("--shape", required=True, choices=SHAPES)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -32,11 +31,9 @@ from adaspec_rl.pairs.drafter_names import EXIT, NGRAM, TABLE, is_free, is_table
 from adaspec_rl.pairs.end_of_text import end_of_text_ids
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.inflate import load_inflated
-from adaspec_rl.pairs.smollm2 import smollm2
+from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.pairs.tables import load_table
 
-EMBEDDED = Path(__file__).parent / "tiny"
-SHIPPED = ("tiny", "smollm2")  # folders beside this file, of models that come with the package
 MEMORY = ("shared", "resident", "offload")
 EXIT_SHARE = 0.25  # of the target's layers that an early exit runs, where nothing else is said
 
@@ -303,28 +300,6 @@ def dtype_named(name: str, device: str = "cpu", kernels: str = "auto") -> torch.
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"unknown dtype {name!r}: expected auto, float32, bfloat16 or float16")
     return dtype
-
-
-def checkpoint_of(source: str) -> Checkpoint:
-    """The checkpoint of a folder, a GGUF file, a hub id, `tiny:NAME`, `smollm2` or `smollm2:NAME`.
-
-    Raises:
-        ValueError: there is no such model.
-    """
-    if source == "smollm2":
-        return Checkpoint(smollm2())
-    family, colon, _ = source.partition(":")
-    return Checkpoint(_embedded(source) if colon and family in SHIPPED else source)
-
-
-def _embedded(source: str) -> Path:
-    family, _, name = source.partition(":")
-    shipped = EMBEDDED.parent / family
-    if not name or not (shipped / name).is_dir():
-        names = sorted(path.name for path in shipped.iterdir()) if shipped.is_dir() else []
-        known = ", ".join(f"{family}:{name}" for name in names) or "none"
-        raise ValueError(f"there is no embedded model {source!r}: expected one of {known}")
-    return shipped / name
 
 
 def check_vocabularies(

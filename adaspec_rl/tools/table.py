@@ -20,7 +20,8 @@ from adaspec_rl.decoding.trigrams import TrigramTable
 from adaspec_rl.limits import Number, OrNull, Whole
 from adaspec_rl.pairs.distillation_config import TargetConfig
 from adaspec_rl.pairs.distillation_prompts import read_prompts
-from adaspec_rl.pairs.pair import checkpoint_of, load_pair
+from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.pairs.table_fitting import fit_repetition, fit_sharpness
 from adaspec_rl.pairs.tables import vocabulary_of
 from adaspec_rl.pairs.teacher_texts import TeacherText, TeacherTexts

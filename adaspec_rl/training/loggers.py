@@ -8,7 +8,6 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter, Logger, configure
 
 from adaspec_rl.config import LoggerConfig
-from adaspec_rl.report.publish import log_comparison
 
 
 class WandbWriter(KVWriter):
@@ -36,8 +35,8 @@ class RunLog:
         self.logger = logger
         self._run = run
 
-    def finish(self, summary: Mapping[str, Any], bundle: Path, results: Mapping[str, Any]) -> None:
-        """With W&B: the final figures, the comparison, and the bundle as a model artifact."""
+    def finish(self, summary: Mapping[str, Any], bundle: Path) -> None:
+        """With W&B: the final figures, and the bundle as a model artifact."""
         if self._run is None:
             return
         import wandb
@@ -46,7 +45,6 @@ class RunLog:
         artifact = wandb.Artifact(f"policy-{self._run.id}", type="model", metadata=dict(summary))
         artifact.add_dir(str(bundle))
         self._run.log_artifact(artifact)
-        log_comparison(self._run, bundle.parent, results)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Train a policy for a pair: record it, learn from replays, judge it on held-out prompts."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,8 +11,6 @@ from gymnasium import Env
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
-from adaspec_rl.comparison.compare import compare, conclude, generations_file
-from adaspec_rl.comparison.contestants import check_comparison
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.console import progress, say
 from adaspec_rl.control.action import action_list
@@ -21,7 +18,6 @@ from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.profile import CostProfile, RoundCosts, device_name
 from adaspec_rl.costs.randomised import random_costs
-from adaspec_rl.costs.table import cost_table
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
@@ -30,21 +26,16 @@ from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
-from adaspec_rl.files import locked, remove_unfinished, write_atomically
 from adaspec_rl.from_config import (
     measured_profile_from,
-    pair_from,
     recording_from,
     sampling_from,
     saved_profile_from,
-    set_threads,
 )
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.streams import ReplayTables
-from adaspec_rl.report.plots import cost_plot
-from adaspec_rl.report.publish import open_run
 from adaspec_rl.run_identity import (
     RECORD,
     RunIdentity,
@@ -62,11 +53,10 @@ from adaspec_rl.training.callbacks import TrainingMonitor, Verdict
 from adaspec_rl.training.divergence import check_converging
 from adaspec_rl.training.hindsight import fit_hindsight
 from adaspec_rl.training.judge import Judge, fixed_speedups, split, split_domains
-from adaspec_rl.training.loggers import RunLog, open_log
+from adaspec_rl.training.loggers import RunLog
 from adaspec_rl.training.ppo import (
     SHARPNESS,
     check_start,
-    latest_checkpoint,
     learn_until_the_end,
     load_checkpoint,
     new_ppo,
@@ -100,59 +90,6 @@ class Trained:
     seconds: float = 0.0
 
 
-def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
-    """`train_policy.py`: returns the speedup on withheld training texts, for sweeps to maximise.
-
-    Writes to `folder`: `policy/` (the bundle), `cost_profile.json` and `.png`, `checkpoints/`,
-    `summary.json`, `results.json`, `results.csv` and the logger's files. Ctrl-C keeps the best
-    bundle so far.
-    """
-    set_threads(config.threads)
-    resume = Path(config.resume) if config.resume else None
-    checkpoint = latest_checkpoint(resume) if resume else None
-    if resume:
-        RunIdentity(SCRIPT, settings_of(config), {}).check_settings(_began(resume), resume)
-    with locked(folder):
-        remove_unfinished(folder)
-        if saved_identity(folder):
-            if not (resume and resume.samefile(folder)):
-                raise ValueError(
-                    f"{folder} holds a run already: choose another folder, or go on with that run "
-                    f"by resume={folder}"
-                )
-            for path in folder.glob(generations_file("*", "*")):  # perhaps of another policy
-                path.unlink()
-        with open_run(config.logger, folder, asdict(config), console, "train") as run:
-            return _train(config, folder, console, resume, checkpoint, run)
-
-
-def _train(
-    config: TrainConfig,
-    folder: Path,
-    console: Console,
-    resume: Path | None,
-    checkpoint: Path | None,
-    run: Any | None,
-) -> float:
-    """The same with the folder locked and W&B's `run`, if there is one, open."""
-    pair = pair_from(config.model, config.engine)
-    check_comparison(_judged(config), pair)  # refused now rather than after the training
-    task = prepare(config, pair, console, resume)
-    task.profile.save(folder / "cost_profile.json")
-    identity_of(config, pair, task.prompts, task.profile).save(folder)
-    cost_plot(task.profile, folder / "cost_profile.png")
-    console.print(cost_table(task.profile))
-    with open_log(config.logger, folder, run) as log:
-        try:
-            trained = learn(config, task, folder, console, log=log, checkpoint=checkpoint)
-        except KeyboardInterrupt:
-            bundle = folder / "policy"
-            where = bundle if bundle.exists() else "none yet: nothing to keep"
-            say(console, f"\ninterrupted; the best policy so far: {where}")
-            raise
-        return _report(config, task, folder, trained, log, console)
-
-
 def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | None = None) -> Task:
     """Record the training prompts and learn what decoding costs, or find both as they were."""
     actions = action_list(
@@ -174,7 +111,7 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
     if saved:  # refused now rather than after the recording
         _check_profile(config, pair, saved)
         if resume:
-            identity_of(config, pair, prompts, saved).check_contents(_began(resume), resume)
+            identity_of(config, pair, prompts, saved).check_contents(begun(resume), resume)
     trace, survival = recording_from(config, pair, prompts, console)
     profile = saved or measured_profile_from(config, pair, prompts, survival, spec, console)
     _check_profile(config, pair, profile)
@@ -196,7 +133,8 @@ def identity_of(
     return RunIdentity(SCRIPT, settings_of(config), contents)
 
 
-def _began(run: Path) -> RunIdentity:
+def begun(run: Path) -> RunIdentity:
+    """What a run that is to be resumed began as."""
     found = saved_identity(run)
     if found is None:
         raise ValueError(f"{run} cannot be resumed (it has no {RECORD}): begin a new run")
@@ -382,40 +320,3 @@ def new_bundle(actor: Actor, task: Task, training: dict[str, Any]) -> PolicyBund
         survival=task.survival,
         training=training,
     )
-
-
-def _judged(config: TrainConfig) -> TrainConfig:
-    """The comparison that a training ends with: of the policy with fixed lengths."""
-    learned = replace(config.controller, name="learned")
-    return replace(config, controllers=None, controller=learned)
-
-
-def _report(
-    config: TrainConfig,
-    task: Task,
-    folder: Path,
-    trained: Trained,
-    log: RunLog,
-    console: Console,
-) -> float:
-    bundle = load_bundle(folder / "policy")
-    judged = _judged(config)
-    comparison = compare(judged, task.pair, bundle, folder, console)
-    results = conclude(judged, task.pair, [comparison], folder)
-    figures = comparison.figures
-    chosen = figures["methods"]
-    summary = {
-        "training_speedup": trained.verdict.speedup,
-        "training_gain_over_best_fixed": trained.verdict.score,
-        "training_steps": trained.steps,
-        "training_seconds": trained.seconds,
-        "speedup": chosen["learned"]["speedup"],
-        "speedup_ci95": chosen["learned"]["speedup_ci95"],
-        "best_fixed": figures["best_fixed"],
-        "best_fixed_speedup": chosen[figures["best_fixed"]]["speedup"],
-        "policy": str(folder / "policy"),
-    }
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    log.finish(summary, folder / "policy", results)
-    say(console, f"policy: {folder / 'policy'}")
-    return trained.verdict.speedup

@@ -2,7 +2,7 @@
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from adaspec_rl.pairs.pair import EMBEDDED
+from adaspec_rl.pairs.sources import EMBEDDED
 
 # Begins every conversation with the begin token, as Llama's do.
 TEMPLATE = (

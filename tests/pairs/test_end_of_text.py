@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.pairs.end_of_text import end_of_text_ids, end_of_turn
-from adaspec_rl.pairs.pair import EMBEDDED
+from adaspec_rl.pairs.sources import EMBEDDED
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 

@@ -11,7 +11,8 @@ from adaspec_rl.decoding.drafters import DraftModel, HiddenStateDrafter
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.memory import weight_bytes
-from adaspec_rl.pairs.pair import EMBEDDED, load_pair
+from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.pairs.sources import EMBEDDED
 from tests.sharing import save_sharing
 
 IDS = range(0, 4096, 3)

@@ -21,8 +21,8 @@ from adaspec_rl.recording.texts import Text, text_rules
 from adaspec_rl.recording.trace import drafts_from_tensors
 from tests.engine.checkpoints import random_tokens
 from tests.recording.recordings import PROMPTS, Toys, random_head, toy_recording, toys
-from tests.replay.test_replay_equals_live import random_drafter
 from tests.recording.test_shards import contents
+from tests.replay.test_replay_equals_live import random_drafter
 from tests.toy import greedy_text
 
 DOMAINS = ["toy"] * len(PROMPTS)

@@ -13,11 +13,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from adaspec_rl import config as schema
-from adaspec_rl.comparison import compare as evaluate
 from adaspec_rl.config import LoggerConfig
 from adaspec_rl.from_config import PROJECT
 from adaspec_rl.report.publish import open_run
-from adaspec_rl.training import train
+from adaspec_rl.tools import evaluate, train
 
 
 class Run:

@@ -5,8 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from adaspec_rl.comparison import compare as evaluate
-from adaspec_rl.training import train
+from adaspec_rl.tools import evaluate, train
+from adaspec_rl.training import train as training
 from tests.command_line import configured
 
 
@@ -87,7 +87,7 @@ def test_contestants_are_known_before_anything_is_recorded(
 def test_training_knows_what_it_learns_from_before_anything_is_recorded(
     monkeypatch, tmp_path, settings, message
 ):
-    monkeypatch.setattr(train, "recording_from", None)
+    monkeypatch.setattr(training, "recording_from", None)
     with pytest.raises(ValueError, match=message):
         start("train_policy", settings, tmp_path)
 

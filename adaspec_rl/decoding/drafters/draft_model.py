@@ -1,18 +1,21 @@
 """A small language model as drafter."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_at_once, draft_by_forwards
+from adaspec_rl.decoding.drafters.drafter import (
+    Draft,
+    Drafter,
+    Stop,
+    draft_at_once,
+    draft_by_forwards,
+)
+from adaspec_rl.decoding.drafters.offloading import Offloading
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.language_model import LanguageModel
-
-if TYPE_CHECKING:
-    from adaspec_rl.decoding.drafters.offloading import Offloading
 
 PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and yet finite
 
@@ -125,3 +128,9 @@ class DraftModel:
         if missing > 0:
             return F.pad(logits, (0, missing), value=PADDING)
         return logits[..., : self.vocab_size] if missing < 0 else logits
+
+
+def summon(drafter: Drafter) -> None:
+    """Have a drafter's weights, if it has any of its own, on the device."""
+    if isinstance(drafter, DraftModel) and drafter.offloading is not None:
+        drafter.offloading.bring(drafter)

@@ -1,17 +1,27 @@
 """Draft models that take turns on the device: those in use are on it, the others on the host."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from adaspec_rl.decoding.drafters.draft_model import DraftModel
-from adaspec_rl.decoding.drafters.drafter import Drafter
 from adaspec_rl.engine.host_copy import HostCopy
+from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.memory import GIB
+
+
+class Movable(Protocol):
+    """A drafter with a model that can leave the device."""
+
+    name: str
+    model: LanguageModel
+    offloading: "Offloading | None"
+
+    def forget(self) -> None:
+        """Read the sequence anew when it is needed next."""
 
 
 @dataclass(slots=True)
 class _Guest:
-    drafter: DraftModel
+    drafter: Movable
     copy: HostCopy
     idle: int = 0  # rounds since it was last asked for
 
@@ -49,7 +59,7 @@ class Offloading:
             name for name, guest in self._guests.items() if guest.copy.here or guest.copy.coming
         ]
 
-    def add(self, drafter: DraftModel, besides: Any = None) -> None:
+    def add(self, drafter: Movable, besides: Any = None) -> None:
         """Take charge of a draft model on the device; where there is no room for it, it leaves.
 
         Tensors that it shares with `besides` never move.
@@ -69,7 +79,7 @@ class Offloading:
         if self._excess(0) > 0:
             guest.leave()
 
-    def ready(self, drafter: DraftModel) -> bool:
+    def ready(self, drafter: Movable) -> bool:
         """Whether it can draft now; if not, it is on its way."""
         guest = self._guests[drafter.name]
         guest.idle = 0
@@ -77,12 +87,12 @@ class Offloading:
             self._fetch(guest)
         return guest.copy.arrive()
 
-    def bring(self, drafter: DraftModel) -> None:
+    def bring(self, drafter: Movable) -> None:
         """Have it on the device, however long that takes."""
         self.ready(drafter)
         self._guests[drafter.name].copy.arrive(wait=True)
 
-    def rest(self, drafter: DraftModel) -> None:
+    def rest(self, drafter: Movable) -> None:
         """A round was played without it."""
         guest = self._guests[drafter.name]
         guest.idle += 1
@@ -103,9 +113,3 @@ class Offloading:
         """Bytes above the limit if `more` came."""
         held = sum(self._guests[name].copy.bytes for name in self.resident)
         return 0 if self.limit is None else held + more - self.limit
-
-
-def summon(drafter: Drafter) -> None:
-    """Have a drafter's weights, if it has any of its own, on the device."""
-    if isinstance(drafter, DraftModel) and drafter.offloading is not None:
-        drafter.offloading.bring(drafter)

@@ -1,0 +1,98 @@
+"""What `evaluate.py` runs: find the policy, compare it, and write results and report."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adaspec_rl.comparison.compare import MODES, compare
+from adaspec_rl.comparison.contestants import check_comparison
+from adaspec_rl.config import EvaluateConfig
+from adaspec_rl.console import say
+from adaspec_rl.files import locked, remove_unfinished
+from adaspec_rl.from_config import pair_from, set_threads
+from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.report.conclusion import conclude
+from adaspec_rl.report.publish import log_comparison, open_run
+from adaspec_rl.run_identity import RECORD, RunIdentity, saved_identity, settings_of
+from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle
+
+
+def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """`evaluate.py`: returns what `results.json` in `folder` holds.
+
+    Writes there `results.json` and `.csv`, `report.html`, pictures, and the generations themselves
+    (`generations-*.jsonl`), from which `resume=FOLDER` goes on.
+    """
+    set_threads(config.threads)
+    identity = RunIdentity("evaluate", settings_of(config), {})
+    if config.resume:
+        folder = Path(config.resume)
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder} to resume: set resume=FOLDER of a run")
+        if saved_identity(folder) is None:
+            raise ValueError(
+                f"{folder} holds no comparison to resume (it has no {RECORD}): set resume to the "
+                "folder of an interrupted evaluate.py"
+            )
+    with locked(folder):
+        remove_unfinished(folder)
+        began = saved_identity(folder)
+        if began:
+            identity.check_settings(began, folder)
+        else:
+            identity.save(folder)
+        with open_run(config.logger, folder, asdict(config), console, "evaluate") as run:
+            results = _evaluate(config, folder, console)
+            if run is not None:
+                log_comparison(run, folder, results)
+    return results
+
+
+def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Compare at every temperature and in every mode, and write the results."""
+    pair = pair_from(config.model, config.engine)
+    temperatures = config.evaluation.temperatures or [config.env.temperature]
+    wanted = [replace(config, env=replace(config.env, temperature=t)) for t in temperatures]
+    bundles = [_bundle(own, pair, console) for own in wanted]
+    for own, bundle in zip(wanted, bundles):
+        check_comparison(own, pair, policy=bundle is not None)
+    found = []
+    for own, bundle in zip(wanted, bundles):
+        for mode in MODES[config.evaluation.mode]:
+            found.append(compare(own, pair, bundle, folder, console, mode=mode))
+    return conclude(config, pair, found, folder)
+
+
+def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundle | None:
+    """The policy to judge; of several, the newest that was trained at this temperature."""
+    if config.controllers is None and config.controller.name != "learned" and not config.policy:
+        return None
+    path = Path(config.policy) if config.policy else None
+    if path is None:
+        path = newest_bundle(Path(config.runs), config.env.temperature)
+    say(console, f"policy: {path}" + ("" if config.policy else " (the newest)"))
+    bundle = load_bundle(path)
+    bundle.check_pair(pair)
+    if config.env.temperature > 0:
+        bundle.check_verification(config.env.verification)
+    return bundle
+
+
+def newest_bundle(runs: Path, temperature: float | None = None) -> Path:
+    """The bundle written last under `runs`, of those trained at `temperature` if there are any."""
+    found = sorted(runs.rglob(f"policy/{DESCRIPTION}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(
+            f"no trained policy under {runs}: run train_policy.py first, or set policy=FOLDER"
+        )
+    for path in reversed(found):
+        if temperature is not None:
+            try:
+                fits = load_bundle(path.parent).training.get("temperature") == temperature
+            except ValueError:
+                continue  # of an older version; chosen only if there is nothing else
+            if fits:
+                return path.parent
+    return found[-1].parent
