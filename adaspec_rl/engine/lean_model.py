@@ -11,6 +11,7 @@ from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.attention import CausalBand, additive
+from adaspec_rl.engine.cpu.choice import multiplies_pairs
 from adaspec_rl.engine.cpu.decoder import CpuDecoder, Drafted
 from adaspec_rl.engine.cpu.packing import PackedWeights
 from adaspec_rl.engine.cuda_graphs import CudaRecorder, GraphPool, Inputs
@@ -78,8 +79,11 @@ class LeanModel:
         self._compiled: CpuDecoder | None = None
         if isinstance(weights, PackedWeights):
             self.dtype = weights.dtype
-            self._compiled = CpuDecoder(architecture, weights)
             how, stored = "compiled kernels", weights.layers[0].down.precision
+            pairs = stored == "bfloat16" and multiplies_pairs()
+            self._compiled = CpuDecoder(architecture, weights, pairs=pairs)
+            if stored == "bfloat16":
+                how += ", pairs of bfloat16" if pairs else ", products in float32"
         else:
             self.dtype = weights.norm.dtype
             self._decoder = Decoder(architecture, weights, self._choose_products(weights))
@@ -323,7 +327,8 @@ class LeanModel:
 
     def weights_moved(self) -> None:
         if isinstance(self.weights, PackedWeights):
-            self._compiled = CpuDecoder(self.architecture, self.weights)
+            assert self._compiled is not None
+            self._compiled = self._compiled.with_weights(self.weights)
 
     @property
     def pending(self) -> torch.Tensor | None:

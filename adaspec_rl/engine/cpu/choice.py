@@ -1,5 +1,6 @@
-"""Which numbers a CPU computes fastest with."""
+"""Which numbers a CPU computes fastest with, and how it multiplies them."""
 
+import functools
 import json
 import logging
 import time
@@ -17,7 +18,13 @@ from adaspec_rl.engine.rope import Rope
 from adaspec_rl.engine.weights import empty_weights
 from adaspec_rl.files import write_atomically
 
-WIDTHS = (1, 4)  # tokens of a plain step and of a short verification
+WIDTHS = (1, 4, 12)  # tokens of a plain step, of a short and of a long verification
+MARGIN = 0.9  # of the time of float32 products: what pairs may take to be chosen
+WAYS = {  # in which numbers, and whether bfloat16 goes through the instruction for pairs of it
+    "float32": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, False),
+    "bfloat16 pairs": (torch.bfloat16, True),
+}
 PASSES = 5
 SAMPLE = Architecture(  # one layer of 100 MB in float32, more than caches hold
     family="llama",
@@ -42,30 +49,50 @@ logger = logging.getLogger(__name__)
 
 
 def fastest_dtype(kernels: str = "auto") -> torch.dtype:
-    """bfloat16 where the processor multiplies it and is faster with it, else float32.
-
-    Measured once a machine, in a second, on one layer; kept in the user's cache folder.
-    """
+    """bfloat16 where the processor multiplies it and is faster with it, else float32."""
     if not compiled(kernels) or not library().multiplies_bfloat16():
         return torch.float32
-    path = cache_folder() / "cpu" / "dtypes.json"
+    seconds = _measured()
+    halves = min(seconds["bfloat16"], seconds["bfloat16 pairs"])
+    found = torch.bfloat16 if halves < seconds["float32"] else torch.float32
+    logger.info("model.dtype=auto: %s is the fastest here", str(found).removeprefix("torch."))
+    return found
+
+
+def multiplies_pairs() -> bool:
+    """Whether bfloat16 goes through the processor's instruction for pairs of it.
+
+    Otherwise weights are widened and multiplied as float32, with other rounding.
+    """
+    if not library().multiplies_bfloat16():
+        return False
+    seconds = _measured()
+    return seconds["bfloat16 pairs"] < MARGIN * seconds["bfloat16"]
+
+
+@functools.cache
+def _measured() -> dict[str, float]:
+    """Seconds by way to multiply, on one layer.
+
+    Measured once a machine, in a second; kept in the user's cache folder, so that the same machine
+    always decides alike.
+    """
+    path = cache_folder() / "cpu" / "multiplications.json"
     key = f"{processor()}, {torch.get_num_threads()} threads"
     try:
-        known = strict_json.typed(dict[str, str], strict_json.read(path, str(path)))
+        known = strict_json.typed(dict[str, dict[str, float]], strict_json.read(path, str(path)))
     except (ValueError, OSError):
         known = {}
-    if known.get(key) not in ("float32", "bfloat16"):
-        seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-        known[key] = str(min(seconds, key=lambda dtype: seconds[dtype])).removeprefix("torch.")
+    if set(known.get(key, ())) != set(WAYS):
+        known[key] = {way: _seconds(dtype, pairs) for way, (dtype, pairs) in WAYS.items()}
         try:
             write_atomically(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
         except ValueError as error:  # a read-only home
-            logger.info("the choice of numbers is not kept: %s", error)
-    logger.info("model.dtype=auto: %s is the fastest here", known[key])
-    return torch.bfloat16 if known[key] == "bfloat16" else torch.float32
+            logger.info("the choice of multiplications is not kept: %s", error)
+    return known[key]
 
 
-def _seconds(dtype: torch.dtype) -> float:
+def _seconds(dtype: torch.dtype, pairs: bool) -> float:
     weights = empty_weights(SAMPLE, dtype, torch.device("cpu"))
     for layer in weights.layers:
         for matrix in (layer.qkv, layer.output, layer.gate_up, layer.down):
@@ -81,7 +108,7 @@ def _seconds(dtype: torch.dtype) -> float:
         head=packer.head(weights.head),
         dtype=dtype,
     )
-    decoder = CpuDecoder(SAMPLE, packed)
+    decoder = CpuDecoder(SAMPLE, packed, pairs=pairs)
     cpu = torch.device("cpu")
     cache = KVCache(SAMPLE, dtype=dtype, device=cpu, context_length=SAMPLE.context_length)
     rope = SAMPLE.rope.table(cache.capacity, SAMPLE.head_dim, cpu)

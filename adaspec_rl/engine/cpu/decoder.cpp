@@ -35,9 +35,10 @@ constexpr int ACCUMULATORS = 24;  // vectors that stay in registers
 #else
 constexpr int ACCUMULATORS = 6;  // a vector takes two registers of sixteen
 #endif
-constexpr int ROWS = ACCUMULATORS < 12 ? ACCUMULATORS : 12;  // of one tile, at most
+constexpr bool FEW = ACCUMULATORS < 12;  // else the float32 sums of integer products wait in memory
+constexpr int ROWS = FEW ? ACCUMULATORS : 12;  // of one tile, at most
 constexpr int PANELS = 8;                          // that are multiplied together, at most
-constexpr int BLOCKS = ACCUMULATORS < 12 ? 1 : 4;  // of 16 keys, scored together
+constexpr int BLOCKS = FEW ? 1 : 4;  // of 16 keys, scored together
 constexpr int AHEAD = 16;  // cache lines of weights that are asked for in advance
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
@@ -47,7 +48,10 @@ typedef uint32_t Words __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
 typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
 
-enum Kind { FLOAT32, BFLOAT16, INT8, INT4 };
+// BFLOAT16_PAIRS holds what BFLOAT16 holds and goes through the instruction that multiplies pairs of
+// bfloat16, which rounds inputs to bfloat16 too: some processors take longer for it than for two
+// float32 products.
+enum Kind { FLOAT32, BFLOAT16, INT8, INT4, BFLOAT16_PAIRS };
 
 }  // namespace
 
@@ -218,9 +222,8 @@ constexpr bool MULTIPLIES_BFLOAT16 = false;
 #endif
 
 constexpr bool integers(int kind) { return kind == INT8 || kind == INT4; }
-constexpr int values_in_word(int kind) {
-    return integers(kind) ? 4 : kind == BFLOAT16 && MULTIPLIES_BFLOAT16 ? 2 : 1;
-}
+constexpr bool halves(int kind) { return kind == BFLOAT16 || kind == BFLOAT16_PAIRS; }
+constexpr int values_in_word(int kind) { return integers(kind) ? 4 : kind == BFLOAT16_PAIRS ? 2 : 1; }
 
 // `R` rows that are multiplied together, input by input, in the form that a kind of matrix asks for.
 // Inputs of integer matrices are integers too, with a scale for every 32.
@@ -326,17 +329,17 @@ Ints add_products(Ints sum, Words a, uint32_t x) {
 }
 
 // Each lane of `sum` plus two bfloat16 of `a` times two inputs, number `k` and the next.
-template <int R>
+template <int KIND, int R>
 Vec add_pair(Vec sum, Words a, const uint32_t* words, int64_t k, int r) {
 #ifdef __AVX512BF16__
-    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a,
-                                 (__m512bh)_mm512_set1_epi32(words[k / 2 * R + r]));
-#else
+    if constexpr (KIND == BFLOAT16_PAIRS)
+        return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a,
+                                     (__m512bh)_mm512_set1_epi32(words[k / 2 * R + r]));
+#endif
     const float* values = reinterpret_cast<const float*>(words) + k * R + r;
     sum += (Vec)(a << 16) * values[0];
     sum += (Vec)(a & 0xffff0000) * values[R];
     return sum;
-#endif
 }
 
 // `sum` = the rows of a tile times `P` panels of a matrix, from panel number `panel` on.
@@ -355,7 +358,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) sum[r][p] += weight[p] * values[k * R + r];
         }
-    } else if constexpr (KIND == BFLOAT16) {
+    } else if constexpr (halves(KIND)) {
         const Words* data = static_cast<const Words*>(w.data) + panel * inputs / 2;
         for (int64_t k = 0; k < inputs; k += 2) {
             Words weight[P];
@@ -364,7 +367,8 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                 __builtin_prefetch(data + (p * inputs + k) / 2 + AHEAD);
             }
             for (int r = 0; r < R; r++)
-                for (int p = 0; p < P; p++) sum[r][p] = add_pair<R>(sum[r][p], weight[p], x.words, k, r);
+                for (int p = 0; p < P; p++)
+                    sum[r][p] = add_pair<KIND, R>(sum[r][p], weight[p], x.words, k, r);
         }
     } else {
         constexpr int QUADS = GROUP / 4, VECTORS = KIND == INT8 ? QUADS : QUADS / 2;
@@ -378,7 +382,9 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
 #pragma GCC unroll 8
             for (int i = 0; i < VECTORS; i++) {
                 for (int p = 0; p < P; p++) {
-                    const Words weight = data[(p * groups + group) * VECTORS + i];
+                    const Words* at = data + (p * groups + group) * VECTORS + i;
+                    const Words weight = *at;
+                    __builtin_prefetch(at + AHEAD);
                     if constexpr (KIND == INT8) {
                         for (int r = 0; r < R; r++)
                             part[r][p] = add_products(part[r][p], weight, words[i * R + r]);
@@ -444,7 +450,7 @@ using ByRows = std::array<ByPanels, ROWS>;
 
 template <int KIND, int R, int P>
 constexpr Project if_it_fits() {
-    constexpr int REGISTERS = integers(KIND) ? 2 : 1;  // of one sum
+    constexpr int REGISTERS = integers(KIND) && FEW ? 2 : 1;  // of one sum
     if constexpr (P == 1 || R * P * REGISTERS <= ACCUMULATORS)
         return project_tile<KIND, R, P>;
     else
@@ -463,12 +469,16 @@ constexpr ByRows by_rows(std::integer_sequence<int, R...>) {
 
 constexpr auto UP_TO_ROWS = std::make_integer_sequence<int, ROWS>();
 constexpr ByRows PROJECT[] = {by_rows<FLOAT32>(UP_TO_ROWS), by_rows<BFLOAT16>(UP_TO_ROWS),
-                              by_rows<INT8>(UP_TO_ROWS), by_rows<INT4>(UP_TO_ROWS)};
+                              by_rows<INT8>(UP_TO_ROWS), by_rows<INT4>(UP_TO_ROWS),
+#ifdef __AVX512BF16__
+                              by_rows<BFLOAT16_PAIRS>(UP_TO_ROWS)
+#endif
+};
 
 // out = x times the panels of `range`, plus the bias.
 void project(const Matrix& w, const float* x, int64_t stride, int64_t rows, Output out, Range range) {
     if (!rows) return;
-    const int64_t most = integers(w.kind) ? ROWS / 2 : ROWS;  // their sums take two registers
+    const int64_t most = integers(w.kind) && FEW ? ROWS / 2 : ROWS;
     const int64_t tiles = ceil_div(rows, most), tallest = ceil_div(rows, tiles);
     const Encoder encoder(w, x, stride, rows, tiles);
     for (int64_t panel = range.first; panel < range.last;) {
@@ -493,7 +503,7 @@ void read_row(const Matrix& w, int64_t index, float* to) {
         return static_cast<const uint32_t*>(w.data)[at];
     };
     for (int64_t k = 0; k < w.inputs; k++) {
-        if (w.kind == FLOAT32 || w.kind == BFLOAT16) {
+        if (w.kind == FLOAT32 || halves(w.kind)) {
             const uint32_t bits = w.kind == FLOAT32 ? word(k, 1) : word(k, 2) >> (16 * (k % 2)) << 16;
             std::memcpy(to + k, &bits, 4);
         } else if (w.kind == INT8) {

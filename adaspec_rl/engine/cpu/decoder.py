@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from adaspec_rl.engine.extension import Extension
 from adaspec_rl.engine.kv_cache import KVCache
 
 _UNKNOWN_TOKEN, _NOT_FINITE = 1, 2  # what `forward` returns
+_BFLOAT16_PAIRS = len(PRECISIONS)  # after these in `Kind`
 _Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -101,9 +103,16 @@ class _Draft(ctypes.Structure):
 class CpuDecoder:
     """The layers of a model, without any state. Its structures are those of `decoder.cpp`."""
 
-    def __init__(self, architecture: Architecture, weights: PackedWeights) -> None:
-        """`weights` stay where they are while this lives."""
-        self._architecture, self._weights = architecture, weights
+    def __init__(
+        self, architecture: Architecture, weights: PackedWeights, *, pairs: bool = False
+    ) -> None:
+        """`weights` stay where they are while this lives.
+
+        Args:
+            pairs: bfloat16 goes through the processor's instruction for pairs of it.
+        """
+        assert not pairs or library().multiplies_bfloat16()
+        self._architecture, self._weights, self._pairs = architecture, weights, pairs
         self._forward, self._draft = library().forward, library().draft
         self._layers = (_Layer * architecture.layers)(
             *(
@@ -111,10 +120,10 @@ class CpuDecoder:
                     _pointer(w.attention_norm),
                     _pointer(w.qk_norm),
                     _pointer(w.mlp_norm),
-                    _matrix(w.qkv),
-                    _matrix(w.output),
-                    _matrix(w.gate_up),
-                    _matrix(w.down),
+                    _matrix(w.qkv, pairs),
+                    _matrix(w.output, pairs),
+                    _matrix(w.gate_up, pairs),
+                    _matrix(w.down, pairs),
                     window or 0,
                 )
                 for w, window in zip(weights.layers, architecture.windows)
@@ -125,9 +134,9 @@ class CpuDecoder:
             ctypes.addressof(self._layers),
             _pointer(weights.norm),
             _pointer(weights.feature_norm),
-            _matrix(weights.embedding),
-            _matrix(weights.head),
-            _Matrix() if weights.feature is None else _matrix(weights.feature),
+            _matrix(weights.embedding, pairs),
+            _matrix(weights.head, pairs),
+            _Matrix() if weights.feature is None else _matrix(weights.feature, pairs),
             a.hidden_size,
             a.heads,
             a.kv_heads,
@@ -305,9 +314,13 @@ class CpuDecoder:
                 f"{self._architecture.vocab_size - 1}"
             )
 
+    def with_weights(self, weights: PackedWeights) -> "CpuDecoder":
+        """The same for other weights."""
+        return CpuDecoder(self._architecture, weights, pairs=self._pairs)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pointers are made anew where it is copied or unpickled."""
-        return CpuDecoder, (self._architecture, self._weights)
+        return partial(CpuDecoder, pairs=self._pairs), (self._architecture, self._weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +379,8 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
     return tensor.data_ptr()
 
 
-def _matrix(matrix: PackedMatrix) -> _Matrix:
+def _matrix(matrix: PackedMatrix, pairs: bool) -> _Matrix:
+    pairs = pairs and matrix.precision == "bfloat16"
     return _Matrix(
         _pointer(matrix.data),
         _pointer(matrix.scales),
@@ -374,5 +388,5 @@ def _matrix(matrix: PackedMatrix) -> _Matrix:
         _pointer(matrix.bias),
         matrix.outputs,
         matrix.inputs,
-        PRECISIONS.index(matrix.precision),
+        _BFLOAT16_PAIRS if pairs else PRECISIONS.index(matrix.precision),
     )
