@@ -69,7 +69,12 @@ class FiniteCheck:
                 self.pending.fill_(NOWHERE)
 
     def _fail(self, position: int) -> None:
-        raise FloatingPointError(
-            f"{self.name}: NaN or infinite logits at position {position}: its weights are damaged, "
-            "or too large for model.dtype (float32 and bfloat16 hold the largest numbers)"
-        )
+        raise not_finite(self.name, position)
+
+
+def not_finite(name: str, position: int) -> FloatingPointError:
+    """What is raised where the logits of the model `name` at `position` are no numbers."""
+    return FloatingPointError(
+        f"{name}: NaN or infinite logits at position {position}: its weights are damaged, "
+        "or too large for model.dtype (float32 and bfloat16 hold the largest numbers)"
+    )

@@ -1,7 +1,7 @@
 """What a drafter is. It keeps its own state and catches up only when it is asked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -28,6 +28,24 @@ class Draft:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def first(self, count: int) -> "Draft":
+        """Its first `count` tokens."""
+        if count == len(self):
+            return self
+
+        def cut(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values[:count]
+
+        return replace(
+            self,
+            tokens=self.tokens[:count],
+            logits=cut(self.logits),
+            log_probs=cut(self.log_probs),
+            scores=cut(self.scores),
+            picks=self.picks[:count],
+            among=cut(self.among),
+        )
 
     @property
     def places(self) -> torch.Tensor:
@@ -175,7 +193,14 @@ def draft_by_forwards(
             if not late and stop():
                 break
         unread = choice.token[None]
-    logits = torch.stack(rows)
+    return assembled(rows, choices, ids)
+
+
+def assembled(
+    rows: Sequence[torch.Tensor], choices: Sequence[Choice], ids: torch.Tensor | None
+) -> Draft:
+    """A draft of the `choices` from logits `rows` `[C]` each, of all tokens or of `ids` `[C]`."""
+    logits = torch.stack(list(rows))
     plain = choices[0].scores is rows[0]  # greedy: chosen from the logits as they are
     return Draft(
         tokens=torch.cat([choice.token for choice in choices]),

@@ -1,0 +1,354 @@
+"""Many texts at once: a row each, one verification of all of them in a round."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from adaspec_rl.decoding.drafters.drafter import Draft, Drafter
+from adaspec_rl.decoding.drafters.in_rows import Request, RowDrafter, in_rows
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
+from adaspec_rl.decoding.picks import signals_of
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
+from adaspec_rl.decoding.survival import ProductSurvival, Survival
+from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
+from adaspec_rl.engine.extension import Extended, Extension
+from adaspec_rl.engine.finite_check import not_finite
+from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.lean_model import LeanModel
+
+Allot = Callable[[Sequence[int], Sequence[np.ndarray]], list[int]]  # see `BatchController.allot`
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRound:
+    """What one round did, by row. A row that failed has no round, but the error that ended it."""
+
+    rounds: dict[int, Round]
+    errors: dict[int, Exception]
+    offered: int  # tokens drafted, by all rows
+    verified: int  # of those, tokens that the target read
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Row:
+    """A text in its row, and its draft while a round is played."""
+
+    text: Text
+    unread: bool = True  # the target has not seen the prompt
+    action: Action = FALLBACK
+    stop: DraftStop | None = None
+    draft: Draft | None = None
+    signals: np.ndarray | None = None  # of the draft, [k, 4]
+    survivals: tuple[float, ...] = ()  # of the draft
+
+
+class Batch:
+    """A target and its drafters, decoding up to `rows` texts side by side.
+
+    Texts join and leave between rounds. Each has its own action, its own random state and its own
+    end; what a text becomes does not depend on the texts beside it. A text that goes wrong ends
+    with its error, and the others go on.
+    """
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        drafters: Sequence[Drafter],
+        rows: int,
+        *,
+        rules: DecodingRules = DecodingRules(),
+        survival: Sequence[Survival] | None = None,
+        signals: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """
+        Args:
+            survival: estimates, by drafter, the chance that drafted tokens are accepted.
+            signals: whether rounds carry their signals, which take time.
+
+        Raises:
+            ValueError: the target or a drafter decodes one text at a time only, or there is no row.
+        """
+        if not isinstance(target, LeanModel):
+            raise ValueError(
+                f"{target.name} runs through transformers, where all texts of a batch have one "
+                "length: decode one text at a time"
+            )
+        if rows < 1:
+            raise ValueError(f"a batch needs at least 1 row, got {rows}")
+        self.target, self.rules, self.clock = target, rules, clock
+        self.drafters: list[RowDrafter] = [in_rows(drafter) for drafter in drafters]
+        self.survival = list(survival or [ProductSurvival() for _ in drafters])
+        self.signals = signals
+        self._lookup = [number for number, one in enumerate(drafters) if one.name == "ngram"]
+        needs_hidden = any(drafter.needs_hidden for drafter in drafters)
+        self._hidden_size = target.architecture.hidden_size if needs_hidden else None
+        self._rows: list[_Row | None] = [None] * rows
+        target.reset(rows)
+        self._resets = target.resets
+        for drafter in self.drafters:
+            drafter.reset(rows)
+
+    @property
+    def free(self) -> list[int]:
+        """The rows without a text."""
+        return [number for number, row in enumerate(self._rows) if row is None]
+
+    @property
+    def taken(self) -> list[int]:
+        """The rows with a text."""
+        return [number for number, row in enumerate(self._rows) if row is not None]
+
+    def text(self, row: int) -> Text:
+        """The text in a row."""
+        return self._row(row).text
+
+    def admit(self, prompt: Sequence[int], seed: int = 0) -> int:
+        """Put a text into a free row; the target reads the prompt in the next round.
+
+        Returns: the row.
+
+        Raises:
+            ValueError: no row is free, or the prompt is no such text (see `Text`).
+        """
+        if not self.free:
+            raise ValueError(f"all {len(self._rows)} rows are taken: wait until a text ends")
+        text = Text(prompt, seed, self.target, self.rules, hidden_size=self._hidden_size)
+        number = self.free[0]
+        self._rows[number] = _Row(text)
+        return number
+
+    def leave(self, row: int, *, erase: bool = False) -> None:
+        """Free a row. `erase` what it holds, where a NaN may be among it."""
+        self._row(row)
+        self._rows[row] = None
+        self.target.free_row(row, erase=erase)
+        for drafter in self.drafters:
+            drafter.start(row)
+
+    def forecast(self, row: int) -> Forecast:
+        """What an n-gram lookup would bring; zeros where there is none among the drafters."""
+        for number in self._lookup:
+            return forecast(self.text(row).sequence.automaton, self.survival[number])
+        return NO_FORECAST
+
+    def step(self, actions: Mapping[int, Action], allot: Allot | None = None) -> BatchRound:
+        """Play one round of the rows in `actions`: draft, allot, verify, commit.
+
+        A row whose text ends stays taken until it leaves; one that fails has left.
+
+        Args:
+            allot: how many drafted tokens of each row are verified; None: all.
+
+        Raises:
+            ValueError: a row has no text, or one that is finished, or there is no such drafter.
+        """
+        for number, action in actions.items():
+            self._check(number, action)
+        if self.target.resets != self._resets:
+            raise RuntimeError(
+                f"{self.target.name} was used for something else while a batch was decoded with "
+                "it: give each its own model"
+            )
+        began = self.clock()
+        errors: dict[int, Exception] = {}
+        playing = {number: self._row(number) for number in actions}
+        for number, action in actions.items():
+            row = playing[number]
+            row.action, row.draft, row.stop = action, None, None
+            row.signals, row.survivals = None, ()
+        self._read_prompts(playing)
+        self._fail(self._draft(playing), errors, playing)
+        offered = sum(len(row.draft or ()) for row in playing.values())
+        if self.signals or allot is not None:
+            for row in playing.values():
+                self._estimate(row)
+        if allot is not None:
+            self._allot(playing, allot)
+        verified = sum(len(row.draft or ()) for row in playing.values())
+        found = self._verify(playing)
+        finished: dict[int, Callable[[float], Round]] = {}
+        for (number, row), seen in zip(list(playing.items()), found):
+            if seen.finite:
+                finished[number] = self._commit(number, row, seen)
+            else:
+                last = len(row.text.sequence) - 1
+                self._fail({number: not_finite(self.target.name, last)}, errors, playing)
+        seconds = self.clock() - began
+        rounds = {number: made(seconds) for number, made in finished.items()}
+        return BatchRound(rounds, errors, offered, verified, seconds)
+
+    def _check(self, number: int, action: Action) -> None:
+        text = self._row(number).text
+        if text.finished is not None:
+            raise ValueError(
+                f"the text in row {number} is finished ({text.finished}): let it leave"
+            )
+        if action.length and not 0 <= action.drafter < len(self.drafters):
+            raise ValueError(
+                f"no drafter number {action.drafter}: expected 0 to {len(self.drafters) - 1}"
+            )
+
+    def _row(self, number: int) -> _Row:
+        row = self._rows[number] if 0 <= number < len(self._rows) else None
+        if row is None:
+            raise ValueError(f"row {number} has no text: expected one of {self.taken}")
+        return row
+
+    def _fail(
+        self, found: Mapping[int, Exception], errors: dict[int, Exception], playing: dict[int, _Row]
+    ) -> None:
+        for number, error in found.items():
+            errors[number] = error
+            del playing[number]
+            self.leave(number, erase=True)
+
+    def _read_prompts(self, playing: Mapping[int, _Row]) -> None:
+        """Let the target read new texts but for their last token."""
+        reading = []
+        for number, row in playing.items():
+            prompt = row.text.sequence.on_device[:-1]
+            if row.unread and len(prompt):
+                states = len(prompt) if self._hidden_size else 0
+                reading.append(Extension(number, prompt, 0, states))
+            row.unread = False
+        found = self.target.extend_rows(reading) if reading else []
+        for part, seen in zip(reading, found):
+            if self._hidden_size:
+                playing[part.row].text.sequence.know(0, seen.hidden)
+
+    def _draft(self, playing: Mapping[int, _Row]) -> dict[int, Exception]:
+        """Drafts of all rows, drafter by drafter."""
+        errors: dict[int, Exception] = {}
+        for number, drafter in enumerate(self.drafters):
+            requests = [
+                request
+                for row_number, row in playing.items()
+                if row.action.length
+                and row.action.drafter == number
+                and (request := self._request(row_number, row, drafter)) is not None
+            ]
+            if not requests:
+                continue
+            for wanted, made in zip(requests, drafter.propose(requests)):
+                if isinstance(made, FloatingPointError):
+                    errors[wanted.row] = made
+                elif len(made):
+                    playing[wanted.row].draft = made
+        return errors
+
+    def _request(self, number: int, row: _Row, drafter: RowDrafter) -> Request | None:
+        text, action = row.text, row.action
+        length = text.draft_length(action.length, drafter.context_length)
+        if length < 1:
+            return None
+        row.stop = text.stop(action, self.survival[action.drafter])
+        return Request(number, text.sequence, length, text.rule, row.stop)
+
+    def _estimate(self, row: _Row) -> None:
+        """The signals of a row's draft and the estimated survival of its tokens."""
+        draft = row.draft
+        if draft is None:
+            return
+        row.signals = np.zeros((len(draft), len(SIGNALS)), dtype=np.float32)
+        if draft.picks:
+            row.signals = signals_of(draft.picks)
+        elif draft.logits is not None:
+            found = draft_signals(
+                draft.logits,
+                draft.places,
+                draft.log_probs,
+                draft.scores,
+                normalised=draft.normalised,
+            )
+            row.signals = found.float().cpu().numpy()
+        row.survivals = row.text.survivals(
+            self.survival[row.action.drafter], row.stop, row.signals, draft.tokens.tolist()
+        )
+
+    def _allot(self, playing: Mapping[int, _Row], allot: Allot) -> None:
+        """Throw away what is not to be verified."""
+        rows = list(playing)
+        survivals = [known_before(playing[number]) for number in rows]
+        for number, count in zip(rows, allot(rows, survivals), strict=True):
+            row = playing[number]
+            if row.draft is None:
+                continue
+            assert row.signals is not None
+            count = max(0, min(count, len(row.draft)))
+            row.draft = row.draft.first(count) if count else None
+            row.signals, row.survivals = row.signals[:count], row.survivals[:count]
+
+    def _verify(self, playing: Mapping[int, _Row]) -> list[Extended]:
+        """One forward pass of the target over every row's last token and draft."""
+        reading = []
+        for number, row in playing.items():
+            sequence, drafted = row.text.sequence, len(row.draft or ())
+            n = len(sequence)
+            if row.draft is not None:
+                sequence.buffer[n : n + drafted] = row.draft.tokens
+            width = drafted + 1
+            states = width if self._hidden_size else 0
+            reading.append(Extension(number, sequence.buffer[n - 1 : n + drafted], width, states))
+        return self.target.extend_rows(reading) if reading else []
+
+    def _commit(self, number: int, row: _Row, seen: Extended) -> Callable[[float], Round]:
+        """Keep what stands; the round, once it is known how long it took."""
+        text, draft = row.text, row.draft
+        sequence = text.sequence
+        n, drafted = len(sequence), len(draft or ())
+        if self._hidden_size:
+            sequence.know(n - 1, seen.hidden)
+        drawn = None
+        if draft is not None and text.rule.needs_log_probs:
+            drawn = draft.all_log_probs(seen.logits.shape[-1])
+        tokens = sequence.buffer[n : n + drafted]
+        accepted, token = text.rule.verify(seen.logits, tokens, drawn, n)
+        proposed = torch.cat([accepted.view(1), tokens, token.view(1)]).tolist()
+        entropy = top_probability = 0.0
+        if self.signals:
+            entropy, top_probability = target_signals(seen.logits[proposed[0]]).tolist()
+        kept, emitted = text.commit(proposed[0], proposed[1:])
+        self.target.rollback_row(number, len(sequence) - 1)
+        if row.action.length:
+            self.drafters[row.action.drafter].keep(number, n + kept)
+        columns = row.signals.T.tolist() if self.signals and row.signals is not None else [()] * 4
+        log_probs, entropies, margins, choice_margins = map(tuple, columns)
+        survivals = row.survivals if self.signals else ()
+
+        def played(seconds: float) -> Round:
+            return Round(
+                drafter=row.action.drafter,
+                drafted=drafted,
+                accepted=kept,
+                tokens=emitted,
+                seconds=seconds,
+                rejected=tuple(proposed[1 + kept : 1 + drafted]),
+                draft_log_probs=log_probs,
+                draft_entropies=entropies,
+                draft_margins=margins,
+                draft_choice_margins=choice_margins,
+                draft_survivals=survivals,
+                target_entropy=entropy,
+                target_top_probability=top_probability,
+            )
+
+        return played
+
+
+def known_before(row: _Row) -> np.ndarray:
+    """Estimated survivals `[k]` by which the row's drafted tokens are allotted.
+
+    Where drafts are drawn at random (rejection sampling), whether a token is verified must not
+    depend on which token was drawn: then unlikely draws would be replaced by fresh ones, and the
+    text would no longer have the target's distribution. So each token has the survival of those
+    before it.
+    """
+    if not row.text.rule.needs_log_probs:
+        return np.array(row.survivals)
+    return np.array([1.0, *row.survivals[:-1]]) if row.survivals else np.zeros(0)

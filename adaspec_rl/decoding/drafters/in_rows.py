@@ -1,0 +1,195 @@
+"""Drafters for many texts at once: a row each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from adaspec_rl.decoding.drafters.draft_model import DraftModel
+from adaspec_rl.decoding.drafters.drafter import Draft, Drafter, Stop, assembled
+from adaspec_rl.decoding.token_sequence import TokenSequence
+from adaspec_rl.decoding.verification import Choice, Verification
+from adaspec_rl.engine.extension import Extended, Extension
+from adaspec_rl.engine.finite_check import not_finite
+from adaspec_rl.engine.lean_model import LeanModel
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A draft that is wanted of up to `length` tokens, 1 or more, after a row's text."""
+
+    row: int
+    sequence: TokenSequence
+    length: int
+    rule: Verification
+    stop: Stop | None = None
+
+
+Proposal = Draft | FloatingPointError
+
+
+class RowDrafter(Protocol):
+    """Proposes continuations of many texts."""
+
+    name: str
+    context_length: int  # the most tokens that it can read
+    needs_hidden: bool  # whether it reads the target's hidden states, `TokenSequence.features`
+
+    def reset(self, rows: int) -> None:
+        """Make room for texts in so many rows, all empty."""
+        ...
+
+    def start(self, row: int) -> None:
+        """Another text begins in `row`, or none: what was there is forgotten."""
+        ...
+
+    def propose(self, requests: Sequence[Request]) -> "list[Proposal]":
+        """A draft for each request, which may be empty, or what went wrong with it."""
+        ...
+
+    def keep(self, row: int, length: int) -> None:
+        """The first `length` tokens of what was read in `row` are committed; forget the rest."""
+        ...
+
+
+class LookupInRows:
+    """A drafter that runs no model and keeps no state: each text by itself."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self.name, self.context_length = drafter.name, drafter.context_length
+        self.needs_hidden = drafter.needs_hidden
+
+    def reset(self, rows: int) -> None:
+        pass
+
+    def start(self, row: int) -> None:
+        pass
+
+    def propose(self, requests: Sequence[Request]) -> list[Proposal]:
+        return [
+            self.drafter.propose(wanted.sequence, wanted.length, wanted.rule, wanted.stop)
+            for wanted in requests
+        ]
+
+    def keep(self, row: int, length: int) -> None:
+        pass
+
+
+class ModelInRows:
+    """A draft model that drafts token by token, all rows in one forward pass."""
+
+    def __init__(self, drafter: DraftModel) -> None:
+        """
+        Raises:
+            ValueError: the model runs through transformers, where all rows have one length.
+        """
+        if not isinstance(drafter.model, LeanModel):
+            raise ValueError(
+                f"{drafter.name} runs through transformers, where all texts of a batch have one "
+                "length: decode one text at a time"
+            )
+        self._drafter, self._model = drafter, drafter.model
+        self.name, self.context_length = drafter.name, drafter.context_length
+        self.needs_hidden = drafter.needs_hidden
+        self._read: list[int] = []  # tokens in the model's cache, by row
+        self._given: list[int] = []  # those before its own drafts
+
+    def reset(self, rows: int) -> None:
+        self._model.reset(rows)
+        self._read, self._given = [0] * rows, [0] * rows
+
+    def start(self, row: int) -> None:
+        self._model.free_row(row)
+        self._read[row] = self._given[row] = 0
+
+    def propose(self, requests: Sequence[Request]) -> list[Proposal]:
+        drafts = [self._begin(wanted) for wanted in requests]
+        growing = list(drafts)
+        while growing:
+            found = self._model.extend_rows([draft.reads for draft in growing])
+            for draft, seen in zip(growing, found):
+                self._read[draft.wanted.row] += draft.reads.width
+                self._append(draft, seen)
+            growing = [draft for draft in growing if not draft.ends]
+        return [self._made(draft) for draft in drafts]
+
+    def _begin(self, wanted: Request) -> "_Growing":
+        sequence, read = wanted.sequence, self._read[wanted.row]
+        features = None
+        if self.needs_hidden:
+            assert sequence.features is not None
+            features = sequence.features[read : len(sequence)]
+        self._given[wanted.row] = len(sequence)
+        unread = self._drafter.readable(sequence.on_device[read:])
+        return _Growing(wanted, Extension(wanted.row, unread, 1, 1, features))
+
+    def _append(self, draft: "_Growing", seen: Extended) -> None:
+        """The next token, and what is read after it."""
+        wanted = draft.wanted
+        draft.finite = seen.finite
+        if not seen.finite:
+            return
+        logits = self._drafter.fit(seen.logits[0])
+        position = len(wanted.sequence) + len(draft.choices)
+        choice = wanted.rule.propose(logits, position, self._drafter.output_tokens)
+        draft.logits.append(logits)
+        draft.choices.append(choice)
+        token, features = self._drafter.readable(choice.token), None
+        if self.needs_hidden:
+            features = seen.hidden
+        draft.reads = Extension(wanted.row, token, 1, 1, features)
+
+    def _made(self, draft: "_Growing") -> Proposal:
+        if draft.finite:
+            return assembled(draft.logits, draft.choices, self._drafter.output_tokens)
+        row = draft.wanted.row
+        position = self._read[row] - 1
+        self._model.free_row(row, erase=True)
+        self._read[row] = self._given[row] = 0
+        return not_finite(self.name, position)
+
+    def keep(self, row: int, length: int) -> None:
+        if self.needs_hidden:  # its own drafts are read again, with the target's states
+            length = min(length, self._given[row])
+        if length < self._read[row]:
+            self._model.rollback_row(row, length)
+            self._read[row] = length
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A draft in the making."""
+
+    wanted: Request
+    reads: Extension  # what the model reads next
+    logits: list[torch.Tensor] = field(default_factory=list)  # [C] each
+    choices: list[Choice] = field(default_factory=list)
+    finite: bool = True
+
+    @property
+    def ends(self) -> bool:
+        """Whether no token follows."""
+        stop = self.wanted.stop
+        if not self.finite or len(self.choices) == self.wanted.length:
+            return True
+        if stop is None:
+            return False
+        stop.tell(self.logits[-1], self.choices[-1])
+        return stop()
+
+
+def in_rows(drafter: Drafter) -> RowDrafter:
+    """The drafter for many texts at once.
+
+    Raises:
+        ValueError: it is of a kind that drafts for one text at a time.
+    """
+    if drafter.model is None:
+        return LookupInRows(drafter)
+    if isinstance(drafter, DraftModel):
+        return ModelInRows(drafter)
+    raise ValueError(
+        f"{drafter.name} drafts for one text at a time: expected lookups, tables or draft models"
+    )
