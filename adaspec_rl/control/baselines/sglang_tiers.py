@@ -52,8 +52,12 @@ class SglangTiers:
         return self._actions[self._tiers[self._at]]
 
     def observe(self, round_: Round) -> None:
+        self.learn(round_.accepted)
+
+    def learn(self, accepted: float) -> None:
+        """A round's acceptance length, or the mean of a batch's."""
         if self._tiers[self._at]:
-            self._average += self._rate * (round_.accepted - self._average)
+            self._average += self._rate * (accepted - self._average)
         self._left -= 1
         if not self._left:
             self._left = self._interval

@@ -1,0 +1,61 @@
+"""A verification budget: the drafted tokens most likely to survive, over all rows."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batching.allotment import padded, ranked, top
+from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize
+from adaspec_rl.control.batching.prices import Contexts, Prices
+from adaspec_rl.control.batching.rule import BatchRule
+from adaspec_rl.decoding.round import Action, Round
+
+
+class VerificationBudget(BatchRule):
+    """Verifies the tokens most likely to survive, as many as make most tokens a second.
+
+    All rows draft; the drafted tokens of all rows are ranked by estimated survival; the first B are
+    verified, B being the budget at which expected tokens over predicted seconds are highest.
+    DSpark (arXiv:2607.05147) and vLLM's adaptive verification (vllm-project/vllm#47808). Deviates:
+    B is chosen from the survivals at hand, where vLLM uses those of the round before to spare a
+    synchronisation; survivals come from the trace's calibrated estimate, not a head that was
+    trained with the drafter; and as drafting is not free here, how much is drafted goes by batch
+    size, where DSpark always drafts a block.
+    """
+
+    name = "budget"
+
+    def __init__(self, prices: Prices, drafts: Mapping[int, Action]) -> None:
+        """`drafts`: what rows are offered to draft, by batch size, as in `LengthByBatchSize`."""
+        self._prices = prices
+        self._drafts = LengthByBatchSize(drafts)
+        self._contexts = Contexts()
+
+    def reset(self, rows: int) -> None:
+        self._contexts.reset()
+
+    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
+        self._contexts.admit(row, prompt)
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        actions = self._drafts.decide(rows, None, load)
+        self._action = actions[0]
+        return actions
+
+    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+        offered = padded(survivals)
+        chances = ranked(offered)
+        if not len(chances):
+            return [0] * len(rows)
+        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
+        tokens = len(rows) + np.concatenate([[0.0], np.cumsum(chances)])
+        levels = np.count_nonzero(offered, axis=0).astype(float)
+        spent = self._prices.drafting(self._action.drafter, levels, context).sum()
+        seconds = spent + self._prices.verifying(count, np.arange(float(len(tokens))), context)
+        return top(offered, int((tokens / seconds).argmax())).tolist()
+
+    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        self._contexts.observe(rows, rounds)

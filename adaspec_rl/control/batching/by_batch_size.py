@@ -1,0 +1,63 @@
+"""A draft length for all rows, by how many there are."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batching.prices import Prices
+from adaspec_rl.control.batching.rule import BatchRule
+from adaspec_rl.decoding.round import FALLBACK, Action
+
+
+class LengthByBatchSize(BatchRule):
+    """The action that a table holds for the largest of its batch sizes that is not above the load.
+
+    vLLM's dynamic speculative decoding (`num_speculative_tokens_per_batch_size`), whose table comes
+    from measurements. Deviates: entries name a drafter as well.
+    """
+
+    name = "length_by_batch_size"
+
+    def __init__(self, table: Mapping[int, Action]) -> None:
+        """`table` begins with batch size 1.
+
+        Raises:
+            ValueError: it does not.
+        """
+        self._sizes = sorted(table)
+        if not self._sizes or self._sizes[0] != 1:
+            raise ValueError(f"expected a table that begins with 1 row, got {self._sizes}")
+        self._actions = [table[size] for size in self._sizes]
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        at = int(np.searchsorted(self._sizes, max(1, len(rows)), side="right")) - 1
+        return [self._actions[at]] * len(rows)
+
+
+def length_table(
+    survivals: Sequence[np.ndarray], prices: Prices, sizes: Sequence[int], context: float
+) -> dict[int, Action]:
+    """For each of `sizes` the fixed length with most expected tokens a second.
+
+    Args:
+        survivals: for each drafter, the recorded chance `[K]` that its first 1, 2, … tokens are
+            all accepted.
+        context: tokens of a row, on average.
+    """
+    table = {}
+    at = np.array([context])
+    for size in sizes:
+        rows = np.array([float(size)])
+        best, table[size] = size / float(prices.verifying(rows, np.zeros(1), at)[0]), FALLBACK
+        for drafter, chances in enumerate(survivals):
+            level = float(prices.drafting(drafter, rows, at)[0])
+            for length in range(1, len(chances) + 1):
+                verified = prices.verifying(rows, size * np.array([float(length)]), at)
+                seconds = length * level + float(verified[0])
+                rate = size * (1 + chances[:length].sum()) / seconds
+                if rate > best:
+                    best, table[size] = rate, Action(length, drafter)
+    return table

@@ -1,0 +1,89 @@
+"""A guard that lets a batch speculate only while that pays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaspec_rl.control.batch_controller import BatchController, Load
+from adaspec_rl.control.batching.prices import Contexts, Prices
+from adaspec_rl.control.checks import check_between
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+
+RECENT = 0.3  # how much the latest plain round counts in what plain rounds take
+
+
+class GuardedBatch:
+    """Plays another controller's actions while the batch gets ahead of plain decoding by them.
+
+    The balance counts plain rounds: a round of `n` rows that emits `t` tokens earns `t / n` less
+    its seconds over those of a plain round of as many rows, which the cost model predicts and the
+    plain rounds that are played correct. When the balance falls under 0, `shortest` plain rounds
+    follow, twice as many each time this happens again without a full balance in between. So the
+    batch is never behind plain decoding by more than `advance` rounds and one round for each spell.
+    """
+
+    def __init__(
+        self,
+        controller: BatchController,
+        prices: Prices,
+        *,
+        advance: float = 2.0,
+        limit: float = 4.0,
+        shortest: int = 16,
+        longest: int = 1024,
+    ) -> None:
+        """`advance` plain rounds may be lost at first; no more than `limit` are saved up.
+
+        Raises:
+            ValueError: settings outside their range.
+        """
+        check_between("advance", advance, 0, limit)
+        check_between("shortest", shortest, 1, longest)
+        self._controller, self._prices = controller, prices
+        self._advance, self._limit = advance, limit
+        self._shortest, self._longest = shortest, longest
+        self._contexts = Contexts()
+        self.name = f"guarded_{controller.name}"
+        self.observes = controller.observes
+
+    def reset(self, rows: int) -> None:
+        self._controller.reset(rows)
+        self._contexts.reset()
+        self._balance = self._advance
+        self._correction = 1.0  # measured over predicted seconds of plain rounds
+        self._interval, self._plain = self._shortest, 0
+
+    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
+        self._controller.admit(row, prompt, seed)
+        self._contexts.admit(row, prompt)
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        if self._plain:
+            return [FALLBACK] * len(rows)
+        return self._controller.decide(rows, observations, load)
+
+    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+        if self._plain:
+            return [0] * len(rows)
+        return self._controller.allot(rows, survivals)
+
+    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
+        predicted = float(self._prices.verifying(count, np.array(0.0), context))
+        self._contexts.observe(rows, rounds)
+        # Also where the guard overrode it: the texts have gone on, and controllers follow them.
+        self._controller.observe(rows, rounds, seconds)
+        if self._plain:
+            self._plain -= 1
+            self._correction += RECENT * (seconds / predicted - self._correction)
+            return
+        tokens = sum(len(round_.tokens) for round_ in rounds)
+        gain = tokens / len(rows) - seconds / (predicted * self._correction)
+        self._balance = min(self._balance + gain, self._limit)
+        if self._balance == self._limit:
+            self._interval = self._shortest
+        if self._balance < 0:
+            self._plain, self._balance = self._interval, 0.0
+            self._interval = min(2 * self._interval, self._longest)

@@ -1,0 +1,26 @@
+"""What batch controllers have in common unless they say otherwise."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.decoding.round import Round
+
+
+class BatchRule:
+    """Observes nothing, learns nothing and has every draft verified whole."""
+
+    observes: ObservationSpec | None = None
+
+    def reset(self, rows: int) -> None:
+        pass
+
+    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
+        pass
+
+    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+        return [len(survival) for survival in survivals]
+
+    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        pass

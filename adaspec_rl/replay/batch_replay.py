@@ -1,0 +1,172 @@
+"""Batched decoding replayed from a trace, under the controllers of live batched decoding."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adaspec_rl.control.batch_controller import BatchController, Load
+from adaspec_rl.costs.batch_costs import BatchCosts
+from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.replay.batch_rows import BatchRounds, BatchRows, BatchTables
+from adaspec_rl.replay.outcomes import check_action
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A round of a replayed batch."""
+
+    rows: list[int]  # that held a text
+    texts: np.ndarray  # [n], the number of each
+    rounds: BatchRounds  # of all rows, whether they held a text or not
+    ended: list[int]  # rows whose text ended
+    seconds: float
+
+
+class BatchReplay:
+    """One batch of rows that hold recorded texts; a controller decides every round.
+
+    Rounds come to the controller without signals, and `Round.seconds` is the whole batch's.
+    """
+
+    def __init__(
+        self, tables: BatchTables, costs: BatchCosts, controller: BatchController, rows: int
+    ) -> None:
+        self.tables, self.costs, self.controller = tables, costs, controller
+        self.state = BatchRows(
+            tables, np.zeros(rows, dtype=np.int64), [costs], controller.observes
+        )
+        self._tokens = [text.tokens.tolist() for text in tables.trace.texts]
+        self._checked: set[Action] = set()
+        controller.reset(rows)
+
+    @property
+    def free(self) -> list[int]:
+        """Rows without a text."""
+        return np.flatnonzero(~self.state.active).tolist()
+
+    def admit(self, row: int, text: int) -> None:
+        """Begin recorded text number `text` in a free row."""
+        assert not self.state.active[row], f"row {row} holds a text"
+        recorded = self.tables.trace.texts[text]
+        self.state.start(np.array([row]), np.array([text]))
+        self.controller.admit(row, recorded.prompt.tolist(), recorded.seed)
+
+    def step(self, waiting: int = 0) -> Played:
+        """Play one round of all rows that hold a text.
+
+        Raises:
+            ValueError: an action was not recorded.
+        """
+        state, controller = self.state, self.controller
+        rows = np.flatnonzero(state.active)
+        listed = rows.tolist()
+        seen = state.observation()[rows] if controller.observes else None
+        actions = controller.decide(listed, seen, Load(len(listed), waiting))
+        survivals = self._draft(rows, actions)
+        lengths = np.count_nonzero(survivals, axis=1)
+        offered = [survival[:length] for survival, length in zip(survivals, lengths)]
+        verified = np.zeros(len(state.active), dtype=np.int64)
+        verified[rows] = controller.allot(listed, offered)
+        before, texts = state.at[rows], state.text[rows]
+        played = state.verify(verified)
+        seconds = float(played.seconds[0])
+        if controller.observes:
+            seconds += self.costs.deciding(len(listed))
+        controller.observe(listed, self._rounds(rows, before, played, seconds), seconds)
+        ended = np.flatnonzero(played.finished).tolist()
+        return Played(listed, texts, played, ended, seconds)
+
+    def _draft(self, rows: np.ndarray, actions: Sequence[Action]) -> np.ndarray:
+        """Survivals `[n, K]` of what `rows` draft."""
+        for action in set(actions) - self._checked:
+            check_action(self.tables.trace, action)
+            if action.rule is not None:
+                raise ValueError("rules that stop a draft are not replayed in batches")
+            self._checked.add(action)
+        count = len(self.state.active)
+        told = np.zeros((3, count))
+        told[:, rows] = np.array([(a.drafter, a.length, a.threshold) for a in actions]).T
+        drafter, length = told[:2].astype(np.int64)
+        return self.state.draft(drafter, length, told[2])[rows]
+
+    def _rounds(
+        self, rows: np.ndarray, before: np.ndarray, played: BatchRounds, seconds: float
+    ) -> list[Round]:
+        """Of the rows that held a text, without signals."""
+        texts = self.state.text[rows]
+        made = (before - self.tables.trace.starts[texts]).tolist()
+        columns = zip(
+            texts.tolist(),
+            made,
+            *(
+                values[rows].tolist()
+                for values in (played.drafter, played.verified, played.accepted, played.emitted)
+            ),
+        )
+        return [
+            Round(
+                drafter,
+                verified,
+                accepted,
+                tuple(self._tokens[text][start : start + emitted]),
+                seconds,
+            )
+            for text, start, drafter, verified, accepted, emitted in columns
+        ]
+
+
+@dataclass(slots=True)
+class Totals:
+    """A controller's sums over a batch's whole work."""
+
+    tokens: np.ndarray  # [N] emitted by each text
+    seconds: np.ndarray  # [N] its even share of the rounds that it was in
+    rounds: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+
+    @property
+    def throughput(self) -> float:
+        """Tokens a second of all rows together."""
+        return float(self.tokens.sum() / self.seconds.sum())
+
+    def take(self, played: Played) -> None:
+        """Add a round."""
+        rounds = played.rounds
+        np.add.at(self.tokens, played.texts, rounds.emitted[played.rows])
+        np.add.at(self.seconds, played.texts, played.seconds / len(played.rows))
+        self.rounds += 1
+        self.drafted += int(rounds.drafted.sum())
+        self.verified += int(rounds.verified.sum())
+        self.accepted += int(rounds.accepted.sum())
+
+
+def replay(
+    tables: BatchTables,
+    costs: BatchCosts,
+    controller: BatchController,
+    order: Sequence[int],
+    rows: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Totals:
+    """Decode the texts in this order with up to `rows` at a time, each row taking the next one.
+
+    All rows are in use until the last text has begun; what comes after is not counted, so that
+    figures are those of a full batch.
+    """
+    batch = BatchReplay(tables, costs, controller, rows)
+    count = len(tables.trace.texts)
+    totals = Totals(np.zeros(count), np.zeros(count))
+    waiting = list(order)[::-1]
+    for row in range(min(rows, len(waiting))):
+        batch.admit(row, waiting.pop())
+    while True:
+        played = batch.step(len(waiting))
+        totals.take(played)
+        for row in played.ended:
+            if not waiting:
+                return totals
+            batch.admit(row, waiting.pop())
+        progress()
