@@ -28,11 +28,7 @@ class ForwardCosts:
         shape = (len(self.rows), len(self.widths), len(self.contexts))
         found = [len(line) for table in self.seconds for line in table]
         widths = [len(table) for table in self.seconds]
-        if (
-            len(self.seconds) != shape[0]
-            or set(widths) != {shape[1]}
-            or set(found) != {shape[2]}
-        ):
+        if len(self.seconds) != shape[0] or set(widths) != {shape[1]} or set(found) != {shape[2]}:
             raise ValueError(f"expected seconds of shape {list(shape)} (rows, widths, contexts)")
         table = np.array(self.seconds)
         if not (np.isfinite(table).all() and (table >= 0).all()):

@@ -1,7 +1,7 @@
 """Batch costs by arithmetic instead of measurement: what a GPU's data sheet lets one expect.
 
-A pass reads the weights or multiplies by them, whichever takes longer, and then reads the rows' keys
-and values or multiplies by them (the roofline model, Williams et al. 2009).
+A pass reads the weights or multiplies by them, whichever takes longer; then it reads the keys and
+values of the rows or multiplies by them (the roofline model, Williams et al. 2009).
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,9 @@ LLAMA_1B = ModelShape("Llama-3.2-1B", 1.24e9, 16, 8, 32, 64)
 LOOKUP = ForwardCosts((1, 512), (1, 2), (1,), (((2e-6,), (2.2e-6,)), ((1.024e-3,), (1.1264e-3,))))
 
 
-def modelled(gpu: Gpu = H200, target: ModelShape = LLAMA_8B, drafter: ModelShape = LLAMA_1B) -> BatchCosts:
+def modelled(
+    gpu: Gpu = H200, target: ModelShape = LLAMA_8B, drafter: ModelShape = LLAMA_1B
+) -> BatchCosts:
     """Costs of `target` with `drafter` as first drafter and an n-gram lookup on the host as second.
 
     The lookup takes 2 µs a row and token; rounds have 0.15 ms, drafts 0.05 ms and thresholds 10 µs

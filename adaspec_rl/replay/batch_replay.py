@@ -33,9 +33,7 @@ class BatchReplay:
         self, tables: BatchTables, costs: BatchCosts, controller: BatchController, rows: int
     ) -> None:
         self.tables, self.costs, self.controller = tables, costs, controller
-        self.state = BatchRows(
-            tables, np.zeros(rows, dtype=np.int64), [costs], controller.observes
-        )
+        self.state = BatchRows(tables, np.zeros(rows, dtype=np.int64), [costs], controller.observes)
         self._tokens = [text.tokens.tolist() for text in tables.trace.texts]
         self._checked: set[Action] = set()
         controller.reset(rows)

@@ -90,15 +90,15 @@ class BatchRows:
     def observation(self) -> np.ndarray:
         """`[R, features]` float32."""
         assert self.observer is not None
+        if "cost" not in self.observer.spec.groups:
+            return self.observer.observation()
         rows, context = self.counts()
         for g in np.flatnonzero(rows):
             values = self.costs[g].features(int(rows[g]), float(context[g])).values()
             self.observer.set_costs(values, np.flatnonzero(self.batch == g))
         return self.observer.observation()
 
-    def draft(
-        self, drafter: np.ndarray, length: np.ndarray, threshold: np.ndarray
-    ) -> np.ndarray:
+    def draft(self, drafter: np.ndarray, length: np.ndarray, threshold: np.ndarray) -> np.ndarray:
         """All rows draft as told, `[R]` each.
 
         Returns: estimated survivals `[R, K]`, 0 from the end of each draft on.

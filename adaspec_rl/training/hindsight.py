@@ -40,9 +40,9 @@ def fit_hindsight(
     network = nn.Sequential()
     for turn in range(PASSES):
         inputs, rewards = _collect(game, actor, config.total_steps // PASSES, rng)
-        network = _network([features, *config.hidden, actions], generator)
-        _regress(network, inputs, rewards, config, generator)
-        actor = _actor(network)
+        network = network_of([features, *config.hidden, actions], generator)
+        regress(network, inputs, rewards, config, generator)
+        actor = actor_of(network)
         check_converging(actor, config)
         if turn + 1 < PASSES:
             _raise_rates(game, actor)
@@ -84,7 +84,8 @@ def _collect(
     return np.concatenate(inputs), np.concatenate(rewards)
 
 
-def _network(widths: list[int], generator: torch.Generator) -> nn.Sequential:
+def network_of(widths: list[int], generator: torch.Generator) -> nn.Sequential:
+    """A fresh tanh network of layers of these widths."""
     layers: list[nn.Module] = []
     for before, after in zip(widths, widths[1:]):
         linear = nn.Linear(before, after)
@@ -94,14 +95,15 @@ def _network(widths: list[int], generator: torch.Generator) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _regress(
+def regress(
     network: nn.Sequential,
     inputs: np.ndarray,
-    rewards: np.ndarray,
+    answers: np.ndarray,
     config: AgentConfig,
     generator: torch.Generator,
 ) -> None:
-    x, y = torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(rewards)
+    """Fit answers `[N, A]` to inputs `[N, F]` by least squares."""
+    x, y = torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(answers)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     steps = config.n_epochs * -(-len(x) // config.batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=steps)
@@ -114,7 +116,8 @@ def _regress(
             schedule.step()
 
 
-def _actor(network: nn.Sequential) -> Actor:
+def actor_of(network: nn.Sequential) -> Actor:
+    """The network as NumPy arrays."""
     linear = [module for module in network if isinstance(module, nn.Linear)]
     return Actor(
         tuple(module.weight.detach().numpy().T.copy() for module in linear),

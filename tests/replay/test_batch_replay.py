@@ -68,9 +68,7 @@ def trace(tmp_path_factory):
 
 
 def test_one_row_plays_the_rounds_of_a_session(trace):
-    point = replace(
-        nominal_costs(2, 4).points[0], draft_step=(0.1, 0.3), catch_up=(0.001, 0.02)
-    )
+    point = replace(nominal_costs(2, 4).points[0], draft_step=(0.1, 0.3), catch_up=(0.001, 0.02))
     session = ReplaySession(trace, CostProfile("nominal", 0.0, (point,)))
     controller = Recorded()
     batch = BatchReplay(BatchTables(trace), of_one_text(point), controller, 1)
@@ -126,7 +124,7 @@ def test_observations_are_those_of_the_row_alone(trace):
         batch = BatchReplay(BatchTables(trace), flat_costs(), controller, rows)
         for row in range(rows):
             batch.admit(row, 1 if row == rows - 1 else 0)
-        while not batch.state.active[rows - 1] == False:  # noqa: E712
+        while batch.state.active[rows - 1]:
             batch.step()
         return [seen[rows - 1] for seen in controller.seen if rows - 1 in seen]
 

@@ -1,0 +1,126 @@
+"""The learned batch policy: rows draft what is expected to pay at the prices of the batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batching.allotment import padded, ranked, top
+from adaspec_rl.control.batching.outlook import Outlook
+from adaspec_rl.control.batching.prices import Contexts, Prices
+from adaspec_rl.control.batching.rule import BatchRule
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+
+SPAN = 32.0  # rounds over which throughput is averaged
+HOPE = 1.2  # times plain throughput, where it begins
+CERTAIN = 0.98  # no price is higher
+
+
+class PlannedBatch(BatchRule):
+    """Plans every row's draft by its expected worth, then verifies by price.
+
+    A second of the batch is worth its throughput, a running average. At that rate the cost model
+    prices one more verified token and one more drafted one; an `Outlook`, learned from recordings,
+    says what each row's next draft is expected to bring at these prices. Rows draft as far as that
+    pays, all of them together no deeper than pays for the passes that they share. Of what was
+    drafted, the likeliest tokens are verified, as in `VerificationBudget`, as long as they are
+    worth the seconds that they take.
+
+    `verify` and `draft` are factors on the two prices: 1 is what the cost model says.
+    """
+
+    name = "learned"
+
+    def __init__(
+        self, outlook: Outlook, prices: Prices, *, verify: float = 1.0, draft: float = 1.0
+    ) -> None:
+        self._outlook, self._prices = outlook, prices
+        self.observes = outlook.spec
+        self.verify, self.draft = verify, draft
+        self._contexts = Contexts()
+        self.reset(1)
+
+    def reset(self, rows: int) -> None:
+        self._contexts.reset()
+        self._tokens = self._seconds = self._verified = 0.0  # decaying sums
+        self._weight = 0.0
+
+    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
+        self._contexts.admit(row, prompt)
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        assert observations is not None, "a learned policy needs its observations"
+        count, context = float(len(rows)), np.array(self._contexts.mean(rows))
+        self._rate = self._throughput(count, context)
+        price = min(self.verify * self._rate * self._token(count, context), CERTAIN)
+        once, each = self._levels(count, context)  # [D] of a pass, and of a row in it
+        stop = min(price + float((self.draft * self._rate * (once / count + each)).min()), CERTAIN)
+        worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]
+        spent = self.draft * self._rate * each[:, None] * drafted
+        value = np.cumsum(worth - spent, axis=2)
+        value = np.concatenate([np.zeros_like(value[..., :1]), value], axis=2)  # by length
+        drafter, length = choose(value, self.draft * self._rate * once)
+        known = {
+            (d, k): Action(k, d, stop) if k else FALLBACK
+            for d, k in set(zip(drafter.tolist(), length.tolist()))
+        }
+        return [known[pair] for pair in zip(drafter.tolist(), length.tolist())]
+
+    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+        offered = padded(survivals)
+        chances = ranked(offered)
+        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
+        seconds = self._prices.verifying(count, np.arange(len(chances) + 1.0), context)
+        worth = np.concatenate([[0.0], np.cumsum(chances)]) - self.verify * self._rate * seconds
+        return top(offered, int(worth.argmax())).tolist()
+
+    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        self._contexts.observe(rows, rounds)
+        keep = 1.0 - 1.0 / SPAN
+        self._tokens = keep * self._tokens + sum(len(round_.tokens) for round_ in rounds)
+        self._seconds = keep * self._seconds + seconds
+        verified = sum(round_.drafted for round_ in rounds) / len(rounds)
+        self._verified = keep * self._verified + verified
+        self._weight = keep * self._weight + 1.0
+
+    def _throughput(self, count: float, context: np.ndarray) -> float:
+        """Tokens a second; of plain decoding and some hope as long as little was seen."""
+        plain = float(self._prices.verifying(np.array(count), np.array(0.0), context))
+        return (self._tokens + HOPE * count) / (self._seconds + plain)
+
+    def _token(self, count: float, context: np.ndarray) -> float:
+        """Seconds of one more verified token, near as many as there have been lately."""
+        usual = self._verified / max(self._weight, 1.0)
+        around = count * np.array([usual, usual + 0.5]) + np.array([0.0, 0.5])
+        low, high = self._prices.verifying(np.array(count), around, context)
+        return float(high - low) / float(around[1] - around[0])
+
+    def _levels(self, count: float, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds of a drafter's pass, and of each row in it, `[D]` both."""
+        drafters = range(self._outlook.spec.drafters)
+        sizes = np.array([1.0, max(count, 2.0)])
+        ends = np.array([self._prices.drafting(d, sizes, context) for d in drafters])
+        each = np.maximum(ends[:, 1] - ends[:, 0], 0.0) / (sizes[1] - sizes[0])
+        return np.maximum(ends[:, 0] - each, 0.0), each
+
+
+def choose(value: np.ndarray, once: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's drafter and length, `[n]` both.
+
+    Args:
+        value: `[n, D, K + 1]` of every drafter and length to each row; 0 for length 0.
+        once: `[D]` what every level of a drafter costs, however many rows draft there.
+    """
+    drafters, depths = value.shape[1:]
+    best = np.maximum.accumulate(value, axis=2)
+    caps = np.full(drafters, depths - 1)
+    for d in np.argsort(-once):
+        others = [best[:, o, caps[o]] for o in range(drafters) if o != d]
+        without = np.maximum.reduce(others) if others else np.zeros(len(value))
+        total = np.maximum(best[:, d], without[:, None]).sum(axis=0) - once[d] * np.arange(depths)
+        caps[d] = total.argmax()
+    allowed = np.where(np.arange(depths) <= caps[:, None], value, -np.inf)
+    flat = allowed.reshape(len(value), -1).argmax(axis=1)
+    return flat // depths, flat % depths

@@ -1,0 +1,157 @@
+"""Batch controllers, told what a batch would tell them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batching.allotment import padded, ranked, top
+from adaspec_rl.control.batching.budget import VerificationBudget
+from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize, length_table
+from adaspec_rl.control.batching.fixed import FixedForAll
+from adaspec_rl.control.batching.goodput import Goodput
+from adaspec_rl.control.batching.guard import GuardedBatch
+from adaspec_rl.control.batching.planned import choose
+from adaspec_rl.control.batching.rowwise import Rowwise
+from adaspec_rl.control.batching.tiers import TiersByBatchSize
+from adaspec_rl.control.fixed import FixedLength
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+
+
+class Linear:
+    """A pass of the target takes 10 s and `token` s a token more; a level of drafting `level` s."""
+
+    def __init__(self, token: float, level: float = 0.1) -> None:
+        self.token, self.level = token, level
+
+    def verifying(self, rows, verified, context):
+        return 10.0 + self.token * (rows + verified) + 0.0 * context
+
+    def drafting(self, drafter, rows, context):
+        return self.level * (np.asarray(rows) > 0)
+
+
+def rounds(drafted: int, accepted: int, count: int) -> list[Round]:
+    return [Round(0, drafted, accepted, tuple(range(accepted + 1)), 1.0)] * count
+
+
+def begun(controller, rows: int):
+    controller.reset(rows)
+    for row in range(rows):
+        controller.admit(row, [1, 2, 3], 0)
+    return list(range(rows)), Load(rows)
+
+
+def length_of(controller, rows: int) -> int:
+    made = controller.decide(list(range(rows)), None, Load(rows))
+    assert len(made) == rows and len(set(made)) == 1
+    return made[0].length
+
+
+@given(st.lists(st.lists(st.floats(0.01, 1.0), max_size=5), min_size=1, max_size=6), st.data())
+def test_the_top_tokens_are_prefixes_and_the_likeliest(chances, data):
+    survivals = [np.cumprod(np.array(row)) for row in chances]
+    table = padded(survivals)
+    everything = ranked(table)
+    budget = data.draw(st.integers(0, len(everything)))
+    counts = top(table, budget)
+    assert counts.sum() == budget
+    taken = [survival[:count] for survival, count in zip(survivals, counts)]
+    assert np.sort(np.concatenate(taken))[::-1] == pytest.approx(everything[:budget])
+
+
+def test_the_budget_grows_until_tokens_cost_more_than_they_bring():
+    survivals = [np.array([0.9, 0.5]), np.array([0.2]), np.array([])]
+    for token, wanted in ((0.0, [2, 1, 0]), (2.0, [2, 0, 0]), (4.0, [1, 0, 0]), (50.0, [0, 0, 0])):
+        budget = VerificationBudget(Linear(token), {1: Action(2)})
+        rows, load = begun(budget, 3)
+        budget.decide(rows, None, load)
+        assert budget.allot(rows, survivals) == wanted
+        assert budget.allot(rows, [np.array([])] * 3) == [0, 0, 0]
+
+
+def test_tables_go_by_batch_size():
+    table = LengthByBatchSize({1: Action(5), 8: Action(2), 64: FALLBACK})
+    assert [length_of(table, rows) for rows in (1, 7, 8, 63, 64, 500)] == [5, 5, 2, 2, 0, 0]
+    with pytest.raises(ValueError, match="begins with 1 row"):
+        LengthByBatchSize({2: Action(1)})
+
+
+def test_the_best_length_falls_with_the_load():
+    chances = [0.7 ** np.arange(1, 9), 0.3 ** np.arange(1, 9)]
+    table = length_table(chances, Linear(0.2), (1, 8, 64, 512), 100.0)
+    lengths = [table[size].length for size in (1, 8, 64, 512)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] > 3 and lengths[-1] == 0
+    rates = [  # by hand, for 8 rows
+        (1 + chances[0][:k].sum()) / (10 + 0.2 * 8 * (1 + k) + 0.1 * k) for k in range(9)
+    ]
+    assert lengths[1] == int(np.argmax(rates))
+
+
+def test_goodput_follows_acceptance_and_load():
+    goodput = Goodput(Linear(0.2), 8, start=0.5, probe=3)
+    rows, load = begun(goodput, 4)
+    before = length_of(goodput, 4)
+    for _ in range(40):
+        goodput.observe(rows, rounds(4, 4, 4), 1.0)
+    assert length_of(goodput, 4) > before
+    for _ in range(80):
+        goodput.observe(rows, rounds(4, 0, 4), 1.0)
+    assert [length_of(goodput, 4) for _ in range(6)] == [0, 0, 1, 0, 0, 1]
+
+
+def test_tiers_have_an_average_for_each_batch_size():
+    tiers = TiersByBatchSize(8)
+    assert length_of(tiers, 64) == 0
+    for _ in range(30):
+        tiers.observe([0], rounds(5, 5, 1), 1.0)
+    assert length_of(tiers, 1) == 7
+    assert length_of(tiers, 9) == 1
+    for _ in range(30):
+        tiers.observe(list(range(9)), rounds(1, 1, 9), 1.0)
+    assert length_of(tiers, 9) == 3
+
+
+def test_rows_have_controllers_of_their_own():
+    made = []
+
+    def make():
+        made.append(FixedLength(len(made)))
+        return made[-1]
+
+    rowwise = Rowwise(make)
+    rowwise.reset(3)
+    actions = rowwise.decide([0, 2], None, Load(2))
+    assert [action.length for action in actions] == [made[1].action.length, 3]
+
+
+def test_a_guard_ends_what_does_not_pay_and_leaves_what_does():
+    losing = GuardedBatch(FixedForAll(4), Linear(0.1), shortest=4)
+    rows, load = begun(losing, 2)
+    played = []
+    for _ in range(200):
+        drafted = losing.decide(rows, None, load)[0].length
+        played.append(drafted)
+        allotted = losing.allot(rows, [np.ones(drafted)] * 2)
+        assert allotted == [drafted] * 2
+        losing.observe(rows, rounds(drafted, 0, 2), 20.0 if drafted else 10.2)
+    assert sum(map(bool, played)) < 20
+    paying = GuardedBatch(FixedForAll(4), Linear(0.1))
+    rows, load = begun(paying, 2)
+    for _ in range(50):
+        assert paying.decide(rows, None, load)[0].length == 4
+        paying.observe(rows, rounds(4, 3, 2), 15.0)
+
+
+def test_rows_choose_their_draft_and_share_its_levels():
+    value = np.zeros((3, 2, 4))
+    value[0, 0] = [0, 1.0, 1.8, 2.4]
+    value[1, 0] = [0, 0.5, 0.7, 0.6]
+    value[2, 1] = [0, -0.1, 0.2, 0.1]
+    drafter, length = choose(value, np.zeros(2))
+    assert list(zip(drafter, length)) == [(0, 3), (0, 2), (1, 2)]
+    drafter, length = choose(value, np.array([0.9, 0.0]))  # a third level pays no more
+    assert list(zip(drafter, length)) == [(0, 2), (0, 2), (1, 2)]
+    assert choose(value, np.array([2.0, 0.0]))[1].tolist() == [0, 0, 2]
