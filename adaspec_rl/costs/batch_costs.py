@@ -82,9 +82,15 @@ class BatchCosts:
         """Seconds of a round without drafts that verifies `verified` tokens, overhead included."""
         return self.target(rows, rows + verified, context) + self.overhead
 
-    def drafting(self, drafter: int, rows: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """Seconds of one level of a draft over `rows`, any shape; the drafter has read all."""
-        return self.drafters[drafter].forward(rows, rows, context)
+    def drafting(
+        self,
+        drafter: int,
+        rows: np.ndarray,
+        context: np.ndarray,
+        unread: np.ndarray | float = 0.0,
+    ) -> np.ndarray:
+        """Seconds of one level of a draft over `rows`, which catch up on `unread` tokens in all."""
+        return self.drafters[drafter].forward(rows, rows + unread, context)
 
     def deciding(self, rows: int) -> float:
         """Seconds that a learned policy takes to decide for `rows`."""

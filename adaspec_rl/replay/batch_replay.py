@@ -59,7 +59,8 @@ class BatchReplay:
         state, controller = self.state, self.controller
         rows = np.flatnonzero(state.active)
         listed = rows.tolist()
-        seen = state.observation()[rows] if controller.observes else None
+        asked = controller.observes is not None
+        seen = state.observation()[rows] if asked else None
         actions = controller.decide(listed, seen, Load(len(listed), waiting))
         survivals = self._draft(rows, actions)
         lengths = np.count_nonzero(survivals, axis=1)
@@ -69,7 +70,7 @@ class BatchReplay:
         before, texts = state.at[rows], state.text[rows]
         played = state.verify(verified)
         seconds = float(played.seconds[0])
-        if controller.observes:
+        if asked:
             seconds += self.costs.deciding(len(listed))
         controller.observe(listed, self._rounds(rows, before, played, seconds), seconds)
         ended = np.flatnonzero(played.finished).tolist()

@@ -8,9 +8,9 @@ import numpy as np
 from adaspec_rl.control.observation import ObservationSpec, Observer, RoundArrays
 from adaspec_rl.costs.batch_costs import BatchCosts, Drafting
 from adaspec_rl.decoding.round import FALLBACK
+from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import positions
 from adaspec_rl.replay.streams import ReplayTables
-from adaspec_rl.replay.trace import Trace
 
 
 class BatchTables:
@@ -182,7 +182,7 @@ class BatchRows:
         return [(costs, np.flatnonzero(which == key)) for key, costs in kinds.items()]
 
     def _read(self, emitted: np.ndarray) -> None:
-        """As `cost_profile.Unread`: a drafter that drafts has read all that was there."""
+        """As `costs.profile.Unread`: a drafter that drafts has read all that was there."""
         self._unread += emitted[:, None]
         used = self._rows[self._drafted > 0]
         self._unread[used, self._drafter[used]] = 0.0

@@ -36,7 +36,7 @@ def fit_outlook(
     seed: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Outlook:
-    """Regress what each drafted token brought on what its row had shown before; same seed, same fit.
+    """Regress what each drafted token brought on what its row had shown; same seed, same fit.
 
     `config.total_steps` states are visited: half under random actions, half by the policy that
     comes of the first half, in batches of 1 to 512 rows under `costs`.

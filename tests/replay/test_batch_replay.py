@@ -12,13 +12,13 @@ from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts, DrafterCosts
 from adaspec_rl.costs.forward_costs import ForwardCosts
+from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.envs.replay import nominal_costs
 from adaspec_rl.replay.batch_replay import BatchReplay, replay
 from adaspec_rl.replay.batch_rows import BatchTables
-from adaspec_rl.replay.cost_profile import CostProfile, RoundCosts
 from adaspec_rl.replay.session import ReplaySession
-from tests.replay.recordings import toy_trace
+from tests.recording.recordings import toy_trace
 
 ACTIONS = (Action(0), Action(1), Action(4), Action(3, 1), Action(4, 0, 0.3), Action(4, 1, 0.2))
 

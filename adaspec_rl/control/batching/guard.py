@@ -7,6 +7,7 @@ import numpy as np
 from adaspec_rl.control.batch_controller import BatchController, Load
 from adaspec_rl.control.batching.prices import Contexts, Prices
 from adaspec_rl.control.checks import check_between
+from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 RECENT = 0.3  # how much the latest plain round counts in what plain rounds take
@@ -43,8 +44,13 @@ class GuardedBatch:
         self._advance, self._limit = advance, limit
         self._shortest, self._longest = shortest, longest
         self._contexts = Contexts()
+        self._plain = 0  # rounds to come
         self.name = f"guarded_{controller.name}"
-        self.observes = controller.observes
+
+    @property
+    def observes(self) -> ObservationSpec | None:
+        """Nothing during plain rounds, which then take no time to decide."""
+        return None if self._plain else self._controller.observes
 
     def reset(self, rows: int) -> None:
         self._controller.reset(rows)

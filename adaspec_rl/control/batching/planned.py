@@ -26,17 +26,24 @@ class PlannedBatch(BatchRule):
     drafted, the likeliest tokens are verified, as in `VerificationBudget`, as long as they are
     worth the seconds that they take.
 
-    `verify` and `draft` are factors on the two prices: 1 is what the cost model says.
+    `verify`, `draft` and `read` are factors on the prices of a verified token, of a drafted one and
+    of one that a drafter has to catch up on first: 1 is what the cost model says.
     """
 
     name = "learned"
 
     def __init__(
-        self, outlook: Outlook, prices: Prices, *, verify: float = 1.0, draft: float = 1.0
+        self,
+        outlook: Outlook,
+        prices: Prices,
+        *,
+        verify: float = 1.0,
+        draft: float = 1.0,
+        read: float = 1.0,
     ) -> None:
         self._outlook, self._prices = outlook, prices
         self.observes = outlook.spec
-        self.verify, self.draft = verify, draft
+        self.verify, self.draft, self.read = verify, draft, read
         self._contexts = Contexts()
         self.reset(1)
 
@@ -44,9 +51,12 @@ class PlannedBatch(BatchRule):
         self._contexts.reset()
         self._tokens = self._seconds = self._verified = 0.0  # decaying sums
         self._weight = 0.0
+        self._unread = np.zeros((rows, self._outlook.spec.drafters))
+        self._drafting: tuple[list[int], list[int]] = ([], [])  # rows and their drafters
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
         self._contexts.admit(row, prompt)
+        self._unread[row] = len(prompt)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
@@ -59,13 +69,16 @@ class PlannedBatch(BatchRule):
         stop = min(price + float((self.draft * self._rate * (once / count + each)).min()), CERTAIN)
         worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]
         spent = self.draft * self._rate * each[:, None] * drafted
-        value = np.cumsum(worth - spent, axis=2)
+        debt = self.read * self._rate * self._token_read(count, context) * self._unread[list(rows)]
+        value = np.cumsum(worth - spent, axis=2) - debt[..., None]
         value = np.concatenate([np.zeros_like(value[..., :1]), value], axis=2)  # by length
         drafter, length = choose(value, self.draft * self._rate * once)
         known = {
             (d, k): Action(k, d, stop) if k else FALLBACK
             for d, k in set(zip(drafter.tolist(), length.tolist()))
         }
+        used = length > 0
+        self._drafting = (np.array(rows)[used].tolist(), drafter[used].tolist())
         return [known[pair] for pair in zip(drafter.tolist(), length.tolist())]
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
@@ -78,6 +91,9 @@ class PlannedBatch(BatchRule):
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
         self._contexts.observe(rows, rounds)
+        self._unread[list(rows)] += np.array([[len(round_.tokens)] for round_ in rounds])
+        self._unread[self._drafting] = 0.0
+        self._drafting = ([], [])
         keep = 1.0 - 1.0 / SPAN
         self._tokens = keep * self._tokens + sum(len(round_.tokens) for round_ in rounds)
         self._seconds = keep * self._seconds + seconds
@@ -96,6 +112,12 @@ class PlannedBatch(BatchRule):
         around = count * np.array([usual, usual + 0.5]) + np.array([0.0, 0.5])
         low, high = self._prices.verifying(np.array(count), around, context)
         return float(high - low) / float(around[1] - around[0])
+
+    def _token_read(self, count: float, context: np.ndarray) -> np.ndarray:
+        """Seconds that each drafter takes to catch up on one more token, `[D]`."""
+        drafters, sizes = range(self._outlook.spec.drafters), np.array([0.0, count])
+        ends = [self._prices.drafting(d, np.array(count), context, sizes) for d in drafters]
+        return np.array([float(high - low) / count for low, high in ends])
 
     def _levels(self, count: float, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of a drafter's pass, and of each row in it, `[D]` both."""

@@ -16,8 +16,14 @@ class Prices(Protocol):
         """Of a round of `rows` that verifies `verified` drafted tokens; arrays that broadcast."""
         ...
 
-    def drafting(self, drafter: int, rows: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """Of one level of a draft over `rows`."""
+    def drafting(
+        self,
+        drafter: int,
+        rows: np.ndarray,
+        context: np.ndarray,
+        unread: np.ndarray | float = 0.0,
+    ) -> np.ndarray:
+        """Of one level of a draft over `rows`, which have `unread` tokens to catch up on in all."""
         ...
 
     def features(self, rows: int, context: float) -> CostFeatures:

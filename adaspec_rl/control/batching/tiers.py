@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from adaspec_rl.control.baselines.sglang_tiers import SglangTiers
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.rule import BatchRule
-from adaspec_rl.control.tiers import SglangTiers
 from adaspec_rl.decoding.round import Action, Round
 
 Tiers = tuple[tuple[int, ...], float]  # draft lengths, and what is added to averages that drop one

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.allotment import padded, ranked, top
 from adaspec_rl.control.batching.budget import VerificationBudget
@@ -15,7 +16,6 @@ from adaspec_rl.control.batching.guard import GuardedBatch
 from adaspec_rl.control.batching.planned import choose
 from adaspec_rl.control.batching.rowwise import Rowwise
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
-from adaspec_rl.control.fixed import FixedLength
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 

@@ -1,0 +1,209 @@
+"""Batched decoding in replay, by load: `python benchmarks/batch_replay.py --json FILE`.
+
+Replays the embedded pair's held-out prompts in batches of 1 to 512 rows at the costs of a file, by
+default those modelled for an H200, under every batch controller. What has settings is tuned, and
+what learns has learned, on the training prompts.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from policy import configured
+from report import finish
+from rich.console import Console
+
+from adaspec_rl.comparison.statistics import paired_ratio_interval
+from adaspec_rl.config import AgentConfig
+from adaspec_rl.control.batch_controller import BatchController
+from adaspec_rl.control.batching.budget import VerificationBudget
+from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize, length_table
+from adaspec_rl.control.batching.fixed import FixedForAll
+from adaspec_rl.control.batching.goodput import Goodput
+from adaspec_rl.control.batching.guard import GuardedBatch
+from adaspec_rl.control.batching.planned import PlannedBatch
+from adaspec_rl.control.batching.tiers import TiersByBatchSize
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.batch_costs import BatchCosts
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.from_config import pair_from, recording_from, set_threads
+from adaspec_rl.prompts import prompts_from
+from adaspec_rl.recording.trace import Trace
+from adaspec_rl.replay.batch_replay import Totals, replay
+from adaspec_rl.replay.batch_rows import BatchTables
+from adaspec_rl.training.batch_hindsight import fit_outlook
+
+COSTS = Path(__file__).parents[1] / "conf" / "cost" / "h200_modelled.json"
+LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TUNED = (1, 8, 32, 128, 512)  # loads at which settings are chosen; others take the next lower's
+GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
+AGENT = AgentConfig(
+    "hindsight",
+    total_steps=60_000,
+    learning_rate=3e-3,
+    batch_size=2048,
+    n_epochs=4,
+    hidden=[32, 32],
+)
+THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+FACTORS = ((1.0, 1.0), (0.25, 1.0), (1.0, 1.5), (0.25, 1.5))  # on the prices of reading, drafting
+LEARNED = "guarded_learned"
+
+Make = Callable[[], BatchController]
+
+
+def order_of(trace: Trace, rows: int, texts: int, seed: int) -> list[int]:
+    """Numbers of texts, shuffled, at least `texts` of them and three for each row."""
+    rng = np.random.default_rng(seed)
+    count = len(trace.texts)
+    passes = -(-max(texts, 3 * rows) // count)
+    shuffled = np.concatenate([rng.permutation(count) for _ in range(passes)])
+    return shuffled[: max(texts, 3 * rows)].tolist()
+
+
+def best(
+    makes: Mapping[Any, Make], tables: BatchTables, costs: BatchCosts, rows: int, texts: int
+) -> Any:
+    """The key of what decodes the training texts fastest."""
+    order = order_of(tables.trace, rows, texts, 1)
+    rates = {k: replay(tables, costs, make(), order, rows).throughput for k, make in makes.items()}
+    return max(rates, key=lambda key: rates[key])
+
+
+def candidates(depth: int, drafters: int) -> list[Action]:
+    """What rows may be told to draft: lengths, or as far as a threshold lets them."""
+    lengths = [Action(n, d) for d in range(drafters) for n in (2, 4, 8) if n <= depth]
+    return lengths + [Action(depth, d, t) for d in range(drafters) for t in THRESHOLDS]
+
+
+def contestants(
+    tables: BatchTables, costs: BatchCosts, spec: ObservationSpec, texts: int, console: Console
+) -> dict[str, Callable[[int], BatchController]]:
+    """Every controller, given the load, tuned or trained on the texts of `tables`."""
+    trace = tables.trace
+    depth, drafters = trace.max_length, len(trace.drafters)
+    outlook = fit_outlook(tables, spec, costs, AGENT, depth=depth, seed=0)
+    console.print("trained")
+    levels = np.arange(1, depth + 1)
+    survivals = [(table.accepted[:, None] >= levels).mean(axis=0) for table in trace.drafters]
+    table = length_table(survivals, costs, LOADS, float(tables.context.mean()))
+    threshold: dict[int, Action] = {}
+    budget: dict[int, Action] = {}
+    factors: dict[int, tuple[float, float]] = {}
+    goodput: dict[int, int] = {}
+
+    def planned(read: float, draft: float) -> BatchController:
+        return GuardedBatch(PlannedBatch(outlook, costs, read=read, draft=draft), costs)
+
+    for rows in TUNED:
+        told = candidates(depth, drafters)
+        stops = {a: lambda a=a: FixedForAll(a.length, a.drafter, a.threshold) for a in told}
+        stops = {action: make for action, make in stops.items() if action.threshold}
+        offers = {a: lambda a=a: VerificationBudget(costs, {1: a}) for a in told}
+        good = {d: lambda d=d: Goodput(costs, depth, d) for d in range(drafters)}
+        plans = {f: lambda f=f: planned(*f) for f in FACTORS}
+        threshold[rows] = best(stops, tables, costs, rows, texts)
+        budget[rows] = best(offers, tables, costs, rows, texts)
+        goodput[rows] = best(good, tables, costs, rows, texts)
+        factors[rows] = best(plans, tables, costs, rows, texts)
+        console.print(
+            f"{rows} rows: threshold: {threshold[rows]}; budget: {budget[rows]}; learned: "
+            f"{factors[rows]}; fixed: {table[rows]}"
+        )
+
+    def at(found: Mapping[int, Any], rows: int) -> Any:
+        return found[max(size for size in found if size <= rows)]
+
+    return {
+        "plain": lambda rows: FixedForAll(0),
+        "fixed_3": lambda rows: FixedForAll(3),
+        "length_by_batch_size": lambda rows: LengthByBatchSize(table),
+        "sglang_tiers": lambda rows: TiersByBatchSize(depth),
+        "turbospec_goodput": lambda rows: Goodput(costs, depth, at(goodput, rows)),
+        "threshold": lambda rows: LengthByBatchSize(threshold),
+        "budget": lambda rows: VerificationBudget(costs, budget),
+        "learned": lambda rows: PlannedBatch(
+            outlook, costs, read=at(factors, rows)[0], draft=at(factors, rows)[1]
+        ),
+        LEARNED: lambda rows: planned(*at(factors, rows)),
+    }
+
+
+def compared(ours: Totals, theirs: Totals) -> list[float]:
+    """Throughput over that of another controller, and its 95% interval over texts."""
+    both = (ours.seconds > 0) & (theirs.seconds > 0)
+    parts = [values[both] for t in (ours, theirs) for values in (t.tokens, t.seconds)]
+    return [ours.throughput / theirs.throughput, *paired_ratio_interval(*parts)]
+
+
+def figures_of(rows: int, played: Mapping[str, Totals]) -> dict[str, Any]:
+    """All controllers at one load."""
+    rivals = {name: t for name, t in played.items() if "learned" not in name}
+    strongest = max(rivals, key=lambda name: rivals[name].throughput)
+    return {
+        "rows": rows,
+        "best_baseline": strongest,
+        "learned_vs_best_baseline": compared(played[LEARNED], played[strongest]),
+        "controllers": {
+            name: {
+                "tokens_per_second": total.throughput,
+                "speedup": compared(total, played["plain"]),
+                "rounds": total.rounds,
+                "drafted": total.drafted,
+                "verified": total.verified,
+                "thrown_away": total.drafted - total.accepted,
+            }
+            for name, total in played.items()
+        },
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--costs", type=Path, default=COSTS)
+    parser.add_argument("--loads", type=int, nargs="+", default=LOADS)
+    parser.add_argument("--texts", type=int, default=48, help="decoded at each load, at least")
+    parser.add_argument("--tuning-texts", type=int, default=12, help="likewise, while tuning")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("overrides", nargs="*", help="as for train_policy.py")
+    options = parser.parse_intermixed_args(arguments)
+    set_threads(None)
+    console = Console()
+    config = configured(options.overrides)
+    pair = pair_from(config.model, config.engine)
+    costs = BatchCosts.load(options.costs)
+    training = prompts_from(config, "train", pair, console, config.replay.prompts)
+    trace, heads = recording_from(config, pair, training, console)
+    prompts = prompts_from(config, "test", pair, console)
+    held_out, _ = recording_from(config, pair, prompts, console, heads=heads)
+    spec = ObservationSpec(
+        GROUPS, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
+    )
+    makers = contestants(BatchTables(trace), costs, spec, options.tuning_texts, console)
+    tables = BatchTables(held_out)
+    figures: dict[str, float] = {}
+    loads = []
+    for rows in options.loads:
+        order = order_of(held_out, rows, options.texts, 0)
+        played = {
+            name: replay(tables, costs, make(rows), order, rows) for name, make in makers.items()
+        }
+        loads.append(figures_of(rows, played))
+        ratio, low, high = loads[-1]["learned_vs_best_baseline"]
+        speedups = {
+            name: total.throughput / played["plain"].throughput for name, total in played.items()
+        }
+        console.print(
+            f"{rows} rows: learned ÷ {loads[-1]['best_baseline']} {ratio:.3f} ({low:.3f} to "
+            f"{high:.3f}); " + ", ".join(f"{name} {value:.3f}" for name, value in speedups.items())
+        )
+        figures[f"learned_vs_best_baseline_{rows}"] = ratio
+        figures[f"learned_vs_plain_{rows}"] = speedups[LEARNED]
+    finish(figures, options.json, details={"costs": costs.device, "loads": loads})
+
+
+if __name__ == "__main__":
+    main()
