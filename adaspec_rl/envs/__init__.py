@@ -9,6 +9,10 @@
 Hundreds of recorded texts side by side, natively batched:
 
 >>> env = gym.make_vec("adaspec/SpecDecodeReplay-v0", num_envs=256)
+
+Batches of recorded texts that share every round, of 1 to 512 rows:
+
+>>> env = gym.make("adaspec/SpecDecodeBatch-v0")
 """
 
 import gymnasium
@@ -22,4 +26,8 @@ gymnasium.register(
     id="adaspec/SpecDecodeReplay-v0",
     entry_point="adaspec_rl.envs.replay:make_replay_env",
     vector_entry_point="adaspec_rl.envs.replay:make_replay_vector_env",
+)
+gymnasium.register(
+    id="adaspec/SpecDecodeBatch-v0",
+    entry_point="adaspec_rl.envs.batch:make_batch_env",
 )

@@ -39,7 +39,7 @@ def make_replay_env(
     Without a `trace`, `prompts` training prompts of each embedded domain are recorded first, which
     takes a few seconds; without a `profile`, rounds cost what `nominal_costs` says.
     """
-    trace = trace or _small_recording(prompts, temperature)
+    trace = trace or small_recording(prompts, temperature)
     longest = max_length or trace.max_length
     if isinstance(actions, str):
         actions = action_list(actions, longest, len(trace.drafters))
@@ -90,7 +90,8 @@ def nominal_costs(drafters: int, max_length: int) -> CostProfile:
     return CostProfile("nominal", 0.02, (costs,))
 
 
-def _small_recording(prompts: int, temperature: float) -> Trace:
+def small_recording(prompts: int, temperature: float) -> Trace:
+    """Texts of the embedded pair after `prompts` training prompts of each domain."""
     pair = load_pair("tiny", "tiny:target", ["tiny:draft"])
     chosen = balanced(embedded_prompts("train"), prompts)
     recording = Recording(

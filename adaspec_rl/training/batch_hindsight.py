@@ -34,22 +34,23 @@ def fit_outlook(
     *,
     depth: int,
     seed: int,
+    sizes: Sequence[int] = SIZES,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Outlook:
     """Regress what each drafted token brought on what its row had shown; same seed, same fit.
 
     `config.total_steps` states are visited: half under random actions, half by the policy that
-    comes of the first half, in batches of 1 to 512 rows under `costs`.
+    comes of the first half, in batches of each of `sizes` rows under `costs`.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     half = config.total_steps // 2
     states = [_visited(tables, costs, RandomDrafts(spec, depth, rng), ROWS, half, rng)]
     outlook = _fit(tables, spec, states, config, depth, rng, generator)
     progress(0.5)
-    for number, size in enumerate(SIZES):
+    for number, size in enumerate(sizes):
         policy = PlannedBatch(outlook, costs)
-        states.append(_visited(tables, costs, policy, size, half // len(SIZES), rng))
-        progress(0.5 + 0.5 * (number + 1) / (len(SIZES) + 1))
+        states.append(_visited(tables, costs, policy, size, half // len(sizes), rng))
+        progress(0.5 + 0.5 * (number + 1) / (len(sizes) + 1))
     return _fit(tables, spec, states, config, depth, rng, generator)
 
 

@@ -16,7 +16,7 @@ from tests.replay.test_batch_replay import flat_costs
 
 SPEC = ObservationSpec(("history", "context"), 4, 16, 2)
 CONFIG = AgentConfig(
-    "hindsight", total_steps=4000, learning_rate=3e-3, batch_size=512, n_epochs=4, hidden=[32]
+    "hindsight", total_steps=2000, learning_rate=3e-3, batch_size=512, n_epochs=4, hidden=[32]
 )
 
 
@@ -33,7 +33,8 @@ def test_outcomes_are_what_prices_make_of_a_draft():
 def test_the_policy_drafts_where_that_pays(tmp_path):
     tables = BatchTables(toy_trace(tmp_path))
     outlook, again = (
-        fit_outlook(tables, SPEC, flat_costs(), CONFIG, depth=4, seed=0) for _ in range(2)
+        fit_outlook(tables, SPEC, flat_costs(), CONFIG, depth=4, seed=0, sizes=(2, 8))
+        for _ in range(2)
     )
     for weight, same in zip(outlook.network.weights, again.network.weights):
         np.testing.assert_array_equal(weight, same)
