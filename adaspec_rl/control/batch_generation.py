@@ -1,0 +1,229 @@
+"""Many texts decoded under one controller; they take rows as these become free."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from adaspec_rl.control.batch_controller import BatchController, Load
+from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
+from adaspec_rl.control.text_features import TextFeatures
+from adaspec_rl.decoding.batch import Batch, BatchRound
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
+from adaspec_rl.decoding.round import Round
+
+Features = Callable[[int, float], CostFeatures]  # of so many rows, at an average context
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A text that is wanted."""
+
+    prompt: Sequence[int]
+    seed: int = 0
+    arrives: float = 0.0  # seconds after the start
+
+
+@dataclass(slots=True)
+class Answered:
+    """What became of it. Times are seconds after the start."""
+
+    tokens: list[int] = field(default_factory=list)
+    finished: str = ""  # as `Text.finished`, or `error`
+    error: str = ""  # in words
+    first: float = 0.0  # when its first tokens were there
+    ended: float = 0.0
+    rounds: int = 0
+    accepted: int = 0
+
+
+@dataclass(slots=True)
+class BatchGeneration:
+    """All texts, in the order in which they were asked for, and the work that they took."""
+
+    answers: list[Answered]
+    seconds: float = 0.0  # all of it
+    controller_seconds: float = 0.0  # observations and decisions
+    rounds: int = 0
+    offered: int = 0  # tokens drafted
+    verified: int = 0
+
+    @property
+    def throughput(self) -> float:
+        """Tokens a second."""
+        return sum(len(answer.tokens) for answer in self.answers) / self.seconds
+
+
+class RowsObserver:
+    """Observations of the rows of a batch."""
+
+    def __init__(self, observer: Observer, batch: Batch, features: Features | None) -> None:
+        self._observer, self._batch, self._features = observer, batch, features
+        spec = observer.spec
+        self._reads, self._foresees = "context" in spec.groups, spec.needs_forecast
+        self._texts = [TextFeatures() for _ in range(observer.batch)]
+
+    def start(self, row: int, prompt: Sequence[int]) -> None:
+        """A text begins in `row`."""
+        if self._reads:
+            self._texts[row].start(prompt)
+        values = self._texts[row].values
+        self._observer.reset(np.array([row]), values, self._forecast(row))
+
+    def update(self, rounds: Mapping[int, Round]) -> None:
+        """Take in a round of all rows that hold a text; what the others see means nothing."""
+        if self._reads:
+            for row, played in rounds.items():
+                self._texts[row].extend(played.tokens)
+        rows = range(self._observer.batch)
+        self._observer.update(
+            RoundArrays.from_rounds(
+                [rounds.get(row, _IDLE) for row in rows],
+                [text.values for text in self._texts],
+                [self._forecast(row) if row in rounds else NO_FORECAST for row in rows],
+                self._observer.spec.needs_signals,
+            )
+        )
+
+    def observation(self, rows: Sequence[int]) -> np.ndarray:
+        """`[rows, features]` float32."""
+        if self._features is not None and "cost" in self._observer.spec.groups:
+            context = float(np.mean([len(self._batch.text(row).sequence) for row in rows]))
+            self._observer.set_costs(self._features(len(rows), context).values())
+        return self._observer.observation()[list(rows)]
+
+    def _forecast(self, row: int) -> Forecast:
+        return self._batch.forecast(row) if self._foresees else NO_FORECAST
+
+
+_IDLE = Round(drafter=0, drafted=0, accepted=0, tokens=(), seconds=0.0)
+
+
+def generate_batch(
+    batch: Batch,
+    controller: BatchController,
+    asked: Sequence[Asked],
+    *,
+    features: Features | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> BatchGeneration:
+    """Decode all texts, `controller` choosing every round.
+
+    A text takes a row as soon as it has arrived and one is free; `batch` begins with all rows free.
+    What cannot be decoded is answered with its error, and the others go on.
+
+    Args:
+        features: what decoding costs, for controllers that observe it.
+    """
+    run = _Run(batch, controller, asked, features)
+    while run.open:
+        run.admit()
+        if run.request_of:
+            run.step()
+        elif run.waiting:
+            sleep(max(0.0, asked[run.waiting[0]].arrives - run.now))
+    run.made.seconds = run.now
+    return run.made
+
+
+class _Run:
+    """Where a batch generation is.
+
+    Attributes:
+        waiting: numbers of the texts that have no row yet, by arrival.
+        request_of: the number of the text in each row that is taken.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        controller: BatchController,
+        asked: Sequence[Asked],
+        features: Features | None,
+    ) -> None:
+        rows = len(batch.free)
+        assert not batch.taken, "a row is taken"
+        self._batch, self._controller, self._asked = batch, controller, asked
+        spec = controller.observes
+        self._observer: RowsObserver | None = None
+        if spec is not None:
+            self._observer = RowsObserver(Observer(spec, None, rows), batch, features)
+        controller.reset(rows)
+        self.made = BatchGeneration([Answered() for _ in asked])
+        self.waiting = deque(sorted(range(len(asked)), key=lambda n: asked[n].arrives))
+        self.request_of: dict[int, int] = {}
+        self._began = batch.clock()
+
+    @property
+    def open(self) -> bool:
+        """Whether a text is still to be decoded."""
+        return bool(self.waiting or self.request_of)
+
+    @property
+    def now(self) -> float:
+        """Seconds after the start."""
+        return self._batch.clock() - self._began
+
+    def admit(self) -> None:
+        """Give free rows to texts that have arrived."""
+        while self.waiting and self._batch.free and self._arrived(self.waiting[0]):
+            number = self.waiting.popleft()
+            text = self._asked[number]
+            try:
+                row = self._batch.admit(text.prompt, text.seed)
+            except ValueError as error:
+                self._fail(number, error)
+                continue
+            self.request_of[row] = number
+            self._controller.admit(row, text.prompt, text.seed)
+            if self._observer:
+                self._observer.start(row, text.prompt)
+
+    def step(self) -> None:
+        """Play a round of all rows."""
+        rows, clock = sorted(self.request_of), self._batch.clock
+        before = clock()
+        seen = None
+        if self._controller.observes is not None and self._observer:
+            seen = self._observer.observation(rows)
+        late = sum(self._arrived(number) for number in self.waiting)
+        actions = self._controller.decide(rows, seen, Load(len(rows), late))
+        decided = clock()
+        allot = self._controller.allot if any(action.length for action in actions) else None
+        played = self._batch.step(dict(zip(rows, actions)), allot)
+        stepped = clock()
+        survivors = list(played.rounds)
+        if survivors:
+            seconds = played.seconds + decided - before
+            self._controller.observe(survivors, list(played.rounds.values()), seconds)
+        if self._observer:
+            self._observer.update(played.rounds)
+        self._take(played)
+        self.made.controller_seconds += decided - before + clock() - stepped
+
+    def _take(self, played: BatchRound) -> None:
+        now, made = self.now, self.made
+        made.rounds += 1
+        made.offered += played.offered
+        made.verified += played.verified
+        for row, round_ in played.rounds.items():
+            answer = made.answers[self.request_of[row]]
+            answer.rounds += 1
+            answer.accepted += round_.accepted
+            answer.first = answer.first or now
+            text = self._batch.text(row)
+            if text.finished is not None:
+                answer.tokens, answer.finished, answer.ended = text.tokens, text.finished, now
+                del self.request_of[row]
+                self._batch.leave(row)
+        for row, error in played.errors.items():
+            self._fail(self.request_of.pop(row), error)
+
+    def _fail(self, number: int, error: Exception) -> None:
+        answer = self.made.answers[number]
+        answer.finished, answer.error, answer.ended = "error", str(error), self.now
+
+    def _arrived(self, number: int) -> bool:
+        return self._asked[number].arrives <= self.now
