@@ -12,6 +12,7 @@ trained on. Figures: `DRAFTER_T_first`, over all texts.
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from rich.table import Table
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import balanced, jsonl_prompts
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.recording.trace import Trace
 
@@ -36,6 +37,38 @@ def survival(trace: Trace, drafter: int, domain: str) -> list[float]:
     rows = np.repeat(of_text, np.diff(trace.starts))
     accepted = trace.drafters[drafter].accepted[rows]
     return [float((accepted >= depth).mean()) for depth in range(1, trace.max_length + 1)]
+
+
+def recorded(
+    pair: Pair,
+    prompts: Sequence[Sequence[int]],
+    domains: Sequence[str],
+    temperature: float,
+    *,
+    length: int,
+    max_new_tokens: int,
+) -> Trace:
+    """All drafters' drafts at every position of the target's answers."""
+    recording = Recording(
+        pair=pair.fingerprint,
+        sampling=Sampling(temperature),
+        verification="coupled",
+        eos_ids=pair.eos_ids,
+        max_new_tokens=max_new_tokens,
+        max_length=length,
+        survival="product",
+    )
+    with tempfile.TemporaryDirectory() as folder, Progress() as bar:
+        task = bar.add_task(f"temperature {temperature:g}")
+        trace, _ = record(
+            pair,
+            recording,
+            prompts,
+            domains,
+            Path(folder),
+            progress=lambda done, total: bar.update(task, completed=100 * done / total),
+        )
+    return trace
 
 
 def main() -> None:
@@ -64,25 +97,14 @@ def main() -> None:
     figures: dict[str, float] = {}
     shares: dict[str, dict[str, dict[str, list[float]]]] = {}
     for temperature in options.temperatures:
-        recording = Recording(
-            pair=pair.fingerprint,
-            sampling=Sampling(temperature),
-            verification="coupled",
-            eos_ids=pair.eos_ids,
+        trace = recorded(
+            pair,
+            [short[prompt] for prompt in chosen],
+            domains,
+            temperature,
+            length=options.length,
             max_new_tokens=options.max_new_tokens,
-            max_length=options.length,
-            survival="product",
         )
-        with tempfile.TemporaryDirectory() as folder, Progress() as bar:
-            task = bar.add_task(f"temperature {temperature:g}")
-            trace, _ = record(
-                pair,
-                recording,
-                [short[prompt] for prompt in chosen],
-                domains,
-                Path(folder),
-                progress=lambda done, total, t=task: bar.update(t, completed=100 * done / total),
-            )
         key = f"{temperature:g}"
         for number, drafter in enumerate(pair.drafters):
             found = {d: survival(trace, number, d) for d in [*sorted(set(domains)), ALL]}

@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from adaspec_rl.costs.profile import RoundCosts
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.engine.weights import tensors_in
 from adaspec_rl.from_config import PROJECT
 from adaspec_rl.pairs.pair import load_pair
+from adaspec_rl.pairs.sources import checkpoint_of
 
 FOLDER = PROJECT / "benchmarks"
 COMMANDS = sorted(
@@ -50,6 +56,41 @@ def test_fallbacks_are_timed_without_reading_the_text_anew():
     idle, plain = time_fallbacks(pair, prompt, 2 * FALLBACKS)
     assert len(idle) == len(plain) == 2 * FALLBACKS
     assert pair.target.resets - before == (1 + 4) * reading  # two texts in each of two sessions
+
+
+def test_a_drafter_is_given_the_rows_of_other_tokens(tmp_path):
+    """What it makes of a text stays; only the tokens that it can output change."""
+    from output_rows import trimmed
+
+    source = checkpoint_of("smollm2:draft")
+    few = np.arange(300, 400)
+    trimmed(source, few, tmp_path)
+    before, after = (
+        dict(tensors_in(checkpoint.weight_files())) for checkpoint in (source, Checkpoint(tmp_path))
+    )
+    assert before.pop("output_tokens").shape == (8192,)
+    assert after.pop("output_tokens").tolist() == few.tolist()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    config = Checkpoint(tmp_path).config()
+    assert config["adaspec_drafter"]["output_tokens"] == 100
+
+
+def test_the_speedup_is_that_of_the_best_length():
+    from output_rows import speedup
+
+    costs = RoundCosts(
+        context=64,
+        batch_size=1,
+        autoregressive_step=1.0,
+        draft_step=(0.25,),
+        stopping_step=(0.0,),
+        verification=(1.0, 1.0, 1.0, 1.0),
+        overhead=(0.0,),
+        catch_up=(0.0,),
+    )
+    # 1.5 tokens in 1.25 steps, 1.9 in 1.5, 2 in 1.75
+    assert speedup([0.5, 0.4, 0.1], costs, 0) == (pytest.approx(1.9 / 1.5), 2)
 
 
 def python(name: str, code: str, seconds: float = 60.0, result: Path | None = None):

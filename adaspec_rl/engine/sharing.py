@@ -28,7 +28,7 @@ from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.quantization import quantize_matrix
 from adaspec_rl.engine.weights import Weights, tensors_in
 
-_OUTPUT, _NORM, _FEATURE = "output_tokens", "feature_norm.weight", "feature.weight"
+OUTPUT, _NORM, _FEATURE = "output_tokens", "feature_norm.weight", "feature.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def load_sharing(
         kernels="compiled" if isinstance(target.weights, PackedWeights) else "torch",
         quantize=quantize,
     )
-    ids = extra.get(_OUTPUT)
+    ids = extra.get(OUTPUT)
     if isinstance(own, PackedWeights):
         assert isinstance(target.weights, PackedWeights)
         _join_packed(own, target.weights, ids, extra)
@@ -116,16 +116,16 @@ def _extra_tensors(
     """What an ordinary checkpoint has not: `output_tokens` as int64, and what reads features."""
     expected: dict[str, list[int]] = {}
     if said.output_tokens is not None:
-        expected[_OUTPUT] = [said.output_tokens]
+        expected[OUTPUT] = [said.output_tokens]
     if said.reads_hidden:
         expected |= {_NORM: [own.hidden_size], _FEATURE: [own.hidden_size] * 2}
     found = dict(tensors_in(checkpoint.weight_files(), _is_extra))
     shapes = {key: list(tensor.shape) for key, tensor in found.items()}
     if shapes != expected:
         raise ValueError(f"{name} holds {shapes or 'no such tensors'}: expected {expected}")
-    ids = found.get(_OUTPUT)
+    ids = found.get(OUTPUT)
     if ids is not None:
-        ids = found[_OUTPUT] = ids.long()
+        ids = found[OUTPUT] = ids.long()
         if not len(ids) or ids[0] < 0 or ids[-1] >= own.vocab_size or (ids.diff() <= 0).any():
             raise ValueError(
                 f"{name} has output_tokens that are not ascending ids from 0 to "
@@ -135,7 +135,7 @@ def _extra_tensors(
 
 
 def _is_extra(name: str) -> bool:
-    return name in (_OUTPUT, _NORM, _FEATURE)
+    return name in (OUTPUT, _NORM, _FEATURE)
 
 
 def _layer_tensors(checkpoint: Checkpoint, hidden: int) -> Iterator[tuple[str, torch.Tensor]]:

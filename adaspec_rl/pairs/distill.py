@@ -25,11 +25,12 @@ from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.pairs.distillation_config import DistillConfig
-from adaspec_rl.pairs.distillation_folder import DistillationFolder
-from adaspec_rl.pairs.distillation_model import DraftPlan, plan_draft
+from adaspec_rl.pairs.distillation_folder import DistillationFolder, training_record
+from adaspec_rl.pairs.distillation_model import FRESH, LAYERS, DraftPlan, plan_draft
 from adaspec_rl.pairs.distillation_prompts import Prompts, read_prompts
 from adaspec_rl.pairs.distillation_texts import divided, encoded, stored_texts, teacher_texts
 from adaspec_rl.pairs.distillation_training import Training
+from adaspec_rl.pairs.drafter_folder import WrittenDrafter, read_drafter
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
@@ -45,6 +46,7 @@ class Distillation:
 
     config: DistillConfig
     source: Checkpoint
+    begun: WrittenDrafter | None  # the drafter that training goes on from
     target: str  # its fingerprint
     plan: DraftPlan
     prompts: Prompts
@@ -59,7 +61,7 @@ class Distillation:
         Raises:
             ValueError: the target, its architecture, the data or a setting is not as expected.
         """
-        if config.init == "fresh" and (config.reads_hidden or config.vocabulary is not None):
+        if config.init == FRESH and (config.reads_hidden or config.vocabulary is not None):
             raise ValueError(
                 "init=fresh has embeddings of its own: expected reads_hidden=false and "
                 "vocabulary=null, or init=layers"
@@ -77,10 +79,11 @@ class Distillation:
                 )
         if config.stored is not None:
             stored_texts(config, config.stored)
+        begun = None if config.init in (LAYERS, FRESH) else _begun(config, source)
         plan = plan_draft(target, init=config.init, layers=config.layers, width=config.width)
         device, dtype = config.model.placement()
         return Distillation(
-            config, source, fingerprint([source]), plan, prompts, context, device, dtype
+            config, source, begun, fingerprint([source]), plan, prompts, context, device, dtype
         )
 
     @property
@@ -90,7 +93,20 @@ class Distillation:
         for key in ("model", "data", "stored", "out", "threads"):
             del values[key]
         sources = {"target": self.target, "data": self.prompts.fingerprint, "dtype": self.dtype}
+        if self.begun is not None:
+            values["init"] = fingerprint([checkpoint_of(self.config.init)])
         return {**sources, **values}
+
+
+def _begun(config: DistillConfig, target: Checkpoint) -> WrittenDrafter:
+    """The drafter of `init=FOLDER`, which is what the other settings say."""
+    wanted = {**target.config(), "num_hidden_layers": config.layers}
+    return read_drafter(
+        checkpoint_of(config.init),
+        wanted,
+        reads_hidden=config.reads_hidden,
+        count=config.vocabulary,
+    )
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -110,7 +126,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         config.test_share,
         encoded(run.source.tokenizer(), run.prompts.test, config, run.context),
     )
-    training = Training.of(config, run.source, run.plan, texts)
+    training = Training.of(config, run.source, run.begun, run.plan, texts)
     stages = {"untrained": folder.work / "untrained", "trained": folder.work / "trained"}
     result = training.run(folder.checkpoint, run.device, *stages.values())
     if run.plan.sources is None:
@@ -124,6 +140,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         "result": asdict(result),
         "acceptance": dict(zip(stages, rates)),
     }
+    if run.begun is not None:
+        record["before"] = training_record(checkpoint_of(config.init).folder)
     folder.finish(stages["trained"], record)
     return record
 

@@ -6,7 +6,7 @@ from adaspec_rl.config_limits import COUNT, DEVICE, SEED, STEPS, TEXT, THREADS
 from adaspec_rl.data.encoding import CHAT
 from adaspec_rl.engine.device import device_named
 from adaspec_rl.limits import Flag, Number, OrNull, Whole, Words
-from adaspec_rl.pairs.distillation_model import INITS
+from adaspec_rl.pairs.distillation_model import FRESH, LAYERS
 from adaspec_rl.pairs.teacher_loss import LOSSES
 from adaspec_rl.settings import setting
 
@@ -71,9 +71,10 @@ class DistillConfig:
     test_prompts: int = setting(8, "held-out prompts a domain that are decoded at the end", COUNT)
     out: str = setting("???", "the folder that the drafter is written into", TEXT)
     init: str = setting(
-        "layers",
-        "layers: the target's own, which share its embeddings; fresh: a narrower model, random",
-        Words(*INITS),
+        LAYERS,
+        f"{LAYERS}: the target's own, which share its embeddings; {FRESH}: a narrower model, "
+        "random; or a trained drafter's folder or name: training goes on from it",
+        TEXT,
     )
     layers: int = setting(
         1, "of the draft model; init=layers spreads them from first to last", Whole(1, 1000)
@@ -97,7 +98,7 @@ class DistillConfig:
     batch_size: int = setting(2, "windows of text in a step", Whole(1, 10**4))
     sequence_length: int = setting(512, "tokens in a window", Whole(2, 10**6))
     learning_rate: float = setting(
-        3e-4, "the highest; it rises, holds and falls to 0", Number(0, 1, above=True)
+        3e-4, "the highest; it rises, then falls to 0", Number(0, 1, above=True)
     )
     seed: int = setting(0, "of weights, texts and windows", SEED)
     threads: int | None = setting(None, "of torch on the CPU; null: torch's own choice", THREADS)

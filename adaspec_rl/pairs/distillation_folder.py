@@ -42,7 +42,7 @@ class DistillationFolder:
             ValueError: the folder holds something else, or a training under other settings.
         """
         if self.path.is_dir() and any(self.path.iterdir()):
-            record = self._record()
+            record = training_record(self.path)
             saved = record.get("settings")
             if not isinstance(saved, dict):
                 raise ValueError(
@@ -66,13 +66,6 @@ class DistillationFolder:
         self._write(record)
         shutil.rmtree(self.work)
 
-    def _record(self) -> dict[str, Any]:
-        try:
-            content = json.loads((self.path / _RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
     def _write(self, record: Mapping[str, Any]) -> None:
         write_atomically(self.path / _RECORD, json.dumps(record, indent=2) + "\n")
 
@@ -81,3 +74,12 @@ def _changes(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The settings that differ, with both values."""
     keys = [key for key in settings if saved.get(key) != settings[key]]
     return ", ".join(f"{key}={saved.get(key)} there, {settings[key]} here" for key in keys)
+
+
+def training_record(folder: Path) -> dict[str, Any]:
+    """What the `training.json` in `folder` says; nothing where there is none that can be read."""
+    try:
+        content = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-INITS = ("layers", "fresh")
+LAYERS, FRESH = "layers", "fresh"
 _LAYER = re.compile(r"^(model\.layers\.)(\d+)(?=\.)")
 _WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
@@ -27,8 +27,8 @@ def plan_draft(target: PreTrainedConfig, *, init: str, layers: int, width: float
     """What a draft model of `target` with so many layers looks like.
 
     Args:
-        init: `layers` takes the target's own layers, spread from the first to the last, with its
-            embeddings, norm and head; `fresh` is a random model of the same architecture.
+        init: `fresh` is a random model of the same architecture; all else takes the target's own
+            layers, spread from the first to the last, with its embeddings, norm and head.
         width: `fresh` only: the share of the target's heads, hidden size and intermediate size.
 
     Raises:
@@ -43,13 +43,13 @@ def plan_draft(target: PreTrainedConfig, *, init: str, layers: int, width: float
     changes: dict[str, Any] = {"num_hidden_layers": layers}
     if kinds := getattr(target, "layer_types", None):
         changes["layer_types"] = [kinds[index] for index in chosen]
-    if init == "fresh":
+    if init == FRESH:
         changes |= _narrowed(target, width)
     values = {**target.to_dict(), **changes}
-    if values.pop("quantization_config", None) and init == "layers":
+    if values.pop("quantization_config", None) and init != FRESH:
         raise ValueError("the target is quantized: distil from its original weights")
     config = type(target).from_dict(values)
-    sources = _sources(target, config, chosen) if init == "layers" else None
+    sources = _sources(target, config, chosen) if init != FRESH else None
     dtype = target.dtype if isinstance(target.dtype, torch.dtype) else torch.float32
     return DraftPlan(config, sources, dtype)
 

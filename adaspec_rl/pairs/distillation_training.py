@@ -13,7 +13,7 @@ from adaspec_rl.engine.weights import tensors_in
 from adaspec_rl.pairs.distillation_config import DistillConfig
 from adaspec_rl.pairs.distillation_model import DraftPlan
 from adaspec_rl.pairs.distillation_texts import Division
-from adaspec_rl.pairs.drafter_folder import frequent_tokens, write_drafter
+from adaspec_rl.pairs.drafter_folder import WrittenDrafter, frequent_tokens, write_drafter
 from adaspec_rl.pairs.least_squares_start import start_by_least_squares
 from adaspec_rl.pairs.own_drafter import OwnDrafter
 from adaspec_rl.pairs.shared_drafter import EMBEDDING, FEATURE, FEATURE_NORM, HEAD, SharedDrafter
@@ -33,24 +33,29 @@ class Training:
     config: DistillConfig
     source: Checkpoint  # the target
     plan: DraftPlan
+    begun: WrittenDrafter | None  # that training goes on from
     output_tokens: np.ndarray | None  # ascending; None: all
     windows: TeacherWindows
     held_out: TeacherWindows
 
     @staticmethod
     def of(
-        config: DistillConfig, source: Checkpoint, plan: DraftPlan, texts: Division
+        config: DistillConfig,
+        source: Checkpoint,
+        begun: WrittenDrafter | None,
+        plan: DraftPlan,
+        texts: Division,
     ) -> "Training":
         """Choose the tokens that the drafter can output, and pack the texts."""
         vocab_size = plan.config.vocab_size
-        rows = None
-        if config.vocabulary is not None and config.vocabulary < vocab_size:
+        rows = None if begun is None else begun.output_tokens
+        if begun is None and config.vocabulary is not None and config.vocabulary < vocab_size:
             rows = frequent_tokens(texts.train, config.vocabulary, vocab_size)
         windows, held_out = (
             TeacherWindows(part, rows, vocab_size, reads_hidden=config.reads_hidden)
             for part in (texts.train, texts.held_out)
         )
-        return Training(config, source, plan, rows, windows, held_out)
+        return Training(config, source, plan, begun, rows, windows, held_out)
 
     def run(self, checkpoint: Path, device: str, untrained: Path, trained: Path) -> Trained:
         """Train, and write the drafter as it begins and as it ends."""
@@ -64,6 +69,7 @@ class Training:
             config.sequence_length,
             config.learning_rate,
             warmup=max(1, min(50, config.steps // 10)),
+            decay=1.0,  # at a constant rate, the noise of small batches hides what is learned
         )
         result = train(
             "distil",
@@ -114,6 +120,8 @@ class Training:
         size = embedding.shape[1]
         if config.reads_hidden:
             mine[FEATURE_NORM], mine[FEATURE] = torch.ones(size), torch.zeros(size, size)
+        if self.begun is not None:
+            mine = self.begun.tensors
         if self.output_tokens is not None:
             head = head[torch.from_numpy(self.output_tokens)]
         drafter = SharedDrafter(
@@ -123,7 +131,7 @@ class Training:
             head,
             reads_hidden=config.reads_hidden,
         ).to(device)
-        if config.reads_hidden:
+        if config.reads_hidden and self.begun is None:
             self._fit(drafter)
         return drafter
 

@@ -132,6 +132,22 @@ def test_a_drafter_that_shares_holds_its_layers_alone(settings, tmp_path):
     assert config["adaspec_drafter"] == wanted and config["num_hidden_layers"] == 1
 
 
+def test_training_goes_on_from_a_drafter_that_is_finished(settings, tmp_path):
+    first = distill.distill(parse([*settings, *HIDDEN, "steps=40"]))
+    more = [*settings, *HIDDEN, f"init={tmp_path / 'out'}", f"out={tmp_path / 'more'}"]
+    second = distill.distill(parse([*more, "steps=1"]))
+    assert second["before"] == first
+    ended, begun = first["result"]["judged"][-1], second["result"]["judged"][0]
+    for key in ("temperature 0", "temperature 1"):  # but for the rounding of what is stored
+        assert begun[key] == pytest.approx(ended[key], abs=0.01)
+    rows = [load_file(tmp_path / run / "model.safetensors") for run in ("out", "more")]
+    assert torch.equal(rows[0]["output_tokens"], rows[1]["output_tokens"])
+    with pytest.raises(ValueError, match="'output_tokens': 200.* but the settings mean .*: 100"):
+        distill.distill(parse([*more, "vocabulary=100"]))
+    with pytest.raises(ValueError, match="num_hidden_layers=1, but the settings mean 2"):
+        distill.distill(parse([*more, "layers=2"]))
+
+
 @pytest.mark.parametrize("kind", [FRESH, HIDDEN])
 def test_a_killed_run_ends_with_the_same_weights(kind, settings, tmp_path, monkeypatch):
     settings = [*settings, *kind]
@@ -245,7 +261,7 @@ def test_plain_text_is_cut_at_the_ends_of_lines(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["init=random"], "init must be one of layers, fresh, got 'random'"),
+        (["init=/no/such"], "there is no folder /no/such: expected the path of a checkpoint"),
         (["width=0"], "width must be a number above 0 and at most 1, got 0.0"),
         (["learning_rate=nan"], "learning_rate must be a number above 0 and at most 1, got nan"),
         (["steps=0"], "steps must be an integer from 1 to 10,000,000,000, got 0"),
