@@ -4,7 +4,7 @@
         [--drafters smollm2:draft] [--rows 2048 4096 8192 16384] [--json PATH]
 
 Each drafter, which shares its target's embedding, is given the output rows of the tokens that the
-target is likeliest to write in its own texts (what `pairs.distill` stores), however many it was
+target is likeliest to write in its own texts (what `tools.distill` stores), however many it was
 trained with. All of them draft at every position of the target's answers to prompts that no
 training saw, and their costs are measured in the same process. The table has, by temperature, the
 speedup that follows from both at the best fixed draft length. Figures: `DRAFTER_ROWS_T`, and
@@ -31,10 +31,10 @@ from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.config_keys import SHARING
 from adaspec_rl.engine.sharing import OUTPUT
 from adaspec_rl.engine.weights import tensors_in
-from adaspec_rl.pairs.drafter_folder import frequent_tokens, write_drafter
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
-from adaspec_rl.pairs.teacher_texts import TeacherTexts
+from adaspec_rl.tools.distillation.drafter_folder import frequent_tokens, write_drafter
+from adaspec_rl.tools.distillation.teacher_texts import TeacherTexts
 
 
 def trimmed(drafter: Checkpoint, output_tokens: np.ndarray, folder: Path) -> None:

@@ -24,7 +24,6 @@ LAYERS = (
     # commands
     "tools",
 )
-MOVING = ("pairs.distill", "pairs.teacher_texts")  # to tools, as soon as nobody edits them
 Graph = dict[str, set[str]]
 
 
@@ -70,9 +69,7 @@ def upward(found: Graph) -> list[str]:
         f"{name} -> {other}"
         for name, others in sorted(found.items())
         for other in sorted(others)
-        if name
-        and not name.startswith(MOVING)
-        and rank[name.split(".")[0]] < rank[other.split(".")[0]]
+        if name and rank[name.split(".")[0]] < rank[other.split(".")[0]]
     ]
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from adaspec_rl.limits import ListOf, Number, OrNull, Whole, Words, require, shown
-from adaspec_rl.pairs import pretrain
-from adaspec_rl.tools import acceptance
+from adaspec_rl.tools import acceptance, pretrain
 
 
 @pytest.mark.parametrize(

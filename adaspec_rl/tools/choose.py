@@ -43,8 +43,6 @@ from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.files import new_file, write_atomically
 from adaspec_rl.limits import ListOf, Number, Whole, Words
-from adaspec_rl.pairs.distillation_config import TargetConfig
-from adaspec_rl.pairs.distillation_prompts import read_prompts
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.recording.recorder import Recording, record
@@ -52,6 +50,8 @@ from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import best_fixed
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
 from adaspec_rl.settings import describe, one_line_errors, parse, setting
+from adaspec_rl.tools.distillation.config import TargetConfig
+from adaspec_rl.tools.distillation.prompts import read_prompts
 from adaspec_rl.training.hindsight import fit_hindsight
 from adaspec_rl.training.judge import deciding
 

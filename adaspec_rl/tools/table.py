@@ -18,16 +18,16 @@ from adaspec_rl.config_limits import COUNT, SEED, TEXT, THREADS
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.decoding.trigrams import TrigramTable
 from adaspec_rl.limits import Number, OrNull, Whole
-from adaspec_rl.pairs.distillation_config import TargetConfig
-from adaspec_rl.pairs.distillation_prompts import read_prompts
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
-from adaspec_rl.pairs.table_fitting import fit_repetition, fit_sharpness
 from adaspec_rl.pairs.tables import vocabulary_of
-from adaspec_rl.pairs.teacher_texts import TeacherText, TeacherTexts
-from adaspec_rl.pairs.teacher_writer import SHARD, Assignment, write_shards
-from adaspec_rl.pairs.trigram_counts import TrigramCounts
 from adaspec_rl.settings import describe, one_line_errors, parse, setting
+from adaspec_rl.tools.distillation.config import TargetConfig
+from adaspec_rl.tools.distillation.prompts import read_prompts
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText, TeacherTexts
+from adaspec_rl.tools.distillation.teacher_writer import SHARD, Assignment, write_shards
+from adaspec_rl.tools.table_fitting import fit_repetition, fit_sharpness
+from adaspec_rl.tools.trigram_counts import TrigramCounts
 
 FOLDS = 8  # of the texts; on one of them, the weights of repetitions are fitted
 

@@ -9,7 +9,7 @@ import torch
 
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.loading import load_model
-from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+from adaspec_rl.tools.tokenizer import save_tokenizer, train_tokenizer
 from tests.engine.checkpoints import new_model, save
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.pairs.inflate import SHAPES, Inflation, Shape, load_inflated, write_inflated
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+from adaspec_rl.tools.tokenizer import save_tokenizer, train_tokenizer
 
 VOCAB = 300
 TEXTS = ["a small text to learn a small tokenizer from", "and another one, just as small"]

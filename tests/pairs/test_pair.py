@@ -23,7 +23,7 @@ from adaspec_rl.from_config import drafter_source, pair_from
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import EMBEDDED
-from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+from adaspec_rl.tools.tokenizer import save_tokenizer, train_tokenizer
 
 COST = CostFeatures(0.0, 0.0, 0.0)
 

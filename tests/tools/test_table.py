@@ -8,14 +8,14 @@ import pytest
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.trigrams import TrigramTable
-from adaspec_rl.pairs import teacher_writer
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.table_fitting import LENGTHS, fit_repetition, fit_sharpness
 from adaspec_rl.pairs.tables import table_path
-from adaspec_rl.pairs.teacher_texts import TeacherText
-from adaspec_rl.pairs.trigram_counts import ENTRY_BYTES, ROW_BYTES, TrigramCounts
 from adaspec_rl.tools import table as tool
+from adaspec_rl.tools.distillation import teacher_writer
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText
 from adaspec_rl.tools.table import TableConfig, build, counted, main
+from adaspec_rl.tools.table_fitting import LENGTHS, fit_repetition, fit_sharpness
+from adaspec_rl.tools.trigram_counts import ENTRY_BYTES, ROW_BYTES, TrigramCounts
 from tests.decoding.tables import random_table, table_of
 
 NEVER = np.zeros(0)

@@ -10,16 +10,31 @@ from transformers import AutoModelForCausalLM
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.weights import tensors_in
-from adaspec_rl.pairs.distillation_config import DistillConfig
-from adaspec_rl.pairs.distillation_model import DraftPlan
-from adaspec_rl.pairs.distillation_texts import Division
-from adaspec_rl.pairs.drafter_folder import WrittenDrafter, frequent_tokens, write_drafter
-from adaspec_rl.pairs.least_squares_start import start_by_least_squares
-from adaspec_rl.pairs.own_drafter import OwnDrafter
-from adaspec_rl.pairs.shared_drafter import EMBEDDING, FEATURE, FEATURE_NORM, HEAD, SharedDrafter
-from adaspec_rl.pairs.teacher_loss import Drafter, lesson_loss, step_distances, survival
-from adaspec_rl.pairs.teacher_windows import TeacherWindows
-from adaspec_rl.pairs.training_loop import Schedule, Trained, train
+from adaspec_rl.tools.distillation.config import DistillConfig
+from adaspec_rl.tools.distillation.drafter_folder import (
+    WrittenDrafter,
+    frequent_tokens,
+    write_drafter,
+)
+from adaspec_rl.tools.distillation.least_squares_start import start_by_least_squares
+from adaspec_rl.tools.distillation.model import DraftPlan
+from adaspec_rl.tools.distillation.own_drafter import OwnDrafter
+from adaspec_rl.tools.distillation.shared_drafter import (
+    EMBEDDING,
+    FEATURE,
+    FEATURE_NORM,
+    HEAD,
+    SharedDrafter,
+)
+from adaspec_rl.tools.distillation.teacher_loss import (
+    Drafter,
+    lesson_loss,
+    step_distances,
+    survival,
+)
+from adaspec_rl.tools.distillation.teacher_windows import TeacherWindows
+from adaspec_rl.tools.distillation.texts import Division
+from adaspec_rl.tools.training_loop import Schedule, Trained, train
 
 DEPTH = 8  # tokens of a draft up to which held-out texts judge it at the end
 _WINDOWS = 8  # of held-out texts, by which a drafter is judged as it learns

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-from adaspec_rl.pairs.shared_drafter import (
+from adaspec_rl.tools.distillation.shared_drafter import (
     FEATURE,
     FEATURE_NORM,
     NORM,

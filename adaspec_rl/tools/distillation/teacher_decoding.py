@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adaspec_rl.engine.lean_model import LeanModel
-from adaspec_rl.pairs.teacher_texts import CHOICES
+from adaspec_rl.tools.distillation.teacher_texts import CHOICES
 
 _BLOCK = 64  # logits of which only the largest is looked at first
 

@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from adaspec_rl.engine.lean_model import LeanModel
-from adaspec_rl.pairs import self_prompts, teacher_decoding, teacher_writer
 from adaspec_rl.pairs.pair import Pair, load_pair
-from adaspec_rl.pairs.self_prompts import around_the_user, self_written_prompts
-from adaspec_rl.pairs.teacher_decoding import Task, largest, sampled, write_texts
-from adaspec_rl.pairs.teacher_writer import Assignment, write_shards
-from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
+from adaspec_rl.tools.distillation import self_prompts, teacher_decoding, teacher_writer
+from adaspec_rl.tools.distillation.self_prompts import around_the_user, self_written_prompts
+from adaspec_rl.tools.distillation.teacher_decoding import Task, largest, sampled, write_texts
+from adaspec_rl.tools.distillation.teacher_writer import Assignment, write_shards
+from adaspec_rl.tools.tokenizer import save_tokenizer, train_tokenizer
 
 VOCAB = 280
 TEMPLATE = (

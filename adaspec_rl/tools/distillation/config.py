@@ -1,4 +1,4 @@
-"""The settings of `python -m adaspec_rl.pairs.distill`: defaults and meanings."""
+"""The settings of `python -m adaspec_rl.tools.distill`: defaults and meanings."""
 
 from dataclasses import dataclass, field
 
@@ -6,9 +6,9 @@ from adaspec_rl.config_limits import COUNT, DEVICE, SEED, STEPS, TEXT, THREADS
 from adaspec_rl.data.encoding import CHAT
 from adaspec_rl.engine.device import device_named
 from adaspec_rl.limits import Flag, Number, OrNull, Whole, Words
-from adaspec_rl.pairs.distillation_model import FRESH, LAYERS
-from adaspec_rl.pairs.teacher_loss import LOSSES
 from adaspec_rl.settings import setting
+from adaspec_rl.tools.distillation.model import FRESH, LAYERS
+from adaspec_rl.tools.distillation.teacher_loss import LOSSES
 
 
 @dataclass

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from adaspec_rl.pairs.teacher_loss import distance, objective, survival
-from adaspec_rl.pairs.teacher_texts import TeacherText
-from adaspec_rl.pairs.teacher_windows import OUTSIDE, TeacherWindows
+from adaspec_rl.tools.distillation.teacher_loss import distance, objective, survival
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText
+from adaspec_rl.tools.distillation.teacher_windows import OUTSIDE, TeacherWindows
 
 VOCAB, HIDDEN, CHOICES = 40, 3, 5
 

@@ -1,4 +1,4 @@
-"""Train a drafter for a target: `python -m adaspec_rl.pairs.distill model.target=... out=FOLDER`.
+"""Train a drafter for a target: `python -m adaspec_rl.tools.distill model.target=... out=FOLDER`.
 
 The drafter begins as some of the target's own layers between the target's own embeddings, or as a
 narrower model of its kind, and learns the target's distributions over texts that the target wrote
@@ -24,18 +24,18 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
-from adaspec_rl.pairs.distillation_config import DistillConfig
-from adaspec_rl.pairs.distillation_folder import DistillationFolder, training_record
-from adaspec_rl.pairs.distillation_model import FRESH, LAYERS, DraftPlan, plan_draft
-from adaspec_rl.pairs.distillation_prompts import Prompts, read_prompts
-from adaspec_rl.pairs.distillation_texts import divided, encoded, stored_texts, teacher_texts
-from adaspec_rl.pairs.distillation_training import Training
-from adaspec_rl.pairs.drafter_folder import WrittenDrafter, read_drafter
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.settings import describe, one_line_errors, parse
 from adaspec_rl.tools.acceptance import acceptance_rate
+from adaspec_rl.tools.distillation.config import DistillConfig
+from adaspec_rl.tools.distillation.drafter_folder import WrittenDrafter, read_drafter
+from adaspec_rl.tools.distillation.folder import DistillationFolder, training_record
+from adaspec_rl.tools.distillation.model import FRESH, LAYERS, DraftPlan, plan_draft
+from adaspec_rl.tools.distillation.prompts import Prompts, read_prompts
+from adaspec_rl.tools.distillation.texts import divided, encoded, stored_texts, teacher_texts
+from adaspec_rl.tools.distillation.training import Training
 
 DRAFT_LENGTH = 4  # at which acceptance is measured
 

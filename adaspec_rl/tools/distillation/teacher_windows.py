@@ -7,8 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from adaspec_rl.pairs.shared_drafter import Batch
-from adaspec_rl.pairs.teacher_texts import TeacherText
+from adaspec_rl.tools.distillation.shared_drafter import Batch
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText
 
 OUTSIDE = -1  # the place of a token that the drafter cannot output
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adaspec_rl.pairs.pretrain import save_model
-from adaspec_rl.pairs.shared_drafter import Batch, causal
+from adaspec_rl.tools.distillation.shared_drafter import Batch, causal
+from adaspec_rl.tools.pretrain import save_model
 
 
 class OwnDrafter(nn.Module):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from adaspec_rl.pairs.own_drafter import OwnDrafter
-from adaspec_rl.pairs.shared_drafter import SharedDrafter
-from adaspec_rl.pairs.teacher_windows import OUTSIDE, Lesson
+from adaspec_rl.tools.distillation.own_drafter import OwnDrafter
+from adaspec_rl.tools.distillation.shared_drafter import SharedDrafter
+from adaspec_rl.tools.distillation.teacher_windows import OUTSIDE, Lesson
 
 Drafter = SharedDrafter | OwnDrafter
 LOSSES = ("kl", "tv", "both")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, Qwen3Config
 
-from adaspec_rl.pairs.least_squares_start import start_by_least_squares
-from tests.pairs.test_shared_drafter import SHAPE, batch, drafter
+from adaspec_rl.tools.distillation.least_squares_start import start_by_least_squares
+from tests.tools.distillation.test_shared_drafter import SHAPE, batch, drafter
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])

@@ -10,8 +10,8 @@ from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.sharing import load_sharing
-from adaspec_rl.pairs.drafter_folder import write_drafter
-from adaspec_rl.pairs.shared_drafter import Batch, SharedDrafter
+from adaspec_rl.tools.distillation.drafter_folder import write_drafter
+from adaspec_rl.tools.distillation.shared_drafter import Batch, SharedDrafter
 
 SHAPE = dict(
     vocab_size=50,

@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import Prompt, balanced
-from adaspec_rl.pairs.distillation_config import DistillConfig
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.teacher_texts import TeacherText, TeacherTexts
-from adaspec_rl.pairs.teacher_writer import SHARD, Assignment, write_shards
+from adaspec_rl.tools.distillation.config import DistillConfig
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText, TeacherTexts
+from adaspec_rl.tools.distillation.teacher_writer import SHARD, Assignment, write_shards
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from adaspec_rl.pairs import pretrain, training_loop
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.training_loop import Schedule
+from adaspec_rl.tools import pretrain, training_loop
+from adaspec_rl.tools.training_loop import Schedule
 
 SMALL = ["--rows", "2", "--length", "32", "--target-steps", "6"]
 SMALL += ["--draft-steps", "4", "--code-steps", "4"]
@@ -21,8 +21,8 @@ def short_corpus(monkeypatch):
     def documents(domain, split):
         return iter([f"{domain} {split} {text}"] * 3)
 
-    monkeypatch.setattr("adaspec_rl.pairs.pretrain.documents", documents)
-    monkeypatch.setattr("adaspec_rl.pairs.packed_corpus.documents", documents)
+    monkeypatch.setattr("adaspec_rl.tools.pretrain.documents", documents)
+    monkeypatch.setattr("adaspec_rl.tools.packed_corpus.documents", documents)
     monkeypatch.setitem(pretrain.TARGET, "num_hidden_layers", 4)
     # A text this short makes fewer than 4096 tokens; the models keep their vocabulary.
 

@@ -1,4 +1,4 @@
-"""Train the embedded pair: `python -m adaspec_rl.pairs.pretrain --out FOLDER`.
+"""Train the embedded pair: `python -m adaspec_rl.tools.pretrain --out FOLDER`.
 
 Stages, each resumable from its last checkpoint: the tokenizer; the target, with an auxiliary loss
 on an early layer so that its first layers can draft (LayerSkip, arXiv:2404.16710); the general
@@ -29,9 +29,9 @@ from adaspec_rl.config_limits import SEED, STEPS
 from adaspec_rl.data.corpus import DOMAINS, documents
 from adaspec_rl.files import write_atomically
 from adaspec_rl.limits import Number, Whole, option
-from adaspec_rl.pairs.packed_corpus import PackedCorpus
-from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
-from adaspec_rl.pairs.training_loop import Schedule, train
+from adaspec_rl.tools.packed_corpus import PackedCorpus
+from adaspec_rl.tools.tokenizer import save_tokenizer, train_tokenizer
+from adaspec_rl.tools.training_loop import Schedule, train
 
 MIX = {"code": 0.5, "prose": 0.25, "dialogue": 0.25}
 EXIT_LAYER = 3  # the target's first layers that double as a drafter
@@ -138,7 +138,7 @@ def tokenizer_stage(folder: Path) -> PreTrainedTokenizerFast:
 def main(arguments: list[str] | None = None) -> None:
     """Command line: train everything into `--out`, or resume what is there."""
     parser = argparse.ArgumentParser(
-        description=__doc__, prog="python -m adaspec_rl.pairs.pretrain"
+        description=__doc__, prog="python -m adaspec_rl.tools.pretrain"
     )
     parser.add_argument("--out", type=Path, default=Path("pretrained"))
     parser.add_argument("--target-steps", type=option(STEPS), default=1300)

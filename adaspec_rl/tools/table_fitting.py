@@ -6,7 +6,7 @@ import numpy as np
 
 from adaspec_rl.decoding.suffix_automaton import Suffix, SuffixAutomaton
 from adaspec_rl.decoding.trigrams import TrigramTable
-from adaspec_rl.pairs.teacher_texts import TeacherText
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText
 
 LENGTHS = 8  # of matches that are told apart; longer ones count as this
 STEPS = 50

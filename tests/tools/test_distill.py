@@ -24,15 +24,16 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.conversations import Message
 from adaspec_rl.data.prompts import Prompt
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.pairs import distill, teacher_texts, teacher_writer, training_loop
-from adaspec_rl.pairs.distillation_config import DistillConfig, TargetConfig
-from adaspec_rl.pairs.distillation_model import plan_draft, spread
-from adaspec_rl.pairs.distillation_prompts import passages, read_prompts
-from adaspec_rl.pairs.distillation_texts import divided, encoded
 from adaspec_rl.pairs.pair import load_pair
-from adaspec_rl.pairs.teacher_texts import TeacherTexts
-from adaspec_rl.pairs.tokenizer import save_tokenizer, train_tokenizer
 from adaspec_rl.settings import parse as parse_settings
+from adaspec_rl.tools import distill, training_loop
+from adaspec_rl.tools.distillation import teacher_texts, teacher_writer
+from adaspec_rl.tools.distillation.config import DistillConfig, TargetConfig
+from adaspec_rl.tools.distillation.model import plan_draft, spread
+from adaspec_rl.tools.distillation.prompts import passages, read_prompts
+from adaspec_rl.tools.distillation.teacher_texts import TeacherTexts
+from adaspec_rl.tools.distillation.texts import divided, encoded
+from adaspec_rl.tools.tokenizer import save_tokenizer, train_tokenizer
 
 VOCAB = 280
 parse = partial(parse_settings, DistillConfig)
@@ -76,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(target: Path, data: Path, tmp_path: Path, monkeypatch) -> list[str]:
     monkeypatch.setattr(teacher_writer, "SHARD", 48)
-    monkeypatch.setattr("adaspec_rl.pairs.distillation_texts.SHARD", 48)
+    monkeypatch.setattr("adaspec_rl.tools.distillation.texts.SHARD", 48)
     given = dict(batch_size=4, sequence_length=32, learning_rate=0.01, test_share=0.2)
     given |= dict(steps=6, max_new_tokens=12, texts=90)
     given |= {"model.target": target, "data": data, "out": tmp_path / "out"}

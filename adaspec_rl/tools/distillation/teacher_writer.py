@@ -8,11 +8,11 @@ import numpy as np
 
 from adaspec_rl.console import part_of, progress, standard_output
 from adaspec_rl.engine.lean_model import LeanModel
-from adaspec_rl.pairs.distillation_prompts import digest
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.pairs.self_prompts import self_written_prompts
-from adaspec_rl.pairs.teacher_decoding import Task, Writing, write_texts
-from adaspec_rl.pairs.teacher_texts import TeacherText, TeacherTexts
+from adaspec_rl.tools.distillation.prompts import digest
+from adaspec_rl.tools.distillation.self_prompts import self_written_prompts
+from adaspec_rl.tools.distillation.teacher_decoding import Task, Writing, write_texts
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText, TeacherTexts
 
 SHARD = 256  # texts in a file
 ROWS = 32  # texts that grow side by side

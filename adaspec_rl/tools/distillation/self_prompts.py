@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from adaspec_rl.data.conversations import USER, Message
 from adaspec_rl.data.encoding import rendered
 from adaspec_rl.engine.lean_model import LeanModel
-from adaspec_rl.pairs.teacher_decoding import Task, write_texts
+from adaspec_rl.tools.distillation.teacher_decoding import Task, write_texts
 
 _MARK = "\x1aTURN\x1a"  # stands for what the user says; no template changes it
 _LEAST_WORDS, _LEAST_VARIETY = 4, 0.5

@@ -16,7 +16,7 @@ from adaspec_rl.engine.config_keys import SHARING
 from adaspec_rl.engine.sharing import OUTPUT
 from adaspec_rl.engine.weights import tensors_in
 from adaspec_rl.files import write_atomically
-from adaspec_rl.pairs.teacher_texts import TeacherText
+from adaspec_rl.tools.distillation.teacher_texts import TeacherText
 
 
 @dataclass(frozen=True, slots=True)
