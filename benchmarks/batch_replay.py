@@ -37,7 +37,7 @@ from adaspec_rl.training.batch_hindsight import fit_outlook
 
 COSTS = Path(__file__).parents[1] / "conf" / "cost" / "h200_modelled.json"
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-TUNED = (1, 8, 32, 128, 512)  # loads at which settings are chosen; others take the next lower's
+TUNED = (1, 8, 64, 256)  # loads at which settings are chosen; others take the next lower's
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
 AGENT = AgentConfig(
     "hindsight",
@@ -47,20 +47,20 @@ AGENT = AgentConfig(
     n_epochs=4,
     hidden=[32, 32],
 )
-THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
-FACTORS = ((1.0, 1.0), (0.25, 1.0), (1.0, 1.5), (0.25, 1.5))  # on the prices of reading, drafting
+THRESHOLDS = (0.5, 0.8)
+FACTORS = ((1.0, 1.0), (0.25, 0.75), (1.0, 1.5))  # on the prices of reading, drafting
 LEARNED = "guarded_learned"
 
 Make = Callable[[], BatchController]
 
 
 def order_of(trace: Trace, rows: int, texts: int, seed: int) -> list[int]:
-    """Numbers of texts, shuffled, at least `texts` of them and three for each row."""
+    """Numbers of texts, shuffled, at least `texts` of them and two for each row."""
     rng = np.random.default_rng(seed)
     count = len(trace.texts)
-    passes = -(-max(texts, 3 * rows) // count)
+    passes = -(-max(texts, 2 * rows) // count)
     shuffled = np.concatenate([rng.permutation(count) for _ in range(passes)])
-    return shuffled[: max(texts, 3 * rows)].tolist()
+    return shuffled[: max(texts, 2 * rows)].tolist()
 
 
 def best(
@@ -74,7 +74,7 @@ def best(
 
 def candidates(depth: int, drafters: int) -> list[Action]:
     """What rows may be told to draft: lengths, or as far as a threshold lets them."""
-    lengths = [Action(n, d) for d in range(drafters) for n in (2, 4, 8) if n <= depth]
+    lengths = [Action(n, d) for d in range(drafters) for n in (2, 5) if n <= depth]
     return lengths + [Action(depth, d, t) for d in range(drafters) for t in THRESHOLDS]
 
 
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--costs", type=Path, default=COSTS)
     parser.add_argument("--loads", type=int, nargs="+", default=LOADS)
-    parser.add_argument("--texts", type=int, default=48, help="decoded at each load, at least")
+    parser.add_argument("--texts", type=int, default=36, help="decoded at each load, at least")
     parser.add_argument("--tuning-texts", type=int, default=12, help="likewise, while tuning")
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", help="as for train_policy.py")
