@@ -28,8 +28,8 @@ class GuardedBatch:
         controller: BatchController,
         prices: Prices,
         *,
-        advance: float = 2.0,
-        limit: float = 4.0,
+        advance: float = 8.0,
+        limit: float = 16.0,
         shortest: int = 16,
         longest: int = 1024,
     ) -> None:

@@ -69,7 +69,7 @@ class PlannedBatch(BatchRule):
         stop = min(price + float((self.draft * self._rate * (once / count + each)).min()), CERTAIN)
         worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]
         spent = self.draft * self._rate * each[:, None] * drafted
-        debt = self.read * self._rate * self._token_read(count, context) * self._unread[list(rows)]
+        debt = self.read * self._rate * self._catching_up(rows, context)
         value = np.cumsum(worth - spent, axis=2) - debt[..., None]
         value = np.concatenate([np.zeros_like(value[..., :1]), value], axis=2)  # by length
         drafter, length = choose(value, self.draft * self._rate * once)
@@ -113,11 +113,18 @@ class PlannedBatch(BatchRule):
         low, high = self._prices.verifying(np.array(count), around, context)
         return float(high - low) / float(around[1] - around[0])
 
-    def _token_read(self, count: float, context: np.ndarray) -> np.ndarray:
-        """Seconds that each drafter takes to catch up on one more token, `[D]`."""
-        drafters, sizes = range(self._outlook.spec.drafters), np.array([0.0, count])
-        ends = [self._prices.drafting(d, np.array(count), context, sizes) for d in drafters]
-        return np.array([float(high - low) / count for low, high in ends])
+    def _catching_up(self, rows: Sequence[int], context: np.ndarray) -> np.ndarray:
+        """Seconds `[n, D]` by which a drafter's first pass grows as rows join it.
+
+        Those with least to read join first: a pass has room for some tokens that take no time.
+        """
+        unread, count = self._unread[list(rows)], np.array(float(len(rows)))
+        found = np.zeros_like(unread)
+        for d in range(unread.shape[1]):
+            order = unread[:, d].argsort(kind="stable")
+            read = np.concatenate([[0.0], unread[order, d].cumsum()])
+            found[order, d] = np.diff(self._prices.drafting(d, count, context, read))
+        return found
 
     def _levels(self, count: float, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of a drafter's pass, and of each row in it, `[D]` both."""
