@@ -36,6 +36,11 @@ class RowDrafter(Protocol):
     context_length: int  # the most tokens that it can read
     needs_hidden: bool  # whether it reads the target's hidden states, `TokenSequence.features`
 
+    @property
+    def model(self) -> LeanModel | None:
+        """What it runs; None: nothing."""
+        ...
+
     def reset(self, rows: int) -> None:
         """Make room for texts in so many rows, all empty."""
         ...
@@ -55,6 +60,8 @@ class RowDrafter(Protocol):
 
 class LookupInRows:
     """A drafter that runs no model and keeps no state: each text by itself."""
+
+    model: LeanModel | None = None
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
@@ -90,25 +97,26 @@ class ModelInRows:
                 f"{drafter.name} runs through transformers, where all texts of a batch have one "
                 "length: decode one text at a time"
             )
-        self._drafter, self._model = drafter, drafter.model
+        self._drafter = drafter
+        self.model: LeanModel = drafter.model
         self.name, self.context_length = drafter.name, drafter.context_length
         self.needs_hidden = drafter.needs_hidden
         self._read: list[int] = []  # tokens in the model's cache, by row
         self._given: list[int] = []  # those before its own drafts
 
     def reset(self, rows: int) -> None:
-        self._model.reset(rows)
+        self.model.reset(rows)
         self._read, self._given = [0] * rows, [0] * rows
 
     def start(self, row: int) -> None:
-        self._model.free_row(row)
+        self.model.free_row(row)
         self._read[row] = self._given[row] = 0
 
     def propose(self, requests: Sequence[Request]) -> list[Proposal]:
         drafts = [self._begin(wanted) for wanted in requests]
         growing = list(drafts)
         while growing:
-            found = self._model.extend_rows([draft.reads for draft in growing])
+            found = self.model.extend_rows([draft.reads for draft in growing])
             for draft, seen in zip(growing, found):
                 self._read[draft.wanted.row] += draft.reads.width
                 self._append(draft, seen)
@@ -146,7 +154,7 @@ class ModelInRows:
             return assembled(draft.logits, draft.choices, self._drafter.output_tokens)
         row = draft.wanted.row
         position = self._read[row] - 1
-        self._model.free_row(row, erase=True)
+        self.model.free_row(row, erase=True)
         self._read[row] = self._given[row] = 0
         return not_finite(self.name, position)
 
@@ -154,7 +162,7 @@ class ModelInRows:
         if self.needs_hidden:  # its own drafts are read again, with the target's states
             length = min(length, self._given[row])
         if length < self._read[row]:
-            self._model.rollback_row(row, length)
+            self.model.rollback_row(row, length)
             self._read[row] = length
 
 

@@ -1,0 +1,213 @@
+"""What rounds of many rows cost on this machine, timed in a live batch."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from adaspec_rl.costs.batch_costs import BatchCosts, DrafterCosts
+from adaspec_rl.costs.estimates import Timings
+from adaspec_rl.costs.forward_costs import ForwardCosts
+from adaspec_rl.costs.profile import device_name
+from adaspec_rl.costs.timed_text import SureLookup, stretched
+from adaspec_rl.decoding.batch import Batch
+from adaspec_rl.decoding.drafters import Drafter, NgramLookup
+from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.text import DecodingRules
+from adaspec_rl.engine.extension import Extension
+from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.lean_model import LeanModel
+
+SPAN = 48  # tokens written at a context before it has grown too far from its name
+UNREAD = 9  # tokens that a drafter catches up on when that is timed
+NEVER = 1e-12  # no estimate is under this threshold, but all are made, and paid for
+FEWEST = 5  # timings of each part
+
+
+def measure_batch_costs(
+    target: LanguageModel,
+    drafters: Sequence[Drafter],
+    prompts: Sequence[Sequence[int]],
+    *,
+    rows: int,
+    rules: DecodingRules,
+    max_length: int = 8,
+    contexts: Sequence[int] = (64, 256),
+    seconds: float = 20.0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> BatchCosts:
+    """Time rounds of 1 to `rows` texts, and forwards of each width, until `seconds` are over.
+
+    All parts take turns, and each has its median. Texts do not end here, and lookups always find
+    something. What a round takes beyond its forwards is part of the target's pass of width 1.
+
+    Args:
+        prompts: token ids; cut or repeated to each context length.
+        rules: how texts are verified; their end and budget do not matter.
+        contexts: tokens before the rounds.
+    """
+    timed = _Timed(target, drafters, prompts, rows, rules, max_length)
+    clock = timed.batch.clock
+    began, done = clock(), 0
+    while done < FEWEST or clock() - began < seconds:
+        for context in contexts:
+            timed.turn(context)
+        done += 1
+        progress(min(1.0, (clock() - began) / seconds))
+    return timed.costs(contexts, f"{device_name(target.device)}, {target.execution}")
+
+
+class _Timed:
+    """A batch whose rounds are timed."""
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        drafters: Sequence[Drafter],
+        prompts: Sequence[Sequence[int]],
+        rows: int,
+        rules: DecodingRules,
+        max_length: int,
+    ) -> None:
+        endless = DecodingRules(frozenset(), 10 * SPAN, rules.sampling, rules.verification)
+        sure = [SureLookup() if isinstance(one, NgramLookup) else one for one in drafters]
+        self.batch = Batch(target, sure, rows, rules=endless)
+        self._prompts, self._max_length = prompts, max_length
+        powers = [1 << n for n in range(int(math.log2(rows)) + 1)]
+        self._sizes = sorted({*powers, rows})
+        self._widths = sorted({1, 2, 3, 5, max_length + 1})
+        self._short, self._long = max(1, max_length // 4), max_length
+        self._found = Timings()
+
+    def turn(self, context: int) -> None:
+        """Time every part once at a context."""
+        batch = self.batch
+        for row in batch.taken:
+            batch.leave(row)
+        texts = [
+            stretched(self._prompts[n % len(self._prompts)], context) for n in range(self._rows)
+        ]
+        taken = [batch.admit(text) for text in texts]
+        batch.step({row: FALLBACK for row in taken})
+        for number in range(len(batch.drafters)):  # they read the prompts
+            batch.step({row: Action(1, number) for row in taken})
+        for size in self._sizes:
+            some = taken[:size]
+            self._add(context, size, ("plain",), self._round(some, FALLBACK))
+            for width in self._widths:
+                seconds = self._forward(batch.target, some, width)
+                self._add(context, size, ("forward", width), seconds)
+            for number, drafter in enumerate(batch.drafters):
+                self._time_drafter(context, some, number, drafter.model)
+
+    @property
+    def _rows(self) -> int:
+        return len(self.batch.free) + len(self.batch.taken)
+
+    def _time_drafter(
+        self, context: int, rows: Sequence[int], number: int, model: LeanModel | None
+    ) -> None:
+        """What drafts of two lengths take of which nothing is verified; passes of two widths."""
+        size = len(rows)
+        self._round(rows, Action(1, number))  # catches up
+        for length in (self._short, self._long):
+            seconds = self._round(rows, Action(length, number))
+            self._add(context, size, ("draft", number, length), seconds)
+        seconds = self._round(rows, Action(self._long, number, NEVER))
+        self._add(context, size, ("stopping", number), seconds)
+        if model is not None:
+            for width in (1, UNREAD):
+                self._add(context, size, ("read", number, width), self._forward(model, rows, width))
+
+    def _add(self, context: int, size: int, what: tuple, seconds: float) -> None:
+        self._found.add((context, size, *what), seconds)
+
+    def _round(self, rows: Sequence[int], action: Action) -> float:
+        nothing = (lambda rows, survivals: [0] * len(rows)) if action.length else None
+        return self.batch.step({row: action for row in rows}, nothing).seconds
+
+    def _forward(self, model: LeanModel, rows: Sequence[int], width: int) -> float:
+        """Seconds of a pass, which is forgotten."""
+        tokens = torch.ones(width, dtype=torch.long, device=model.device)
+        known = None
+        if model.architecture.reads_features:
+            known = torch.zeros(width, model.architecture.hidden_size, device=model.device)
+        before = model.lengths.tolist()
+        extensions = [Extension(row, tokens, width, width, known) for row in rows]
+        began = self.batch.clock()
+        model.extend_rows(extensions)
+        seconds = self.batch.clock() - began
+        for row in rows:
+            model.rollback_row(row, before[row])
+        return seconds
+
+    def costs(self, contexts: Sequence[int], device: str) -> BatchCosts:
+        """All that was timed."""
+        contexts = sorted(contexts)
+
+        def table(seconds: Callable[[int, int, int], float], widths: Sequence[int]) -> ForwardCosts:
+            return ForwardCosts(
+                tuple(map(float, self._sizes)),
+                tuple(map(float, widths)),
+                tuple(map(float, contexts)),
+                tuple(
+                    tuple(
+                        tuple(max(0.0, seconds(at, size, width)) for at in contexts)
+                        for width in widths
+                    )
+                    for size in self._sizes
+                ),
+            )
+
+        return BatchCosts(
+            f"{device}, measured in batches of up to {self._rows}",
+            table(self._verification, self._widths),
+            tuple(
+                self._drafter(number, drafter.model, table, contexts)
+                for number, drafter in enumerate(self.batch.drafters)
+            ),
+        )
+
+    def _verification(self, context: int, size: int, width: int) -> float:
+        more = self._median(context, size, "forward", width) - self._median(
+            context, size, "forward", 1
+        )
+        return self._median(context, size, "plain") + more
+
+    def _drafter(
+        self,
+        number: int,
+        model: LeanModel | None,
+        table: Callable[[Callable[[int, int, int], float], Sequence[int]], ForwardCosts],
+        contexts: Sequence[int],
+    ) -> DrafterCosts:
+        levels = self._long - self._short
+
+        def level(context: int, size: int, width: int) -> float:
+            short, long = (
+                self._median(context, size, "draft", number, length)
+                for length in (self._short, self._long)
+            )
+            more = 0.0
+            if width > 1:
+                more = self._median(context, size, "read", number, width) - self._median(
+                    context, size, "read", number, 1
+                )
+            return (long - short) / levels + more
+
+        most, stopping, overhead = self._sizes[-1], [], []
+        for at in contexts:
+            long = self._median(at, most, "draft", number, self._long)
+            stopping.append((self._median(at, most, "stopping", number) - long) / self._long)
+            drafting = long - self._median(at, most, "plain")
+            overhead.append(drafting - self._long * max(0.0, level(at, most, 1)))
+        widths = (1,) if model is None else (1, UNREAD)
+        return DrafterCosts(
+            table(level, widths),
+            stopping=max(0.0, float(np.mean(stopping))),
+            overhead=max(0.0, float(np.mean(overhead))),
+        )
+
+    def _median(self, *what: object) -> float:
+        return self._found.median(what)
