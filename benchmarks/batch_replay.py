@@ -79,16 +79,23 @@ def candidates(depth: int, drafters: int) -> list[Action]:
 
 
 def contestants(
-    tables: BatchTables, costs: BatchCosts, spec: ObservationSpec, texts: int, console: Console
+    tables: BatchTables,
+    costs: BatchCosts,
+    spec: ObservationSpec,
+    texts: int,
+    console: Console,
+    *,
+    loads: Sequence[int] = LOADS,
+    tuned: Sequence[int] = TUNED,
 ) -> dict[str, Callable[[int], BatchController]]:
     """Every controller, given the load, tuned or trained on the texts of `tables`."""
     trace = tables.trace
     depth, drafters = trace.max_length, len(trace.drafters)
-    outlook = fit_outlook(tables, spec, costs, AGENT, depth=depth, seed=0)
+    outlook = fit_outlook(tables, spec, costs, AGENT, depth=depth, seed=0, sizes=loads)
     console.print("trained")
     levels = np.arange(1, depth + 1)
     survivals = [(table.accepted[:, None] >= levels).mean(axis=0) for table in trace.drafters]
-    table = length_table(survivals, costs, LOADS, float(tables.context.mean()))
+    table = length_table(survivals, costs, loads, float(tables.context.mean()))
     threshold: dict[int, Action] = {}
     budget: dict[int, Action] = {}
     factors: dict[int, tuple[float, float]] = {}
@@ -97,7 +104,7 @@ def contestants(
     def planned(read: float, draft: float) -> BatchController:
         return GuardedBatch(PlannedBatch(outlook, costs, read=read, draft=draft), costs)
 
-    for rows in TUNED:
+    for rows in tuned:
         told = candidates(depth, drafters)
         stops = {a: lambda a=a: FixedForAll(a.length, a.drafter, a.threshold) for a in told}
         stops = {action: make for action, make in stops.items() if action.threshold}

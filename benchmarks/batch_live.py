@@ -1,0 +1,212 @@
+"""Many texts at once, live: `python benchmarks/batch_live.py --rows 8 --json FILE [model=smollm2]`.
+
+Held-out prompts are decoded in batches under every batch controller, and one text after the other
+without drafts, all by turns, group of prompts by group. Costs are measured first; what has settings
+is tuned, and what learns has learned, on the training prompts' recording at these costs. Every text
+must be the one of plain decoding.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batch_replay import LEARNED, contestants
+from policy import configured
+from report import finish
+from rich.console import Console
+
+from adaspec_rl.comparison.statistics import paired_ratio_interval
+from adaspec_rl.config import TrainConfig
+from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.batch_controller import BatchController
+from adaspec_rl.control.batch_generation import Asked, generate_batch
+from adaspec_rl.control.generation import generate
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec
+from adaspec_rl.costs.batch_costs import BatchCosts
+from adaspec_rl.costs.batch_measurement import measure_batch_costs
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.batch import Batch
+from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.text import DecodingRules
+from adaspec_rl.from_config import pair_from, recording_from, sampling_from, set_threads
+from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.prompts import prompts_from
+from adaspec_rl.replay.batch_rows import BatchTables
+
+GROUPS = ("history", "drafters", "context", "lookup")  # what costs a batch little to observe
+SINGLE = "one_by_one"
+
+
+@dataclass(slots=True)
+class Sums:
+    """What one way of decoding did with each group of prompts."""
+
+    tokens: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    offered: int = 0
+    verified: int = 0
+    rounds: int = 0
+    different: int = 0  # texts that are not those of plain decoding
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return sum(self.tokens) / sum(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What decodes."""
+
+    batched: Pair
+    alone: Pair
+    rules: DecodingRules
+    heads: Sequence[Survival]
+    costs: BatchCosts
+    rows: int
+
+    def in_a_batch(
+        self, controller: BatchController, prompts: Sequence[EncodedPrompt], sums: Sums
+    ) -> list[list[int]]:
+        """The texts."""
+        pair = self.batched
+        batch = Batch(pair.target, pair.drafters, self.rows, rules=self.rules, survival=self.heads)
+        asked = [Asked(prompt.ids, number) for number, prompt in enumerate(prompts)]
+        made = generate_batch(batch, controller, asked, features=self.costs.features)
+        assert not any(answer.error for answer in made.answers)
+        sums.tokens.append(sum(len(answer.tokens) for answer in made.answers))
+        sums.seconds.append(made.seconds)
+        sums.offered += made.offered
+        sums.verified += made.verified
+        sums.rounds += made.rounds
+        return [answer.tokens for answer in made.answers]
+
+    def one_by_one(self, prompts: Sequence[EncodedPrompt], sums: Sums) -> list[list[int]]:
+        """The texts of plain decoding."""
+        session = self.alone.session(
+            max_new_tokens=self.rules.max_new_tokens,
+            sampling=self.rules.sampling,
+            verification=self.rules.verification,
+        )
+        unused = CostFeatures(0.0, 0.0, 0.0)
+        made = [
+            generate(session, FixedLength(0), prompt.ids, cost=unused, seed=number)
+            for number, prompt in enumerate(prompts)
+        ]
+        sums.tokens.append(sum(len(one.tokens) for one in made))
+        sums.seconds.append(sum(one.seconds for one in made))
+        return [one.tokens for one in made]
+
+
+def compared(ours: Sums, theirs: Sums) -> list[float]:
+    """Throughput over that of another way, and its 95% interval over groups of prompts."""
+    parts = [np.array(v, dtype=float) for s in (ours, theirs) for v in (s.tokens, s.seconds)]
+    return [ours.rate / theirs.rate, *paired_ratio_interval(*parts)]
+
+
+def play(
+    bench: Bench,
+    makers: Mapping[str, Callable[[int], BatchController]],
+    prompts: Sequence[EncodedPrompt],
+    size: int,
+    console: Console,
+) -> dict[str, Sums]:
+    """Every way with every group of `size` prompts, in an order that turns."""
+    sums = {name: Sums() for name in (SINGLE, *makers)}
+    groups = [prompts[n : n + size] for n in range(0, len(prompts) - size + 1, size)]
+    names = list(sums)
+    for number, group in enumerate(groups):
+        made = {}
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            if name == SINGLE:
+                made[name] = bench.one_by_one(group, sums[name])
+            else:
+                made[name] = bench.in_a_batch(makers[name](bench.rows), group, sums[name])
+        for name, texts in made.items():
+            wrong = sum(ours != theirs for ours, theirs in zip(texts, made[SINGLE]))
+            sums[name].different += wrong
+        console.print(
+            f"group {number + 1} of {len(groups)}: "
+            + ", ".join(f"{name} {total.rate:.0f}" for name, total in sums.items())
+        )
+    return sums
+
+
+def prepared(
+    config: TrainConfig, rows: int, options: argparse.Namespace, console: Console
+) -> tuple[Bench, dict[str, Callable[[int], BatchController]], list[EncodedPrompt]]:
+    """Pairs, costs, what was learned of the training prompts, and the held-out ones."""
+    alone, batched = (pair_from(config.model, config.engine) for _ in range(2))
+    rules = DecodingRules(
+        frozenset(batched.eos_ids),
+        options.max_new_tokens,
+        sampling_from(config.env),
+        config.env.verification,
+    )
+    training = prompts_from(config, "train", alone, console, config.replay.prompts)
+    trace, heads = recording_from(config, alone, training, console)
+    costs = measure_batch_costs(
+        batched.target,
+        batched.drafters,
+        [prompt.ids for prompt in training[:rows]],
+        rows=rows,
+        rules=rules,
+        max_length=config.env.max_length,
+        seconds=options.cost_seconds,
+    )
+    spec = ObservationSpec(
+        GROUPS, config.env.max_length, alone.target.vocab_size, len(alone.drafters)
+    )
+    loads = [1 << n for n in range(rows.bit_length())]
+    makers = contestants(
+        BatchTables(trace), costs, spec, options.tuning_texts, console, loads=loads, tuned=(1, rows)
+    )
+    held_out = list(prompts_from(config, "test", alone, console, options.prompts))
+    np.random.default_rng(0).shuffle(held_out)  # mixed domains in every group
+    return Bench(batched, alone, rules, heads, costs, rows), makers, held_out
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=64, help="held-out ones")
+    parser.add_argument("--group", type=int, default=16, help="prompts decoded at a time")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--cost-seconds", type=float, default=20.0)
+    parser.add_argument("--tuning-texts", type=int, default=32)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("overrides", nargs="*", help="as for train_policy.py")
+    options = parser.parse_intermixed_args(arguments)
+    set_threads(None)
+    console = Console()
+    config = configured(options.overrides)
+    bench, makers, prompts = prepared(config, options.rows, options, console)
+    sums = play(bench, makers, prompts, options.group, console)
+    rivals = [name for name in makers if "learned" not in name]
+    figures: dict[str, float] = {
+        "batched_plain_vs_one_by_one": sums["plain"].rate / sums[SINGLE].rate,
+        "texts_different": sum(total.different for total in sums.values()),
+    }
+    details: dict[str, Any] = {"costs": bench.costs.to_dict(), "controllers": {}}
+    for name, total in sums.items():
+        figures[f"{name}_vs_plain"] = total.rate / sums["plain"].rate
+        details["controllers"][name] = {
+            "tokens_per_second": total.rate,
+            "vs_plain": compared(total, sums["plain"]),
+            "rounds": total.rounds,
+            "offered": total.offered,
+            "verified": total.verified,
+        }
+    for name in rivals:
+        found = compared(sums[LEARNED], sums[name])
+        figures[f"learned_vs_{name}"] = found[0]
+        details["controllers"][name]["learned_vs_it"] = found
+    finish(figures, options.json, details=details)
+
+
+if __name__ == "__main__":
+    main()
