@@ -34,6 +34,11 @@ class BatchController(Protocol):
         """What `decide` must be given; None: nothing."""
         ...
 
+    @property
+    def allots(self) -> bool:
+        """Whether `allot` is asked, for which survivals are estimated; else all is verified."""
+        ...
+
     def reset(self, rows: int) -> None:
         """A decoder with `rows` rows begins; none is taken."""
         ...

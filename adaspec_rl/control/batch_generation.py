@@ -191,7 +191,7 @@ class _Run:
         late = sum(self._arrived(number) for number in self.waiting)
         actions = self._controller.decide(rows, seen, Load(len(rows), late))
         decided = clock()
-        allot = self._controller.allot if any(action.length for action in actions) else None
+        allot = self._controller.allot if self._controller.allots else None
         played = self._batch.step(dict(zip(rows, actions)), allot)
         stepped = clock()
         survivors = list(played.rounds)

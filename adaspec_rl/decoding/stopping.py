@@ -12,7 +12,7 @@ from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.round import DraftedToken, StopRule
 from adaspec_rl.decoding.signals import draft_signals
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
-from adaspec_rl.decoding.survival import Evidence, Survival
+from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.verification import Choice, PointMass
 from adaspec_rl.engine.reading import Reading
 
@@ -179,17 +179,12 @@ def chances(
     text: SuffixAutomaton,
     drafted: Sequence[int],
     previous: int,
-) -> np.ndarray:
-    """Chances `[k]` of drafted tokens after `previous`, given their signals `[k, 4]`."""
-    match, agrees = agreement(text, drafted) if survival.needs_match else ([], [])
-    tokens = np.array([previous, *drafted], dtype=np.int64)
-    return survival(
-        Evidence(
-            token=tokens[1:],
-            previous=tokens[:-1],
-            log_prob=signals[:, 0],
-            choice_margin=signals[:, 3],
-            match=np.array(match),
-            agrees=np.array(agrees),
-        )
-    )
+) -> list[float]:
+    """The chances of drafted tokens after `previous`, given their signals `[k, 4]`."""
+    match, agrees = [0] * len(drafted), [False] * len(drafted)
+    if survival.needs_match:
+        match, agrees = agreement(text, drafted)
+    before = [previous, *drafted]
+    columns = (drafted, before, signals[:, 0].tolist(), signals[:, 3].tolist(), match, agrees)
+    # One by one: for as few as a draft has, array operations take longer.
+    return [survival.one(*values) for values in zip(*columns)]

@@ -117,7 +117,7 @@ class Text:
         if len(found) < len(drafted):
             automaton = self.sequence.automaton
             last = automaton.tokens[-1]
-            found = chances(survival, signals, automaton, drafted, last).tolist()
+            found = chances(survival, signals, automaton, drafted, last)
         return tuple(itertools.accumulate(found[: len(drafted)], operator.mul))
 
     def commit(self, accepted: int, proposed: Sequence[int]) -> tuple[int, tuple[int, ...]]:

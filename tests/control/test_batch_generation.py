@@ -26,6 +26,7 @@ class Recorder:
     """Drafts at random, verifies half, and keeps what it is told."""
 
     name = "recorder"
+    allots = True
 
     def __init__(self, spec: ObservationSpec | None = None, policy: LearnedPolicy | None = None):
         self.observes, self._policy = spec, policy

@@ -25,6 +25,7 @@ class VerificationBudget(BatchRule):
     """
 
     name = "budget"
+    allots = True
 
     def __init__(self, prices: Prices, drafts: Mapping[int, Action]) -> None:
         """`drafts`: what rows are offered to draft, by batch size, as in `LengthByBatchSize`."""

@@ -52,6 +52,11 @@ class GuardedBatch:
         """Nothing during plain rounds, which then take no time to decide."""
         return None if self._plain else self._controller.observes
 
+    @property
+    def allots(self) -> bool:
+        """As the other controller, but for plain rounds."""
+        return not self._plain and self._controller.allots
+
     def reset(self, rows: int) -> None:
         self._controller.reset(rows)
         self._contexts.reset()

@@ -31,6 +31,7 @@ class PlannedBatch(BatchRule):
     """
 
     name = "learned"
+    allots = True
 
     def __init__(
         self,
