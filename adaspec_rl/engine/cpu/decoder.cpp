@@ -27,7 +27,6 @@ namespace {
 constexpr int LANES = 16;
 constexpr int CHUNK = 128;   // keys whose weighted values are summed before they join the others'
 constexpr int TOGETHER = 8;  // blocks of queries, at most, that go through a chunk in turn
-constexpr int QUERIES = 4;   // that go through the keys together
 constexpr int GROUP = 32;    // inputs that share a scale in int4
 constexpr int ALIGN = 32;    // values to which rows of buffers are filled up
 #ifdef __AVX512F__
@@ -38,7 +37,8 @@ constexpr int ACCUMULATORS = 6;  // a vector takes two registers of sixteen
 constexpr bool FEW = ACCUMULATORS < 12;  // else the float32 sums of integer products wait in memory
 constexpr int ROWS = FEW ? ACCUMULATORS : 12;  // of one tile, at most
 constexpr int PANELS = 8;                          // that are multiplied together, at most
-constexpr int BLOCKS = FEW ? 1 : 4;  // of 16 keys, scored together
+constexpr int QUERIES = FEW ? 4 : 6;  // that go through the keys together, at most
+constexpr int BLOCKS = FEW ? 1 : 4;   // of 16 keys, scored together
 constexpr int AHEAD = 16;  // cache lines of weights that are asked for in advance
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
@@ -136,8 +136,29 @@ Range share(int64_t units, int64_t part, int64_t parts) {
 }
 
 Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-Vec widened(Halves values) { return (Vec)(__builtin_convertvector(values, Words) << 16); }
+Vec widened(Halves values) {
+#ifdef __AVX512F__  // in two instructions, for which compilers take five
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)values), 16);
+#else
+    return (Vec)(__builtin_convertvector(values, Words) << 16);
+#endif
+}
 Vec load(const uint16_t* from) { return widened(*reinterpret_cast<const Halves*>(from)); }
+
+// Number 0 or 1 of two vectors side by side; those of bfloat16 are the even values and the odd ones.
+Vec load_half(const float* from, int number) { return load(from + number * LANES); }
+Vec load_half(const uint16_t* from, int number) {
+    const Words pairs = *reinterpret_cast<const Words*>(from);
+    return (Vec)(number ? pairs & 0xffff0000 : pairs << 16);
+}
+
+// Two vectors that were loaded as halves, in order.
+void put_in_order(Vec&, Vec&, float) {}
+void put_in_order(Vec& even, Vec& odd, uint16_t) {
+    const Vec a = even, b = odd;
+    even = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    odd = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
 
 // To bfloat16, to the nearest, ties to even.
 Halves narrowed(Vec x) {
@@ -572,33 +593,55 @@ void join(Part& part, const Part& later, int64_t size) {
     part.largest = largest;
 }
 
-// Scores of `B` times 16 keys, each block [head_dim][16], for `Q` queries.
+// Asks for the cache lines of `B` vectors.
+template <int B, typename T>
+void fetch(const T* from) {
+    for (int b = 0; b < B; b += 64 / (LANES * sizeof(T))) __builtin_prefetch(from + b * LANES);
+}
+
+// Scores of `B` times 16 keys, in blocks as `store_key` makes them, for `Q` queries. Asks for the
+// keys' values.
 template <int Q, int B, typename T>
-void score(const float* const* queries, const T* keys, int64_t size, Vec (&scores)[Q][B]) {
+void score(const float* const* queries, const T* keys, const T* values, int64_t size, Vec (&scores)[Q][B]) {
     Vec sum[Q][B] = {};
-    for (int64_t d = 0; d < size; d++) {
-        Vec key[B];
-        for (int b = 0; b < B; b++) key[b] = load(keys + (b * size + d) * LANES);
-        for (int q = 0; q < Q; q++)
-            for (int b = 0; b < B; b++) sum[q][b] += key[b] * queries[q][d];
+    for (int64_t d = 0; d < size; d += 2) {
+        fetch<2 * B>(values + d * B * LANES);
+        for (int n = 0; n < 2; n++) {
+            for (int b = 0; b < B; b++) {
+                const Vec key = load_half(keys + (b * size + d) * LANES, n);
+                for (int q = 0; q < Q; q++) sum[q][b] += key * queries[q][d + n];
+            }
+        }
     }
     std::memcpy(scores, sum, sizeof sum);
 }
 
+// Keys of 16 slots lie together: [head_dim][16], in bfloat16 [head_dim / 2][16][2].
+void store_key(const float* key, int64_t size, float* to, int64_t lane) {
+    for (int64_t d = 0; d < size; d++) to[d * LANES + lane] = key[d];
+}
+void store_key(const float* key, int64_t size, uint16_t* to, int64_t lane) {
+    for (int64_t d = 0; d < size; d++) to[(d / 2 * LANES + lane) * 2 + d % 2] = narrowed(key[d]);
+}
+
+// Weighted sums of values. Asks for the keys of the next chunk.
 template <int Q, typename T>
 void add_values(const float (*weights)[CHUNK], const View& view, int64_t from, int64_t to, int64_t base,
-                const T* values, int64_t size, float* const* out) {
+                const T* keys, const T* values, int64_t size, float* const* out) {
     constexpr int STRIP = 4;
     for (int64_t d = 0; d < size; d += STRIP * LANES) {
         Vec sum[Q][STRIP] = {};
         if (d + STRIP * LANES <= size) {
             for (int64_t v = from; v < to; v++) {
                 const T* value = values + view.slot(v) * size + d;
+                fetch<STRIP>(keys + (v + CHUNK) * size + d);
                 for (int i = 0; i < STRIP; i++) {
-                    const Vec part = load(value + i * LANES);
+                    const Vec part = load_half(value + i / 2 * 2 * LANES, i % 2);
                     for (int q = 0; q < Q; q++) sum[q][i] += part * weights[q][v - base];
                 }
             }
+            for (int q = 0; q < Q; q++)
+                for (int i = 0; i < STRIP; i += 2) put_in_order(sum[q][i], sum[q][i + 1], T());
         } else {
             for (int64_t v = from; v < to; v++) {
                 const T* value = values + view.slot(v) * size;
@@ -643,19 +686,19 @@ bool attend_chunk(const float* const* queries, const View* views, int64_t chunk,
         };
         if (v + BLOCKS * LANES <= to && in_place(v + BLOCKS * LANES)) {
             Vec scores[Q][BLOCKS];
-            score<Q, BLOCKS>(queries, keys + v * size, size, scores);
+            score<Q, BLOCKS>(queries, keys + v * size, values + v * size, size, scores);
             for (int q = 0; q < Q; q++) std::memcpy(weights[q] + (v - base), scores[q], sizeof scores[q]);
             v += BLOCKS * LANES;
             continue;
         }
         Vec scores[Q][1];
         if (in_place(v + LANES)) {
-            score<Q, 1>(queries, keys + v * size, size, scores);
+            score<Q, 1>(queries, keys + v * size, values + v * size, size, scores);
         } else {
             for (int64_t i = std::max(v, from); i < std::min(v + LANES, to); i++) {
                 const int64_t slot = view.slot(i);
                 Vec found[Q][1];
-                score<Q, 1>(queries, keys + slot / LANES * LANES * size, size, found);
+                score<Q, 1>(queries, keys + slot / LANES * LANES * size, values + slot * size, size, found);
                 for (int q = 0; q < Q; q++) scores[q][0][i - v] = found[q][0][slot % LANES];
             }
         }
@@ -686,7 +729,7 @@ bool attend_chunk(const float* const* queries, const View* views, int64_t chunk,
         parts[q].total = sum_of(total);
         sums[q] = parts[q].values;
     }
-    add_values<Q>(weights, view, from, to, base, values, size, sums);
+    add_values<Q>(weights, view, from, to, base, keys, values, size, sums);
     return true;
 }
 
@@ -730,8 +773,9 @@ public:
           gated_stride(ceil_div(m.intermediate, LANES) * 2 * LANES),
           active_stride(filled_up(m.intermediate)) {
         find_units();
-        // Few queries and many keys: chunks of the keys go to several threads.
-        spread = chunks > 1 && blocks < 8 * p.threads;
+        // Few queries and many keys: where threads would wait, chunks of the keys go to several.
+        const int64_t count = units.size(), turns = ceil_div(count, p.threads);
+        spread = chunks > 1 && blocks < 8 * p.threads && 8 * turns * p.threads > 9 * count;
         part_size = m.head_dim + 2;
         const int64_t parts = spread ? rows * m.heads * chunks * part_size : 0;
         static thread_local Workspace memory;
@@ -888,7 +932,7 @@ private:
 
     int64_t slot_of(int64_t r) const { return p.starts[text_of[r]] + r - firsts[text_of[r]]; }
 
-    // Queries turn in place; keys and values go to the cache, keys as [slots / 16][head_dim][16].
+    // Queries turn in place; keys and values go to the cache.
     void rotate_and_store(const Layer& w, int64_t n, int64_t head) {
         const int64_t size = m.head_dim;
         for (int64_t r = 0; r < rows; r++) {
@@ -901,8 +945,7 @@ private:
             const int64_t slot = slot_of(r);
             T* to = cache(n, text_of[r], head - m.heads);
             if (head < m.heads + m.kv_heads) {
-                to += slot / LANES * LANES * size + slot % LANES;
-                for (int64_t d = 0; d < size; d++) to[d * LANES] = stored(own[d], T());
+                store_key(own, size, to + slot / LANES * LANES * size, slot % LANES);
             } else {
                 for (int64_t d = 0; d < size; d++) to[slot * size + d] = stored(own[d], T());
             }
@@ -1000,13 +1043,7 @@ private:
         for (int64_t chunk = seen_chunks.first; chunk < seen_chunks.last; chunk++) {
             for (int64_t block = first; block < last; block++) {
                 const Range own = queries_of(b, block);
-                Part* parts = all[block - first];
-                switch (own.last - own.first) {
-                    case 1: attend_queries<1>(w, n, b, kv_head, own.first, chunk, parts); break;
-                    case 2: attend_queries<2>(w, n, b, kv_head, own.first, chunk, parts); break;
-                    case 3: attend_queries<3>(w, n, b, kv_head, own.first, chunk, parts); break;
-                    default: attend_queries<4>(w, n, b, kv_head, own.first, chunk, parts);
-                }
+                attend_queries(w, n, b, kv_head, own, chunk, all[block - first]);
             }
         }
         for (int64_t block = first; block < last && !spread; block++) {
@@ -1023,9 +1060,12 @@ private:
         return {first, std::min(first + QUERIES, (token + 1) * group)};
     }
 
-    template <int Q>
-    void attend_queries(const Layer& w, int64_t n, int64_t b, int64_t kv_head, int64_t query, int64_t chunk,
+    // `own`: as many queries as `Q`, or fewer.
+    template <int Q = QUERIES>
+    void attend_queries(const Layer& w, int64_t n, int64_t b, int64_t kv_head, Range own, int64_t chunk,
                         Part* all) {
+        if constexpr (Q > 1)
+            if (own.last - own.first < Q) return attend_queries<Q - 1>(w, n, b, kv_head, own, chunk, all);
         const int64_t size = m.head_dim;
         const float* queries[Q];
         View views[Q];
@@ -1033,8 +1073,8 @@ private:
         static thread_local std::vector<float> scratch;
         scratch.resize(Q * size);
         for (int q = 0; q < Q; q++) {
-            const int64_t r = firsts[b] + (query + q) / group;
-            const int64_t head = kv_head * group + (query + q) % group;
+            const int64_t r = firsts[b] + (own.first + q) / group;
+            const int64_t head = kv_head * group + (own.first + q) % group;
             queries[q] = qkv + r * qkv_stride + head * size;
             views[q] = view(w, r);
             all[q].values = mixed + r * mixed_stride + head * size;
