@@ -109,13 +109,13 @@ def compared(ours: Sums, theirs: Sums) -> list[float]:
 
 def play(
     bench: Bench,
-    makers: Mapping[str, Callable[[int], BatchController]],
+    controllers: Mapping[str, BatchController],
     prompts: Sequence[EncodedPrompt],
     size: int,
     console: Console,
 ) -> dict[str, Sums]:
     """Every way with every group of `size` prompts, in an order that turns."""
-    sums = {name: Sums() for name in (SINGLE, *makers)}
+    sums = {name: Sums() for name in (SINGLE, *controllers)}
     groups = [prompts[n : n + size] for n in range(0, len(prompts) - size + 1, size)]
     names = list(sums)
     for number, group in enumerate(groups):
@@ -124,7 +124,7 @@ def play(
             if name == SINGLE:
                 made[name] = bench.one_by_one(group, sums[name])
             else:
-                made[name] = bench.in_a_batch(makers[name](bench.rows), group, sums[name])
+                made[name] = bench.in_a_batch(controllers[name], group, sums[name])
         for name, texts in made.items():
             wrong = sum(ours != theirs for ours, theirs in zip(texts, made[SINGLE]))
             sums[name].different += wrong
@@ -185,8 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     config = configured(options.overrides)
     bench, makers, prompts = prepared(config, options.rows, options, console)
-    sums = play(bench, makers, prompts, options.group, console)
-    rivals = [name for name in makers if "learned" not in name]
+    controllers = {name: make(options.rows) for name, make in makers.items()}
+    sums = play(bench, controllers, prompts, options.group, console)
+    rivals = [name for name in controllers if "learned" not in name]
     figures: dict[str, float] = {
         "batched_plain_vs_one_by_one": sums["plain"].rate / sums[SINGLE].rate,
         "texts_different": sum(total.different for total in sums.values()),

@@ -31,7 +31,12 @@ class BatchController(Protocol):
 
     @property
     def observes(self) -> ObservationSpec | None:
-        """What `decide` must be given; None: nothing."""
+        """What `decide` is given; None: nothing. The same for good."""
+        ...
+
+    @property
+    def looks(self) -> bool:
+        """Whether the next `decide` reads its observations; else it is given None."""
         ...
 
     @property
@@ -53,7 +58,7 @@ class BatchController(Protocol):
         """The next action of each of `rows`, the rows that hold a text.
 
         Args:
-            observations: `[rows, features]` float32; None if `observes` is None.
+            observations: `[rows, features]` float32; None if `observes` is None or not `looks`.
         """
         ...
 

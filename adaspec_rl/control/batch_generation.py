@@ -11,7 +11,7 @@ from adaspec_rl.control.batch_controller import BatchController, Load
 from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
 from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.decoding.batch import Batch, BatchRound
-from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
+from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import Round
 
 Features = Callable[[int, float], CostFeatures]  # of so many rows, at an average context
@@ -57,45 +57,61 @@ class BatchGeneration:
 
 
 class RowsObserver:
-    """Observations of the rows of a batch."""
+    """Observations of the rows of a batch, worked out when they are asked for.
+
+    While nobody asks, rounds are only kept: a controller that plays plain rounds for a while has
+    nothing to pay for what it does not look at.
+    """
 
     def __init__(self, observer: Observer, batch: Batch, features: Features | None) -> None:
         self._observer, self._batch, self._features = observer, batch, features
         spec = observer.spec
         self._reads, self._foresees = "context" in spec.groups, spec.needs_forecast
         self._texts = [TextFeatures() for _ in range(observer.batch)]
+        self._read = [0] * observer.batch  # tokens that the features know
+        self._rounds: list[Mapping[int, Round]] = []  # not yet taken in
 
-    def start(self, row: int, prompt: Sequence[int]) -> None:
+    def start(self, row: int) -> None:
         """A text begins in `row`."""
-        if self._reads:
-            self._texts[row].start(prompt)
-        values = self._texts[row].values
-        self._observer.reset(np.array([row]), values, self._forecast(row))
+        self._take_in()
+        self._observer.reset(np.array([row]))
+        self._read[row] = 0
 
     def update(self, rounds: Mapping[int, Round]) -> None:
-        """Take in a round of all rows that hold a text; what the others see means nothing."""
-        if self._reads:
-            for row, played in rounds.items():
-                self._texts[row].extend(played.tokens)
-        rows = range(self._observer.batch)
-        self._observer.update(
-            RoundArrays.from_rounds(
-                [rounds.get(row, _IDLE) for row in rows],
-                [text.values for text in self._texts],
-                [self._forecast(row) if row in rounds else NO_FORECAST for row in rows],
-                self._observer.spec.needs_signals,
-            )
-        )
+        """A round of all rows that hold a text was played."""
+        self._rounds.append(rounds)
 
     def observation(self, rows: Sequence[int]) -> np.ndarray:
         """`[rows, features]` float32."""
+        self._take_in()
         if self._features is not None and "cost" in self._observer.spec.groups:
             context = float(np.mean([len(self._batch.text(row).sequence) for row in rows]))
             self._observer.set_costs(self._features(len(rows), context).values())
+        texts = np.array([self._text_of(row) for row in rows])
+        ahead = [self._batch.forecast(row) if self._foresees else NO_FORECAST for row in rows]
+        self._observer.read(texts, np.array(ahead), np.array(rows))
         return self._observer.observation()[list(rows)]
 
-    def _forecast(self, row: int) -> Forecast:
-        return self._batch.forecast(row) if self._foresees else NO_FORECAST
+    def _take_in(self) -> None:
+        """What rows without a text see means nothing."""
+        rows, needs = range(self._observer.batch), self._observer.spec.needs_signals
+        nothing = [self._texts[0].values] * len(rows), [NO_FORECAST] * len(rows)  # read later
+        for rounds in self._rounds:
+            played = [rounds.get(row, _IDLE) for row in rows]
+            self._observer.update(RoundArrays.from_rounds(played, *nothing, needs))
+        self._rounds.clear()
+
+    def _text_of(self, row: int) -> Sequence[float]:
+        text = self._texts[row]
+        if self._reads:
+            known = self._batch.text(row)
+            tokens = known.sequence.tokens
+            if not self._read[row]:
+                text.start(tokens[: known.prompt_length])
+                self._read[row] = known.prompt_length
+            text.extend(tokens[self._read[row] :])
+            self._read[row] = len(tokens)
+        return text.values
 
 
 _IDLE = Round(drafter=0, drafted=0, accepted=0, tokens=(), seconds=0.0)
@@ -179,14 +195,14 @@ class _Run:
             self.request_of[row] = number
             self._controller.admit(row, text.prompt, text.seed)
             if self._observer:
-                self._observer.start(row, text.prompt)
+                self._observer.start(row)
 
     def step(self) -> None:
         """Play a round of all rows."""
         rows, clock = sorted(self.request_of), self._batch.clock
         before = clock()
         seen = None
-        if self._controller.observes is not None and self._observer:
+        if self._observer and self._controller.looks:
             seen = self._observer.observation(rows)
         late = sum(self._arrived(number) for number in self.waiting)
         actions = self._controller.decide(rows, seen, Load(len(rows), late))

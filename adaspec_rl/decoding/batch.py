@@ -31,7 +31,8 @@ class BatchRound:
     errors: dict[int, Exception]
     offered: int  # tokens drafted, by all rows
     verified: int  # of those, tokens that the target read
-    seconds: float
+    seconds: float  # without `reading`
+    reading: float  # seconds in which the target read the prompts of new texts
 
 
 @dataclass(slots=True)
@@ -163,6 +164,7 @@ class Batch:
             row.action, row.draft, row.stop = action, None, None
             row.signals, row.survivals = None, ()
         self._read_prompts(playing)
+        read = self.clock()
         self._fail(self._draft(playing), errors, playing)
         offered = sum(len(row.draft or ()) for row in playing.values())
         if self.signals or allot is not None:
@@ -179,9 +181,9 @@ class Batch:
             else:
                 last = len(row.text.sequence) - 1
                 self._fail({number: not_finite(self.target.name, last)}, errors, playing)
-        seconds = self.clock() - began
+        seconds = self.clock() - read
         rounds = {number: made(seconds) for number, made in finished.items()}
-        return BatchRound(rounds, errors, offered, verified, seconds)
+        return BatchRound(rounds, errors, offered, verified, seconds, read - began)
 
     def _check(self, number: int, action: Action) -> None:
         text = self._row(number).text

@@ -41,6 +41,7 @@ class Text:
 
     Attributes:
         sequence: its tokens, prompt included.
+        prompt_length: those of the prompt.
         rule: the verification rule, with the text's own random state.
         room: the most tokens that it can have, prompt included.
         finished: None while it is written, then `eos`, `length` (token budget) or `context` (the
@@ -67,7 +68,7 @@ class Text:
         wanted = len(prompt) + rules.max_new_tokens
         self.room = min(target.context_length, wanted)
         self._budget_reason = "context" if self.room < wanted else "length"
-        self._prompt_length = len(prompt)
+        self.prompt_length = len(prompt)
         self.sequence = TokenSequence(prompt, target.device, self.room, hidden_size=hidden_size)
         self.rule = new_verification(
             rules.verification, rules.sampling, seed, target.vocab_size, target.device
@@ -77,7 +78,7 @@ class Text:
     @property
     def tokens(self) -> list[int]:
         """What was written so far, without the prompt."""
-        return self.sequence.tokens[self._prompt_length :]
+        return self.sequence.tokens[self.prompt_length :]
 
     def draft_length(self, length: int, context_length: int) -> int:
         """How much of a draft of `length` tokens there is room for.

@@ -59,7 +59,7 @@ class BatchReplay:
         state, controller = self.state, self.controller
         rows = np.flatnonzero(state.active)
         listed = rows.tolist()
-        asked = controller.observes is not None
+        asked = controller.observes is not None and controller.looks
         seen = state.observation()[rows] if asked else None
         actions = controller.decide(listed, seen, Load(len(listed), waiting))
         survivals = self._draft(rows, actions)

@@ -27,6 +27,7 @@ class Recorder:
 
     name = "recorder"
     allots = True
+    looks: bool = True
 
     def __init__(self, spec: ObservationSpec | None = None, policy: LearnedPolicy | None = None):
         self.observes, self._policy = spec, policy
@@ -129,3 +130,42 @@ def test_rows_observe_what_a_single_text_would(groups: tuple[str, ...]) -> None:
     )
     for answer, expected in zip(made.answers, wanted):
         assert (answer.tokens, answer.rounds) == (expected.tokens, len(expected.rounds))
+
+
+class Glancing(Recorder):
+    """Plays the same actions, but looks now and then only."""
+
+    def __init__(self, spec: ObservationSpec, every: int) -> None:
+        super().__init__(spec)
+        self._every, self._rounds = every, 0
+
+    @property
+    def looks(self) -> bool:  # type: ignore[override]
+        return self._rounds % self._every == 0
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        assert (observations is not None) == self.looks
+        kept = None if observations is None else observations.copy()
+        self.seen.setdefault(self._rounds, [])
+        if kept is not None:
+            self.seen[self._rounds].append(kept)
+        self._rounds += 1
+        return super().decide(rows, None, load)
+
+
+def test_what_is_seen_does_not_depend_on_how_often_one_looks() -> None:
+    spec = ObservationSpec(GROUPS, max_length=4, vocab_size=61, drafters=2)
+    asked = [Asked(text) for text in prompts(7, seed=3)]
+    seen = []
+    for every in (1, 5):
+        controller = Glancing(spec, every)
+        generate_batch(
+            batch_of(3, signals=True), controller, asked, features=lambda rows, context: COST
+        )
+        seen.append(controller.seen)
+    often, seldom = seen
+    assert len(often) == len(seldom) > 20
+    for number in range(0, len(often), 5):
+        assert np.array_equal(often[number][0], seldom[number][0])

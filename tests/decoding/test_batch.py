@@ -142,6 +142,15 @@ def test_rounds_are_those_of_a_session(models: Models) -> None:
     assert batch.text(row).finished == session.finished
 
 
+def test_the_reading_of_prompts_is_no_part_of_a_rounds_seconds() -> None:
+    batch = Batch(lean(0), [], 2)
+    now = iter(range(100))
+    batch.clock = lambda: next(now)
+    row = batch.admit([1, 2, 3])
+    found = batch.step({row: FALLBACK})
+    assert (found.reading, found.seconds, found.rounds[row].seconds) == (1, 1, 1)
+
+
 VOCAB, DEPTH = 6, 3
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from adaspec_rl.control.batch_controller import BatchController, Load
 from adaspec_rl.control.batching.prices import Contexts, Prices
 from adaspec_rl.control.checks import check_between
-from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
+MEASURED = 2  # plain rounds that a fresh guard takes
 RECENT = 0.3  # how much the latest plain round counts in what plain rounds take
 
 
@@ -21,6 +21,7 @@ class GuardedBatch:
     plain rounds that are played correct. When the balance falls under 0, `shortest` plain rounds
     follow, twice as many each time this happens again without a full balance in between. So the
     batch is never behind plain decoding by more than `advance` rounds and one round for each spell.
+    All of it goes on from one decoder to the next; at first two plain rounds are measured.
     """
 
     def __init__(
@@ -41,16 +42,20 @@ class GuardedBatch:
         check_between("advance", advance, 0, limit)
         check_between("shortest", shortest, 1, longest)
         self._controller, self._prices = controller, prices
-        self._advance, self._limit = advance, limit
+        self._limit = limit
         self._shortest, self._longest = shortest, longest
         self._contexts = Contexts()
-        self._plain = 0  # rounds to come
+        self._balance = advance
+        self._correction: float | None = None  # measured over predicted seconds of plain rounds
+        self._interval, self._plain = shortest, MEASURED  # plain rounds to come
+        self._drafts = False  # whether the other controller has some row draft in this round
         self.name = f"guarded_{controller.name}"
+        self.observes = controller.observes
 
     @property
-    def observes(self) -> ObservationSpec | None:
-        """Nothing during plain rounds, which then take no time to decide."""
-        return None if self._plain else self._controller.observes
+    def looks(self) -> bool:
+        """Not during plain rounds, which then take no time to decide."""
+        return not self._plain and self._controller.looks
 
     @property
     def allots(self) -> bool:
@@ -60,9 +65,6 @@ class GuardedBatch:
     def reset(self, rows: int) -> None:
         self._controller.reset(rows)
         self._contexts.reset()
-        self._balance = self._advance
-        self._correction = 1.0  # measured over predicted seconds of plain rounds
-        self._interval, self._plain = self._shortest, 0
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
         self._controller.admit(row, prompt, seed)
@@ -73,7 +75,9 @@ class GuardedBatch:
     ) -> list[Action]:
         if self._plain:
             return [FALLBACK] * len(rows)
-        return self._controller.decide(rows, observations, load)
+        actions = self._controller.decide(rows, observations, load)
+        self._drafts = any(action.length for action in actions)
+        return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
         if self._plain:
@@ -86,10 +90,13 @@ class GuardedBatch:
         self._contexts.observe(rows, rounds)
         # Also where the guard overrode it: the texts have gone on, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
-        if self._plain:
-            self._plain -= 1
-            self._correction += RECENT * (seconds / predicted - self._correction)
+        if self._plain or not self._drafts:
+            self._plain = max(0, self._plain - 1)
+            found = seconds / predicted
+            known = found if self._correction is None else self._correction
+            self._correction = known + RECENT * (found - known)
             return
+        assert self._correction is not None
         tokens = sum(len(round_.tokens) for round_ in rounds)
         gain = tokens / len(rows) - seconds / (predicted * self._correction)
         self._balance = min(self._balance + gain, self._limit)

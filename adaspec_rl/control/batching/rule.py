@@ -12,6 +12,7 @@ class BatchRule:
     """Observes nothing, learns nothing and has every draft verified whole."""
 
     observes: ObservationSpec | None = None
+    looks: bool = True
     allots: bool = False
 
     def reset(self, rows: int) -> None:

@@ -140,9 +140,22 @@ def test_a_guard_ends_what_does_not_pay_and_leaves_what_does():
     assert sum(map(bool, played)) < 20
     paying = GuardedBatch(FixedForAll(4), Linear(0.1))
     rows, load = begun(paying, 2)
-    for _ in range(50):
-        assert paying.decide(rows, None, load)[0].length == 4
-        paying.observe(rows, rounds(4, 3, 2), 15.0)
+    for number in range(50):
+        drafted = paying.decide(rows, None, load)[0].length
+        assert drafted == (4 if number >= 2 else 0)  # first, plain rounds are measured
+        paying.observe(rows, rounds(drafted, 3 if drafted else 0, 2), 15.0 if drafted else 10.0)
+
+
+def test_a_guard_learns_what_plain_rounds_take_from_those_that_are_played():
+    """Also where the other controller plays them: prices may be wrong."""
+    guarded = GuardedBatch(FixedForAll(1), Linear(0.1), shortest=4)  # says that a round takes 10
+    rows, load = begun(guarded, 2)
+    played = []
+    for _ in range(300):
+        drafted = guarded.decide(rows, None, load)[0].length
+        played.append(drafted)
+        guarded.observe(rows, rounds(drafted, 0, 2), 7.0 if drafted else 5.0)
+    assert sum(played) < 40  # though 7 seconds are less than 10
 
 
 def test_rows_choose_their_draft_and_share_its_levels():
