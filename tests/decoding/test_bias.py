@@ -23,6 +23,7 @@ from adaspec_rl.decoding.drafters import Draft, DraftModel, NgramLookup
 from adaspec_rl.decoding.round import Action, DraftedToken
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.decoding.text import Text
 from adaspec_rl.recording.recorder import record
 from tests.recording.recordings import Toys, profile, random_head, toy_recording
 from tests.toy import ToyModel, exact_distribution, similar
@@ -146,12 +147,12 @@ def test_a_draft_that_loses_the_token_it_stopped_at_is_found_out(monkeypatch):
 
 
 def test_a_lookup_that_is_believed_without_verification_is_found_out(monkeypatch):
-    verify = LiveSession._commit
+    verify = Text.commit
 
     def believing(self, accepted, proposed):
         return verify(self, max(accepted, min(1, len(proposed) - 1)), proposed)
 
-    monkeypatch.setattr(LiveSession, "_commit", believing)
+    monkeypatch.setattr(Text, "commit", believing)
     assert excess(Fixed(Action(1, drafter=1))) > 8
 
 
