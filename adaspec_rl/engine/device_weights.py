@@ -9,14 +9,14 @@ from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.cpu.build import compiled
 from adaspec_rl.engine.cpu.packing import PackedWeights, Packer
 from adaspec_rl.engine.quantization import quantize_weights
-from adaspec_rl.engine.weights import Weights, load_weights
+from adaspec_rl.engine.weights import Stored, Weights, load_weights
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def read_weights(
     architecture: Architecture,
-    tensors: Iterable[tuple[str, torch.Tensor]],
+    tensors: Iterable[tuple[str, Stored]],
     *,
     dtype: torch.dtype,
     device: torch.device,

@@ -25,7 +25,7 @@ from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.quantization import QUANTIZATIONS, quantize_module
 from adaspec_rl.engine.reference import check_first_layers
 from adaspec_rl.engine.transformers_model import TransformersModel, check_support
-from adaspec_rl.engine.weights import tensors_in
+from adaspec_rl.engine.weights import Stored, stored_in
 
 logger = logging.getLogger(__name__)
 ENGINES = ("auto", "lean", "transformers")
@@ -97,15 +97,15 @@ def load_model(
         raise out_of_memory(name, error) from error
 
 
-def _shown(name: str, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+def _shown(name: str, files: Sequence[Path]) -> Iterator[tuple[str, Stored]]:
     """The tensors of `files`, with progress where reading them takes a while."""
     total = sum(path.stat().st_size for path in files)
     if total < LARGE:
-        yield from tensors_in(files)
+        yield from stored_in(files)
         return
     done = 0
     with progress(standard_output(), f"loading {name}") as update:
-        for item in tensors_in(files):
+        for item in stored_in(files):
             yield item
             done += item[1].nbytes
             update(done, total)

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,20 +58,63 @@ def matrices_of(weights: Weights) -> list[torch.Tensor]:
     return [*features, *chain.from_iterable(layers), weights.head]
 
 
+class StoredMatrix:
+    """A matrix of a safetensors file, read a few rows at a time.
+
+    The file is opened anew for each part, so that what was read of it does not stay in memory.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        with safe_open(path, framework="pt") as file:
+            known = file.get_slice(name)
+            self.shape = torch.Size(known.get_shape())
+            self.nbytes = self.shape.numel() * known[:1].element_size()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def split(self, rows: int) -> Iterator[torch.Tensor]:
+        """All of it, `rows` rows at a time."""
+        for start in range(0, len(self), rows):
+            with safe_open(self._path, framework="pt") as file:
+                yield file.get_slice(self._name)[start : start + rows]
+
+    def whole(self) -> torch.Tensor:
+        """All of it, mapped."""
+        with safe_open(self._path, framework="pt") as file:
+            return file.get_tensor(self._name)
+
+
+Stored = torch.Tensor | StoredMatrix
+
+
+def stored_in(files: Iterable[Path]) -> Iterator[tuple[str, Stored]]:
+    """As `tensors_in`, with embedding and output matrix to be read by their rows."""
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            outer = sorted(filter(_is_outer, file.keys()))
+        yield from ((name, StoredMatrix(path, name)) for name in outer)
+        yield from tensors_in([path], lambda name: not _is_outer(name))
+
+
+def _is_outer(name: str) -> bool:
+    return name.removeprefix("model.") == "embed_tokens.weight" or name == _HEAD
+
+
 def tensors_in(
     files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and tensor, layer by layer, of those `wanted`, mapped from safetensors files.
 
-    A file is opened anew for each layer, so that what was read of it does not stay in memory.
+    A file is opened anew for each, so that what was read of it does not stay in memory.
     """
     for path in files:
         with safe_open(path, framework="pt") as file:
             names = sorted(filter(wanted, file.keys()), key=_layer_number)
-        for _, layer in groupby(names, key=_layer_number):
+        for name in names:
             with safe_open(path, framework="pt") as file:
-                for name in layer:
-                    yield name, file.get_tensor(name)
+                yield name, file.get_tensor(name)
 
 
 def _layer_number(name: str) -> int:
@@ -81,11 +124,11 @@ def _layer_number(name: str) -> int:
 class Packing(Protocol):
     """Gives weights another form, one by one; what it returns takes their place."""
 
-    def embedding(self, matrix: torch.Tensor, *, tied: bool) -> Any:
+    def embedding(self, matrix: Stored, *, tied: bool) -> Any:
         """The embedding, as it is in the checkpoint; `tied`: it is the output matrix as well."""
         ...
 
-    def head(self, matrix: torch.Tensor) -> Any:
+    def head(self, matrix: Stored) -> Any:
         """The output matrix, as it is in the checkpoint."""
         ...
 
@@ -96,7 +139,7 @@ class Packing(Protocol):
 
 def load_weights(
     architecture: Architecture,
-    tensors: Iterable[tuple[str, torch.Tensor]],
+    tensors: Iterable[tuple[str, Stored]],
     *,
     dtype: torch.dtype,
     device: torch.device,
@@ -124,8 +167,10 @@ def load_weights(
     missing = set(known)
     unfinished: dict[int, tuple[LayerWeights, set[str]]] = {}
     spare: list[LayerWeights] = []  # memory of layers that have been packed
-    spare_head = None  # of a tied checkpoint; mapped from its file, not in memory
+    spare_head: Stored | None = None  # of a tied checkpoint; not in memory
     for name, tensor in tensors:
+        if packing is None and isinstance(tensor, StoredMatrix):
+            tensor = tensor.whole()
         name = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
         if name.endswith("rotary_emb.inv_freq"):
             continue
@@ -147,6 +192,7 @@ def load_weights(
             own = dict(_layer_places(architecture, layer, number))
             unfinished[number] = layer, set(own)
             places |= own
+        assert isinstance(tensor, torch.Tensor)
         places.pop(name).fill(tensor)
         if number is not None:
             layer, wanted = unfinished[number]
@@ -163,6 +209,7 @@ def load_weights(
             if packing:
                 _pack_outer(weights, _EMBEDDING, spare_head, packing, True)
             else:
+                assert isinstance(spare_head, torch.Tensor)
                 places[_EMBEDDING].fill(spare_head)
         else:
             _untie(weights, spare_head, packing)
@@ -176,14 +223,12 @@ _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def _check_shape(name: str, tensor: torch.Tensor, expected: torch.Size) -> None:
+def _check_shape(name: str, tensor: Stored, expected: torch.Size) -> None:
     if tensor.shape != expected:
         raise ValueError(f"{name} has shape {list(tensor.shape)}: expected {list(expected)}")
 
 
-def _pack_outer(
-    weights: Weights, name: str, tensor: torch.Tensor, packing: Packing, tied: bool
-) -> None:
+def _pack_outer(weights: Weights, name: str, tensor: Stored, packing: Packing, tied: bool) -> None:
     if name == _HEAD:
         weights.head = packing.head(tensor)
         return
@@ -192,13 +237,15 @@ def _pack_outer(
         weights.head = weights.embedding
 
 
-def _untie(weights: Weights, head: torch.Tensor, packing: Packing | None) -> None:
+def _untie(weights: Weights, head: Stored, packing: Packing | None) -> None:
     """Give a tied model a head of its own where the checkpoint's differs from the embedding.
 
     Packed ones are compared as they are packed.
     """
     embedding: Any = weights.embedding
-    if packing is not None:
+    packed: Any = None
+    if isinstance(head, StoredMatrix) or packing is not None:
+        assert packing is not None
         packed = packing.head(head)
         same = embedding.same(packed)
     else:
@@ -212,7 +259,10 @@ def _untie(weights: Weights, head: torch.Tensor, packing: Packing | None) -> Non
         "tie_word_embeddings=true, but the checkpoint holds an lm_head.weight that differs from "
         "the embedding: both are used, as they are"
     )
-    weights.head = torch.empty_like(embedding).copy_(head) if packing is None else packed
+    if packed is None:
+        assert isinstance(head, torch.Tensor)
+        packed = torch.empty_like(embedding).copy_(head)
+    weights.head = packed
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from adaspec_rl.engine.cpu.huge_pages import HugePages, give_back_memory
-from adaspec_rl.engine.weights import LayerWeights
+from adaspec_rl.engine.weights import LayerWeights, Stored
 
 LANES = 16  # outputs of a panel
 GROUP = 32  # inputs that share a scale and a minimum in int4
@@ -98,11 +98,11 @@ class Packer:
         self._precision = quantize or self._own
         self._pages = HugePages()
 
-    def embedding(self, matrix: torch.Tensor, *, tied: bool) -> PackedMatrix:
+    def embedding(self, matrix: Stored, *, tied: bool) -> PackedMatrix:
         """The embedding `[vocab, hidden]`; `tied`: it is the output matrix as well."""
         return self.head(matrix) if tied else self._packed(matrix, None, self._own)
 
-    def head(self, matrix: torch.Tensor) -> PackedMatrix:
+    def head(self, matrix: Stored) -> PackedMatrix:
         """The output matrix `[vocab, hidden]`."""
         precision = "int8" if self._precision == "int4" else self._precision
         return self._packed(matrix, None, precision)
@@ -123,14 +123,12 @@ class Packer:
         give_back_memory()
         return packed
 
-    def _packed(
-        self, matrix: torch.Tensor, bias: torch.Tensor | None, precision: str
-    ) -> PackedMatrix:
+    def _packed(self, matrix: Stored, bias: torch.Tensor | None, precision: str) -> PackedMatrix:
         return pack(matrix, bias, precision, self._pages)
 
 
 def pack(
-    matrix: torch.Tensor,
+    matrix: Stored,
     bias: torch.Tensor | None,
     precision: str,
     pages: HugePages | None = None,
