@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_handlers_stay() -> Iterator[None]:
-    """Commands that run in this process set up logging to streams that are closed after the test."""
+    """Commands run in this process set up logging to streams that a test closes."""
     root = logging.getLogger()
     before = set(root.handlers)
     yield
