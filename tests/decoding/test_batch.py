@@ -4,6 +4,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,9 +106,20 @@ def decode(
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("rule", RULES)
 def test_texts_are_those_decoded_alone(models: Models, rule: str, rows: int) -> None:
+    check_texts(models, rule, rows, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [2, 4, 8, 16])
+@pytest.mark.parametrize("rule", RULES)
+def test_two_hundred_texts_are_those_decoded_alone(models: Models, rule: str, rows: int) -> None:
+    check_texts(models, rule, rows, 200)
+
+
+def check_texts(models: Models, rule: str, rows: int, count: int) -> None:
     verification = "coupled" if rule == "coupled" else "rejection"
     rules = DecodingRules(frozenset([59]), 24, RULES[rule], verification)
-    texts = prompts(40, seed=rows)
+    texts = prompts(count, seed=rows)
     wanted = [alone(models, text, number, rules) for number, text in enumerate(texts)]
     batch = Batch(*models, rows, rules=rules, signals=rows == 4)
     chance = random.Random(rows)
@@ -282,6 +294,22 @@ def test_freed_rows_are_used_again() -> None:
             batch.leave(row)
         sizes.append([model._cache.data.numel() for model in (target, drafter)])
     assert sizes[-1] == sizes[0]
+
+
+@pytest.mark.slow
+def test_ten_thousand_texts_leave_the_process_as_large_as_it_was() -> None:
+    target, drafter = lean(0), lean(1)
+    batch = Batch(target, [DraftModel(drafter, 61)], 8, rules=DecodingRules(frozenset(), 3))
+    texts = prompts(1000)
+    sizes = []
+    for number in range(10_000 // 8):
+        rows = [batch.admit(texts[(8 * number + n) % 1000]) for n in range(8)]
+        finish(batch, rows)
+        for row in rows:
+            batch.leave(row)
+        if number in (12, 10_000 // 8 - 1):  # after a hundred texts, and in the end
+            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
+    assert sizes[1] - sizes[0] < 4 << 20
 
 
 @pytest.mark.parametrize(
