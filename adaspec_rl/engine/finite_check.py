@@ -31,12 +31,10 @@ class FiniteCheck:
         Raises:
             FloatingPointError: on the CPU, if a logit is NaN or infinite.
         """
-        if not self._watches:
-            return
-        if self.pending is not None:
+        if self.pending is not None:  # also while it is deferred: a graph captured now stays
             bad = torch.where(logits.isfinite().all(-1), NOWHERE, positions)  # [B, K]
             torch.minimum(self.pending, bad.amin(), out=self.pending)
-        else:
+        elif self._watches:
             bad = positions[~logits.isfinite().all(-1)]
             if len(bad):
                 self._fail(int(bad.min()))
@@ -59,14 +57,15 @@ class FiniteCheck:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Watch nothing meanwhile: the caller looks at each row's logits itself."""
+        """Raise nothing of what happens meanwhile: the caller looks at each row's logits itself."""
         before, self._watches = self._watches, False
+        known = None if self.pending is None else self.pending.clone()
         try:
             yield
         finally:
             self._watches = before
-            if self.pending is not None:
-                self.pending.fill_(NOWHERE)
+            if self.pending is not None and known is not None:
+                self.pending.copy_(known)
 
     def _fail(self, position: int) -> None:
         raise not_finite(self.name, position)
