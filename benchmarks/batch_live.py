@@ -117,6 +117,8 @@ def play(
     """Every way with every group of `size` prompts, in an order that turns."""
     sums = {name: Sums() for name in (SINGLE, *controllers)}
     groups = [prompts[n : n + size] for n in range(0, len(prompts) - size + 1, size)]
+    if not groups:
+        raise SystemExit(f"{len(prompts)} prompts make no group of {size}: raise --prompts")
     names = list(sums)
     for number, group in enumerate(groups):
         made = {}
@@ -204,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
     for name in rivals:
         found = compared(sums[LEARNED], sums[name])
-        figures[f"learned_vs_{name}"] = found[0]
+        figures[f"{LEARNED}_vs_{name}"] = found[0]
         details["controllers"][name]["learned_vs_it"] = found
     finish(figures, options.json, details=details)
 

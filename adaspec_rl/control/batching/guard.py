@@ -1,5 +1,8 @@
 """A guard that lets a batch speculate only while that pays."""
 
+import math
+import statistics
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +12,10 @@ from adaspec_rl.control.batching.prices import Contexts, Prices
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
-MEASURED = 2  # plain rounds that a fresh guard takes
-RECENT = 0.3  # how much the latest plain round counts in what plain rounds take
+MEASURED = 3  # plain rounds that a fresh guard takes
+ALLOWANCE = 0.01  # plain rounds that may be lost for each that is played, in the long run
+REMEMBERED = 5  # plain rounds, of which the median or, if it was quicker, the last one counts
+REFRESH = 64  # rounds with drafts after which a plain one is measured
 
 
 class GuardedBatch:
@@ -19,9 +24,10 @@ class GuardedBatch:
     The balance counts plain rounds: a round of `n` rows that emits `t` tokens earns `t / n` less
     its seconds over those of a plain round of as many rows, which the cost model predicts and the
     plain rounds that are played correct. When the balance falls under 0, `shortest` plain rounds
-    follow, twice as many each time this happens again without a full balance in between. So the
-    batch is never behind plain decoding by more than `advance` rounds and one round for each spell.
-    All of it goes on from one decoder to the next; at first two plain rounds are measured.
+    follow, twice as many each time this happens again without a full balance in between; and never
+    fewer than make good at 1% what was lost. So the batch is never behind plain decoding by more
+    than `advance` rounds, one round, and 1%.
+    All of it goes on from one decoder to the next; at first three plain rounds are measured.
     """
 
     def __init__(
@@ -46,7 +52,8 @@ class GuardedBatch:
         self._shortest, self._longest = shortest, longest
         self._contexts = Contexts()
         self._balance = advance
-        self._correction: float | None = None  # measured over predicted seconds of plain rounds
+        self._measured: deque[float] = deque(maxlen=REMEMBERED)  # over predicted, of plain rounds
+        self._since = 0  # rounds with drafts since a plain one
         self._interval, self._plain = shortest, MEASURED  # plain rounds to come
         self._drafts = False  # whether the other controller has some row draft in this round
         self.name = f"guarded_{controller.name}"
@@ -92,16 +99,19 @@ class GuardedBatch:
         self._controller.observe(rows, rounds, seconds)
         if self._plain or not self._drafts:
             self._plain = max(0, self._plain - 1)
-            found = seconds / predicted
-            known = found if self._correction is None else self._correction
-            self._correction = known + RECENT * (found - known)
+            self._measured.append(seconds / predicted)
+            self._since = 0
             return
-        assert self._correction is not None
+        self._since += 1
+        if self._since == REFRESH:
+            self._plain = 1
         tokens = sum(len(round_.tokens) for round_ in rounds)
-        gain = tokens / len(rows) - seconds / (predicted * self._correction)
+        plain = predicted * min(statistics.median(self._measured), self._measured[-1])
+        gain = tokens / len(rows) - seconds / plain
         self._balance = min(self._balance + gain, self._limit)
         if self._balance == self._limit:
             self._interval = self._shortest
         if self._balance < 0:
-            self._plain, self._balance = self._interval, 0.0
+            owed = math.ceil(-self._balance / ALLOWANCE)
+            self._plain, self._balance = max(self._interval, owed), 0.0
             self._interval = min(2 * self._interval, self._longest)

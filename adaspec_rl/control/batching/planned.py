@@ -65,7 +65,7 @@ class PlannedBatch(BatchRule):
         assert observations is not None, "a learned policy needs its observations"
         count, context = float(len(rows)), np.array(self._contexts.mean(rows))
         self._rate = self._throughput(count, context)
-        price = min(self.verify * self._rate * self._token(count, context), CERTAIN)
+        price = min(max(self.verify * self._rate * self._token(count, context), 0.0), CERTAIN)
         once, each = self._levels(count, context)  # [D] of a pass, and of a row in it
         stop = min(price + float((self.draft * self._rate * (once / count + each)).min()), CERTAIN)
         worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]

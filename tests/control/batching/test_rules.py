@@ -142,7 +142,7 @@ def test_a_guard_ends_what_does_not_pay_and_leaves_what_does():
     rows, load = begun(paying, 2)
     for number in range(50):
         drafted = paying.decide(rows, None, load)[0].length
-        assert drafted == (4 if number >= 2 else 0)  # first, plain rounds are measured
+        assert drafted == (4 if number >= 3 else 0)  # first, plain rounds are measured
         paying.observe(rows, rounds(drafted, 3 if drafted else 0, 2), 15.0 if drafted else 10.0)
 
 
@@ -156,6 +156,18 @@ def test_a_guard_learns_what_plain_rounds_take_from_those_that_are_played():
         played.append(drafted)
         guarded.observe(rows, rounds(drafted, 0, 2), 7.0 if drafted else 5.0)
     assert sum(played) < 40  # though 7 seconds are less than 10
+
+
+def test_a_guard_is_not_taken_in_by_a_slow_first_round():
+    guarded = GuardedBatch(FixedForAll(1), Linear(0.1), shortest=4)
+    rows, load = begun(guarded, 2)
+    played = []
+    for number in range(300):
+        drafted = guarded.decide(rows, None, load)[0].length
+        played.append(drafted)
+        seconds = 100.0 if number == 0 else 7.0 if drafted else 5.0
+        guarded.observe(rows, rounds(drafted, 0, 2), seconds)
+    assert sum(played) < 40
 
 
 def test_rows_choose_their_draft_and_share_its_levels():
