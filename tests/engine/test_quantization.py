@@ -51,8 +51,7 @@ def test_bad_numbers_are_not_rounded_away(tmp_path: Path, bits: str, bad: float)
     model = new_model(**LLAMA)
     spoil(model, 7, bad)
     rough = load_model(save(model, tmp_path), quantize=bits)
-    # Or a position just before: queries that go through the values together share what is bad.
-    with pytest.raises(FloatingPointError, match="position [0-2]:"):
+    with pytest.raises(FloatingPointError, match="position 2:"):
         rough.extend(torch.tensor([[1, 2, 7, 3]]))
 
 

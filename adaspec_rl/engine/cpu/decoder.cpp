@@ -626,30 +626,40 @@ void store_key(const float* key, int64_t size, uint16_t* to, int64_t lane) {
 
 // Weighted sums of values. Asks for the keys of the next chunk.
 template <int Q, typename T>
-void add_values(const float (*weights)[CHUNK], const View& view, int64_t from, int64_t to, int64_t base,
+void add_values(const float (*weights)[CHUNK], const View* views, int64_t from, int64_t to, int64_t base,
                 const T* keys, const T* values, int64_t size, float* const* out) {
     constexpr int STRIP = 4;
+    const View& view = views[0];
+    // Up to here all queries see the values; a later one, which may be NaN, goes to those that do.
+    int64_t shared = to;
+    for (int q = 0; q < Q; q++) shared = std::clamp(views[q].last, from, shared);
+    const auto each = [&](const auto& add) {
+        for (int64_t v = from; v < shared; v++) add(v, [](int) { return true; });
+        for (int64_t v = shared; v < to; v++) add(v, [&](int q) { return v < views[q].last; });
+    };
     for (int64_t d = 0; d < size; d += STRIP * LANES) {
         Vec sum[Q][STRIP] = {};
         if (d + STRIP * LANES <= size) {
-            for (int64_t v = from; v < to; v++) {
+            each([&](int64_t v, const auto& sees) {
                 const T* value = values + view.slot(v) * size + d;
                 fetch<STRIP>(keys + (v + CHUNK) * size + d);
                 for (int i = 0; i < STRIP; i++) {
                     const Vec part = load_half(value + i / 2 * 2 * LANES, i % 2);
-                    for (int q = 0; q < Q; q++) sum[q][i] += part * weights[q][v - base];
+                    for (int q = 0; q < Q; q++)
+                        if (sees(q)) sum[q][i] += part * weights[q][v - base];
                 }
-            }
+            });
             for (int q = 0; q < Q; q++)
                 for (int i = 0; i < STRIP; i += 2) put_in_order(sum[q][i], sum[q][i + 1], T());
         } else {
-            for (int64_t v = from; v < to; v++) {
+            each([&](int64_t v, const auto& sees) {
                 const T* value = values + view.slot(v) * size;
                 for (int64_t i = 0; d + i * LANES < size; i++) {
                     const Vec part = load_some(value + d + i * LANES, size - d - i * LANES);
-                    for (int q = 0; q < Q; q++) sum[q][i] += part * weights[q][v - base];
+                    for (int q = 0; q < Q; q++)
+                        if (sees(q)) sum[q][i] += part * weights[q][v - base];
                 }
-            }
+            });
         }
         for (int q = 0; q < Q; q++)
             for (int64_t i = 0; i < STRIP && d + i * LANES < size; i++)
@@ -729,7 +739,7 @@ bool attend_chunk(const float* const* queries, const View* views, int64_t chunk,
         parts[q].total = sum_of(total);
         sums[q] = parts[q].values;
     }
-    add_values<Q>(weights, view, from, to, base, keys, values, size, sums);
+    add_values<Q>(weights, views, from, to, base, keys, values, size, sums);
     return true;
 }
 
