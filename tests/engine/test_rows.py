@@ -147,3 +147,18 @@ def test_passes_hold_no_more_than_they_may() -> None:
             assert torch.equal(torch.cat([cut.tokens for cut in own]), part.tokens)
             assert sum(cut.keep for cut in own) == part.keep
             assert sum(cut.states for cut in own) == part.states
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bad_token_reaches_none_before_it(dtype: torch.dtype) -> None:
+    bad = 7
+    batch, single = models(LLAMA, "compiled", dtype, bad=bad)
+    text = random_tokens(1, 9)[0]
+    text[text == bad] = bad + 1
+    for position in range(9):
+        spoiled = text.clone()
+        spoiled[position] = bad
+        batch.reset()
+        (found,) = batch.extend_rows([Extension(0, spoiled, 9)])
+        finite = found.logits.isfinite().all(-1).tolist()
+        assert finite == [True] * position + [False] * (9 - position)
