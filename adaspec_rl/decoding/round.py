@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from adaspec_rl.decoding.tree_shape import TreeShape
+
 
 @dataclass(frozen=True, slots=True)
 class DraftedToken:
@@ -28,22 +30,37 @@ class Action:
 
     Drafting stops early after a token at which the estimated chance that everything drafted so far
     survives falls under `threshold` (0 = never), or at which `rule` says so.
+
+    With a `tree`, a token tree of this shape is drafted, to its end; `length` is its depth. The
+    drafters in `also` draft a chain each, of up to `length` tokens and with the same threshold:
+    all of it is merged into one tree, shared prefixes once, and verified together.
     """
 
     length: int
     drafter: int = 0
     threshold: float = 0.0
     rule: StopRule | None = None
+    tree: TreeShape | None = None  # None: a chain
+    also: tuple[int, ...] = ()  # further drafters
 
     def __str__(self) -> str:
         if self.length == 0:
             return "a plain step"
         by = f" by drafter {self.drafter}" if self.drafter else ""
+        if self.also:
+            by = f" by drafters {', '.join(map(str, (self.drafter, *self.also)))}"
+        if self.tree is not None:
+            return f"draft {self.tree}{by}"
         if not self.stops:
             return f"draft {self.length}{by}"
         if self.rule is not None:
             return f"draft up to {self.length}{by}, while the rule says so"
         return f"draft up to {self.length}{by}, stop below {self.threshold:g}"
+
+    @property
+    def branches(self) -> bool:
+        """Whether what is drafted may be more than one chain."""
+        return self.tree is not None or bool(self.also)
 
     @property
     def stops(self) -> bool:
@@ -59,24 +76,51 @@ class Action:
             raise ValueError(f"draft length must be at least 0, got {self.length}")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+        if self.branches:
+            self._check_branches()
+
+    def _check_branches(self) -> None:
+        if self.tree is not None and self.length != self.tree.depth:
+            raise ValueError(
+                f"an action's length is the depth of its tree, {self.tree.depth}, got {self.length}"
+            )
+        if self.tree is not None and self.stops:
+            raise ValueError("a tree is drafted to its end: expected no threshold and no rule")
+        drafters = (self.drafter, *self.also)
+        if self.length == 0 or len(set(drafters)) < len(drafters) or min(drafters) < 0:
+            raise ValueError(
+                f"drafters that draft together must differ and draft at least 1 token, got "
+                f"drafters {', '.join(map(str, drafters))} and length {self.length}"
+            )
 
 
 FALLBACK = Action(length=0)
+
+
+def check_chain(action: Action, who: str) -> None:
+    """Refuse token trees and drafters that draft together.
+
+    Raises:
+        ValueError: `action` branches, which `who` cannot do.
+    """
+    if action.branches:
+        raise ValueError(f"{who} takes one drafter's chain a round, got '{action}'")
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
     """What one round did. It emits `accepted + 1` tokens, or fewer where the text ends.
 
-    The signals after `rejected` are empty where the session was started without them.
+    The signals after `rejected` are empty where the session was started without them. Those of a
+    token tree are the first drafter's chain of first choices, as far as it is in the tree.
     """
 
     drafter: int
-    drafted: int
-    accepted: int
+    drafted: int  # all nodes of a token tree
+    accepted: int  # tokens of the accepted path
     tokens: tuple[int, ...]  # emitted: the accepted draft, then a correction or the bonus token
     seconds: float
-    rejected: tuple[int, ...] = ()  # the drafted tokens that verification did not keep
+    rejected: tuple[int, ...] = ()  # the tokens of a chain that verification did not keep
     draft_log_probs: tuple[float, ...] = ()  # of each drafted token, by the drafter
     draft_entropies: tuple[float, ...] = ()  # nats, of the drafter at each drafted token
     draft_margins: tuple[float, ...] = ()  # log-probability gap between its first and second choice
@@ -84,6 +128,7 @@ class Round:
     draft_survivals: tuple[float, ...] = ()  # estimated chance that all up to this token survive
     target_entropy: float = 0.0  # nats, at the last verified position
     target_top_probability: float = 0.0  # likewise
+    at_leaf: bool = False  # the accepted path of a token tree ends where nothing was drafted after
 
     @property
     def reached(self) -> int:
@@ -91,4 +136,4 @@ class Round:
 
         Where the text ends in the accepted draft, nothing was rejected and nothing emitted after.
         """
-        return min(self.accepted + 1, self.drafted, len(self.tokens))
+        return min(self.accepted + (not self.at_leaf), self.drafted, len(self.tokens))

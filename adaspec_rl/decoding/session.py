@@ -12,7 +12,7 @@ from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup
 from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.picks import signals_of
-from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.round import Action, Round, check_chain
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
@@ -172,6 +172,7 @@ class LiveSession:
         if self.finished is not None:
             raise ValueError(f"the generation is finished ({self.finished}): call start() first")
         text = self._started
+        check_chain(action, "live decoding")
         if action.length and not 0 <= action.drafter < len(self.models):
             raise ValueError(
                 f"no drafter number {action.drafter}: expected 0 to {len(self.models) - 1}"

@@ -1,0 +1,101 @@
+"""The shape of a token tree, given by ranks: it can be drafted anywhere."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """Node `i` is the choice of rank `ranks[i]` (0 = the drafter's first) after its parent.
+
+    A chain is the tree whose parents are -1, 0, 1, ... and whose ranks are all 0.
+
+    Attributes:
+        parents: by node; -1 is the last committed token. A parent comes before its children.
+        ranks: by node; siblings have 0, 1, 2, ... in this order.
+
+    Raises:
+        ValueError: it has no nodes, or these are not a tree.
+    """
+
+    parents: tuple[int, ...]
+    ranks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parents or len(self.parents) != len(self.ranks):
+            raise ValueError(
+                f"a tree needs 1 node or more and a rank for each, got {len(self.parents)} parents "
+                f"and {len(self.ranks)} ranks"
+            )
+        siblings = [0] * (len(self.parents) + 1)  # so far, by parent; the root's come last
+        for node, (parent, rank) in enumerate(zip(self.parents, self.ranks)):
+            if not -1 <= parent < node:
+                raise ValueError(
+                    f"node {node} has parent {parent}: expected an earlier node, or -1 for the "
+                    "last committed token"
+                )
+            if rank != siblings[parent]:
+                raise ValueError(
+                    f"node {node} has rank {rank} after parent {parent}: expected "
+                    f"{siblings[parent]}, as siblings have 0, 1, 2 and so on"
+                )
+            siblings[parent] += 1
+
+    @classmethod
+    def chain(cls, length: int) -> "TreeShape":
+        """First choices only, one after the other."""
+        return cls(tuple(range(-1, length - 1)), (0,) * length)
+
+    @property
+    def nodes(self) -> int:
+        """Tokens that are drafted and verified."""
+        return len(self.parents)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """By node; those after the last committed token have 1."""
+        found: list[int] = []
+        for parent in self.parents:
+            found.append(1 if parent < 0 else found[parent] + 1)
+        return tuple(found)
+
+    @property
+    def depth(self) -> int:
+        """Tokens of its longest path: at most so many are accepted."""
+        return max(self.depths)
+
+    @cached_property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes of depth 1, of depth 2, and so on."""
+        found: list[list[int]] = [[] for _ in range(self.depth)]
+        for node, depth in enumerate(self.depths):
+            found[depth - 1].append(node)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """By node, in order of their ranks; those of the last committed token come last."""
+        found: list[list[int]] = [[] for _ in range(self.nodes + 1)]
+        for node, parent in enumerate(self.parents):
+            found[parent].append(node)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def spine(self) -> tuple[int, ...]:
+        """The nodes of first choices only: the drafter's chain, as far as it is in the tree."""
+        found, below = [], self.children[-1]
+        while below:
+            found.append(below[0])
+            below = self.children[below[0]]
+        return tuple(found)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each node but the last has one child."""
+        return self.parents == tuple(range(-1, self.nodes - 1))
+
+    def __str__(self) -> str:
+        if self.is_chain:
+            return f"a chain of {self.nodes}"
+        widths = "-".join(str(len(level)) for level in self.levels)
+        return f"a tree of {self.nodes} nodes, {widths} by depth"
