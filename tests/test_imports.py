@@ -21,8 +21,8 @@ LAYERS = (
     # from a configuration to all of these
     *("from_config", "prompts"),
     *("envs", "training", "comparison", "report"),
-    # commands
-    "tools",
+    # other people's stacks, then commands
+    *("interop", "tools"),
 )
 Graph = dict[str, set[str]]
 

@@ -1,0 +1,1 @@
+"""Our decoding behind transformers' `generate`, by its argument `custom_generate`."""
