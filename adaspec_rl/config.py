@@ -69,7 +69,7 @@ class EnvConfig:
     timing: str = "profile"  # live: profile, clock
     reward: str = "throughput"  # throughput, ratio, accepted
     actions: str = "length_threshold"  # or: length
-    thresholds: list[float] = field(default_factory=list)
+    thresholds: list[float] | None = None  # null: `control.action.THRESHOLDS`
     max_length: int = 12
     features: list[str] = field(default_factory=list)
     max_new_tokens: int = 128

@@ -83,7 +83,7 @@ LIMITS: Mapping[str, Limit] = {
     "env.timing": Words("profile", "clock"),
     "env.reward": Words("throughput", "ratio", "accepted"),
     "env.actions": Words("length", "length_threshold"),
-    "env.thresholds": ListOf(Number(0, 1, above=True)),
+    "env.thresholds": OrNull(ListOf(Number(0, 1, above=True))),
     "env.max_length": LENGTH,
     "env.features": ListOf(
         Words("history", "drafters", "target", "draft", "context", "lookup", "cost"), least=1

@@ -32,7 +32,6 @@ from adaspec_rl.replay.streams import ReplayTables
 
 EVERY_KIND = ["tiny:draft", "tiny:code", "early_exit:3", "ngram"]
 STREAMS = 1024
-THRESHOLDS = (0.2, 0.35, 0.45, 0.55, 0.7)
 
 
 def recorded(
@@ -131,9 +130,7 @@ def differing_rounds(
         survival=survival,
     )
     replay = ReplaySession(trace, nominal_costs(len(pair.drafters), trace.max_length))
-    choices = action_list(
-        "length_threshold", trace.max_length, len(pair.drafters), thresholds=THRESHOLDS
-    )
+    choices = action_list("length_threshold", trace.max_length, len(pair.drafters))
     rng = np.random.default_rng(1)
     differing = total = 0
     for text in trace.texts:
@@ -177,9 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     pair = load_pair("tiny", "tiny:target", options.drafters)
     chosen = balanced(embedded_prompts("train"), options.prompts)
     prompts = [EncodedPrompt(prompt, pair.encode(prompt.text)) for prompt in chosen]
-    actions = action_list(
-        "length_threshold", options.max_length, len(pair.drafters), thresholds=THRESHOLDS
-    )
+    actions = action_list("length_threshold", options.max_length, len(pair.drafters))
     figures: dict[str, float] = {}
     recording, live = [], []
     for temperature in (0.0, 0.8):

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 
 from adaspec_rl.decoding.round import FALLBACK, Action
 
-THRESHOLDS = (0.1, 0.2, 0.4, 0.6)
+THRESHOLDS = (0.2, 0.35, 0.45, 0.55, 0.7)
 
 
 def action_list(
     kind: str = "length",
     max_length: int = 8,
     drafters: int = 1,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] | None = None,
 ) -> list[Action]:
     """The actions `Discrete(len(list))` stands for; number 0 is always the fallback.
 
     `length`: every draft length up to `max_length`. `length_threshold`: these, and `max_length`
-    with each early-stopping threshold. Both once for each drafter.
+    with each early-stopping threshold (None: `THRESHOLDS`). Both once for each drafter.
     """
+    thresholds = THRESHOLDS if thresholds is None else thresholds
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
     if drafters < 1:

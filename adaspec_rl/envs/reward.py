@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Number = TypeVar("Number", float, np.ndarray)  # of one round, or of many at once
 
 REWARDS = ("throughput", "ratio", "accepted")
 
@@ -12,29 +17,28 @@ def check_choice(what: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Reward:
     """`throughput` (the default), `ratio` or `accepted`.
 
-    Throughput is a ratio of sums, so its per-round reward is `tokens / rate - seconds / t_AR`, with
-    `rate` the best speedup found so far: Dinkelbach's method, at whose fixed point the average
-    reward is 0. The fallback then earns exactly `1 / rate - 1`.
+    Throughput is a ratio of sums, so its per-round reward is `tokens / λ - seconds / t_AR`, with λ
+    the best speedup found so far: Dinkelbach's method, at whose fixed point the average reward is
+    0. The fallback then earns exactly `1 / λ - 1`.
 
     Reading what was committed since its last draft costs a drafter time when it drafts again.
     Rewards put that down to the rounds that left it unread: else a policy that looks one round
     ahead, and has not used a drafter for a while, would never begin to.
     """
 
-    kind: str
-    rate: float = 1.0  # λ, in tokens an autoregressive step
+    kind: str = "throughput"
 
     def __post_init__(self) -> None:
         check_choice("reward", self.kind, REWARDS)
 
-    def __call__(self, emitted: int, accepted: int, steps: float) -> float:
-        """Reward of a round that emitted `emitted` tokens and cost `steps` autoregressive steps."""
+    def __call__(self, emitted: Number, accepted: Number, steps: Number, rate: Number) -> Number:
+        """The reward of rounds that cost `steps` autoregressive steps each; `rate` is λ."""
         if self.kind == "throughput":
-            return emitted / self.rate - steps
+            return emitted / rate - steps
         if self.kind == "ratio":
             return emitted / steps
-        return float(accepted)
+        return 1.0 * accepted

@@ -67,6 +67,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.timing = timing
         self.batch_size = batch_size
         self.reward = Reward(reward)
+        self.rate = 1.0  # the reward's λ
         self.action_space = gym.spaces.Discrete(len(actions))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(features),), np.float32)
         cost = profile.at(batch_size=batch_size).features()
@@ -124,7 +125,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self._context += emitted
         steps = seconds / costs.autoregressive_step
         owed = (self._unread.seconds(costs) - before) / costs.autoregressive_step
-        reward = self.reward(emitted, played.accepted, steps + owed)
+        reward = self.reward(emitted, played.accepted, steps + owed, self.rate)
         finished = self.session.finished
         return (
             self._observer.observation(),

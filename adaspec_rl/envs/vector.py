@@ -12,7 +12,7 @@ from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.profile import RoundCosts
 from adaspec_rl.envs.inputs import option
-from adaspec_rl.envs.reward import REWARDS, check_choice
+from adaspec_rl.envs.reward import Reward
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, StreamRounds
 
 
@@ -31,9 +31,8 @@ class ReplayGame:
         seed: int = 0,
     ) -> None:
         """Each new text draws one of `profiles` (costs by context) and its `policy` seconds."""
-        check_choice("reward", reward, REWARDS)
         check_between("streams", streams, 1)
-        self.reward = reward
+        self.reward = Reward(reward)
         self.streams = ReplayStreams(tables, spec, profiles, policy=policy, streams=streams)
         self.count = len(tables.trace.texts)
         self.profiles = len(profiles)
@@ -63,7 +62,8 @@ class ReplayGame:
         actions = self._checked(actions)
         profile = self.streams.profile.copy()
         played = self.streams.step(actions)
-        rewards = self._rewards(played, profile)
+        steps, rates = played.steps + played.owed, self.streams.rates[profile]
+        rewards = self.reward(played.emitted, played.accepted, steps, rates)
         ended = np.flatnonzero(played.finished)
         observation = self.streams.observation()
         last = observation[ended]
@@ -95,14 +95,6 @@ class ReplayGame:
         texts = self.rng.integers(self.count, size=len(rows))
         profiles = self.rng.integers(self.profiles, size=len(rows))
         self.streams.start(rows, texts, profiles)
-
-    def _rewards(self, played: StreamRounds, profile: np.ndarray) -> np.ndarray:
-        steps = played.steps + played.owed
-        if self.reward == "throughput":
-            return played.emitted / self.streams.rates[profile] - steps
-        if self.reward == "ratio":
-            return played.emitted / steps
-        return played.accepted.astype(np.float64)
 
 
 class AdaSpecVectorEnv(VectorEnv):

@@ -55,7 +55,6 @@ from adaspec_rl.tools.distillation.prompts import read_prompts
 from adaspec_rl.training.hindsight import fit_hindsight
 from adaspec_rl.training.judge import deciding
 
-THRESHOLDS = (0.2, 0.35, 0.45, 0.55, 0.7)
 STREAMS = 256
 REGRESSION = AgentConfig(
     name="hindsight", total_steps=100_000, learning_rate=3e-3, n_epochs=8, hidden=[64, 64]
@@ -256,7 +255,7 @@ def _replayed(
 ) -> tuple[float, float]:
     """Tokens and autoregressive steps of `judged` under a policy fitted on `learned`."""
     count = len(learned.drafters)
-    actions = action_list("length_threshold", learned.max_length, count, THRESHOLDS)
+    actions = action_list("length_threshold", learned.max_length, count)
     spec, points = _features(learned), profile.contexts()
     game = ReplayGame(
         ReplayTables(learned, actions),

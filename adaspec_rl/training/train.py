@@ -194,7 +194,7 @@ def learn(
         rates = np.maximum(games.streams.rates, fixed * gain)  # Dinkelbach's iteration
         games.streams.rates[:] = rates
         if not isinstance(env, VecEnv):
-            env.unwrapped.reward.rate = float(rates[0])  # type: ignore[attr-defined]
+            env.unwrapped.rate = float(rates[0])  # type: ignore[attr-defined]
         return Verdict(score=gain, speedup=float(speedups.mean()))
 
     def keep(actor: Actor, found: Verdict, steps: int) -> None:

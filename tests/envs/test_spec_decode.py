@@ -87,7 +87,7 @@ def test_equal_seeds_give_equal_prompts():
 def test_rewards_cost_seconds_by_the_profile():
     env = make_env()
     env.reset(options={"prompt": 0})
-    env.reward.rate = 1.25
+    env.rate = 1.25
     _, reward, _, _, info = env.step(0)
     assert info["seconds"] == 1.0 + 0.01 and reward == pytest.approx(
         1 / 1.25 - 1.01 - 0.01  # what the drafter has not read, it will have to
@@ -143,9 +143,9 @@ def test_rewards_may_cost_seconds_by_the_clock():
 def test_average_reward_vanishes_at_the_best_rate():
     rounds = [(3, 2, 1.5), (1, 0, 1.0), (5, 4, 2.0)]  # emitted, accepted, steps
     rate = sum(r[0] for r in rounds) / sum(r[2] for r in rounds)
-    assert sum(Reward("throughput", rate)(*r) for r in rounds) == pytest.approx(0)
-    assert Reward("ratio")(3, 2, 1.5) == 2.0
-    assert Reward("accepted")(3, 2, 1.5) == 2.0
+    assert sum(Reward("throughput")(*r, rate) for r in rounds) == pytest.approx(0)
+    assert Reward("ratio")(3, 2, 1.5, 1.0) == 2.0
+    assert Reward("accepted")(3, 2, 1.5, 1.0) == 2.0
 
 
 @pytest.mark.parametrize(

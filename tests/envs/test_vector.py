@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.envs.reward import Reward
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import AdaSpecVectorEnv, ReplayGame
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables
@@ -259,8 +260,8 @@ def test_ppo_learns_on_it(tables):
 
 def test_what_stable_baselines_asks_of_streams(tables):
     env = AdaSpecVecEnv(game_of(tables))
-    assert env.get_attr("reward") == ["throughput"] * STREAMS
-    assert env.get_attr("reward", [0, 2]) == ["throughput"] * 2
+    assert env.get_attr("reward") == [Reward("throughput")] * STREAMS
+    assert env.get_attr("reward", [0, 2]) == [Reward("throughput")] * 2
     assert env.env_is_wrapped(gym.Wrapper) == [False] * STREAMS
     with pytest.raises(NotImplementedError, match="make a new environment"):
         env.set_attr("reward", "ratio")
