@@ -6,8 +6,9 @@ import torch
 
 from adaspec_rl.decoding import verification
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.sampling import Sampling, sample, warp_logits
 from adaspec_rl.decoding.signals import draft_signals
+from adaspec_rl.decoding.verification import rules
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 
 SAMPLES, LENGTH, VOCAB, TEMPERATURE = 20_000, 2, 5, 0.8
@@ -51,10 +52,10 @@ def test_a_broken_acceptance_rule_is_found_out(monkeypatch):
 
         def verify(self, logits, tokens, draft_log_probs, position):
             accepted, _ = super().verify(logits, tokens, draft_log_probs, position)
-            p = verification.warp_logits(logits, self.sampling).softmax(-1)
-            return accepted, verification.sample(p[accepted], self.generator)
+            p = warp_logits(logits, self.sampling).softmax(-1)
+            return accepted, sample(p[accepted], self.generator)
 
-    monkeypatch.setattr(verification, "Rejection", Broken)
+    monkeypatch.setattr(rules, "Rejection", Broken)
     assert chi_squared_z("rejection", [1]) > 8
 
 

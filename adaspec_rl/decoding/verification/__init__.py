@@ -1,0 +1,29 @@
+"""The rules that decide how many drafted tokens stand, and what follows them."""
+
+from adaspec_rl.decoding.picks import LARGEST_MARGIN
+from adaspec_rl.decoding.sampling import best
+from adaspec_rl.decoding.verification.acceptance import leading, row
+from adaspec_rl.decoding.verification.choice import Choice, Perturbation, PointMass, choice_margin
+from adaspec_rl.decoding.verification.contract import Verification
+from adaspec_rl.decoding.verification.coupled import Coupled
+from adaspec_rl.decoding.verification.greedy import Greedy
+from adaspec_rl.decoding.verification.rejection import Rejection
+from adaspec_rl.decoding.verification.rules import RULES, new_verification, weigh_rows
+
+__all__ = [
+    "LARGEST_MARGIN",
+    "RULES",
+    "Choice",
+    "Coupled",
+    "Greedy",
+    "Perturbation",
+    "PointMass",
+    "Rejection",
+    "Verification",
+    "best",
+    "choice_margin",
+    "leading",
+    "new_verification",
+    "row",
+    "weigh_rows",
+]

@@ -1,0 +1,23 @@
+"""How long the accepted part of a draft is."""
+
+import torch
+
+
+def row(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`values[index]` for a scalar tensor `index`, without a host synchronisation."""
+    return values.index_select(0, index.view(1))[0]
+
+
+def leading(kept: torch.Tensor) -> torch.Tensor:
+    """How many leading entries of a boolean `[k]` hold."""
+    return kept.long().cumprod(0).sum()
+
+
+def agreement(picks: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many of `tokens` `[k]` `picks` `[k + 1]` begin with, and the pick after them."""
+    if picks.device.type == "cpu":  # few calls: after a forward each finds its code out of cache
+        found, drafted = picks.tolist(), tokens.tolist()
+        accepted = next((n for n, (a, b) in enumerate(zip(found, drafted)) if a != b), len(drafted))
+        return torch.tensor(accepted), picks[accepted]
+    kept = leading(picks[:-1] == tokens)
+    return kept, row(picks, kept)

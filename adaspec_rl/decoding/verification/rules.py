@@ -1,0 +1,53 @@
+"""The rules by name, and what several say at once."""
+
+from collections.abc import Sequence
+
+import torch
+
+from adaspec_rl.decoding.noise import GumbelNoise
+from adaspec_rl.decoding.sampling import Sampling, warp_logits
+from adaspec_rl.decoding.verification.contract import Verification
+from adaspec_rl.decoding.verification.coupled import Coupled
+from adaspec_rl.decoding.verification.greedy import Greedy
+from adaspec_rl.decoding.verification.rejection import Rejection
+
+RULES = ("greedy", "rejection", "coupled")
+
+
+def weigh_rows(
+    rules: Sequence[Verification],
+    logits: torch.Tensor,
+    positions: Sequence[Sequence[int]],
+    ids: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `rules[b].weigh` says of `logits[b]` at `positions[b]`, `[B, W, C]` both, in one go."""
+    if all(isinstance(rule, Greedy) for rule in rules):
+        return logits, logits
+    coupled = [rule for rule in rules if isinstance(rule, Coupled)]
+    if len(coupled) == len(rules) and len({rule.sampling for rule in coupled}) == 1:
+        log_probs = warp_logits(logits, coupled[0].sampling)
+        scores = log_probs.clone()
+        for rule, row, places in zip(coupled, scores, positions):
+            rule.noise.add_to(row, places, ids)
+        return log_probs, scores
+    found = [rule.weigh(row, places, ids) for rule, row, places in zip(rules, logits, positions)]
+    return torch.stack([item[0] for item in found]), torch.stack([item[1] for item in found])
+
+
+def new_verification(
+    rule: str, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
+) -> Verification:
+    """The rule named `greedy`, `rejection` or `coupled`; temperature 0 is always greedy."""
+    if rule not in RULES:
+        raise ValueError(f"unknown verification {rule!r}: expected one of {', '.join(RULES)}")
+    if sampling.temperature == 0:
+        return Greedy()
+    if rule == "greedy":
+        raise ValueError(
+            f"verification 'greedy' needs temperature 0, got {sampling.temperature}: "
+            "use 'rejection' or 'coupled'"
+        )
+    if rule == "rejection":
+        generator = torch.Generator(device).manual_seed(seed)
+        return Rejection(sampling, generator)
+    return Coupled(sampling, GumbelNoise(seed, vocab_size, device))
