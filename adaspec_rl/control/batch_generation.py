@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,8 +59,8 @@ class BatchGeneration:
 class RowsObserver:
     """Observations of the rows of a batch, worked out when they are asked for.
 
-    While nobody asks, rounds are only kept: a controller that plays plain rounds for a while has
-    nothing to pay for what it does not look at.
+    While nobody asks, rounds are only kept, and of many without drafts only what will matter: a
+    controller that plays plain rounds for a while has nothing to pay for what it does not look at.
     """
 
     def __init__(self, observer: Observer, batch: Batch, features: Features | None) -> None:
@@ -69,17 +69,17 @@ class RowsObserver:
         self._reads, self._foresees = "context" in spec.groups, spec.needs_forecast
         self._texts = [TextFeatures() for _ in range(observer.batch)]
         self._read = [0] * observer.batch  # tokens that the features know
-        self._rounds: list[Mapping[int, Round]] = []  # not yet taken in
+        self._kept = [_Kept() for _ in range(observer.batch)]  # not yet taken in
 
     def start(self, row: int) -> None:
         """A text begins in `row`."""
-        self._take_in()
-        self._observer.reset(np.array([row]))
+        self._kept[row] = _Kept(fresh=True)
         self._read[row] = 0
 
     def update(self, rounds: Mapping[int, Round]) -> None:
         """A round of all rows that hold a text was played."""
-        self._rounds.append(rounds)
+        for row, round_ in rounds.items():
+            self._kept[row].rounds.append(round_)
 
     def observation(self, rows: Sequence[int]) -> np.ndarray:
         """`[rows, features]` float32."""
@@ -96,10 +96,19 @@ class RowsObserver:
         """What rows without a text see means nothing."""
         rows, needs = range(self._observer.batch), self._observer.spec.needs_signals
         nothing = [self._texts[0].values] * len(rows), [NO_FORECAST] * len(rows)  # read later
-        for rounds in self._rounds:
-            played = [rounds.get(row, _IDLE) for row in rows]
+        for kept in self._kept:
+            kept.settle()
+        steps = max(len(kept.rounds) for kept in self._kept)
+        for step in range(-steps, 0):
+            begun = [row for row in rows if self._kept[row].begins(step)]
+            if begun:
+                self._observer.reset(np.array(begun))
+            played = [self._kept[row].at(step) for row in rows]
             self._observer.update(RoundArrays.from_rounds(played, *nothing, needs))
-        self._rounds.clear()
+        fresh = [row for row in rows if self._kept[row].begins(0)]
+        if fresh:
+            self._observer.reset(np.array(fresh))
+        self._kept = [_Kept() for _ in rows]
 
     def _text_of(self, row: int) -> Sequence[float]:
         text = self._texts[row]
@@ -115,6 +124,36 @@ class RowsObserver:
 
 
 _IDLE = Round(drafter=0, drafted=0, accepted=0, tokens=(), seconds=0.0)
+
+
+SETTLED = 8  # rounds without drafts after which one more changes nothing but the tokens
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A row's rounds that its observation has not taken in."""
+
+    fresh: bool = False  # whether a text began before them
+    rounds: list[Round] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """Make one round of all but the last of those without drafts at the end."""
+        rounds = self.rounds
+        first = len(rounds)
+        while first and not rounds[first - 1].drafted:
+            first -= 1
+        last = len(rounds) - SETTLED + 1
+        if first < last:
+            tokens = tuple(token for round_ in rounds[first:last] for token in round_.tokens)
+            rounds[first:last] = [replace(_IDLE, tokens=tokens)]
+
+    def begins(self, step: int) -> bool:
+        """Whether the text began before the round that many from the end."""
+        return self.fresh and len(self.rounds) == -step
+
+    def at(self, step: int) -> Round:
+        """The round that many from the end."""
+        return self.rounds[step] if len(self.rounds) >= -step else _IDLE
 
 
 def generate_batch(
@@ -171,6 +210,7 @@ class _Run:
         self.waiting = deque(sorted(range(len(asked)), key=lambda n: asked[n].arrives))
         self.request_of: dict[int, int] = {}
         self._began = batch.clock()
+        self._learning = 0.0  # seconds after the last round, which count with the next one
 
     @property
     def open(self) -> bool:
@@ -212,12 +252,13 @@ class _Run:
         stepped = clock()
         survivors = list(played.rounds)
         if survivors:
-            seconds = played.seconds + decided - before
+            seconds = played.seconds + decided - before + self._learning
             self._controller.observe(survivors, list(played.rounds.values()), seconds)
         if self._observer:
             self._observer.update(played.rounds)
         self._take(played)
-        self.made.controller_seconds += decided - before + clock() - stepped
+        self._learning = clock() - stepped
+        self.made.controller_seconds += decided - before + self._learning
 
     def _take(self, played: BatchRound) -> None:
         now, made = self.now, self.made

@@ -13,7 +13,7 @@ from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import GROUPS, CostFeatures, ObservationSpec
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.drafters import DraftModel, NgramLookup
-from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.text import DecodingRules
 from tests.decoding.test_batch import lean, prompts
@@ -133,11 +133,11 @@ def test_rows_observe_what_a_single_text_would(groups: tuple[str, ...]) -> None:
 
 
 class Glancing(Recorder):
-    """Plays the same actions, but looks now and then only."""
+    """Plays the same actions, drafts in some rounds only, and looks now and then only."""
 
-    def __init__(self, spec: ObservationSpec, every: int) -> None:
+    def __init__(self, spec: ObservationSpec, every: int, drafts: int) -> None:
         super().__init__(spec)
-        self._every, self._rounds = every, 0
+        self._every, self._drafts, self._rounds = every, drafts, 0
 
     @property
     def looks(self) -> bool:  # type: ignore[override]
@@ -152,20 +152,22 @@ class Glancing(Recorder):
         if kept is not None:
             self.seen[self._rounds].append(kept)
         self._rounds += 1
-        return super().decide(rows, None, load)
+        actions = super().decide(rows, None, load)
+        return actions if self._rounds % self._drafts == 0 else [FALLBACK] * len(rows)
 
 
-def test_what_is_seen_does_not_depend_on_how_often_one_looks() -> None:
+@pytest.mark.parametrize("look, draft", [(5, 1), (13, 13), (11, 2)])
+def test_what_is_seen_does_not_depend_on_how_often_one_looks(look: int, draft: int) -> None:
     spec = ObservationSpec(GROUPS, max_length=4, vocab_size=61, drafters=2)
     asked = [Asked(text) for text in prompts(7, seed=3)]
     seen = []
-    for every in (1, 5):
-        controller = Glancing(spec, every)
+    for every in (1, look):
+        controller = Glancing(spec, every, draft)
         generate_batch(
             batch_of(3, signals=True), controller, asked, features=lambda rows, context: COST
         )
         seen.append(controller.seen)
     often, seldom = seen
     assert len(often) == len(seldom) > 20
-    for number in range(0, len(often), 5):
+    for number in range(0, len(often), look):
         assert np.array_equal(often[number][0], seldom[number][0])

@@ -1,8 +1,7 @@
 """A guard that lets a batch speculate only while that pays."""
 
-import math
 import statistics
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,22 +11,23 @@ from adaspec_rl.control.batching.prices import Contexts, Prices
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
-MEASURED = 3  # plain rounds that a fresh guard takes
-ALLOWANCE = 0.01  # plain rounds that may be lost for each that is played, in the long run
-REMEMBERED = 5  # plain rounds, of which the median or, if it was quicker, the last one counts
-REFRESH = 64  # rounds with drafts after which a plain one is measured
+MEASURED = 4  # plain rounds that are played, all but the first one timed, before others are judged
+REMEMBERED = 9  # timed plain rounds, whose median counts
+REFRESH = 64  # rounds of the other controller after which plain ones are timed again
 
 
 class GuardedBatch:
     """Plays another controller's actions while the batch gets ahead of plain decoding by them.
 
-    The balance counts plain rounds: a round of `n` rows that emits `t` tokens earns `t / n` less
-    its seconds over those of a plain round of as many rows, which the cost model predicts and the
-    plain rounds that are played correct. When the balance falls under 0, `shortest` plain rounds
-    follow, twice as many each time this happens again without a full balance in between; and never
-    fewer than make good at 1% what was lost. So the batch is never behind plain decoding by more
-    than `advance` rounds, one round, and 1%.
-    All of it goes on from one decoder to the next; at first three plain rounds are measured.
+    The balance counts plain rounds. A round of `n` rows that the other controller decided and that
+    emits `t` tokens earns `t / n` less its seconds over those of a plain round, whether it has
+    drafts or not: looking and deciding take time as well. When the balance is spent, plain rounds
+    follow, which nobody decides; each adds `allowance`, until the balance is `trial` again. So all
+    that can be lost is `trial`, the loss of one round, and the share `allowance` of all rounds.
+
+    What a plain round takes is measured: the cost model says how seconds grow with rows and tokens,
+    and plain rounds of about as many rows correct it. All of it goes on from one decoder to the
+    next.
     """
 
     def __init__(
@@ -35,33 +35,34 @@ class GuardedBatch:
         controller: BatchController,
         prices: Prices,
         *,
-        advance: float = 8.0,
+        trial: float = 4.0,
         limit: float = 16.0,
-        shortest: int = 16,
-        longest: int = 1024,
+        allowance: float = 0.005,
     ) -> None:
-        """`advance` plain rounds may be lost at first; no more than `limit` are saved up.
+        """`trial` plain rounds may be lost at first; no more than `limit` are saved up.
 
         Raises:
             ValueError: settings outside their range.
         """
-        check_between("advance", advance, 0, limit)
-        check_between("shortest", shortest, 1, longest)
+        check_between("trial", trial, 0, limit)
+        check_between("allowance", allowance, 0, 1)
         self._controller, self._prices = controller, prices
-        self._limit = limit
-        self._shortest, self._longest = shortest, longest
+        self._trial, self._limit, self._allowance = trial, limit, allowance
         self._contexts = Contexts()
-        self._balance = advance
-        self._measured: deque[float] = deque(maxlen=REMEMBERED)  # over predicted, of plain rounds
-        self._since = 0  # rounds with drafts since a plain one
-        self._interval, self._plain = shortest, MEASURED  # plain rounds to come
-        self._drafts = False  # whether the other controller has some row draft in this round
+        self._balance = trial
+        self._spent = False  # whether plain rounds are played until the balance is `trial`
+        self._timing = MEASURED  # plain rounds to come, of which those after a plain one are timed
+        self._plain, self._settled = True, False  # whether nobody decides this round, the last one
+        # Seconds over predicted of timed plain rounds, by the power of 2 that the rows are near.
+        self._timed: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._latest = 1.0  # the median, of whichever rows were timed last
+        self._since = 0  # rounds of the other controller since plain ones were timed
         self.name = f"guarded_{controller.name}"
         self.observes = controller.observes
 
     @property
     def looks(self) -> bool:
-        """Not during plain rounds, which then take no time to decide."""
+        """Not before plain rounds, which then take no time to decide."""
         return not self._plain and self._controller.looks
 
     @property
@@ -82,9 +83,7 @@ class GuardedBatch:
     ) -> list[Action]:
         if self._plain:
             return [FALLBACK] * len(rows)
-        actions = self._controller.decide(rows, observations, load)
-        self._drafts = any(action.length for action in actions)
-        return actions
+        return self._controller.decide(rows, observations, load)
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
         if self._plain:
@@ -92,26 +91,46 @@ class GuardedBatch:
         return self._controller.allot(rows, survivals)
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
-        predicted = float(self._prices.verifying(count, np.array(0.0), context))
+        if self._plain:
+            self._pass(rows, seconds)
+        else:
+            self._judge(rows, rounds, seconds)
         self._contexts.observe(rows, rounds)
-        # Also where the guard overrode it: the texts have gone on, and controllers follow them.
+        # Also where nobody decided: the texts have gone on, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
-        if self._plain or not self._drafts:
-            self._plain = max(0, self._plain - 1)
-            self._measured.append(seconds / predicted)
-            self._since = 0
-            return
+        if not self._spent and not self._timing and near(rows) not in self._timed:
+            self._timing = MEASURED
+        self._settled = self._plain
+        self._plain = self._spent or self._timing > 0
+
+    def _pass(self, rows: Sequence[int], seconds: float) -> None:
+        """Take in a plain round. One after drafts is slower, and is not timed."""
+        if self._timing:
+            self._timing -= 1
+            if self._settled:
+                timed = self._timed[near(rows)]
+                timed.append(seconds / self._predicted(rows))
+                self._latest = statistics.median(timed)
+        self._balance = min(self._balance + self._allowance, self._limit)
+        self._spent = self._spent and self._balance < self._trial
+
+    def _judge(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        """Take into the balance what a round of the other controller earned."""
+        timed = self._timed.get(near(rows))
+        plain = self._predicted(rows) * (statistics.median(timed) if timed else self._latest)
+        tokens = sum(len(round_.tokens) for round_ in rounds)
+        self._balance = min(self._balance + tokens / len(rows) - seconds / plain, self._limit)
+        self._spent = self._balance <= 0
         self._since += 1
         if self._since == REFRESH:
-            self._plain = 1
-        tokens = sum(len(round_.tokens) for round_ in rounds)
-        plain = predicted * min(statistics.median(self._measured), self._measured[-1])
-        gain = tokens / len(rows) - seconds / plain
-        self._balance = min(self._balance + gain, self._limit)
-        if self._balance == self._limit:
-            self._interval = self._shortest
-        if self._balance < 0:
-            owed = math.ceil(-self._balance / ALLOWANCE)
-            self._plain, self._balance = max(self._interval, owed), 0.0
-            self._interval = min(2 * self._interval, self._longest)
+            self._since, self._timing = 0, 2
+
+    def _predicted(self, rows: Sequence[int]) -> float:
+        """Seconds of a plain round, by the cost model."""
+        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
+        return float(self._prices.verifying(count, np.array(0.0), context))
+
+
+def near(rows: Sequence[int]) -> int:
+    """Which of 1, 2 to 3, 4 to 7, … rows these are."""
+    return len(rows).bit_length()

@@ -1,0 +1,162 @@
+"""The guard of batches, in a world with a clock of its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batching.guard import MEASURED, GuardedBatch
+from adaspec_rl.control.batching.rule import BatchRule
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+
+ROWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A round that the guarded controller decides."""
+
+    drafted: int
+    accepted: int  # by every row
+    seconds: float
+
+
+class Scripted(BatchRule):
+    """Plays what a script says."""
+
+    name = "scripted"
+
+    def __init__(self, script: Callable[[int], Outcome]) -> None:
+        self._script, self._number = script, -1
+        self.told = 0  # rounds that it was told of
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        self._number += 1
+        self.outcome = self._script(self._number)
+        drafted = self.outcome.drafted
+        return [Action(drafted) if drafted else FALLBACK] * len(rows)
+
+    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        self.told += 1
+
+
+class Rising:
+    """A cost model by which plain rounds grow with rows and tokens, all `factor` too long."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def plain(self, rows: int, context: float) -> float:
+        return 5.0 + rows + context / 100
+
+    def verifying(self, rows, verified, context):
+        return np.asarray(self.factor * (self.plain(rows, context) + verified))
+
+
+@dataclass(slots=True)
+class Totals:
+    """Seconds and what plain decoding would have taken for as many tokens."""
+
+    seconds: float = 0.0
+    plain: float = 0.0
+    decided: int = 0  # rounds of the guarded controller
+    worst: float = 0.0  # the most plain rounds that one of these lost
+
+
+def play(
+    script: Callable[[int], Outcome], count: int, factor: float = 1.0, hiccups: Sequence[int] = ()
+) -> Totals:
+    """`count` rounds of `ROWS` rows; plain rounds number `hiccups` take ten times as long."""
+    prices, scripted = Rising(factor), Scripted(script)
+    guard = GuardedBatch(scripted, prices)
+    guard.reset(ROWS)
+    rows = list(range(ROWS))
+    for row in rows:
+        guard.admit(row, [1] * 30, 0)
+    totals, context = Totals(), 30.0
+    for number in range(count):
+        decided = guard.looks
+        guard.decide(rows, None, Load(ROWS))
+        plain = prices.plain(ROWS, context)
+        made = Outcome(0, 0, plain * (10 if number in hiccups else 1))
+        if decided:
+            made = scripted.outcome
+            totals.decided += 1
+            totals.worst = max(totals.worst, made.seconds / plain - made.accepted - 1)
+        tokens = tuple(range(made.accepted + 1))
+        round_ = Round(0, made.drafted, made.accepted, tokens, made.seconds)
+        guard.observe(rows, [round_] * ROWS, made.seconds)
+        totals.seconds += made.seconds if decided else plain
+        totals.plain += len(tokens) * plain
+        context += len(tokens)
+        if context > 400:
+            context = 30.0
+            for row in rows:
+                guard.admit(row, [1] * 30, 0)
+    assert scripted.told == count
+    return totals
+
+
+outcomes = st.integers(0, 4).flatmap(
+    lambda drafted: st.builds(
+        Outcome, st.just(drafted), st.integers(0, drafted), st.floats(6.0, 60.0)
+    )
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(outcomes, min_size=1, max_size=8), st.sampled_from((0.3, 1.0, 3.0)))
+def test_no_controller_takes_more_than_it_is_allowed(played: list[Outcome], factor: float) -> None:
+    """Whatever it does, in units of a long plain round."""
+    count = 600
+    totals = play(lambda number: played[number % len(played)], count, factor)
+    longest = Rising().plain(ROWS, 404)
+    lost = (totals.seconds - totals.plain) / longest
+    assert lost <= 4.0 + totals.worst + 0.005 * count + 1e-6
+
+
+def test_rounds_in_which_nothing_is_drafted_cost_what_deciding_takes() -> None:
+    """They are no plain rounds by which others could be judged."""
+    totals = play(lambda number: Outcome(0, 0, 18.0), 1000)
+    assert totals.seconds < 1.015 * totals.plain
+
+
+def test_slow_rounds_without_drafts_do_not_make_drafts_look_quick() -> None:
+    slow, drafts = Outcome(0, 0, 25.0), Outcome(2, 1, 30.0)  # a plain one takes 9 to 13
+    totals = play(lambda number: drafts if number % 4 else slow, 1000)
+    assert totals.seconds < 1.02 * totals.plain
+
+
+def test_what_pays_goes_on() -> None:
+    totals = play(lambda number: Outcome(4, 3, 25.0), 200)
+    assert totals.decided > 190 and totals.seconds < 0.8 * totals.plain
+
+
+@pytest.mark.parametrize("hiccups", [(0,), (1,), (2,)])
+def test_a_slow_plain_round_makes_nothing_look_quick(hiccups: tuple[int, ...]) -> None:
+    totals = play(lambda number: Outcome(1, 0, 15.0), 1000, hiccups=hiccups)
+    assert totals.decided < 40
+
+
+def test_plain_rounds_are_timed_first_and_anew_for_other_numbers_of_rows() -> None:
+    guard = GuardedBatch(Scripted(lambda number: Outcome(4, 3, 12.0)), Rising())
+    guard.reset(8)
+    drafted = []
+    for count in (8, 8, 2):
+        rows = list(range(count))
+        for row in rows:
+            guard.admit(row, [1], 0)
+        for _ in range(8):
+            drafted.append(guard.looks)
+            actions = guard.decide(rows, None, Load(count))
+            length = actions[0].length
+            round_ = Round(0, length, length, tuple(range(length + 1)), 1.0)
+            guard.observe(rows, [round_] * count, 14.0)
+    assert drafted[:MEASURED] == [False] * MEASURED and all(drafted[MEASURED:17])
+    assert drafted[17 : 17 + MEASURED] == [False] * MEASURED and all(drafted[17 + MEASURED :])
