@@ -27,10 +27,12 @@ class DrafterCosts:
     forward: ForwardCosts  # of one level; the first one also reads what is unread
     stopping: float = 0.0  # more, a level of a draft that a threshold may stop
     overhead: float = 0.0  # of a round in which it drafts, beyond its passes
+    stopping_row: float = 0.0  # for each row that drafts at such a level
+    overhead_row: float = 0.0  # for each row that drafts
 
     def __post_init__(self) -> None:
-        check_between("stopping", self.stopping, 0.0)
-        check_between("overhead", self.overhead, 0.0)
+        for name in ("stopping", "stopping_row", "overhead", "overhead_row"):
+            check_between(name, getattr(self, name), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,9 @@ class BatchCosts:
                 tokens = levels.copy()
                 tokens[:, 0] += drafting.unread[:, d]
                 passes = costs.forward(levels, tokens, context[:, None])
-                passes += costs.stopping * drafting.stopping[:, d]
-                total = total + passes.sum(axis=1) + costs.overhead * (levels[:, 0] > 0)
+                stopping = costs.stopping + costs.stopping_row * levels
+                passes += stopping * drafting.stopping[:, d]
+                total = total + passes.sum(axis=1) + self.beginning(d, levels[:, 0])
         return total
 
     def verifying(self, rows: np.ndarray, verified: np.ndarray, context: np.ndarray) -> np.ndarray:
@@ -88,9 +91,20 @@ class BatchCosts:
         rows: np.ndarray,
         context: np.ndarray,
         unread: np.ndarray | float = 0.0,
+        stopping: bool = False,
     ) -> np.ndarray:
-        """Seconds of one level of a draft over `rows`, which catch up on `unread` tokens in all."""
-        return self.drafters[drafter].forward(rows, rows + unread, context)
+        """Seconds of one level of a draft over `rows`, which catch up on `unread` tokens in all.
+
+        `stopping`: a threshold may stop some of them there.
+        """
+        costs = self.drafters[drafter]
+        seconds = costs.forward(rows, rows + unread, context)
+        return seconds + (costs.stopping + costs.stopping_row * rows if stopping else 0.0)
+
+    def beginning(self, drafter: int, rows: np.ndarray) -> np.ndarray:
+        """Seconds of a round in which `rows` draft, beyond the levels; 0 where no row does."""
+        costs = self.drafters[drafter]
+        return (rows > 0) * (costs.overhead + costs.overhead_row * rows)
 
     def deciding(self, rows: int) -> float:
         """Seconds that a learned policy takes to decide for `rows`."""
@@ -105,7 +119,7 @@ class BatchCosts:
         return CostFeatures(
             draft_step=steps[0] if steps else 0.0,
             verification_step=rise / plain,
-            overhead=self.drafters[0].overhead / plain if steps else 0.0,
+            overhead=float(self.beginning(0, count)[0]) / plain if steps else 0.0,
             batch_size=rows,
             other_draft_steps=tuple(steps[1:]),
         )

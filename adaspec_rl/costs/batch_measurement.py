@@ -198,18 +198,42 @@ class _Timed:
                 )
             return (long - short) / levels + more
 
-        most, stopping, overhead = self._sizes[-1], [], []
-        for at in contexts:
-            long = self._median(at, most, "draft", number, self._long)
-            stopping.append((self._median(at, most, "stopping", number) - long) / self._long)
-            drafting = long - self._median(at, most, "plain")
-            overhead.append(drafting - self._long * max(0.0, level(at, most, 1)))
+        def stopping(context: int, size: int) -> float:
+            long = self._median(context, size, "draft", number, self._long)
+            return (self._median(context, size, "stopping", number) - long) / self._long
+
+        def overhead(context: int, size: int) -> float:
+            long = self._median(context, size, "draft", number, self._long)
+            passes = self._long * max(0.0, level(context, size, 1))
+            return long - passes - self._median(context, size, "plain")
+
+        stops, begins = (line(self._sizes, contexts, what) for what in (stopping, overhead))
         widths = (1,) if model is None else (1, UNREAD)
         return DrafterCosts(
             table(level, widths),
-            stopping=max(0.0, float(np.mean(stopping))),
-            overhead=max(0.0, float(np.mean(overhead))),
+            stopping=stops[0],
+            stopping_row=stops[1],
+            overhead=begins[0],
+            overhead_row=begins[1],
         )
 
     def _median(self, *what: object) -> float:
         return self._found.median(what)
+
+
+def line(
+    sizes: Sequence[int], contexts: Sequence[int], seconds: Callable[[int, int], float]
+) -> tuple[float, float]:
+    """What is there once and what comes with each row, neither under 0, by least squares.
+
+    Rows that are few count as much as rows that are many: errors are those of seconds by row.
+    """
+    found = np.array([np.mean([seconds(at, size) for at in contexts]) for size in sizes])
+    rows = np.array(sizes, dtype=float)
+    table = np.column_stack([np.ones(len(rows)), rows]) / rows[:, None]
+    once, each = np.linalg.lstsq(table, found / rows, rcond=None)[0]
+    if each < 0:
+        once, each = found.mean(), 0.0
+    if once < 0:
+        once, each = 0.0, (found / rows).mean()
+    return max(0.0, float(once)), max(0.0, float(each))

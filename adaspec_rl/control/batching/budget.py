@@ -54,7 +54,9 @@ class VerificationBudget(BatchRule):
         count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
         tokens = len(rows) + np.concatenate([[0.0], np.cumsum(chances)])
         levels = np.count_nonzero(offered, axis=0).astype(float)
-        spent = self._prices.drafting(self._action.drafter, levels, context).sum()
+        drafter, stopping = self._action.drafter, self._action.threshold > 0
+        spent = self._prices.drafting(drafter, levels, context, stopping=stopping).sum()
+        spent = spent + self._prices.beginning(drafter, levels[0])
         seconds = spent + self._prices.verifying(count, np.arange(float(len(tokens))), context)
         return top(offered, int((tokens / seconds).argmax())).tolist()
 

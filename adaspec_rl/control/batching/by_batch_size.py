@@ -54,9 +54,10 @@ def length_table(
         best, table[size] = size / float(prices.verifying(rows, np.zeros(1), at)[0]), FALLBACK
         for drafter, chances in enumerate(survivals):
             level = float(prices.drafting(drafter, rows, at)[0])
+            begins = float(prices.beginning(drafter, rows)[0])
             for length in range(1, len(chances) + 1):
                 verified = prices.verifying(rows, size * np.array([float(length)]), at)
-                seconds = length * level + float(verified[0])
+                seconds = begins + length * level + float(verified[0])
                 rate = size * (1 + chances[:length].sum()) / seconds
                 if rate > best:
                     best, table[size] = rate, Action(length, drafter)

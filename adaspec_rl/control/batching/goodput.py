@@ -57,7 +57,8 @@ class Goodput(BatchRule):
         tokens = (1 - a ** (self._lengths + 1)) / (1 - a)
         level = self._prices.drafting(self._drafter, count, context)
         seconds = self._prices.verifying(count, count * self._lengths, context)
-        length = int((tokens / (seconds + level * self._lengths)).argmax())
+        begins = self._prices.beginning(self._drafter, count) * (self._lengths > 0)
+        length = int((tokens / (seconds + begins + level * self._lengths)).argmax())
         self._plain = 0 if length else self._plain + 1
         if self._plain == self._probe:
             self._plain, length = 0, 1

@@ -14,6 +14,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action, Round
 SPAN = 32.0  # rounds over which throughput is averaged
 HOPE = 1.2  # times plain throughput, where it begins
 CERTAIN = 0.98  # no price is higher
+LONGEST = 64  # rounds without a look, at most
 
 
 class PlannedBatch(BatchRule):
@@ -26,12 +27,14 @@ class PlannedBatch(BatchRule):
     drafted, the likeliest tokens are verified, as in `VerificationBudget`, as long as they are
     worth the seconds that they take.
 
+    Looking takes time as well: after a plan that is worth less than it took to make, the policy
+    rests for a round without drafts, twice as long each time, until rows come or leave in number.
+
     `verify`, `draft` and `read` are factors on the prices of a verified token, of a drafted one and
     of one that a drafter has to catch up on first: 1 is what the cost model says.
     """
 
     name = "learned"
-    allots = True
 
     def __init__(
         self,
@@ -54,6 +57,17 @@ class PlannedBatch(BatchRule):
         self._weight = 0.0
         self._unread = np.zeros((rows, self._outlook.spec.drafters))
         self._drafting: tuple[list[int], list[int]] = ([], [])  # rows and their drafters
+        self._rest, self._resting, self._size = 0, 0, 0
+
+    @property
+    def looks(self) -> bool:  # type: ignore[override]
+        """Not while it rests."""
+        return not self._resting
+
+    @property
+    def allots(self) -> bool:  # type: ignore[override]
+        """Only what was drafted."""
+        return bool(self._drafting[0])
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
         self._contexts.admit(row, prompt)
@@ -62,24 +76,31 @@ class PlannedBatch(BatchRule):
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
+        if self._resting:
+            return [FALLBACK] * len(rows)
         assert observations is not None, "a learned policy needs its observations"
+        self._size = len(rows).bit_length()
         count, context = float(len(rows)), np.array(self._contexts.mean(rows))
         self._rate = self._throughput(count, context)
         price = min(max(self.verify * self._rate * self._token(count, context), 0.0), CERTAIN)
         once, each = self._levels(count, context)  # [D] of a pass, and of a row in it
+        begins, begun = self._beginnings(count)  # [D] of a drafter, and of a row with it
         stop = min(price + float((self.draft * self._rate * (once / count + each)).min()), CERTAIN)
         worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]
         spent = self.draft * self._rate * each[:, None] * drafted
         debt = self.read * self._rate * self._catching_up(rows, context)
-        value = np.cumsum(worth - spent, axis=2) - debt[..., None]
+        value = np.cumsum(worth - spent, axis=2) - (debt + self._rate * begun)[..., None]
         value = np.concatenate([np.zeros_like(value[..., :1]), value], axis=2)  # by length
-        drafter, length = choose(value, self.draft * self._rate * once)
+        drafter, length, gain = choose(value, self.draft * self._rate * once, self._rate * begins)
         known = {
             (d, k): Action(k, d, stop) if k else FALLBACK
             for d, k in set(zip(drafter.tolist(), length.tolist()))
         }
         used = length > 0
         self._drafting = (np.array(rows)[used].tolist(), drafter[used].tolist())
+        pays = gain > self._rate * self._prices.deciding(len(rows))
+        self._rest = 0 if pays else min(max(1, 2 * self._rest), LONGEST)
+        self._resting = self._rest + 1 if self._rest else 0  # this round is counted as well
         return [known[pair] for pair in zip(drafter.tolist(), length.tolist())]
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
@@ -91,6 +112,9 @@ class PlannedBatch(BatchRule):
         return top(offered, int(worth.argmax())).tolist()
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        self._resting = max(0, self._resting - 1)
+        if len(rows).bit_length() != self._size:
+            self._rest = self._resting = 0
         self._contexts.observe(rows, rounds)
         self._unread[list(rows)] += np.array([[len(round_.tokens)] for round_ in rounds])
         self._unread[self._drafting] = 0.0
@@ -129,28 +153,48 @@ class PlannedBatch(BatchRule):
 
     def _levels(self, count: float, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of a drafter's pass, and of each row in it, `[D]` both."""
-        drafters = range(self._outlook.spec.drafters)
         sizes = np.array([1.0, max(count, 2.0)])
-        ends = np.array([self._prices.drafting(d, sizes, context) for d in drafters])
-        each = np.maximum(ends[:, 1] - ends[:, 0], 0.0) / (sizes[1] - sizes[0])
-        return np.maximum(ends[:, 0] - each, 0.0), each
+        drafters = range(self._outlook.spec.drafters)
+        return split(sizes, [self._prices.drafting(d, sizes, context, 0.0, True) for d in drafters])
+
+    def _beginnings(self, count: float) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds of a round in which a drafter drafts, and of each row that does, `[D]` both."""
+        sizes = np.array([1.0, max(count, 2.0)])
+        drafters = range(self._outlook.spec.drafters)
+        return split(sizes, [self._prices.beginning(d, sizes) for d in drafters])
 
 
-def choose(value: np.ndarray, once: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's drafter and length, `[n]` both.
+def split(sizes: np.ndarray, seconds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What there is once and with each row, `[D]` both, of seconds at two sizes, `[2]` each."""
+    ends = np.array(seconds)
+    each = np.maximum(ends[:, 1] - ends[:, 0], 0.0) / (sizes[1] - sizes[0])
+    return np.maximum(ends[:, 0] - each, 0.0), each
+
+
+def choose(
+    value: np.ndarray, once: np.ndarray, begins: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Each row's drafter and length, `[n]` both, and what all of that is worth.
 
     Args:
         value: `[n, D, K + 1]` of every drafter and length to each row; 0 for length 0.
         once: `[D]` what every level of a drafter costs, however many rows draft there.
+        begins: `[D]` what a drafter costs once if any row drafts with it.
     """
     drafters, depths = value.shape[1:]
+    shared = once[:, None] * np.arange(depths) + begins[:, None] * (np.arange(depths) > 0)
     best = np.maximum.accumulate(value, axis=2)
     caps = np.full(drafters, depths - 1)
-    for d in np.argsort(-once):
+    for d in np.argsort(-shared[:, 1]):
         others = [best[:, o, caps[o]] for o in range(drafters) if o != d]
         without = np.maximum.reduce(others) if others else np.zeros(len(value))
-        total = np.maximum(best[:, d], without[:, None]).sum(axis=0) - once[d] * np.arange(depths)
+        total = np.maximum(best[:, d], without[:, None]).sum(axis=0) - shared[d]
         caps[d] = total.argmax()
     allowed = np.where(np.arange(depths) <= caps[:, None], value, -np.inf)
-    flat = allowed.reshape(len(value), -1).argmax(axis=1)
-    return flat // depths, flat % depths
+    flat = allowed.reshape(len(value), -1)
+    chosen = flat.argmax(axis=1)
+    drafter, length = chosen // depths, chosen % depths
+    deepest = np.zeros(drafters, dtype=np.int64)
+    np.maximum.at(deepest, drafter, length)
+    spent = np.take_along_axis(shared, deepest[:, None], axis=1).sum()
+    return drafter, length, float(flat.max(axis=1).sum() - spent)

@@ -22,8 +22,20 @@ class Prices(Protocol):
         rows: np.ndarray,
         context: np.ndarray,
         unread: np.ndarray | float = 0.0,
+        stopping: bool = False,
     ) -> np.ndarray:
-        """Of one level of a draft over `rows`, which have `unread` tokens to catch up on in all."""
+        """Of one level of a draft over `rows`, which have `unread` tokens to catch up on in all.
+
+        `stopping`: a threshold may stop some of them there.
+        """
+        ...
+
+    def beginning(self, drafter: int, rows: np.ndarray) -> np.ndarray:
+        """Of a round in which `rows` draft, beyond the levels; 0 where no row does."""
+        ...
+
+    def deciding(self, rows: int) -> float:
+        """Of a learned policy's look and decision."""
         ...
 
     def features(self, rows: int, context: float) -> CostFeatures:

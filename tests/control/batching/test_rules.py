@@ -10,9 +10,7 @@ from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.allotment import padded, ranked, top
 from adaspec_rl.control.batching.budget import VerificationBudget
 from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize, length_table
-from adaspec_rl.control.batching.fixed import FixedForAll
 from adaspec_rl.control.batching.goodput import Goodput
-from adaspec_rl.control.batching.guard import GuardedBatch
 from adaspec_rl.control.batching.planned import choose
 from adaspec_rl.control.batching.rowwise import Rowwise
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
@@ -20,16 +18,22 @@ from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 
 class Linear:
-    """A pass of the target takes 10 s and `token` s a token more; a level of drafting `level` s."""
+    """A pass of the target takes 10 s and `token` s a token more; a level of drafting `level` s.
 
-    def __init__(self, token: float, level: float = 0.1) -> None:
-        self.token, self.level = token, level
+    Rounds with drafts take `begins` s more.
+    """
+
+    def __init__(self, token: float, level: float = 0.1, begins: float = 0.0) -> None:
+        self.token, self.level, self.begins = token, level, begins
 
     def verifying(self, rows, verified, context):
         return 10.0 + self.token * (rows + verified) + 0.0 * context
 
-    def drafting(self, drafter, rows, context):
-        return self.level * (np.asarray(rows) > 0)
+    def drafting(self, drafter, rows, context, unread=0.0, stopping=False):
+        return self.level * (np.asarray(rows) > 0) + 0.0 * np.asarray(unread)
+
+    def beginning(self, drafter, rows):
+        return self.begins * (np.asarray(rows) > 0)
 
 
 def rounds(drafted: int, accepted: int, count: int) -> list[Round]:
@@ -127,56 +131,17 @@ def test_rows_have_controllers_of_their_own():
     assert [action.length for action in actions] == [made[1].action.length, 3]
 
 
-def test_a_guard_ends_what_does_not_pay_and_leaves_what_does():
-    losing = GuardedBatch(FixedForAll(4), Linear(0.1), shortest=4)
-    rows, load = begun(losing, 2)
-    played = []
-    for _ in range(200):
-        drafted = losing.decide(rows, None, load)[0].length
-        played.append(drafted)
-        allotted = losing.allot(rows, [np.ones(drafted)] * 2)
-        assert allotted == [drafted] * 2
-        losing.observe(rows, rounds(drafted, 0, 2), 20.0 if drafted else 10.2)
-    assert sum(map(bool, played)) < 20
-    paying = GuardedBatch(FixedForAll(4), Linear(0.1))
-    rows, load = begun(paying, 2)
-    for number in range(50):
-        drafted = paying.decide(rows, None, load)[0].length
-        assert drafted == (4 if number >= 3 else 0)  # first, plain rounds are measured
-        paying.observe(rows, rounds(drafted, 3 if drafted else 0, 2), 15.0 if drafted else 10.0)
-
-
-def test_a_guard_learns_what_plain_rounds_take_from_those_that_are_played():
-    """Also where the other controller plays them: prices may be wrong."""
-    guarded = GuardedBatch(FixedForAll(1), Linear(0.1), shortest=4)  # says that a round takes 10
-    rows, load = begun(guarded, 2)
-    played = []
-    for _ in range(300):
-        drafted = guarded.decide(rows, None, load)[0].length
-        played.append(drafted)
-        guarded.observe(rows, rounds(drafted, 0, 2), 7.0 if drafted else 5.0)
-    assert sum(played) < 40  # though 7 seconds are less than 10
-
-
-def test_a_guard_is_not_taken_in_by_a_slow_first_round():
-    guarded = GuardedBatch(FixedForAll(1), Linear(0.1), shortest=4)
-    rows, load = begun(guarded, 2)
-    played = []
-    for number in range(300):
-        drafted = guarded.decide(rows, None, load)[0].length
-        played.append(drafted)
-        seconds = 100.0 if number == 0 else 7.0 if drafted else 5.0
-        guarded.observe(rows, rounds(drafted, 0, 2), seconds)
-    assert sum(played) < 40
-
-
 def test_rows_choose_their_draft_and_share_its_levels():
     value = np.zeros((3, 2, 4))
     value[0, 0] = [0, 1.0, 1.8, 2.4]
     value[1, 0] = [0, 0.5, 0.7, 0.6]
     value[2, 1] = [0, -0.1, 0.2, 0.1]
-    drafter, length = choose(value, np.zeros(2))
+    drafter, length, gain = choose(value, np.zeros(2), np.zeros(2))
+    assert gain == pytest.approx(2.4 + 0.7 + 0.2)
     assert list(zip(drafter, length)) == [(0, 3), (0, 2), (1, 2)]
-    drafter, length = choose(value, np.array([0.9, 0.0]))  # a third level pays no more
+    drafter, length, gain = choose(value, np.array([0.9, 0.0]), np.zeros(2))
+    # A third level does not pay any more.
+    assert gain == pytest.approx(1.8 + 0.7 + 0.2 - 2 * 0.9)
     assert list(zip(drafter, length)) == [(0, 2), (0, 2), (1, 2)]
-    assert choose(value, np.array([2.0, 0.0]))[1].tolist() == [0, 0, 2]
+    assert choose(value, np.array([2.0, 0.0]), np.zeros(2))[1].tolist() == [0, 0, 2]
+    assert choose(value, np.zeros(2), np.array([4.0, 0.3]))[1].tolist() == [0, 0, 0]

@@ -1,0 +1,74 @@
+"""The learned batch policy, with outlooks that are made up."""
+
+import numpy as np
+import pytest
+
+from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batching.outlook import PRICES, Outlook
+from adaspec_rl.control.batching.planned import LONGEST, PlannedBatch
+from adaspec_rl.control.learned import Actor
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.decoding.round import Round
+from tests.control.batching.test_rules import Linear
+
+DEPTH = 3
+
+
+class Priced(Linear):
+    """Decisions take a second."""
+
+    def deciding(self, rows):
+        return 1.0
+
+
+def planned(worth: float, **prices: float) -> PlannedBatch:
+    """A policy that expects `worth` of every token, all of which are drafted."""
+    spec = ObservationSpec(("context",), DEPTH)
+    weight = np.zeros((len(spec) + PRICES, 2 * DEPTH), dtype=np.float32)
+    bias = np.array([worth] * DEPTH + [1.0] * DEPTH, dtype=np.float32)
+    return PlannedBatch(Outlook(Actor((weight,), (bias,)), spec, DEPTH), Priced(0.1, **prices))
+
+
+def played(policy: PlannedBatch, sizes: list[int]) -> list[tuple[bool, int]]:
+    """Of each round, whether the policy looked and how much its rows drafted together."""
+    policy.reset(max(sizes))
+    for row in range(max(sizes)):
+        policy.admit(row, [1], 0)
+    found = []
+    for count in sizes:
+        rows = list(range(count))
+        looks = policy.looks
+        seen = np.zeros((count, len(policy.observes)), np.float32) if looks else None
+        actions = policy.decide(rows, seen, Load(count))
+        found.append((looks, sum(action.length for action in actions)))
+        assert policy.allots == (found[-1][1] > 0)
+        policy.observe(rows, [Round(0, 0, 0, (1,), 10.4)] * count, 10.4)
+    return found
+
+
+def test_it_rests_longer_and_longer_where_drafts_do_not_pay() -> None:
+    found = played(planned(0.0), [4] * 1000)
+    assert not any(drafted for _, drafted in found)
+    at = np.flatnonzero([looks for looks, _ in found])
+    rests = np.diff(at) - 1
+    assert rests[:8].tolist() == [1, 2, 4, 8, 16, 32, 64, 64] and rests.max() == LONGEST
+
+
+def test_it_looks_at_once_when_rows_become_few() -> None:
+    found = played(planned(0.0), [8] * 40 + [2])
+    assert not found[39][0]
+    found = played(planned(0.0), [8] * 40 + [2] * 2)
+    assert found[41][0]
+
+
+def test_it_goes_on_where_they_pay() -> None:
+    assert played(planned(0.5), [4] * 20) == [(True, 4 * DEPTH)] * 20
+
+
+@pytest.mark.parametrize("begins, drafts", [(10.0, True), (40.0, False)])
+def test_it_knows_what_a_round_with_drafts_costs_beyond_its_passes(
+    begins: float, drafts: bool
+) -> None:
+    """Twelve tokens worth half a token each make 6, and a plain round 4 in 10.4 seconds."""
+    found = played(planned(0.5, begins=begins), [4])
+    assert (found[0][1] > 0) == drafts
