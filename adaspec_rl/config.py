@@ -59,6 +59,20 @@ class DataConfig:
 
 
 @dataclass
+class LossyConfig:
+    """Settings of lossy verification: each belongs to one rule, the one that is named."""
+
+    k: int = 4  # top_k: a mismatch stands if it is among the target's k best
+    epsilon: float = 0.09  # typical: a token of this probability always stands
+    delta: float = 0.3  # typical: how much less probable than usual there it may be
+    lenience: float = 2.0  # fuzzy: T of min(1, T p / q)
+    window: int = 4  # tolerance: drafted tokens after a mismatch that have to agree
+    entropy: float = 0.0  # tolerance: of the target where a mismatch may stand, in nats
+    judge: str | None = None  # judge: a folder that `adaspec_rl.tools.judge` wrote
+    threshold: float = 0.5  # judge: the chance of another answer under which a mismatch stands
+
+
+@dataclass
 class EnvConfig:
     """The decoding loop and how it is rewarded."""
 
@@ -76,7 +90,10 @@ class EnvConfig:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    verification: str = "coupled"  # greedy, rejection, coupled; temperature 0 is always greedy
+    # greedy, rejection, coupled (temperature 0 is always greedy); lossy.NAME: other texts, faster
+    verification: str = "coupled"
+    lossy: LossyConfig = field(default_factory=LossyConfig)
+    distance_price: float = 0.0  # what 1 in total variation from the target costs of the reward
 
 
 @dataclass

@@ -2,7 +2,15 @@
 
 from importlib.util import find_spec
 
-from adaspec_rl.config import Config, CostConfig, DataConfig, EvaluateConfig, TrainConfig
+from adaspec_rl.config import (
+    Config,
+    CostConfig,
+    DataConfig,
+    EnvConfig,
+    EvaluateConfig,
+    LossyConfig,
+    TrainConfig,
+)
 from adaspec_rl.limits import shown
 
 # What each source of prompts reads besides the number of prompts and their length.
@@ -13,6 +21,14 @@ READ = {
     "hub": ("name", "config", "split", "column", "domain_column", "template", "test_share"),
 }
 NEEDED = {"jsonl": ("path", "FILE"), "gsm8k": ("path", "FILE"), "hub": ("name", "OWNER/NAME")}
+# What each lossy rule reads.
+LOSSY = {
+    "lossy.top_k": ("k",),
+    "lossy.typical": ("epsilon", "delta"),
+    "lossy.fuzzy": ("lenience",),
+    "lossy.tolerance": ("window", "entropy"),
+    "lossy.judge": ("judge", "threshold"),
+}
 LARGEST_ROLLOUT = 2**24  # rounds between two updates of PPO; they are all kept in memory
 MOST_STATES = 10**7  # of the regression, which keeps them all
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # by logger
@@ -36,6 +52,9 @@ def check_together(config: Config) -> None:
             f"env.verification=greedy needs temperature 0, got {max(temperatures):g}: set "
             "env.verification to coupled or rejection"
         )
+    _check_lossy(config.env)
+    if config.env.verification in LOSSY:
+        _check_run_of_lossy(config)
     if config.env.max_length < min(config.evaluation.lengths):
         raise ValueError(
             f"every one of evaluation.lengths {config.evaluation.lengths} is above env.max_length="
@@ -58,6 +77,51 @@ def _check_data(config: DataConfig) -> None:
             others = " or ".join(f"data={name}" for name, names in READ.items() if key in names)
             raise ValueError(
                 f"data.{key}={shown(value)} has no meaning with data={config.source}: add {others}"
+            )
+
+
+def _check_lossy(config: EnvConfig) -> None:
+    """Settings of the lossy rule that was named, and of no other one."""
+    usual = LossyConfig()
+    for rule, names in LOSSY.items():
+        for name in names:
+            value = getattr(config.lossy, name)
+            if rule != config.verification and value != getattr(usual, name):
+                raise ValueError(
+                    f"env.lossy.{name}={shown(value)} has no meaning with env.verification="
+                    f"{config.verification}: set env.verification={rule}"
+                )
+    if config.verification == "lossy.judge" and config.lossy.judge is None:
+        raise ValueError(
+            "env.lossy.judge is not set: add env.lossy.judge=FOLDER, as written by "
+            "python -m adaspec_rl.tools.judge"
+        )
+    if config.distance_price and config.verification not in LOSSY:
+        raise ValueError(
+            f"env.distance_price={config.distance_price:g} has no meaning with env.verification="
+            f"{config.verification}, whose texts are the target's: set a lossy one"
+        )
+
+
+def _check_run_of_lossy(config: Config) -> None:
+    """Lossy texts depend on the drafts, so that no recording knows them."""
+    rule = config.env.verification
+    if isinstance(config, TrainConfig) and config.env.session == "replay":
+        raise ValueError(
+            f"env.verification={rule} cannot be replayed, as its texts depend on the drafts: add "
+            "env=live agent=ppo_live"
+        )
+    if isinstance(config, EvaluateConfig):
+        if config.evaluation.mode != "live":
+            raise ValueError(
+                f"env.verification={rule} cannot be replayed, as its texts depend on the drafts: "
+                f"set evaluation.mode=live, got {config.evaluation.mode}"
+            )
+        named = [config.controller.name] if config.controllers is None else config.controllers
+        if "oracle" in named:
+            raise ValueError(
+                f"controller=oracle knows the target's own texts, which env.verification={rule} "
+                "leaves: leave it out"
             )
 
 

@@ -22,6 +22,9 @@ from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.verification import Rule
+from adaspec_rl.decoding.verification.lossy import Fuzzy, Judge, Tolerance, TopK, Typical
+from adaspec_rl.decoding.verification.lossy.judge_file import load_judge
 from adaspec_rl.engine.device import device_named
 from adaspec_rl.pairs.drafter_names import EXIT
 from adaspec_rl.pairs.pair import Pair, load_pair
@@ -87,6 +90,28 @@ def sampling_from(config: EnvConfig) -> Sampling:
     return Sampling(config.temperature, config.top_k, config.top_p)
 
 
+def verification_from(config: EnvConfig) -> Rule:
+    """The rule that decodes: an exact one's name, or a lossy one with its settings.
+
+    Raises:
+        ValueError: there is no such judge.
+    """
+    lossy = config.lossy
+    match config.verification:
+        case TopK.name:
+            return TopK(lossy.k)
+        case Typical.name:
+            return Typical(lossy.epsilon, lossy.delta)
+        case Fuzzy.name:
+            return Fuzzy(lossy.lenience)
+        case Tolerance.name:
+            return Tolerance(lossy.window, lossy.entropy)
+        case Judge.name:
+            assert lossy.judge is not None
+            return load_judge(Path(lossy.judge)).at(lossy.threshold)
+    return config.verification
+
+
 def recording_from(
     config: Config,
     pair: Pair,
@@ -96,9 +121,10 @@ def recording_from(
 ) -> tuple[Trace, list[Survival]]:
     """Record `prompts`, or load what was recorded; with progress and time left.
 
-    The recording is greedy or coupled, whatever rule decodes: under rejection sampling texts would
-    depend on the drafts, so coupling stands in for it there. Survival is estimated from what the
-    sessions of that rule see. `heads` are survival estimates to use in place of fitted ones.
+    The recording is greedy or coupled, whatever rule decodes: under rejection sampling and lossy
+    rules texts would depend on the drafts, so exact coupling stands in for them. Survival is
+    estimated from what the sessions of a sampling rule see, and what exact verification accepts.
+    `heads` are survival estimates to use in place of fitted ones.
     """
     rejects = config.env.verification == "rejection" and config.env.temperature > 0
     recording = Recording(
@@ -163,7 +189,7 @@ def measured_profile_from(
     session = pair.session(
         max_new_tokens=config.env.max_new_tokens,
         sampling=sampling_from(config.env),
-        verification=config.env.verification,
+        verification=verification_from(config.env),
         survival=survival,
     )
     limit = config.cost.seconds

@@ -25,6 +25,14 @@ LIVE = ["env.session=live", "agent.batch_size=32"]
             "every one of evaluation.lengths [5",
         ),
         (["env.verification=greedy", "env.temperature=0.5"], "env.verification=greedy needs tem"),
+        (["env.verification=lossy.top_k"], "env.verification=lossy.top_k cannot be replayed, as"),
+        (["env.lossy.k=8"], "env.lossy.k=8 has no meaning with env.verification=coupled: set env."),
+        (
+            [*LIVE, "env.verification=lossy.fuzzy", "env.lossy.window=2"],
+            "env.lossy.window=2 has no meaning with env.verification=lossy.fuzzy: set env.verif",
+        ),
+        ([*LIVE, "env.verification=lossy.judge"], "env.lossy.judge is not set: add env.lossy.ju"),
+        (["env.distance_price=1"], "env.distance_price=1 has no meaning with env.verification=co"),
         (["controllers=all"], "controllers is for evaluate.py: train_policy.py compares the"),
         (["controllers=[svip]"], "controllers is for evaluate.py: train_policy.py compares the"),
         (["controller.name=svip"], "controller is for evaluate.py: train_policy.py compares the"),
@@ -53,6 +61,14 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(arguments, senten
     ("arguments", "sentence"),
     [
         (["controllers=[svip]", "controller.parameters.x=1"], "controller.parameters are of one"),
+        (
+            ["env.verification=lossy.typical", "evaluation.mode=both"],
+            "env.verification=lossy.typical cannot be replayed, as its texts depend on the drafts",
+        ),
+        (
+            ["env.verification=lossy.typical", "controllers=[ucb1,oracle]"],
+            "controller=oracle knows the target's own texts, which env.verification=lossy.typical",
+        ),
         (
             ["env.verification=greedy", "evaluation.temperatures=[0,0.8]"],
             "env.verification=greedy needs temperature 0, got 0.8",

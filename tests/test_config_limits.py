@@ -45,6 +45,7 @@ def test_closed_lists_are_those_of_the_parts():
     from adaspec_rl.comparison.contestants import NAMES
     from adaspec_rl.control.observation import GROUPS
     from adaspec_rl.decoding.verification import RULES
+    from adaspec_rl.decoding.verification.lossy import LOSSY
     from adaspec_rl.engine.loading import ENGINES
     from adaspec_rl.engine.quantization import QUANTIZATIONS
     from adaspec_rl.envs.reward import REWARDS
@@ -53,7 +54,7 @@ def test_closed_lists_are_those_of_the_parts():
     from adaspec_rl.pairs.pair import MEMORY
 
     for key, words in {
-        "env.verification": RULES,
+        "env.verification": (*RULES, *LOSSY),
         "engine.name": ENGINES,
         "env.reward": REWARDS,
         "env.timing": TIMINGS,

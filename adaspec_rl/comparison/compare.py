@@ -21,7 +21,8 @@ from adaspec_rl.costs.profile import CostProfile, device_name
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import SAMPLER
-from adaspec_rl.from_config import sampling_from
+from adaspec_rl.decoding.verification import is_lossy
+from adaspec_rl.from_config import sampling_from, verification_from
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.run_identity import digest, settings_of
@@ -123,7 +124,7 @@ def _session(
     live = pair.session(
         max_new_tokens=config.evaluation.max_new_tokens,
         sampling=sampling_from(config.env),
-        verification=config.env.verification,
+        verification=verification_from(config.env),
         survival=entered.survival,
     )
     if pair.target.device.type != "cpu":
@@ -170,8 +171,9 @@ def _figures(
     records: Sequence[Record],
     mode: str,
 ) -> dict[str, Any]:
-    sampling, rule = sampling_from(config.env), config.env.verification
-    deterministic = sampling.temperature == 0 or rule == "coupled"
+    sampling, rule = sampling_from(config.env), verification_from(config.env)
+    exact_text = sampling.temperature == 0 and not is_lossy(rule)
+    deterministic = exact_text or rule == "coupled"
     ids = {item.prompt.id: item.ids for item in prompts}
     comparable = deterministic and mode == LIVE  # a replayed text is the recorded one
     how: dict[str, Any] = {"verification": rule, "sampling": sampling, "seed": config.seed}
@@ -188,8 +190,8 @@ def _figures(
             "temperature": sampling.temperature,
             # Recordings are coupled, whatever rule decodes live.
             "verification": "greedy"
-            if sampling.temperature == 0
-            else ("coupled" if mode == REPLAY else rule),
+            if exact_text
+            else ("coupled" if mode == REPLAY else str(rule)),
             "prompts": len(prompts),
             "selection": selection.figures(),
             "chat": chat_facts(config.data.chat, prompts, pair.tokenizer),
@@ -232,6 +234,11 @@ def _footnote(figures: dict[str, Any]) -> str:
         same = f"{lossless['identical']} of {lossless['compared']}"
         lines.append(
             f"Texts identical to autoregressive decoding: {same} ({lossless['ties']} ties)."
+        )
+    elif figures["verification"].startswith("lossy."):
+        lines.append(
+            f"Lossy verification ({figures['verification']}): texts are not the target's, by as "
+            "much as stands beside each method."
         )
     elif figures["mode"] == LIVE:
         lines.append("Sampled by rejection: the distribution is the target's, texts differ.")

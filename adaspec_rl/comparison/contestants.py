@@ -25,6 +25,7 @@ from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.verification.lossy import LOSSY
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.from_config import (
     measured_profile_from,
@@ -75,7 +76,9 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
         if method.drafters == present:  # it switches between them and a model
             lacking[name] = ["draft"]
     if wanted == "all":
-        return [name for name in NAMES if not lacking.get(name)]
+        lossy = config.env.verification in LOSSY  # the oracle knows exact texts only
+        names = [name for name in NAMES if not lacking.get(name)]
+        return [name for name in names if not (lossy and name == ORACLE)]
     names = [config.controller.name] if wanted is None else wanted
     if isinstance(names, str):
         names = [names]

@@ -52,6 +52,7 @@ def method_figures(
         "speedup": paired_ratio(*own, *plain),
         "speedup_ci95": list(paired_ratio_interval(*own, *plain, **bootstrap)),
         "identical": _identical(records, base),
+        "distance": sum(played.distance for played in rounds) / max(1.0, float(own[0].sum())),
         "mean_accepted_tokens": sum(len(played.tokens) for played in rounds) / len(rounds),
         "acceptance_rate": accepted / reached if reached else None,
         "mean_draft_length": sum(played.drafted for played in rounds) / len(rounds),
@@ -251,14 +252,25 @@ def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _price(figures: Mapping[str, Any]) -> str:
+    """What stands beside the name of a method whose texts are not all the target's."""
+    distance = figures.get("distance")
+    return f" (lossy, {distance:.1%})" if distance else ""
+
+
 def results_table(results: Mapping[str, Any]) -> Table:
     """A comparison for people. Up to three domains get a column of their own."""
     domains = list(results["domains"]) if len(results["domains"]) <= 3 else []
     setting = f"temperature {results['temperature']:g}, {results['mode']}"
+    lossy = results.get("verification", "").startswith("lossy.")
+    if lossy:
+        setting += f", {results['verification']}"
     table = Table(
         title=Text(f"{results['pair']['name']}, {setting}", style="table.title"),
         caption="same: texts identical to autoregressive decoding's; * best fixed length in "
-        "hindsight" + ("; by domain: speedup" if domains else ""),
+        "hindsight"
+        + ("; by domain: speedup" if domains else "")
+        + ("; lossy: total variation from the target, a token" if lossy else ""),
         title_justify="left",
         caption_justify="left",
         box=None,
@@ -272,7 +284,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         gain = 100 * (figures["versus_best_fixed"] - 1)
         best = method == results["best_fixed"]
         table.add_row(
-            Text(method + (" *" if best else "")),
+            Text(method + (" *" if best else "") + _price(figures)),
             f"{figures['speedup']:.2f}",
             f"{figures['identical']:.0%}",
             "" if best else f"{gain:+.1f}% ({down:+.1f}, {up:+.1f})",

@@ -19,7 +19,7 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.encoding import encode
 from adaspec_rl.data.prompts import EncodedPrompt, Prompt
 from adaspec_rl.files import write_atomically
-from adaspec_rl.from_config import sampling_from
+from adaspec_rl.from_config import sampling_from, verification_from
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import asked_prompts, prompts_from
 
@@ -104,7 +104,7 @@ def _seconds_of_a_text(config: Config, pair: Pair, asked: Sequence[Prompt], limi
     session = pair.session(
         max_new_tokens=config.evaluation.max_new_tokens,
         sampling=sampling_from(config.env),
-        verification=config.env.verification,
+        verification=verification_from(config.env),
     )
     firsts: dict[str, Prompt] = {}
     for prompt in asked:

@@ -15,6 +15,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action, Round, check_chain
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
+from adaspec_rl.decoding.verification.lossy import Judge, distance_of
 from adaspec_rl.engine.extension import Extended, Extension
 from adaspec_rl.engine.finite_check import not_finite
 from adaspec_rl.engine.language_model import LanguageModel
@@ -79,6 +80,10 @@ class Batch:
             raise ValueError(
                 f"{target.name} runs through transformers, where all texts of a batch have one "
                 "length: decode one text at a time"
+            )
+        if isinstance(rules.verification, Judge):
+            raise ValueError(
+                f"{rules.verification.name} verifies one text at a time: expected another rule"
             )
         if rows < 1:
             raise ValueError(f"a batch needs at least 1 row, got {rows}")
@@ -317,6 +322,7 @@ class Batch:
         if self.signals:
             entropy, top_probability = target_signals(seen.logits[proposed[0]]).tolist()
         kept, emitted = text.commit(proposed[0], proposed[1:])
+        distance = distance_of(text.rule, len(emitted))
         self.target.rollback_row(number, len(sequence) - 1)
         if row.action.length:
             self.drafters[row.action.drafter].keep(number, n + kept)
@@ -339,6 +345,7 @@ class Batch:
                 draft_survivals=survivals,
                 target_entropy=entropy,
                 target_top_probability=top_probability,
+                distance=distance,
             )
 
         return played

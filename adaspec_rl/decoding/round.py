@@ -129,6 +129,7 @@ class Round:
     target_entropy: float = 0.0  # nats, at the last verified position
     target_top_probability: float = 0.0  # likewise
     at_leaf: bool = False  # the accepted path of a token tree ends where nothing was drafted after
+    distance: float = 0.0  # lossy rules: total variation from the target, the sum over `tokens`
 
     @property
     def reached(self) -> int:

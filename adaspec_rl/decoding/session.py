@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from adaspec_rl.console import part_of
-from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup
+from adaspec_rl.decoding.drafters import Draft, Drafter, DraftModel, NgramLookup
 from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.picks import signals_of
@@ -18,7 +18,8 @@ from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.token_sequence import TokenSequence
-from adaspec_rl.decoding.verification import new_verification, row
+from adaspec_rl.decoding.verification import Rule, Verification, new_verification, row
+from adaspec_rl.decoding.verification.lossy import Judge, Lenient, States, distance_of
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -72,7 +73,7 @@ class LiveSession:
         eos_ids: Sequence[int] = (),
         max_new_tokens: int = 128,
         sampling: Sampling = Sampling(),
-        verification: str = "rejection",
+        verification: Rule = "rejection",
         survival: Sequence[Survival] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -96,6 +97,7 @@ class LiveSession:
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling
         self.verification = verification
+        self._judge = _known_judge(verification, target, self.models)
         self._told: LeanModel | None = None  # the target, where drafters read its hidden states
         if any(drafter.needs_hidden for drafter in drafters):
             assert isinstance(target, LeanModel)
@@ -192,6 +194,8 @@ class LiveSession:
         drawn = None
         if draft and rule.needs_log_probs:
             drawn = draft.all_log_probs(logits.shape[-1])
+        if self._judge is not None and draft and action.drafter == self._judge:
+            _inform(rule, self.target, draft)
         accepted, token = rule.verify(logits, buffer[n : n + drafted], drawn, n)
         watched = self._watched(action.drafter if draft else None)
         if logits.device.type == "cpu" and not self._signals:  # nothing to wait for
@@ -234,6 +238,7 @@ class LiveSession:
             draft_margins=tuple(margins),
             draft_choice_margins=tuple(choice_margins),
             draft_survivals=survivals,
+            distance=distance_of(rule, len(emitted)),
             seconds=self.clock() - began,
         )
 
@@ -265,6 +270,42 @@ class LiveSession:
 
 
 _NOTHING = np.zeros((0, len(SIGNALS)), dtype=np.float32)
+
+
+def _known_judge(
+    verification: Rule, target: LanguageModel, drafters: Sequence[Drafter]
+) -> int | None:
+    """The number of the drafter whose drafts a learned judge knows; None: there is no judge.
+
+    Raises:
+        ValueError: no such draft model, or one whose hidden states cannot be had.
+    """
+    if not isinstance(verification, Judge):
+        return None
+    names = [drafter.name for drafter in drafters]
+    if verification.drafter not in names:
+        raise ValueError(
+            f"the judge knows the drafter {verification.drafter}, but there are "
+            f"{', '.join(names) or 'none'}: add it, or train a judge for another one"
+        )
+    number = names.index(verification.drafter)
+    known = drafters[number]
+    if not isinstance(known, DraftModel):
+        raise ValueError(f"the judge knows draft models, but {known.name} is none: train another")
+    if not isinstance(target, LeanModel) or not isinstance(known.model, LeanModel):
+        raise ValueError(
+            f"{verification.name} reads hidden states, which the lean engine alone keeps: set "
+            "engine.name=lean"
+        )
+    return number
+
+
+def _inform(rule: Verification, target: LanguageModel, draft: Draft) -> None:
+    """Tell a judge what both models thought of a draft."""
+    assert isinstance(rule, Lenient) and isinstance(target, LeanModel)
+    assert target.last_hidden is not None and draft.hidden is not None
+    behind = target.last_hidden[0, : len(draft)]
+    rule.see(States(behind, draft.hidden, draft.own_log_probs(target.vocab_size)))
 
 
 def _report(

@@ -12,7 +12,7 @@ from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.stopping import RuleStop, RunningSurvival, ThresholdStop, chances
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.token_sequence import TokenSequence
-from adaspec_rl.decoding.verification import new_verification
+from adaspec_rl.decoding.verification import Rule, new_verification
 from adaspec_rl.engine.language_model import LanguageModel
 
 DraftStop = ThresholdStop | RuleStop
@@ -29,7 +29,7 @@ class DecodingRules:
     eos_ids: frozenset[int] = frozenset()
     max_new_tokens: int = 128
     sampling: Sampling = Sampling()
-    verification: str = "rejection"
+    verification: Rule = "rejection"
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

@@ -10,6 +10,7 @@ from adaspec_rl.data.prompts import EncodedPrompt, embedded_prompts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.verification import Rule
 from adaspec_rl.envs.reward import REWARDS, check_choice
 from adaspec_rl.envs.spec_decode import TIMINGS, SpecDecodeEnv
 from adaspec_rl.pairs.pair import Pair, load_pair
@@ -26,10 +27,11 @@ def make_live_env(
     timing: str = "profile",
     max_new_tokens: int = 128,
     sampling: Sampling = Sampling(),
-    verification: str = "rejection",
+    verification: Rule = "rejection",
     survival: Sequence[Survival] | None = None,
     profile: CostProfile | None = None,
     batch_size: int = 1,
+    distance_price: float = 0.0,
     profile_samples: int = 24,
     progress: Callable[[float], None] = lambda share: None,
 ) -> SpecDecodeEnv:
@@ -72,4 +74,5 @@ def make_live_env(
         reward=reward,
         timing=timing,
         batch_size=batch_size,
+        distance_price=distance_price,
     )

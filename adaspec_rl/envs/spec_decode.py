@@ -39,8 +39,12 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         reward: str = "throughput",
         timing: str = "profile",
         batch_size: int = 1,
+        distance_price: float = 0.0,
     ) -> None:
         """`prompts` are token ids; `timing` says where a round's seconds come from.
+
+        Under lossy verification the reward of a round is less by `distance_price` times its
+        `distance` from the target.
 
         Profiled seconds are those at `batch_size` and the text's current length, with the policy's
         own time.
@@ -66,6 +70,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.profile = profile
         self.timing = timing
         self.batch_size = batch_size
+        self.distance_price = distance_price
         self.reward = Reward(reward)
         self.rate = 1.0  # the reward's λ
         self.action_space = gym.spaces.Discrete(len(actions))
@@ -126,6 +131,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         steps = seconds / costs.autoregressive_step
         owed = (self._unread.seconds(costs) - before) / costs.autoregressive_step
         reward = self.reward(emitted, played.accepted, steps + owed, self.rate)
+        reward -= self.distance_price * played.distance
         finished = self.session.finished
         return (
             self._observer.observation(),

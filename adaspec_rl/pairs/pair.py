@@ -19,6 +19,8 @@ from adaspec_rl.decoding.drafters import (
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.verification import Rule
+from adaspec_rl.decoding.verification.lossy import Judge
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.config_keys import refuse_unusable
 from adaspec_rl.engine.cpu.choice import fastest_dtype
@@ -55,10 +57,16 @@ class Pair:
         *,
         max_new_tokens: int,
         sampling: Sampling,
-        verification: str = "rejection",
+        verification: Rule = "rejection",
         survival: Sequence[Survival] | None = None,
     ) -> LiveSession:
-        """A live decoding session of this pair; `survival` is by drafter."""
+        """A live decoding session of this pair; `survival` is by drafter.
+
+        Raises:
+            ValueError: a judge of another pair.
+        """
+        if isinstance(verification, Judge):
+            verification.check_pair(self.name, self.fingerprint)
         return LiveSession(
             self.target,
             self.drafters,

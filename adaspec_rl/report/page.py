@@ -95,7 +95,8 @@ def verdict(comparison: Mapping[str, Any], by_domain: bool = True) -> str:
         if best is None:
             return "No method was compared with plain decoding."
         speed = _speed(methods[best]["speedup"])
-        return f"The best fixed length, {_length(best)}, {speed}."
+        price = _lossy(comparison, best)
+        return f"The best fixed length, {_length(best)}, {speed}{price and f'; {price}'}."
     who = "The learned policy" if name == LEARNED else f"The controller {name}"
     clauses = [f"{who} {_speed(methods[name]['speedup'])}"]
     if best is not None:
@@ -104,6 +105,7 @@ def verdict(comparison: Mapping[str, Any], by_domain: bool = True) -> str:
     if by_domain:
         clauses.append(_domains(comparison, name))
     clauses.append(_differing(comparison))
+    clauses.append(_lossy(comparison, name))
     return "; ".join(filter(None, clauses)) + "."
 
 
@@ -193,6 +195,18 @@ def _differing(comparison: Mapping[str, Any]) -> str:
     if not differing:
         return ""
     return f"{differing} of {lossless['compared']} texts differ from plain decoding's"
+
+
+def _lossy(comparison: Mapping[str, Any], name: str) -> str:
+    """What the speed of a lossy comparison is paid with."""
+    rule = str(comparison.get("verification") or "")
+    if not rule.startswith("lossy."):
+        return ""
+    figures = comparison["methods"][name]
+    return (
+        f"this is lossy ({rule}): {figures['distance']:.1%} in total variation from the target, "
+        f"{figures['identical']:.0%} of the texts are plain decoding's"
+    )
 
 
 def _setting(comparison: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from adaspec_rl.from_config import (
     recording_from,
     sampling_from,
     saved_profile_from,
+    verification_from,
 )
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
@@ -236,10 +237,11 @@ def _environment(config: TrainConfig, task: Task, games: ReplayGame) -> Env | Ve
         timing=config.env.timing,
         max_new_tokens=config.env.max_new_tokens,
         sampling=sampling_from(config.env),
-        verification=config.env.verification,
+        verification=verification_from(config.env),
         survival=task.survival,
         profile=task.profile,
         batch_size=config.cost.batch_size,
+        distance_price=config.env.distance_price,
     )
 
 

@@ -15,7 +15,9 @@ from adaspec_rl.decoding.drafters.drafter import (
 from adaspec_rl.decoding.drafters.offloading import Offloading
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
+from adaspec_rl.decoding.verification.lossy import Lenient
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.lean_model import LeanModel
 
 PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and yet finite
 
@@ -81,8 +83,19 @@ class DraftModel:
                 self._has_read(sequence, len(draft) - 1)
                 return draft
         return draft_by_forwards(
-            self._reader(sequence), unread, n, length, rule, stop, self.output_tokens
+            self._reader(sequence),
+            unread,
+            n,
+            length,
+            rule,
+            stop,
+            self.output_tokens,
+            self._state if isinstance(rule, Lenient) and rule.rule.needs_states else None,
         )
+
+    def _state(self) -> torch.Tensor | None:
+        """The hidden states of the last forward pass, `[1, W, hidden]`, where they are kept."""
+        return self.model.last_hidden if isinstance(self.model, LeanModel) else None
 
     @property
     def output_tokens(self) -> torch.Tensor | None:

@@ -25,6 +25,7 @@ class Draft:
     picks: Sequence[Pick] = ()  # [k], where they were picked from short lists, without logits
     ids: torch.Tensor | None = None  # [C], the tokens that it chose from; None: all of them
     among: torch.Tensor | None = None  # [k], the places of `tokens` among `ids`
+    hidden: torch.Tensor | None = None  # [k, hidden], the drafter's normalised states, if known
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -45,12 +46,22 @@ class Draft:
             scores=cut(self.scores),
             picks=self.picks[:count],
             among=cut(self.among),
+            hidden=cut(self.hidden),
         )
 
     @property
     def places(self) -> torch.Tensor:
         """The columns of the drafted tokens, `[k]`."""
         return self.tokens if self.among is None else self.among
+
+    def own_log_probs(self, vocab_size: int) -> torch.Tensor:
+        """The drafter's own distribution, untempered, `[k, V]`: -inf for tokens it did not have."""
+        assert self.logits is not None
+        own = self.logits.log_softmax(-1)
+        if self.ids is None:
+            return own
+        whole = own.new_full((len(self), vocab_size), -torch.inf)
+        return whole.index_copy_(1, self.ids, own)
 
     def all_log_probs(self, vocab_size: int) -> torch.Tensor | None:
         """`log_probs` of the whole vocabulary, `[k, V]`: -inf for tokens that it did not have."""
@@ -154,7 +165,9 @@ def draft_at_once(
         log_probs = logits / temperature
         scores = log_probs + noise
     among = None if ids is None else drafted.places
-    return Draft(drafted.tokens, logits, log_probs, scores, ids=ids, among=among)
+    return Draft(
+        drafted.tokens, logits, log_probs, scores, ids=ids, among=among, hidden=drafted.hidden
+    )
 
 
 def draft_by_forwards(
@@ -165,11 +178,13 @@ def draft_by_forwards(
     rule: Verification,
     stop: Stop | None,
     ids: torch.Tensor | None = None,
+    state: Callable[[], torch.Tensor | None] | None = None,
 ) -> Draft:
     """Draft with a model, one forward pass a token; the first one reads all of `unread` `[n]`.
 
     `read` maps tokens `[1, n]` to the logits `[C]` after them, of all tokens or of `ids` `[C]`;
-    `position` is the first draft's.
+    `position` is the first draft's; `state` gives the hidden states `[1, W, hidden]` of the last
+    pass, where somebody wants them.
 
     On the CPU, `stop` is asked before the next pass, which it may spare. Elsewhere it is asked once
     that pass is under way, so that the device never waits for the host; where the draft ends, the
@@ -179,6 +194,7 @@ def draft_by_forwards(
     late = unread.device.type != "cpu"
     rows: list[torch.Tensor] = []
     choices: list[Choice] = []
+    states: list[torch.Tensor] = []
     while True:
         row = read(unread)
         choice = rule.propose(row, position + len(rows), ids)
@@ -186,6 +202,8 @@ def draft_by_forwards(
             break
         rows.append(row)
         choices.append(choice)
+        if state is not None and (seen := state()) is not None:
+            states.append(seen[0, -1])
         if len(rows) == length:
             break
         if stop is not None:
@@ -193,7 +211,8 @@ def draft_by_forwards(
             if not late and stop():
                 break
         unread = choice.token[None]
-    return assembled(rows, choices, ids)
+    draft = assembled(rows, choices, ids)
+    return replace(draft, hidden=torch.stack(states)) if states else draft
 
 
 def assembled(

@@ -8,7 +8,13 @@ from adaspec_rl.decoding.verification.contract import Verification
 from adaspec_rl.decoding.verification.coupled import Coupled
 from adaspec_rl.decoding.verification.greedy import Greedy
 from adaspec_rl.decoding.verification.rejection import Rejection
-from adaspec_rl.decoding.verification.rules import RULES, new_verification, weigh_rows
+from adaspec_rl.decoding.verification.rules import (
+    RULES,
+    Rule,
+    is_lossy,
+    new_verification,
+    weigh_rows,
+)
 
 __all__ = [
     "LARGEST_MARGIN",
@@ -19,9 +25,11 @@ __all__ = [
     "Perturbation",
     "PointMass",
     "Rejection",
+    "Rule",
     "Verification",
     "best",
     "choice_margin",
+    "is_lossy",
     "leading",
     "new_verification",
     "row",

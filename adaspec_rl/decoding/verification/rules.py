@@ -9,9 +9,17 @@ from adaspec_rl.decoding.sampling import Sampling, warp_logits
 from adaspec_rl.decoding.verification.contract import Verification
 from adaspec_rl.decoding.verification.coupled import Coupled
 from adaspec_rl.decoding.verification.greedy import Greedy
+from adaspec_rl.decoding.verification.lossy import (
+    LOSSY,
+    Fuzzy,
+    Lenient,
+    LenientRejection,
+    LossyRule,
+)
 from adaspec_rl.decoding.verification.rejection import Rejection
 
 RULES = ("greedy", "rejection", "coupled")
+Rule = str | LossyRule  # an exact one by name, or a lossy one with its settings
 
 
 def weigh_rows(
@@ -34,10 +42,26 @@ def weigh_rows(
     return torch.stack([item[0] for item in found]), torch.stack([item[1] for item in found])
 
 
+def is_lossy(rule: Rule) -> bool:
+    """Whether texts may be others than the target's."""
+    return not isinstance(rule, str) or rule in LOSSY
+
+
 def new_verification(
-    rule: str, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
+    rule: Rule, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
 ) -> Verification:
-    """The rule named `greedy`, `rejection` or `coupled`; temperature 0 is always greedy."""
+    """The rule named `greedy`, `rejection` or `coupled`, or a lossy one.
+
+    Temperature 0 is greedy, but for lossy rules. These are lenient with the target's own picks:
+    greedy ones at temperature 0, else coupled ones; `Fuzzy` is then lenient rejection sampling.
+    """
+    if not isinstance(rule, str):
+        return _lossy(rule, sampling, seed, vocab_size, device)
+    if rule in LOSSY:
+        raise ValueError(
+            f"verification {rule!r} has settings: pass a {LOSSY[rule].__name__} in place of its "
+            "name"
+        )
     if rule not in RULES:
         raise ValueError(f"unknown verification {rule!r}: expected one of {', '.join(RULES)}")
     if sampling.temperature == 0:
@@ -51,3 +75,13 @@ def new_verification(
         generator = torch.Generator(device).manual_seed(seed)
         return Rejection(sampling, generator)
     return Coupled(sampling, GumbelNoise(seed, vocab_size, device))
+
+
+def _lossy(
+    rule: LossyRule, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
+) -> Verification:
+    if sampling.temperature == 0:
+        return Lenient(Greedy(), rule)
+    if isinstance(rule, Fuzzy):
+        return LenientRejection(sampling, torch.Generator(device).manual_seed(seed), rule=rule)
+    return Lenient(Coupled(sampling, GumbelNoise(seed, vocab_size, device)), rule)
