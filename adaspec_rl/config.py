@@ -1,9 +1,12 @@
-"""The configuration's schema. Values live in `conf/`; a key that is not here is an error."""
+"""The configuration's schema. Values live in `CONF`; a key that is not here is an error."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+
+CONF = Path(__file__).parent / "conf"
 
 
 @dataclass
@@ -150,7 +153,7 @@ class AgentConfig:
 class ControllerConfig:
     """What is judged beside the fixed lengths."""
 
-    name: str = "learned"  # a file in conf/controller, without its ending
+    name: str = "learned"  # a file in CONF/controller, without its ending
     length: int = 3  # fixed: the draft length
     parameters: dict[str, Any] = field(default_factory=dict)  # in place of tuned ones
     guard: bool | None = None  # fall back where speculation loses; null: learned policies only

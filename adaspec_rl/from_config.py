@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from adaspec_rl.config import (
+    CONF,
     Config,
     CostConfig,
     EngineConfig,
@@ -31,8 +32,6 @@ from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.recording.workers import RayWorkers
-
-PROJECT = Path(__file__).parents[1]  # where named cost profiles are relative to
 
 
 def set_threads(threads: int | None) -> None:
@@ -167,13 +166,13 @@ def recording_from(
 def saved_profile_from(config: CostConfig) -> CostProfile | None:
     """The cost profile that a file holds; None where it is to be measured.
 
-    A relative path is one from the working directory or, for named profiles, the project's folder.
+    A relative path is one from the working directory or, for named profiles, from `CONF`.
     """
     if config.source == "measured":
         return None
     assert config.path is not None
     path = Path(config.path)
-    named = PROJECT / path
+    named = CONF / path
     return CostProfile.load(named if named.is_file() and not path.is_file() else path)
 
 

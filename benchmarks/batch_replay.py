@@ -16,7 +16,7 @@ from report import finish
 from rich.console import Console
 
 from adaspec_rl.comparison.statistics import paired_ratio_interval
-from adaspec_rl.config import AgentConfig
+from adaspec_rl.config import CONF, AgentConfig
 from adaspec_rl.control.batch_controller import BatchController
 from adaspec_rl.control.batching.budget import VerificationBudget
 from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize, length_table
@@ -35,7 +35,7 @@ from adaspec_rl.replay.batch_replay import Totals, replay
 from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
-COSTS = Path(__file__).parents[1] / "conf" / "batch_cost" / "h200_modelled.json"
+COSTS = CONF / "batch_cost" / "h200_modelled.json"
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TUNED = (1, 8, 64, 256)  # loads at which settings are chosen; others take the next lower's
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")

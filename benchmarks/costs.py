@@ -3,8 +3,8 @@
     python benchmarks/costs.py NAME [GROUP=NAME ...] [--contexts N ...] [--batch-sizes N ...]
 
 Measures the configured pair (`model=inflated`), prints the profile as a table and writes
-`NAME.json` and `NAME.yaml` to `conf/cost`. Figures: `policy_share` (a policy's own time ÷ an
-autoregressive step) and, at every batch size and context, `autoregressive_ms`.
+`NAME.json` and `NAME.yaml` to `adaspec_rl/conf/cost`. Figures: `policy_share` (a policy's own time
+÷ an autoregressive step) and, at every batch size and context, `autoregressive_ms`.
 """
 
 import argparse
@@ -19,12 +19,11 @@ from report import finish
 from rich.console import Console
 
 from adaspec_rl import config as schema
-from adaspec_rl.config import TrainConfig
+from adaspec_rl.config import CONF, TrainConfig
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.costs.table import cost_table
 from adaspec_rl.from_config import (
-    PROJECT,
     measured_profile_from,
     pair_from,
     set_threads,
@@ -32,7 +31,6 @@ from adaspec_rl.from_config import (
 from adaspec_rl.prompts import prompts_from
 from adaspec_rl.report.plots import cost_plot
 
-CONF = PROJECT / "conf"
 RESERVED = ("measured", "file")
 
 
@@ -66,7 +64,7 @@ def write_named(profile: CostProfile, name: str, note: str, folder: Path) -> Non
     """Write `profile` to `folder` so that `cost=NAME` finds it."""
     path = folder.resolve() / f"{name}.json"
     profile.save(path)
-    shown = path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
+    shown = path.relative_to(CONF) if path.is_relative_to(CONF) else path
     path.with_suffix(".yaml").write_text(f"# {note}\nsource: file\npath: {shown}\nbatch_size: 1\n")
 
 
@@ -79,7 +77,9 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--samples", type=int, default=48, help="the most timings of each part")
     parser.add_argument("--seconds", type=float, default=600, help="that they may take in all")
-    parser.add_argument("--folder", type=Path, default=CONF / "cost", help="conf/cost by default")
+    parser.add_argument(
+        "--folder", type=Path, default=CONF / "cost", help="adaspec_rl/conf/cost by default"
+    )
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", help="train_policy.py's settings")

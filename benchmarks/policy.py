@@ -22,7 +22,7 @@ from rich.console import Console
 
 from adaspec_rl import config as schema
 from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, run_benchmark
-from adaspec_rl.config import TrainConfig
+from adaspec_rl.config import CONF, TrainConfig
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
@@ -41,7 +41,6 @@ from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
 from adaspec_rl.training.judge import deciding
 from adaspec_rl.training.train import Task, learn, prepare
 
-CONF = Path(__file__).parents[1] / "conf"
 LOOKUP_STEP = 0.004
 DRAFT_STEPS = (0.03, 0.06, 0.12, 0.25)  # of an autoregressive step
 

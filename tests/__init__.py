@@ -1,0 +1,5 @@
+"""Tests mirror the package."""
+
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from adaspec_rl import config as schema
 from adaspec_rl.command import checked, expand, is_mistake
+from adaspec_rl.config import CONF
 from adaspec_rl.explanation import explain
-from adaspec_rl.from_config import PROJECT
 
 PARSER = OverridesParser.create()
 
@@ -21,7 +21,7 @@ def composed(*arguments: str, script: str = "train_policy") -> DictConfig:
     """The configuration of these arguments, not yet checked."""
     schema.register()
     overrides = [part for argument in arguments for part in expand(argument)]
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(script, overrides=overrides)
 
 

@@ -15,9 +15,9 @@ from adaspec_rl.costs.profile import RoundCosts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.weights import tensors_in
-from adaspec_rl.from_config import PROJECT
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
+from tests import PROJECT
 
 FOLDER = PROJECT / "benchmarks"
 COMMANDS = sorted(

@@ -7,10 +7,10 @@ import torch
 
 from adaspec_rl import config as schema
 from adaspec_rl.command import is_mistake, run
+from adaspec_rl.config import CONF
 from adaspec_rl.engine.finite_check import FiniteCheck
 from adaspec_rl.engine.memory import REMEDY, out_of_memory
 from adaspec_rl.explanation import one_line
-from adaspec_rl.from_config import PROJECT
 
 
 def end_of(error: Exception, tmp_path, monkeypatch, capsys) -> tuple[int, str]:
@@ -22,7 +22,7 @@ def end_of(error: Exception, tmp_path, monkeypatch, capsys) -> tuple[int, str]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_policy.py"])
     with pytest.raises(SystemExit) as ended:
-        run(task, PROJECT / "conf", "train_policy")
+        run(task, CONF, "train_policy")
     return ended.value.code, capsys.readouterr().err
 
 
@@ -79,4 +79,4 @@ def test_a_bug_still_shows_where_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_policy.py"])
     with pytest.raises(KeyError, match="a bug"):
-        run(task, PROJECT / "conf", "train_policy")
+        run(task, CONF, "train_policy")

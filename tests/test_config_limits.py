@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from adaspec_rl import config as schema
 from adaspec_rl.command import checked, is_mistake
+from adaspec_rl.config import CONF
 from adaspec_rl.config_limits import CONTROLLER, LIMITS, SHAPE
 from adaspec_rl.explanation import explain, quoted
-from adaspec_rl.from_config import PROJECT
 from adaspec_rl.limits import (
     Either,
     Flag,
@@ -27,8 +27,6 @@ from adaspec_rl.limits import (
     Words,
 )
 from tests.command_line import PARSER, composed, configured, refusal
-
-CONF = PROJECT / "conf"
 
 
 def leaves() -> set[str]:

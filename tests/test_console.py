@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from adaspec_rl.console import duration, progress, say
-from adaspec_rl.from_config import PROJECT
+from tests import PROJECT
 
 
 class Clock:

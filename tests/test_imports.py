@@ -23,6 +23,7 @@ LAYERS = (
     *("envs", "training", "comparison", "report"),
     # other people's stacks, then commands
     *("interop", "tools"),
+    "scripts",  # what `adaspec-train` and `adaspec-evaluate` call
 )
 Graph = dict[str, set[str]]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from hydra.core.hydra_config import HydraConfig
 from adaspec_rl.command import run
+from adaspec_rl.config import CONF
 
 def main(config):
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -30,7 +31,7 @@ def main(config):
     return 1.0
 
 if __name__ == "__main__":
-    run(main, Path({str(ROOT)!r}) / "conf", "train_policy")
+    run(main, CONF, "train_policy")
 """
 
 

@@ -31,7 +31,7 @@ def conclude(
     first = found[0].figures
     results = {
         "schema": SCHEMA,
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "device": device_name(pair.target.device),
         "versions": package_versions(),
         "pair": first["pair"],
@@ -67,3 +67,9 @@ def _with_policy_and_costs(comparison: Comparison, drafters: Sequence[str]) -> d
         "profile": comparison.profile.to_dict() if comparison.profile else None,
         "policy_map": policy_map(comparison.bundle, drafters) if comparison.bundle else None,
     }
+
+
+def _command() -> str:
+    """What was typed: `python train_policy.py …` or `adaspec-train …`."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *sys.argv[1:]])

@@ -10,13 +10,13 @@ from adaspec_rl.comparison import tuning
 from adaspec_rl.comparison.contestants import NAMES
 from adaspec_rl.comparison.methods import METHODS, Range, Workbench
 from adaspec_rl.comparison.tuning import COST, replayed_throughput, spread, tuned
+from adaspec_rl.config import CONF
 from adaspec_rl.control.generation import generate
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.replay.session import ReplaySession
 from tests.recording.recordings import profile, toy_trace, toys
-from tests.training.test_scripts import ROOT
 
 COSTS = profile(drafters=2, max_length=4)
 
@@ -75,7 +75,7 @@ def test_switching_needs_a_lookup_and_a_model(bench):
 
 
 def test_every_name_has_a_file_in_conf():
-    files = {path.stem for path in (ROOT / "conf" / "controller").glob("*.yaml")}
+    files = {path.stem for path in (CONF / "controller").glob("*.yaml")}
     assert files == set(NAMES)
 
 

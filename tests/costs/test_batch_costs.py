@@ -2,16 +2,16 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from adaspec_rl.config import CONF
 from adaspec_rl.costs.batch_costs import BatchCosts, DrafterCosts, Drafting
 from adaspec_rl.costs.forward_costs import ForwardCosts
 from adaspec_rl.costs.modelled_gpu import H200, LLAMA_8B, modelled
 
-FILE = Path(__file__).parents[2] / "conf" / "batch_cost" / "h200_modelled.json"
+FILE = CONF / "batch_cost" / "h200_modelled.json"
 
 
 def seconds(rows: float, width: float, context: float) -> float:

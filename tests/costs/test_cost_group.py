@@ -7,13 +7,13 @@ from omegaconf import OmegaConf
 
 from adaspec_rl import from_config
 from adaspec_rl.command import expand
-from adaspec_rl.config import CostConfig
+from adaspec_rl.config import CONF, CostConfig
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.from_config import saved_profile_from
+from tests import PROJECT
 from tests.command_line import composed
 from tests.recording.recordings import profile
 
-CONF = from_config.PROJECT / "conf"
 COSTS = profile(max_length=4)
 
 
@@ -40,10 +40,10 @@ def test_other_arguments_stay_as_they_are(argument):
 def test_named_profiles_are_found_from_any_folder(tmp_path, monkeypatch):
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    COSTS.save(project / "conf" / "cost" / "mine.json")
-    monkeypatch.setattr(from_config, "PROJECT", project)
+    COSTS.save(project / "cost" / "mine.json")
+    monkeypatch.setattr(from_config, "CONF", project)
     monkeypatch.chdir(elsewhere)
-    assert saved_profile_from(CostConfig("file", "conf/cost/mine.json")) == COSTS
+    assert saved_profile_from(CostConfig("file", "cost/mine.json")) == COSTS
 
 
 def test_every_named_profile_that_ships_is_sound():
@@ -59,7 +59,7 @@ def test_an_absent_file_is_named_as_it_was_given(tmp_path, monkeypatch):
 
 
 def test_a_benchmark_writes_what_the_group_reads(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(from_config.PROJECT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
     from costs import write_named
 
     write_named(COSTS, "mine", "made up", tmp_path)

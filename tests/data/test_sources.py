@@ -10,10 +10,10 @@ from rich.console import Console
 
 from adaspec_rl import config as schema
 from adaspec_rl import prompts as sources
-from adaspec_rl.config import Config, DataConfig
+from adaspec_rl.config import CONF, Config, DataConfig
 from adaspec_rl.data.prompts import jsonl_prompts
-from adaspec_rl.from_config import PROJECT
 from adaspec_rl.pairs.pair import load_pair
+from tests import PROJECT
 
 SPEC_BENCH = (
     "writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities",
@@ -30,7 +30,7 @@ def pair():
 def composed(*arguments: str, script: str = "train_policy") -> DataConfig:
     """What the command line `arguments` mean to a script."""
     schema.register()
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_object(compose(script, overrides=list(arguments))).data
 
 
@@ -59,7 +59,7 @@ def spec_bench(path, long=()):
 
 @pytest.mark.parametrize("script", ["train_policy", "evaluate"])
 def test_every_source_has_a_file_that_agrees_with_the_schema(script):
-    names = {path.stem for path in (PROJECT / "conf" / "data").glob("*.yaml")}
+    names = {path.stem for path in (CONF / "data").glob("*.yaml")}
     assert names == {"embedded", "jsonl", "gsm8k", "hub"}
     for name in names:
         config = composed(f"data={name}", script=script)

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from adaspec_rl.config import register
+from adaspec_rl.config import CONF, register
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.pairs import smollm2 as module
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.smollm2 import HUB_ID, PACKAGE, smollm2
-from tests.training.test_scripts import ROOT
 
 
 class Distribution:
@@ -80,7 +79,7 @@ def absent_file() -> str:
 @pytest.mark.parametrize("script", ["train_policy", "evaluate"])
 def test_a_model_sets_what_its_recording_may_cost(script):
     register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         tiny = compose(script)
         small = compose(script, ["model=smollm2"])
         given = compose(script, ["model=smollm2", "replay.prompts=7", "model.exit_layer=9"])

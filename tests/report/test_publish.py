@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from adaspec_rl import config as schema
-from adaspec_rl.config import LoggerConfig
-from adaspec_rl.from_config import PROJECT
+from adaspec_rl.config import CONF, LoggerConfig
 from adaspec_rl.report.publish import open_run
 from adaspec_rl.tools import evaluate, train
+from tests import PROJECT
 
 
 class Run:
@@ -110,7 +110,7 @@ def composed(module):
     """A script's configuration, with W&B."""
     schema.register()
     script = "train_policy" if module is train else "evaluate"
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_object(compose(script, overrides=["logger=wandb"]))
 
 
@@ -118,7 +118,7 @@ def composed(module):
 def test_wandb_without_a_key(tmp_path):
     code = (
         "import sys; from pathlib import Path; from rich.console import Console\n"
-        "from adaspec_rl.config import LoggerConfig\n"
+        "from adaspec_rl.config import CONF, LoggerConfig\n"
         "from adaspec_rl.report.publish import open_run\n"
         "folder = Path(sys.argv[1])\n"
         "with open_run(LoggerConfig(name='wandb'), folder, {}, Console(), 'train') as run:\n"

@@ -1,0 +1,35 @@
+"""The commands `adaspec-train` and `adaspec-evaluate`, also those of the two scripts."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from adaspec_rl.command import run
+from adaspec_rl.config import CONF, EvaluateConfig, TrainConfig
+from adaspec_rl.console import standard_output
+
+
+def train() -> None:
+    """Train a policy that controls speculative decoding: `adaspec-train [model=llama] …`."""
+    run(_train, CONF, "train_policy")
+
+
+def evaluate() -> None:
+    """Compare a trained policy with every fixed draft length: `adaspec-evaluate [policy=DIR] …`."""
+    run(_evaluate, CONF, "evaluate")
+
+
+def _train(config: TrainConfig) -> float:
+    from adaspec_rl.tools.train import train_policy  # slow to import: mistakes are shown sooner
+
+    return train_policy(config, _folder(), standard_output())
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from adaspec_rl.tools.evaluate import evaluate_policy
+
+    evaluate_policy(config, _folder(), standard_output())
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
