@@ -36,7 +36,8 @@ from adaspec_rl.control.generation import Generation, generate
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
-from adaspec_rl.decoding.drafters import Draft, Drafter, Stop
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters import Drafter, Stop
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification

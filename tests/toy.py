@@ -50,6 +50,27 @@ class ToyModel:
             rows.append(self.logits(self.cache))
         return torch.stack(rows)[None, -(keep or width) :]
 
+    def extend_tree(
+        self, tokens: torch.Tensor, parents: Sequence[int], keep: int | None = None
+    ) -> torch.Tensor:
+        width = tokens.shape[1]
+        if len(self.cache) + width > self.context_length:
+            raise ValueError("the toy's context is full")
+        self.forwards.append(width)
+        stem = len(self.cache) - (len(parents) - width)
+        self.cache += tokens[0].tolist()
+        rows = []
+        for node in range(len(parents) - width, len(parents)):
+            path = []
+            while node >= 0:
+                path.insert(0, self.cache[stem + node])
+                node = parents[node]
+            rows.append(self.logits(self.cache[:stem] + path))
+        return torch.stack(rows)[None, -(keep or width) :]
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        self.cache = self.cache[:length] + [self.cache[length + node] for node in nodes]
+
     def prepare(self, length: int, **options) -> None:
         pass
 

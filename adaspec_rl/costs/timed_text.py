@@ -9,7 +9,8 @@ from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
 from adaspec_rl.costs.estimates import Kind, Timings
-from adaspec_rl.decoding.drafters import Draft, Drafter, NgramLookup, summon
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters import Drafter, NgramLookup, summon
 from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.drafters.hidden_state import unknown_features
 from adaspec_rl.decoding.forecast import NO_FORECAST

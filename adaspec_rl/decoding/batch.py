@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.drafters.drafter import Draft, Drafter
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters.drafter import Drafter
 from adaspec_rl.decoding.drafters.in_rows import Request, RowDrafter, in_rows
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.picks import signals_of

@@ -8,16 +8,20 @@ import numpy as np
 import torch
 
 from adaspec_rl.console import part_of
-from adaspec_rl.decoding.drafters import Draft, Drafter, DraftModel, NgramLookup
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters import Drafter, DraftModel, NgramLookup
 from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.picks import signals_of
-from adaspec_rl.decoding.round import Action, Round, check_chain
+from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.token_sequence import TokenSequence
+from adaspec_rl.decoding.token_tree import merged
+from adaspec_rl.decoding.tree_drafts import TreeDrafts, chain_signals
+from adaspec_rl.decoding.tree_verification import verify_tree
 from adaspec_rl.decoding.verification import Rule, Verification, new_verification, row
 from adaspec_rl.decoding.verification.lossy import Judge, Lenient, States, distance_of
 from adaspec_rl.engine.language_model import LanguageModel
@@ -174,12 +178,14 @@ class LiveSession:
         if self.finished is not None:
             raise ValueError(f"the generation is finished ({self.finished}): call start() first")
         text = self._started
-        check_chain(action, "live decoding")
-        if action.length and not 0 <= action.drafter < len(self.models):
-            raise ValueError(
-                f"no drafter number {action.drafter}: expected 0 to {len(self.models) - 1}"
-            )
+        for number in (action.drafter, *action.also) if action.length else ():
+            if not 0 <= number < len(self.models):
+                raise ValueError(
+                    f"no drafter number {number}: expected 0 to {len(self.models) - 1}"
+                )
         began = self.clock()
+        if action.branches:
+            return self._step_tree(action, began)
         if self._uses != self._begun:
             self._read_text()
         sequence, rule = text.sequence, text.rule
@@ -197,7 +203,7 @@ class LiveSession:
         if self._judge is not None and draft and action.drafter == self._judge:
             _inform(rule, self.target, draft)
         accepted, token = rule.verify(logits, buffer[n : n + drafted], drawn, n)
-        watched = self._watched(action.drafter if draft else None)
+        watched = self._watched(*([action.drafter] if draft else []))
         if logits.device.type == "cpu" and not self._signals:  # nothing to wait for
             values = [accepted.item(), *(draft.tokens.tolist() if draft else ()), token.item()]
         else:
@@ -242,15 +248,64 @@ class LiveSession:
             seconds=self.clock() - began,
         )
 
+    def _step_tree(self, action: Action, began: float) -> Round:
+        """A round whose draft branches."""
+        text, sequence = self._started, self._started.sequence
+        if self._uses != self._begun:
+            self._read_text()
+        n = len(sequence)
+        room = self.target.context_length - n
+        drafts = TreeDrafts(self.models, self.survival, text, action, self.target.vocab_size, room)
+        tree = merged([tree for tree in drafts.trees.values() if len(tree)])
+        nodes = torch.tensor([sequence.tokens[-1], *tree.tokens], device=sequence.buffer.device)
+        above = (-1, *(parent + 1 for parent in tree.parents))
+        logits = self.target.extend_tree(nodes[None], above)[0]  # [1 + N, V]
+        path, token = verify_tree(text.rule, logits, tree, n)
+        for model in self._watched(*drafts.trees):
+            model.check()
+        read = [0, *(node + 1 for node in path)]
+        if self._told is not None:
+            assert self._told.last_hidden is not None
+            sequence.know(n - 1, self._told.last_hidden[0, read])
+        proposed = [*(tree.tokens[node] for node in path), token]
+        signals, survivals, target = _NOTHING, (), (0.0, 0.0)
+        if self._signals:  # of the text as it was before the round
+            chain = drafts.trees[action.drafter].chain()
+            signals = chain_signals(chain)
+            estimate = self.survival[action.drafter]
+            told = chain.tokens.tolist() if chain else []
+            survivals = text.survivals(estimate, drafts.stop, signals, told)
+            target = target_signals(logits[read[-1]]).tolist()
+        sequence.buffer[n : n + len(path)] = nodes[read[1:]]
+        kept, emitted = text.commit(len(path), proposed)
+        self.target.keep_path(n - 1, read[: len(emitted)])
+        drafts.keep(n, emitted[:kept])
+        log_probs, entropies, margins, choice_margins = signals.T.tolist()
+        return Round(
+            drafter=action.drafter,
+            drafted=len(tree),
+            accepted=kept,
+            tokens=emitted,
+            target_entropy=target[0],
+            target_top_probability=target[1],
+            draft_log_probs=tuple(log_probs),
+            draft_entropies=tuple(entropies),
+            draft_margins=tuple(margins),
+            draft_choice_margins=tuple(choice_margins),
+            draft_survivals=survivals,
+            at_leaf=len(tree) > 0 and not tree.children[path[kept - 1] if kept else -1],
+            seconds=self.clock() - began,
+        )
+
     def forecast(self) -> Forecast:
         for drafter, survival in zip(self.models, self.survival):
             if isinstance(drafter, NgramLookup):
                 return forecast(self.sequence.automaton, survival)
         return NO_FORECAST
 
-    def _watched(self, drafter: int | None) -> dict[LanguageModel, torch.Tensor]:
+    def _watched(self, *drafters: int) -> dict[LanguageModel, torch.Tensor]:
         """The models of a round that say only when they are asked if something is wrong."""
-        models = [self.target, *([] if drafter is None else [self.models[drafter].model])]
+        models = [self.target, *(self.models[drafter].model for drafter in drafters)]
         return {
             model: model.pending
             for model in models

@@ -89,6 +89,15 @@ class TreeShape:
             below = self.children[below[0]]
         return tuple(found)
 
+    def cut(self, depth: int, nodes: int) -> "TreeShape | None":
+        """Its first `nodes` nodes of at most this depth; None: there are none."""
+        kept = [node for node in range(self.nodes) if self.depths[node] <= depth][: max(0, nodes)]
+        if len(kept) == self.nodes:
+            return self
+        numbers = {node: number for number, node in enumerate((-1, *kept), -1)}
+        parents = tuple(numbers[self.parents[node]] for node in kept)
+        return TreeShape(parents, tuple(self.ranks[node] for node in kept)) if kept else None
+
     @property
     def is_chain(self) -> bool:
         """Whether each node but the last has one child."""

@@ -1,6 +1,7 @@
 """Keys and values of every token read so far, in memory that does not move while it suffices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -22,8 +23,11 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         context_length: int,
+        blocked: bool = False,
     ) -> None:
+        """`blocked`: keys lie as the compiled decoder stores them, those of 16 slots together."""
         self.context_length = context_length
+        self._blocked = blocked
         self.lengths: list[int] = []
         self._architecture = architecture
         self._dtype, self._device = dtype, device
@@ -87,6 +91,45 @@ class KVCache:
         ):
             raise ValueError(f"cannot roll back to {lengths} tokens: the rows hold {self.lengths}")
         self.lengths = lengths
+
+    @torch.inference_mode()  # where the memory may have been made
+    def keep(self, row: int, length: int, slots: Sequence[int]) -> None:
+        """Keep the first `length` tokens of a row and those in `slots`, which move up to them.
+
+        Raises:
+            ValueError: `slots` do not ascend from `length` on, or the row does not hold them.
+        """
+        bounds = [length - 1, *slots, self.lengths[row]]
+        if length < 0 or any(a >= b for a, b in pairwise(bounds)):
+            raise ValueError(
+                f"cannot keep {length} tokens and slots {list(slots)}: row {row} holds "
+                f"{self.lengths[row]}"
+            )
+        moved = [(slot, to) for to, slot in enumerate(slots, length) if slot != to]
+        if moved:
+            self._move(row, *(torch.tensor(part, device=self._device) for part in zip(*moved)))
+        kept = length + len(slots)
+        self.lengths = [kept if number == row else held for number, held in enumerate(self.lengths)]
+
+    def _move(self, row: int, source: torch.Tensor, to: torch.Tensor) -> None:
+        kv_heads, data = self._architecture.kv_heads, self.data[:, row]  # [layers, heads, L, D]
+        if not self._blocked:
+            data[:, :, to] = data[:, :, source]
+            return
+        values, keys = data[:, kv_heads:], self._key_blocks(data[:, :kv_heads])
+        values[:, :, to] = values[:, :, source]
+        (a, b), (c, d) = ((slots // _BLOCK, slots % _BLOCK) for slots in (to, source))
+        keys[:, :, a, :, b] = keys[:, :, c, :, d]
+
+    def _key_blocks(self, keys: torch.Tensor) -> torch.Tensor:
+        """Keys `[layers, heads, L, D]` as they lie: `[layers, heads, L / 16, D / 2, 16, 2]`.
+
+        In float32 they are not in pairs: `[layers, heads, L / 16, D, 16]`.
+        """
+        layers, heads, _, dim = keys.shape
+        pairs = self._dtype == torch.bfloat16
+        shape = (dim // 2, _BLOCK, 2) if pairs else (dim, _BLOCK)
+        return keys.view(layers, heads, -1, *shape)
 
     def append(self, widths: Mapping[int, int]) -> None:
         """Rows, by number, have so many tokens more."""

@@ -1,6 +1,6 @@
 """What decoding asks of a model: a cached forward pass that can be taken back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +43,35 @@ class LanguageModel(Protocol):
         Raises:
             ValueError: the rows would outgrow `context_length`.
             FloatingPointError: logits are NaN or infinite (on a GPU it is `check` that says so).
+        """
+        ...
+
+    def extend_tree(
+        self, tokens: torch.Tensor, parents: Sequence[int], *, keep: int | None = None
+    ) -> torch.Tensor:
+        """Append the last `W` nodes of a token tree, `tokens` `[1, W]`, to the only row.
+
+        Each sees the text before the tree and its own ancestors, and stands in the text where its
+        depth says. Its logits are those of a text that ends with this path.
+
+        Args:
+            parents: of all nodes, the earlier ones, which were appended last, included: each an
+                earlier node, or -1, the last token before the tree.
+            keep: as in `extend`.
+
+        Returns: float32 logits `[1, K, V]`.
+
+        Raises:
+            ValueError: the model reads no trees, or the row would outgrow `context_length`.
+            FloatingPointError: as in `extend`.
+        """
+        ...
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        """Forget all but the first `length` tokens and, of the tree after them, `nodes`.
+
+        These are a path from the tree's root, by the order in which they were appended. They become
+        the tokens after `length`, without another forward pass.
         """
         ...
 

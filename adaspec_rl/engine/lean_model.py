@@ -23,6 +23,7 @@ from adaspec_rl.engine.kv_cache import KVCache
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.prefill import check_room, columns, default_chunk
 from adaspec_rl.engine.products import LINEAR, Products, measured_products
+from adaspec_rl.engine.tree_mask import tree_mask
 from adaspec_rl.engine.weights import Weights, matrices_of
 
 # Wider forwards on CUDA, and those of more tokens, are bound by arithmetic, not by launches.
@@ -105,6 +106,7 @@ class LeanModel:
             dtype=self.dtype,
             device=self.device,
             context_length=limit if self._compiled is not None else limit + _FILLED,
+            blocked=self._compiled is not None,
         )
         narrow = torch.compile(self._narrow_forward, dynamic=False) if compile else None
         self._narrow = narrow or self._narrow_forward
@@ -169,6 +171,38 @@ class LeanModel:
             hidden.append(self.last_hidden)
         self.last_hidden = torch.cat([part for part in hidden if part is not None], dim=1)
         return torch.cat(parts, dim=1)
+
+    def extend_tree(
+        self,
+        tokens: torch.Tensor,
+        parents: Sequence[int],
+        *,
+        keep: int | None = None,
+        states: int | None = None,
+        features: torch.Tensor | None = None,
+        layers: int | None = None,
+    ) -> torch.Tensor:
+        """Append nodes of a token tree, as every `LanguageModel` does; options as in `forward`."""
+        width, stem = tokens.shape[-1], self._cache.longest - (len(parents) - tokens.shape[-1])
+        assert self._cache.batch == 1 and stem >= 0
+        positions = mask = None
+        if any(parent != before for before, parent in enumerate(parents, -1)):  # no chain
+            positions, mask = tree_mask(parents, width, stem)
+        return self.forward(
+            tokens,
+            keep=keep,
+            states=states,
+            features=features,
+            layers=layers,
+            positions=positions,
+            mask=mask,
+        )
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        """Forget all but the first `length` tokens and one path of the tree after them."""
+        self._cache.keep(0, length, [length + node for node in nodes])
+        if self._windowed and nodes:
+            self._place(self._positions(-len(nodes), len(nodes)))
 
     def extend_rows(self, extensions: Sequence[Extension]) -> list[Extended]:
         """Append other tokens to some rows of the cache, those of each `Extension` to its row.

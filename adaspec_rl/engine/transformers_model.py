@@ -1,7 +1,7 @@
 """Any causal language model of transformers, through its own forward. Slower, but right."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +85,23 @@ class TransformersModel:
         positions = torch.arange(first, self._length, device=self.device)
         self._finite.watch(logits, positions.expand(batch, keep))
         return logits
+
+    def extend_tree(
+        self, tokens: torch.Tensor, parents: Sequence[int], *, keep: int | None = None
+    ) -> torch.Tensor:
+        """Refused.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{self.name} runs through transformers, which reads no token trees: draft chains, or "
+            "take a model of the lean engine"
+        )
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        assert not nodes, "there are no trees"
+        self.rollback(length)
 
     def prepare(
         self,

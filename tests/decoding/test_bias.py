@@ -19,7 +19,8 @@ from adaspec_rl.control.generation import generate
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
-from adaspec_rl.decoding.drafters import Draft, DraftModel, NgramLookup
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters import DraftModel, NgramLookup
 from adaspec_rl.decoding.round import Action, DraftedToken
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession

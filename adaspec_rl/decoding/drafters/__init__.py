@@ -1,7 +1,8 @@
 """What proposes tokens, behind one protocol; any of them can be combined in a session."""
 
+from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.draft_model import DraftModel, summon
-from adaspec_rl.decoding.drafters.drafter import Draft, Drafter, Stop
+from adaspec_rl.decoding.drafters.drafter import Drafter, Stop
 from adaspec_rl.decoding.drafters.early_exit import EarlyExit
 from adaspec_rl.decoding.drafters.hidden_state import HiddenStateDrafter
 from adaspec_rl.decoding.drafters.ngram import NgramLookup

@@ -1,19 +1,23 @@
 """A small language model as drafter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters.branching import ModelChoices, grown
 from adaspec_rl.decoding.drafters.drafter import (
-    Draft,
     Drafter,
     Stop,
     draft_at_once,
     draft_by_forwards,
 )
 from adaspec_rl.decoding.drafters.offloading import Offloading
+from adaspec_rl.decoding.drafters.tree_reader import TreeReader
 from adaspec_rl.decoding.token_sequence import TokenSequence
+from adaspec_rl.decoding.token_tree import TokenTree
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.decoding.verification.lossy import Lenient
 from adaspec_rl.engine.language_model import LanguageModel
@@ -45,6 +49,7 @@ class DraftModel:
         self.starts = 0
         self._read = 0  # tokens of the sequence in the model's cache
         self._resets = 0  # of the model, when it began to read the sequence
+        self._branch = TreeReader(self, torch.empty(1, 0))  # of the newest tree
 
     def prepare(self, length: int, progress: Callable[[float], None]) -> None:
         if self.offloading is None:  # else its weights may be elsewhere, and come back elsewhere
@@ -62,13 +67,8 @@ class DraftModel:
         self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
         text = sequence.on_device
-        if self.offloading is not None and not self.offloading.ready(self):
+        if not self._ready():
             return Draft(text[:0])
-        if self.model.resets != self._resets:  # somebody else has used it
-            self.forget()
-        if not self._read:
-            self.model.reset()
-            self._resets = self.model.resets
         n, unread = len(sequence), text[self._read :]
         if stop is None:
             draft = draft_at_once(
@@ -96,6 +96,34 @@ class DraftModel:
     def _state(self) -> torch.Tensor | None:
         """The hidden states of the last forward pass, `[1, W, hidden]`, where they are kept."""
         return self.model.last_hidden if isinstance(self.model, LeanModel) else None
+
+    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+        if not self._ready():
+            return TokenTree((), ())
+        self._branch = TreeReader(self, sequence.on_device[None, self._read :])
+        self._branch.features = self._features(sequence)
+        choices = ModelChoices(
+            self._branch, rule, len(sequence), self.vocab_size, self.output_tokens
+        )
+        tree = grown(choices, shape, drawn=rule.needs_log_probs)
+        self._has_read(sequence, 0)
+        return tree
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        path = self._branch.read(nodes)
+        self.model.keep_path(length, path)
+        self._read = length + len(path)
+
+    def _ready(self) -> bool:
+        """Have the model at hand, with what it knows of the sequence."""
+        if self.offloading is not None and not self.offloading.ready(self):
+            return False
+        if self.model.resets != self._resets:  # somebody else has used it
+            self.forget()
+        if not self._read:
+            self.model.reset()
+            self._resets = self.model.resets
+        return True
 
     @property
     def output_tokens(self) -> torch.Tensor | None:

@@ -1,74 +1,18 @@
 """What a drafter is. It keeps its own state and catches up only when it is asked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
+from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.token_sequence import TokenSequence
+from adaspec_rl.decoding.token_tree import TokenTree
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.decoding.verification import Choice, PointMass, Verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Proposed tokens, on the device."""
-
-    tokens: torch.Tensor  # [k] int64
-    logits: torch.Tensor | None = None  # [k, C], the drafter's; None for a drafter without any
-    log_probs: torch.Tensor | None = None  # [k, C], what they were drawn from; None: a point mass
-    scores: torch.Tensor | None = None  # [k, C], what they were chosen from (`Verification.weigh`)
-    normalised: bool = False  # the log-probabilities are so, and not up to a constant
-    picks: Sequence[Pick] = ()  # [k], where they were picked from short lists, without logits
-    ids: torch.Tensor | None = None  # [C], the tokens that it chose from; None: all of them
-    among: torch.Tensor | None = None  # [k], the places of `tokens` among `ids`
-    hidden: torch.Tensor | None = None  # [k, hidden], the drafter's normalised states, if known
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def first(self, count: int) -> "Draft":
-        """Its first `count` tokens."""
-        if count == len(self):
-            return self
-
-        def cut(values: torch.Tensor | None) -> torch.Tensor | None:
-            return None if values is None else values[:count]
-
-        return replace(
-            self,
-            tokens=self.tokens[:count],
-            logits=cut(self.logits),
-            log_probs=cut(self.log_probs),
-            scores=cut(self.scores),
-            picks=self.picks[:count],
-            among=cut(self.among),
-            hidden=cut(self.hidden),
-        )
-
-    @property
-    def places(self) -> torch.Tensor:
-        """The columns of the drafted tokens, `[k]`."""
-        return self.tokens if self.among is None else self.among
-
-    def own_log_probs(self, vocab_size: int) -> torch.Tensor:
-        """The drafter's own distribution, untempered, `[k, V]`: -inf for tokens it did not have."""
-        assert self.logits is not None
-        own = self.logits.log_softmax(-1)
-        if self.ids is None:
-            return own
-        whole = own.new_full((len(self), vocab_size), -torch.inf)
-        return whole.index_copy_(1, self.ids, own)
-
-    def all_log_probs(self, vocab_size: int) -> torch.Tensor | None:
-        """`log_probs` of the whole vocabulary, `[k, V]`: -inf for tokens that it did not have."""
-        if self.ids is None or self.log_probs is None:
-            return self.log_probs
-        whole = self.log_probs.new_full((len(self), vocab_size), -torch.inf)
-        return whole.index_copy_(1, self.ids, self.log_probs)
 
 
 class Stop(Protocol):
@@ -112,6 +56,20 @@ class Drafter(Protocol):
         `stop` is asked after each token but the last; None: never stop early. A drafter that has
         nothing to say returns an empty draft.
         """
+        ...
+
+    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+        """Draft a tree of this shape after `sequence`; empty where it has nothing to say.
+
+        A drafter that has one choice only drafts the chain of first choices that is in the tree.
+
+        Raises:
+            ValueError: its model reads no trees.
+        """
+        ...
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        """After `branch`: the first `length` tokens and this path of the tree are committed."""
         ...
 
     def keep(self, length: int) -> None:

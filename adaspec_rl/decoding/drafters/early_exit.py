@@ -1,11 +1,16 @@
 """The target's own first layers as drafter (LayerSkip, arXiv:2404.16710)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from adaspec_rl.decoding.drafters.drafter import Draft, Stop, draft_at_once, draft_by_forwards
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters.branching import ModelChoices, grown
+from adaspec_rl.decoding.drafters.drafter import Stop, draft_at_once, draft_by_forwards
+from adaspec_rl.decoding.drafters.tree_reader import TreeReader
 from adaspec_rl.decoding.token_sequence import TokenSequence
+from adaspec_rl.decoding.token_tree import TokenTree
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -49,10 +54,8 @@ class EarlyExit:
     def propose(
         self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
-        n, held, text = len(sequence), int(self.model.lengths[0]), sequence.on_device
-        if held < n - 1:  # never while decoding: there the target has read all but the last token
-            self.model.extend(text[None, held : n - 1], keep=0)
-        last, positions = text[n - 1 :], range(n, n + length)
+        n, last = len(sequence), self._last(sequence)
+        positions = range(n, n + length)
         draft = None
         if stop is None:
             draft = draft_at_once(
@@ -63,11 +66,29 @@ class EarlyExit:
         self.model.rollback(n - 1)
         return draft
 
+    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+        n, last = len(sequence), self._last(sequence)
+        reader = TreeReader(self, last[None], layers=self.layers)
+        choices = ModelChoices(reader, rule, n, self.vocab_size)
+        tree = grown(choices, shape, drawn=rule.needs_log_probs)
+        self.model.rollback(n - 1)
+        return tree
+
+    def _last(self, sequence: TokenSequence) -> torch.Tensor:
+        """The last token, `[1]`; all before it are in the cache."""
+        n, held, text = len(sequence), int(self.model.lengths[0]), sequence.on_device
+        if held < n - 1:  # never while decoding: there the target has read all but the last token
+            self.model.extend(text[None, held : n - 1], keep=0)
+        return text[n - 1 :]
+
     def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.model.forward(tokens, keep=1, layers=self.layers)[0, 0]
 
     def keep(self, length: int) -> None:
         pass  # the session keeps the target's cache
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        pass
 
     def rest(self) -> None:
         pass

@@ -1,6 +1,6 @@
 """A draft model that reads what the target knew, its hidden state (EAGLE, arXiv:2401.15077)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,9 @@ class HiddenStateDrafter(DraftModel):
         self._read = min(self._read, length)
         if int(self.model.lengths[0]) > self._read:
             self.model.rollback(self._read)
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        self.keep(length)  # what it has read of its own drafts it reads again
 
 
 def target_states(target: LeanModel, tokens: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ from typing import Protocol
 
 import torch
 
+from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.draft_model import DraftModel
-from adaspec_rl.decoding.drafters.drafter import Draft, Drafter, Stop, assembled
+from adaspec_rl.decoding.drafters.drafter import Drafter, Stop, assembled
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Choice, Verification
 from adaspec_rl.engine.extension import Extended, Extension

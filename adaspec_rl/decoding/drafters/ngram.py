@@ -1,12 +1,15 @@
 """A drafter without a model: what followed the last time, it says, will follow again."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from adaspec_rl.decoding.drafters.drafter import Draft, Stop
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.token_sequence import TokenSequence
+from adaspec_rl.decoding.token_tree import TokenTree, chain_tree
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.decoding.verification import PointMass, Verification
 
 
@@ -48,6 +51,14 @@ class NgramLookup:
             suffix.append(token)
         found = torch.tensor(tokens, dtype=torch.long)
         return Draft(found.to(sequence.buffer.device, non_blocking=True))
+
+    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+        """A chain, as there is one guess only: the tree's first choices."""
+        draft = self.propose(sequence, len(shape.spine), rule)
+        return chain_tree(draft, 0, drawn=rule.needs_log_probs)
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        pass
 
     def keep(self, length: int) -> None:
         pass  # only committed tokens are read

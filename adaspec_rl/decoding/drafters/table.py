@@ -1,15 +1,22 @@
 """A drafter that looks up what its target usually says, and what it has said before."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 
 import torch
 
-from adaspec_rl.decoding.drafters.drafter import Draft, Stop
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters.branching import grown
+from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.picks import Pick, spread
+from adaspec_rl.decoding.suffix_automaton import Suffix
 from adaspec_rl.decoding.token_sequence import TokenSequence
-from adaspec_rl.decoding.trigrams import NONE, TrigramTable
-from adaspec_rl.decoding.verification import Verification
+from adaspec_rl.decoding.token_tree import TokenTree
+from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.trigrams import NONE, Candidates, TrigramTable
+from adaspec_rl.decoding.verification import Rejection, Verification
 
 
 class TableDrafter:
@@ -51,16 +58,93 @@ class TableDrafter:
                     break
             previous, last = last, pick.token
             suffix.append(last)
-        tokens = torch.tensor([pick.token for pick in picks])
-        device = sequence.buffer.device
-        return Draft(
-            tokens.to(device, non_blocking=True),
-            log_probs=spread(picks, self.vocab_size, device) if rule.needs_log_probs else None,
-            picks=picks,
-        )
+        return _draft(picks, sequence.buffer.device, self.vocab_size, rule)
+
+    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+        choices = _TableChoices(self.table, sequence, rule, self.vocab_size)
+        return grown(choices, shape, drawn=rule.needs_log_probs)
+
+    def keep_path(self, length: int, nodes: Sequence[int]) -> None:
+        pass
 
     def keep(self, length: int) -> None:
         pass  # only committed tokens are read
 
     def rest(self) -> None:
         pass
+
+
+def _draft(
+    picks: Sequence[Pick], device: torch.device, vocab_size: int, rule: Verification
+) -> Draft:
+    return Draft(
+        torch.tensor([pick.token for pick in picks]).to(device, non_blocking=True),
+        log_probs=spread(picks, vocab_size, device) if rule.needs_log_probs else None,
+        picks=picks,
+    )
+
+
+class _TableChoices:
+    """What the table says after the nodes of a tree."""
+
+    def __init__(
+        self, table: TrigramTable, sequence: TokenSequence, rule: Verification, vocab_size: int
+    ) -> None:
+        self._table, self._rule, self._vocab_size = table, rule, vocab_size
+        self._device = sequence.buffer.device
+        previous = sequence.tokens[-2] if len(sequence) > 1 else NONE
+        root = _Place(previous, sequence.tokens[-1], len(sequence), sequence.automaton.suffix())
+        self._places = {-1: root}
+        self._picks: list[Pick] = []
+
+    def after(
+        self, nodes: Sequence[int], tokens: Sequence[int], parents: Sequence[int], most: list[int]
+    ) -> list[list[int]]:
+        found = []
+        for node, count in zip(nodes, most):
+            if node not in self._places:
+                self._places[node] = self._places[parents[node]].followed(tokens[node])
+            place = self._places[node]
+            candidates = self._table.after(place.previous, place.last, place.suffix)
+            picks = ranked(self._rule, candidates, place.position, count)
+            self._picks.append(picks[0])
+            found.append([pick.token for pick in picks])
+        return found
+
+    def log_probs(self) -> torch.Tensor:
+        return spread(self._picks, self._vocab_size, self._device)
+
+    def chain(self, asked: Sequence[int]) -> Draft:
+        picks = [self._picks[number] for number in asked]
+        return _draft(picks, self._device, self._vocab_size, self._rule)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The end of a text with some draft."""
+
+    previous: int
+    last: int
+    position: int  # of the next token
+    suffix: Suffix
+
+    def followed(self, token: int) -> "_Place":
+        suffix = copy(self.suffix)
+        suffix.append(token)
+        return _Place(self.last, token, self.position + 1, suffix)
+
+
+def ranked(rule: Verification, candidates: Candidates, position: int, count: int) -> list[Pick]:
+    """The `count` best, or fewer, as `Verification.pick` would choose them, the best first.
+
+    At random, they are drawn without replacement.
+    """
+    best = rule.pick(candidates, position)
+    if count == 1:
+        return [best]
+    scores = best.scores
+    if isinstance(rule, Rejection):
+        waits = torch.empty(len(scores), device=rule.generator.device)
+        scores = scores - waits.exponential_(generator=rule.generator).log_().cpu().numpy()
+    order = (-scores).argsort(kind="stable")[:count].tolist()
+    return [replace(best, index=index) for index in order]

@@ -1,0 +1,87 @@
+"""What the drafters of one round propose together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.drafters.drafter import Drafter
+from adaspec_rl.decoding.picks import signals_of
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.signals import SIGNALS, draft_signals
+from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.text import DraftStop, Text
+from adaspec_rl.decoding.token_tree import TokenTree, chain_tree
+
+
+class TreeDrafts:
+    """The trees that drafters propose after a text, before they are merged.
+
+    Attributes:
+        trees: by drafter, the action's first drafter first; empty ones included.
+        stop: what may have ended the first drafter's chain.
+    """
+
+    def __init__(
+        self,
+        drafters: Sequence[Drafter],
+        survival: Sequence[Survival],
+        text: Text,
+        action: Action,
+        vocab_size: int,
+        room: int,
+    ) -> None:
+        """Draft what `action` says; `room` is how many nodes the target's cache has room for."""
+        self._drafters, self._text, self._action = drafters, text, action
+        self._vocab_size = vocab_size
+        self.trees: dict[int, TokenTree] = {}
+        self.stop: DraftStop | None = None
+        numbers = (action.drafter, *action.also)
+        for number in numbers:
+            stop = text.stop(action, survival[number])
+            self.trees[number] = self._draft(number, stop, room // len(numbers))
+            if number == action.drafter:
+                self.stop = stop
+
+    def _draft(self, number: int, stop: DraftStop | None, room: int) -> TokenTree:
+        """Never deeper than the token budget less the one token that verification adds."""
+        drafter, text, rule = self._drafters[number], self._text, self._text.rule
+        length = min(text.draft_length(self._action.length, drafter.context_length), room)
+        if length < 1:
+            return TokenTree((), ())
+        if self._branches(number):
+            assert self._action.tree is not None
+            most = min(room, drafter.context_length - len(text.sequence) + 1)
+            shape = self._action.tree.cut(length, most)
+            return drafter.branch(text.sequence, shape, rule) if shape else TokenTree((), ())
+        draft = drafter.propose(text.sequence, length, rule, stop)
+        return chain_tree(draft, self._vocab_size, drawn=rule.needs_log_probs)
+
+    def _branches(self, number: int) -> bool:
+        return self._action.tree is not None and number == self._action.drafter
+
+    def keep(self, length: int, accepted: Sequence[int]) -> None:
+        """After a text of `length`, `accepted` was committed: say so to all drafters."""
+        for number, drafter in enumerate(self._drafters):
+            tree = self.trees.get(number)
+            if not tree:
+                drafter.rest()
+            elif self._branches(number):
+                drafter.keep_path(length, tree.path(accepted))
+            else:
+                drafter.keep(length + len(tree.path(accepted)))
+
+
+def chain_signals(draft: Draft | None) -> np.ndarray:
+    """Of each token of a chain, `[k, 4]` float32; zeros for a drafter that has no logits."""
+    if not draft:
+        return np.zeros((0, len(SIGNALS)), dtype=np.float32)
+    if draft.picks:
+        return signals_of(draft.picks)
+    if draft.logits is None:
+        return np.zeros((len(draft), len(SIGNALS)), dtype=np.float32)
+    found = draft_signals(
+        draft.logits, draft.places, draft.log_probs, draft.scores, normalised=draft.normalised
+    )
+    signals: np.ndarray = found.float().cpu().numpy()
+    return signals
