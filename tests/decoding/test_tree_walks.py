@@ -11,7 +11,7 @@ from adaspec_rl.decoding import tree_walks
 from adaspec_rl.decoding.token_tree import POINT_MASS, TokenTree, merged
 from adaspec_rl.decoding.tree_walks import agreeing, recursive_rejection, traversal
 
-V, SAMPLES = 4, 40_000
+V, SAMPLES, FEWER = 4, 40_000, 12_000
 RNG = np.random.default_rng(0)
 
 
@@ -97,23 +97,25 @@ def exact() -> np.ndarray:
     return one[:, None, None] * two[:, :, None] * three
 
 
-def chi_squared_z(walk: Walk, trees: Trees | Merged, *, wrong: bool = False) -> tuple[float, float]:
+def chi_squared_z(
+    walk: Walk, trees: Trees | Merged, samples: int = SAMPLES, *, wrong: bool = False
+) -> tuple[float, float]:
     """Standard deviations of chi-squared above its mean, over three tokens; tokens a round."""
     rng = np.random.default_rng(1)
-    lucky = iter(rng.random(40 * SAMPLES).tolist())
+    lucky = iter(rng.random(40 * samples).tolist())
     counts, emitted = np.zeros((V,) * 3), 0
-    for n in range(SAMPLES):
+    for n in range(samples):
         text = outcome(walk, trees[n], lambda: next(lucky), wrong=wrong)
         emitted += len(text)
         while len(text) < 3:  # as later rounds go on
             probs = TARGET[len(text)][tuple(text)]
             text.append(int(min(probs.cumsum().searchsorted(next(lucky), side="right"), V - 1)))
         counts[tuple(text)] += 1
-    expected = SAMPLES * exact()
+    expected = samples * exact()
     assert expected.min() > 5
     statistic = ((counts - expected) ** 2 / expected).sum()
     freedom = counts.size - 1
-    return float((statistic - freedom) / np.sqrt(2 * freedom)), emitted / SAMPLES
+    return float((statistic - freedom) / np.sqrt(2 * freedom)), emitted / samples
 
 
 @pytest.mark.slow
@@ -131,14 +133,16 @@ def test_merged_drafts_follow_the_targets_distribution():
     assert chi_squared_z(recursive_rejection, Merged(np.random.default_rng(3)))[0] < 4
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:invalid value")  # what has been drawn is drawn again
 @pytest.mark.parametrize("walk", [recursive_rejection, traversal])
 @pytest.mark.parametrize("bug", ["replacement", "residual", "parent"])
 def test_a_planted_bug_is_found_out(monkeypatch, walk, bug):
     if bug == "residual":
         monkeypatch.setattr(tree_walks, "residual", lambda p, q: p)
     trees = Trees(np.random.default_rng(2), replace=bug == "replacement")
-    assert chi_squared_z(walk, trees, wrong=bug == "parent")[0] > 8
+    z = chi_squared_z(walk, trees, FEWER, wrong=bug == "parent")[0]
+    print(z)
+    assert z > 8
 
 
 def test_the_walk_follows_the_targets_picks():
