@@ -21,9 +21,9 @@ from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import merged
 from adaspec_rl.decoding.tree_drafts import TreeDrafts, chain_signals
-from adaspec_rl.decoding.tree_verification import verify_tree
 from adaspec_rl.decoding.verification import Rule, Verification, new_verification, row
 from adaspec_rl.decoding.verification.lossy import Judge, Lenient, States, distance_of
+from adaspec_rl.decoding.verification.trees import verify_tree
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 

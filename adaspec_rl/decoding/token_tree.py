@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from adaspec_rl.decoding.draft import Draft
-
-POINT_MASS = -1  # in place of a row of `log_probs`: the drafter offered nothing else
+from adaspec_rl.decoding.verification.tree_walks import POINT_MASS
 
 
 @dataclass(frozen=True, slots=True)

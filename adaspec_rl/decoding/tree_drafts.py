@@ -12,6 +12,7 @@ from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.text import DraftStop, Text
 from adaspec_rl.decoding.token_tree import TokenTree, chain_tree
+from adaspec_rl.decoding.verification import Traversal
 
 
 class TreeDrafts:
@@ -31,7 +32,16 @@ class TreeDrafts:
         vocab_size: int,
         room: int,
     ) -> None:
-        """Draft what `action` says; `room` is how many nodes the target's cache has room for."""
+        """Draft what `action` says; `room` is how many nodes the target's cache has room for.
+
+        Raises:
+            ValueError: several drafters under traversal verification.
+        """
+        if action.also and isinstance(text.rule, Traversal):
+            raise ValueError(
+                f"traversal verifies the draft of one drafter, got '{action}': let one draft, or "
+                "use verification=rejection or coupled"
+            )
         self._drafters, self._text, self._action = drafters, text, action
         self._vocab_size = vocab_size
         self.trees: dict[int, TokenTree] = {}

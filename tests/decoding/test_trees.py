@@ -3,12 +3,12 @@
 import itertools
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaspec_rl.decoding.drafters import NgramLookup, TableDrafter
 from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.tree_shape import TreeShape
 from tests.decoding.tables import random_table
 from tests.decoding.test_tree_shape import shapes
@@ -80,8 +80,6 @@ def test_greedy_text_is_that_of_plain_decoding(actions, prompt, seed, eos, budge
     top_k=st.sampled_from([0, 3]),
 )
 def test_coupled_text_is_that_of_plain_decoding(actions, seed, top_k):
-    from adaspec_rl.decoding.sampling import Sampling
-
     target = ToyModel(seed=seed % 7, sharpness=1.0)
     texts = []
     for schedule in ([FALLBACK], actions):
@@ -152,7 +150,7 @@ def test_drafters_keep_what_was_accepted_of_their_trees():
         assert target.cache == session.sequence.tokens[:-1]
 
 
-@pytest.mark.parametrize("rule", ["rejection"])
+@pytest.mark.parametrize("rule", ["rejection", "traversal"])
 def test_identical_models_accept_everything_of_their_first_choices(rule):
     target = ToyModel(5, seed=3)
     session = toy_session(
@@ -166,13 +164,17 @@ def test_identical_models_accept_everything_of_their_first_choices(rule):
         assert played.at_leaf
 
 
-def test_what_has_no_draft_is_a_plain_step():
+def test_what_has_no_draft_is_a_plain_step_and_misuse_is_refused():
     target = ToyModel(seed=8)
-    session = toy_session(target, [NgramLookup(), NgramLookup()])
+    drafters = [NgramLookup(), NgramLookup()]
+    session = toy_session(target, drafters)
     session.start([1])
     played = session.step(Action(3, 0, also=(1,)))
     assert (played.drafted, played.accepted, len(played.tokens)) == (0, 0, 1)
     assert target.cache == session.sequence.tokens[:-1]
+    session = toy_session(target, drafters, temperature=1.0, verification="traversal")
+    session.start([1])
+    with pytest.raises(ValueError, match="traversal verifies the draft of one drafter"):
+        session.step(Action(3, 0, also=(1,)))
     with pytest.raises(ValueError, match="no drafter number 7"):
         session.step(Action(2, 0, also=(7,)))
-    assert torch.equal(target.lengths, torch.tensor([1]))

@@ -40,7 +40,7 @@ def chi_squared_z(rule: str, schedule: list[int]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["rejection", "coupled"])
+@pytest.mark.parametrize("rule", ["rejection", "traversal", "coupled"])
 def test_sequences_follow_the_targets_distribution(rule):
     assert chi_squared_z(rule, [1]) < 4
 

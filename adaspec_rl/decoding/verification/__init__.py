@@ -15,6 +15,7 @@ from adaspec_rl.decoding.verification.rules import (
     new_verification,
     weigh_rows,
 )
+from adaspec_rl.decoding.verification.traversal import Traversal
 
 __all__ = [
     "LARGEST_MARGIN",
@@ -26,6 +27,7 @@ __all__ = [
     "PointMass",
     "Rejection",
     "Rule",
+    "Traversal",
     "Verification",
     "best",
     "choice_margin",

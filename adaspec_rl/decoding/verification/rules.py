@@ -17,8 +17,9 @@ from adaspec_rl.decoding.verification.lossy import (
     LossyRule,
 )
 from adaspec_rl.decoding.verification.rejection import Rejection
+from adaspec_rl.decoding.verification.traversal import Traversal
 
-RULES = ("greedy", "rejection", "coupled")
+RULES = ("greedy", "rejection", "traversal", "coupled")
 Rule = str | LossyRule  # an exact one by name, or a lossy one with its settings
 
 
@@ -50,7 +51,7 @@ def is_lossy(rule: Rule) -> bool:
 def new_verification(
     rule: Rule, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
 ) -> Verification:
-    """The rule named `greedy`, `rejection` or `coupled`, or a lossy one.
+    """An exact rule by its name, one of `RULES`, or a lossy one.
 
     Temperature 0 is greedy, but for lossy rules. These are lenient with the target's own picks:
     greedy ones at temperature 0, else coupled ones; `Fuzzy` is then lenient rejection sampling.
@@ -69,11 +70,11 @@ def new_verification(
     if rule == "greedy":
         raise ValueError(
             f"verification 'greedy' needs temperature 0, got {sampling.temperature}: "
-            "use 'rejection' or 'coupled'"
+            "use 'rejection', 'traversal' or 'coupled'"
         )
-    if rule == "rejection":
+    if rule in ("rejection", "traversal"):
         generator = torch.Generator(device).manual_seed(seed)
-        return Rejection(sampling, generator)
+        return (Traversal if rule == "traversal" else Rejection)(sampling, generator)
     return Coupled(sampling, GumbelNoise(seed, vocab_size, device))
 
 

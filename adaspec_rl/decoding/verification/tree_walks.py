@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from adaspec_rl.decoding.token_tree import POINT_MASS
+POINT_MASS = -1  # in place of a row: the drafter offered nothing else
 
 Distribution = Callable[[int], np.ndarray]  # [V], by node or by row of drawn probabilities
 Draws = Sequence[Sequence[tuple[int, int]]]
@@ -87,6 +87,12 @@ def traversal(
     found = visit(-1, 1.0)
     assert found is not None  # the root's chance is 1 all along
     return found
+
+
+def draw(weights: np.ndarray, luck: float) -> int:
+    """An index, each as likely as its weight in `weights` `[V]` says."""
+    mass = weights.cumsum(dtype=np.float64)
+    return int(mass.searchsorted(min(luck * mass[-1], np.nextafter(mass[-1], 0)), side="right"))
 
 
 def residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
