@@ -1,6 +1,7 @@
 """What a drafter is. It keeps its own state and catches up only when it is asked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
