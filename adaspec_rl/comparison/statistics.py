@@ -42,6 +42,16 @@ def paired_ratio_interval(
     return _percentile_interval(_ratios(counts @ sums), level)
 
 
+def mean_interval(
+    values: np.ndarray, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `[prompts]`; prompts are resampled."""
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"expected values of shape [prompts], got {list(values.shape)}")
+    counts = _resampled_counts(len(values), resamples, seed)
+    return _percentile_interval(counts @ values / len(values), level)
+
+
 def probability_of_improvement(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
     """P(X > Y) + P(X = Y) / 2, the mean over tasks (Agarwal et al., arXiv:2108.13264).
 

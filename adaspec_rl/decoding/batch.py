@@ -12,7 +12,7 @@ from adaspec_rl.decoding.drafters.drafter import Drafter
 from adaspec_rl.decoding.drafters.in_rows import Request, RowDrafter, in_rows
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.picks import signals_of
-from adaspec_rl.decoding.round import FALLBACK, Action, Round, check_chain
+from adaspec_rl.decoding.round import FALLBACK, Action, Round, check_chain, check_exact
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
@@ -198,6 +198,7 @@ class Batch:
                 f"the text in row {number} is finished ({text.finished}): let it leave"
             )
         check_chain(action, "a batch")
+        check_exact(action, "a batch")
         if action.length and not 0 <= action.drafter < len(self.drafters):
             raise ValueError(
                 f"no drafter number {action.drafter}: expected 0 to {len(self.drafters) - 1}"

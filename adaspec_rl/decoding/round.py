@@ -1,9 +1,10 @@
 """What goes into one round of speculation, and what comes out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.verification.lossy import LossyRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Action:
     With a `tree`, a token tree of this shape is drafted, to its end; `length` is its depth. The
     drafters in `also` draft a chain each, of up to `length` tokens and with the same threshold:
     all of it is merged into one tree, shared prefixes once, and verified together.
+
+    With a rule in `lossy`, mismatches that it keeps stand in this round. Live decoding only.
     """
 
     length: int
@@ -42,10 +45,13 @@ class Action:
     rule: StopRule | None = None
     tree: TreeShape | None = None  # None: a chain
     also: tuple[int, ...] = ()  # further drafters
+    lossy: LossyRule | None = None  # None: verified as the session does
 
     def __str__(self) -> str:
         if self.length == 0:
             return "a plain step"
+        if self.lossy is not None:
+            return f"{replace(self, lossy=None)}, {self.lossy}"
         by = f" by drafter {self.drafter}" if self.drafter else ""
         if self.also:
             by = f" by drafters {', '.join(map(str, (self.drafter, *self.also)))}"
@@ -86,6 +92,8 @@ class Action:
             )
         if self.tree is not None and self.stops:
             raise ValueError("a tree is drafted to its end: expected no threshold and no rule")
+        if self.lossy is not None:
+            raise ValueError(f"token trees are verified exactly: expected no {self.lossy}")
         drafters = (self.drafter, *self.also)
         if self.length == 0 or len(set(drafters)) < len(drafters) or min(drafters) < 0:
             raise ValueError(
@@ -105,6 +113,16 @@ def check_chain(action: Action, who: str) -> None:
     """
     if action.branches:
         raise ValueError(f"{who} takes one drafter's chain a round, got '{action}'")
+
+
+def check_exact(action: Action, who: str) -> None:
+    """Refuse lossy verification.
+
+    Raises:
+        ValueError: `action` is lossy, which `who` cannot be.
+    """
+    if action.lossy is not None:
+        raise ValueError(f"{who} verifies exactly, got '{action}': decode one text at a time, live")
 
 
 @dataclass(frozen=True, slots=True)

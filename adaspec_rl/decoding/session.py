@@ -21,7 +21,13 @@ from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import merged
 from adaspec_rl.decoding.tree_drafts import TreeDrafts, chain_signals
-from adaspec_rl.decoding.verification import Rule, Verification, new_verification, row
+from adaspec_rl.decoding.verification import (
+    Rule,
+    Verification,
+    lenient,
+    new_verification,
+    row,
+)
 from adaspec_rl.decoding.verification.lossy import Judge, Lenient, States, distance_of
 from adaspec_rl.decoding.verification.trees import verify_tree
 from adaspec_rl.engine.language_model import LanguageModel
@@ -101,7 +107,8 @@ class LiveSession:
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling
         self.verification = verification
-        self._judge = _known_judge(verification, target, self.models)
+        if isinstance(verification, Judge):
+            _check_judge(verification, target, self.models)
         self._told: LeanModel | None = None  # the target, where drafters read its hidden states
         if any(drafter.needs_hidden for drafter in drafters):
             assert isinstance(target, LeanModel)
@@ -188,10 +195,10 @@ class LiveSession:
             return self._step_tree(action, began)
         if self._uses != self._begun:
             self._read_text()
-        sequence, rule = text.sequence, text.rule
+        sequence, rule = text.sequence, lenient(text.rule, action.lossy)
         n, buffer = len(sequence), sequence.buffer
         stop = text.stop(action, self.survival[action.drafter]) if action.length else None
-        draft = self._draft(text, action, stop)
+        draft = self._draft(text, action, rule, stop)
         drafted = len(draft) if draft else 0
         logits = self.target.extend(buffer[None, n - 1 : n + drafted])[0]  # [k + 1, V]
         if self._told is not None:
@@ -200,8 +207,8 @@ class LiveSession:
         drawn = None
         if draft and rule.needs_log_probs:
             drawn = draft.all_log_probs(logits.shape[-1])
-        if self._judge is not None and draft and action.drafter == self._judge:
-            _inform(rule, self.target, draft)
+        if draft and isinstance(rule, Lenient) and rule.rule.needs_states:
+            _inform(rule, self.target, draft, self.drafters[action.drafter])
         accepted, token = rule.verify(logits, buffer[n : n + drafted], drawn, n)
         watched = self._watched(*([action.drafter] if draft else []))
         if logits.device.type == "cpu" and not self._signals:  # nothing to wait for
@@ -312,14 +319,16 @@ class LiveSession:
             if model is not None and model.pending is not None
         }
 
-    def _draft(self, text: Text, action: Action, stop: DraftStop | None) -> Draft | None:
+    def _draft(
+        self, text: Text, action: Action, rule: Verification, stop: DraftStop | None
+    ) -> Draft | None:
         if not action.length:
             return None
         n, drafter = len(text.sequence), self.models[action.drafter]
         length = text.draft_length(action.length, drafter.context_length)
         if length < 1:
             return None
-        draft = drafter.propose(text.sequence, length, text.rule, stop)
+        draft = drafter.propose(text.sequence, length, rule, stop)
         text.sequence.buffer[n : n + len(draft)] = draft.tokens
         return draft if len(draft) else None
 
@@ -327,38 +336,36 @@ class LiveSession:
 _NOTHING = np.zeros((0, len(SIGNALS)), dtype=np.float32)
 
 
-def _known_judge(
-    verification: Rule, target: LanguageModel, drafters: Sequence[Drafter]
-) -> int | None:
-    """The number of the drafter whose drafts a learned judge knows; None: there is no judge.
+def _check_judge(judge: Judge, target: LanguageModel, drafters: Sequence[Drafter]) -> None:
+    """Refuse a judge that could not judge anything.
 
     Raises:
-        ValueError: no such draft model, or one whose hidden states cannot be had.
+        ValueError: it knows none of the drafters, or their hidden states cannot be had.
     """
-    if not isinstance(verification, Judge):
-        return None
-    names = [drafter.name for drafter in drafters]
-    if verification.drafter not in names:
-        raise ValueError(
-            f"the judge knows the drafter {verification.drafter}, but there are "
-            f"{', '.join(names) or 'none'}: add it, or train a judge for another one"
-        )
-    number = names.index(verification.drafter)
-    known = drafters[number]
+    known = {drafter.name: drafter for drafter in drafters}.get(judge.drafter)
     if not isinstance(known, DraftModel):
-        raise ValueError(f"the judge knows draft models, but {known.name} is none: train another")
+        names = ", ".join(one.name for one in drafters if isinstance(one, DraftModel))
+        raise ValueError(
+            f"the judge knows the draft model {judge.drafter}, but there are {names or 'none'}: "
+            "add it, or train a judge for another one"
+        )
     if not isinstance(target, LeanModel) or not isinstance(known.model, LeanModel):
         raise ValueError(
-            f"{verification.name} reads hidden states, which the lean engine alone keeps: set "
+            f"{judge.name} reads hidden states, which the lean engine alone keeps: set "
             "engine.name=lean"
         )
-    return number
 
 
-def _inform(rule: Verification, target: LanguageModel, draft: Draft) -> None:
-    """Tell a judge what both models thought of a draft."""
-    assert isinstance(rule, Lenient) and isinstance(target, LeanModel)
-    assert target.last_hidden is not None and draft.hidden is not None
+def _inform(rule: Lenient, target: LanguageModel, draft: Draft, drafter: str) -> None:
+    """Tell a judge what both models thought of a draft, if it knows the drafter."""
+    if not isinstance(rule.rule, Judge) or rule.rule.drafter != drafter:
+        return
+    if draft.hidden is None or not isinstance(target, LeanModel):
+        raise ValueError(
+            f"{rule.rule.name} reads hidden states, which the lean engine alone keeps: set "
+            "engine.name=lean"
+        )
+    assert target.last_hidden is not None
     behind = target.last_hidden[0, : len(draft)]
     rule.see(States(behind, draft.hidden, draft.own_log_probs(target.vocab_size)))
 

@@ -9,7 +9,7 @@ from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.forecast import forecasts
-from adaspec_rl.decoding.round import Action, check_chain
+from adaspec_rl.decoding.round import Action, check_chain, check_exact
 from adaspec_rl.recording.trace import Trace
 
 
@@ -53,6 +53,7 @@ def check_action(trace: Trace, action: Action) -> None:
         ValueError: longer drafts, or another drafter, than the trace has, or token trees.
     """
     check_chain(action, "replay")
+    check_exact(action, "replay")
     if action.length > trace.max_length:
         raise ValueError(
             f"an action drafts {action.length} tokens but the trace holds drafts of up to "

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.round import Action, check_exact
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.verification import Rejection, new_verification
 from adaspec_rl.decoding.verification.lossy import (
@@ -216,3 +216,28 @@ def chi_squared_z(lenience: float) -> float:
 def test_fuzzy_of_1_keeps_the_targets_distribution_and_of_4_does_not():
     assert chi_squared_z(1.0) < 4
     assert chi_squared_z(4.0) > 50
+
+
+def test_a_round_may_be_lossy_and_the_others_exact():
+    session = toy_session(TARGET, [DRAFTER], max_new_tokens=40)
+    session.start([1, 2])
+    distances = []
+    while session.finished is None:
+        text = [1, 2, *session.tokens]
+        lossy = TopK(8) if len(distances) % 2 else None
+        played = session.step(Action(3, lossy=lossy))
+        distances.append(played.distance)
+        if lossy:
+            assert played.accepted == played.drafted  # k is the whole vocabulary
+        else:
+            assert list(played.tokens) == greedy_text(TARGET, text, len(played.tokens))
+    assert not any(distances[::2]) and any(distances[1::2])
+
+
+def test_a_lossy_round_fits_the_sessions_rule():
+    session = toy_session(TARGET, [DRAFTER], temperature=1.0, verification="coupled")
+    session.start([1, 2])
+    with pytest.raises(ValueError, match="lossy.fuzzy T=2 needs verification 'rejection'"):
+        session.step(Action(2, lossy=Fuzzy(2.0)))
+    with pytest.raises(ValueError, match=r"replay verifies exactly, got 'draft 2, lossy.top_k k=4"):
+        check_exact(Action(2, lossy=TopK(4)), "replay")

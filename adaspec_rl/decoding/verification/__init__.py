@@ -12,6 +12,7 @@ from adaspec_rl.decoding.verification.rules import (
     RULES,
     Rule,
     is_lossy,
+    lenient,
     new_verification,
     weigh_rows,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "choice_margin",
     "is_lossy",
     "leading",
+    "lenient",
     "new_verification",
     "row",
     "weigh_rows",

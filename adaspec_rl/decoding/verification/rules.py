@@ -78,11 +78,24 @@ def new_verification(
     return Coupled(sampling, GumbelNoise(seed, vocab_size, device))
 
 
+def lenient(exact: Verification, lossy: LossyRule | None) -> Verification:
+    """`exact` with some mismatches that stand; None: as it is. Random state is shared.
+
+    Raises:
+        ValueError: `lossy` is lenient with the picks of another rule.
+    """
+    if lossy is None:
+        return exact
+    if isinstance(exact, Greedy) or (isinstance(exact, Coupled) and not isinstance(lossy, Fuzzy)):
+        return Lenient(exact, lossy)
+    if isinstance(exact, Rejection) and isinstance(lossy, Fuzzy):
+        return LenientRejection(exact.sampling, exact.generator, rule=lossy)
+    wanted = "rejection" if isinstance(lossy, Fuzzy) else "coupled"
+    raise ValueError(f"above temperature 0, {lossy} needs verification {wanted!r}")
+
+
 def _lossy(
     rule: LossyRule, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
 ) -> Verification:
-    if sampling.temperature == 0:
-        return Lenient(Greedy(), rule)
-    if isinstance(rule, Fuzzy):
-        return LenientRejection(sampling, torch.Generator(device).manual_seed(seed), rule=rule)
-    return Lenient(Coupled(sampling, GumbelNoise(seed, vocab_size, device)), rule)
+    exact = "rejection" if isinstance(rule, Fuzzy) else "coupled"
+    return lenient(new_verification(exact, sampling, seed, vocab_size, device), rule)

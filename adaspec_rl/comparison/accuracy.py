@@ -1,0 +1,133 @@
+"""What lossy verification costs: answers, and the distance of its texts from the target's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from adaspec_rl.comparison.statistics import mean_interval
+from adaspec_rl.control.generation import Generation
+from adaspec_rl.engine.language_model import LanguageModel
+
+
+class Task(Protocol):
+    """A prompt whose answer can be checked."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def text(self) -> str:
+        """The prompt."""
+        ...
+
+    def solved_by(self, text: str) -> bool:
+        """Whether what was written after the prompt is right."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one method's texts are worth; all intervals are of 95% over the problems."""
+
+    accuracy: float  # share of problems solved
+    accuracy_ci95: tuple[float, float]
+    accuracy_change: float  # against plain decoding, problem by problem
+    accuracy_change_ci95: tuple[float, float]
+    distance: float  # mean total variation from the target, a token
+    identical: float  # share of texts that are plain decoding's, token for token
+    log_likelihood: float  # of the texts by the target's own distribution, nats a token
+    log_likelihood_change: float  # against plain decoding's texts
+    log_likelihood_change_ci95: tuple[float, float]  # over the problems, each counted once
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One text of one method, judged."""
+
+    tokens: tuple[int, ...]
+    solved: bool
+    distance: float  # the sum over its tokens
+    log_likelihood: float  # nats, the sum over its tokens
+
+
+def judged(
+    target: LanguageModel, prompt: Sequence[int], made: Generation, task: Task, text: str
+) -> Written:
+    """A generation after `prompt`, which reads as `text`."""
+    return Written(
+        tuple(made.tokens),
+        task.solved_by(text),
+        sum(played.distance for played in made.rounds),
+        log_likelihood(target, prompt, made.tokens),
+    )
+
+
+@torch.inference_mode()
+def log_likelihood(target: LanguageModel, prompt: Sequence[int], tokens: Sequence[int]) -> float:
+    """How likely the target is to write `tokens` after `prompt`, untempered, in nats.
+
+    Raises:
+        ValueError: the prompt is empty, or the text longer than the target's context.
+    """
+    if not len(prompt):
+        raise ValueError("the prompt is empty: expected at least 1 token")
+    if not len(tokens):
+        return 0.0
+    read = torch.tensor([[*prompt, *tokens[:-1]]], device=target.device)
+    target.reset(1, read.shape[1])
+    logits = target.extend(read, keep=len(tokens))[0]  # [tokens, V]
+    written = torch.tensor(tokens, device=target.device)[:, None]
+    return float(logits.log_softmax(-1).gather(1, written).double().sum())
+
+
+def price(
+    own: Mapping[str, Written],
+    plain: Mapping[str, Written],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Price:
+    """What a method's texts lose against plain decoding's of the same problems, by their ids.
+
+    Raises:
+        ValueError: there are no problems, or not the same.
+    """
+    if not own or own.keys() != plain.keys():
+        raise ValueError(f"expected the same problems, 1 or more, got {len(own)} and {len(plain)}")
+    pairs = [(text, plain[name]) for name, text in own.items()]
+    solved = np.array([[a.solved, b.solved] for a, b in pairs], dtype=np.float64)
+    means = np.array([[_mean(a), _mean(b)] for a, b in pairs])
+    change, likelier = solved[:, 0] - solved[:, 1], means[:, 0] - means[:, 1]
+    count = sum(len(text.tokens) for text in own.values())
+    how = {"resamples": resamples, "seed": seed}
+    return Price(
+        accuracy=float(solved[:, 0].mean()),
+        accuracy_ci95=mean_interval(solved[:, 0], **how),
+        accuracy_change=float(change.mean()),
+        accuracy_change_ci95=mean_interval(change, **how),
+        distance=sum(text.distance for text in own.values()) / max(1, count),
+        identical=float(np.mean([a.tokens == b.tokens for a, b in pairs])),
+        log_likelihood=sum(text.log_likelihood for text in own.values()) / max(1, count),
+        log_likelihood_change=float(likelier.mean()),
+        log_likelihood_change_ci95=mean_interval(likelier, **how),
+    )
+
+
+def _mean(text: Written) -> float:
+    return text.log_likelihood / max(1, len(text.tokens))
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the points that no other is above in both coordinates, by the first one.
+
+    A point is left out where another is at least as high in both, and higher in one.
+    """
+    front = [
+        name
+        for name, (x, y) in points.items()
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    ]
+    return sorted(front, key=lambda name: points[name])
