@@ -1,0 +1,57 @@
+"""The best that can be foreseen: all chances known, the noise not."""
+
+import numpy as np
+
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.recording.trace import Trace
+from adaspec_rl.replay.oracle import lengths_of
+from adaspec_rl.replay.outcomes import nearest_context, outcomes, round_steps
+
+
+def foreseeable_speedup(
+    trace: Trace,
+    profile: CostProfile,
+    chances: np.ndarray,
+    *,
+    max_length: int | None = None,
+    batch_size: int = 1,
+) -> float:
+    """Expected speedup of the best policy that knows every chance, but no outcome.
+
+    At each position it weighs every draft length of every drafter by `chances` `[D, M]` (see
+    `recording.chances`) that the token there survives, given that all before it did; texts are
+    solved from their ends. It pays nothing for what its drafters have to catch up on. So between it
+    and the oracle lies luck, between it and a policy lies knowledge.
+    """
+    actions = lengths_of(trace, max_length)
+    found = outcomes(trace, actions)
+    points = profile.contexts(batch_size)
+    steps = round_steps(points, actions, 0.0)[nearest_context(points, found.context)]  # [M, A, K+1]
+    total = 0.0
+    for start, end in zip(trace.starts[:-1], trace.starts[1:]):
+        drafted = found.drafted[:, start:end]
+        total += _solve(drafted, steps[start:end], chances[:, start:end], actions)
+    return float(trace.starts[-1] / total)
+
+
+def _solve(
+    drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions: list
+) -> float:
+    """Expected steps of a text of `G` tokens: `drafted` `[A, G]`, `steps` `[G, A, K + 1]`."""
+    count, depth = chances.shape[1], steps.shape[2] - 1
+    ahead = np.zeros(count + depth + 2)  # expected steps from each position on; 0 beyond the end
+    padded = np.concatenate([chances, np.zeros((len(chances), depth))], axis=1)
+    for g in range(count - 1, -1, -1):
+        best = steps[g, 0, 0] + ahead[g + 1]
+        for drafter in range(len(chances)):
+            chance = padded[drafter, g : g + depth]
+            survives = np.concatenate([[1.0], np.cumprod(chance)])  # [K + 1] of the first k
+            # Expected rest where exactly k of many drafted tokens survive, summed up to each k.
+            missed = np.cumsum(survives[:-1] * (1 - chance) * ahead[g + 1 : g + 1 + depth])
+            for number, action in enumerate(actions):
+                k = int(drafted[number, g])
+                if action.drafter == drafter and k:
+                    rest = missed[k - 1] + survives[k] * ahead[g + k + 1]
+                    best = min(best, steps[g, number, k] + rest)
+        ahead[g] = best
+    return float(ahead[0])

@@ -1,0 +1,59 @@
+"""What can be foreseen: the oracle where everything is known, an expectation where nothing is sure."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.recording.chances import survival_chances
+from adaspec_rl.replay.foreseeable import foreseeable_speedup
+from adaspec_rl.replay.oracle import oracle
+from tests.recording.recordings import profile, toy_trace, toys
+
+
+def without_catch_up(costs: CostProfile) -> CostProfile:
+    points = tuple(replace(point, catch_up=(0.0, 0.0)) for point in costs.points)
+    return replace(costs, points=points)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_luck_it_is_the_oracle(tmp_path, seed: int) -> None:
+    models = toys(seed)
+    trace = toy_trace(tmp_path, models, temperature=0.0)
+    costs = without_catch_up(profile(seed))
+    chances = survival_chances(models.target, models.drafters, trace.texts, Sampling(0.0))
+    first = np.array([table.accepted > 0 for table in trace.drafters])
+    assert (chances == first).all()
+    found = foreseeable_speedup(trace, costs, chances)
+    assert found == pytest.approx(oracle(trace, costs).speedup)
+
+
+def test_chances_under_sampling_are_how_often_first_tokens_survive(tmp_path) -> None:
+    models = toys()
+    hits, expected = [], []
+    for run in range(30):
+        trace = toy_trace(tmp_path / str(run), models, temperature=0.8, seed=100 * run)
+        chances = survival_chances(models.target, models.drafters, trace.texts, Sampling(0.8))
+        hits.append(np.array([(table.accepted > 0).mean() for table in trace.drafters]))
+        expected.append(chances.mean(axis=1))
+    assert np.mean(hits, axis=0) == pytest.approx(np.mean(expected, axis=0), abs=0.03)
+
+
+def test_it_weighs_what_a_draft_may_bring(tmp_path) -> None:
+    trace = toy_trace(tmp_path, toys(), temperature=0.8, max_new_tokens=2, max_length=1)
+    costs = without_catch_up(profile(3, max_length=1))
+    texts, chance = len(trace.texts), 0.4
+    found = foreseeable_speedup(trace, costs, np.full((2, 2 * texts), chance))
+
+    def steps(text: int) -> float:
+        length = len(trace.texts[text].prompt)
+        point = min(costs.points, key=lambda p: abs(p.context - length))
+        later = min(costs.points, key=lambda p: abs(p.context - length - 1))
+        assert later.autoregressive_step > 0
+        drafts = [point.seconds(d, 1) / point.autoregressive_step + (1 - chance) for d in (0, 1)]
+        return min(2.0, *drafts)
+
+    total = sum(steps(number) for number in range(texts))
+    assert found == pytest.approx(2 * texts / total)
