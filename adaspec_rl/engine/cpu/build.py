@@ -27,6 +27,7 @@ FLAGS = (
 )
 KERNELS = ("auto", "compiled", "torch")
 SOURCES = [Path(__file__).with_name(name) for name in ("decoder.cpp", "noise.cpp")]
+HEADERS = [Path(__file__).with_name("vectors.h")]
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def _compiler() -> str:
 def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     parts = (
-        *(source.read_text() for source in SOURCES),
+        *(source.read_text() for source in [*SOURCES, *HEADERS]),
         " ".join(FLAGS),
         version,
         platform.machine(),

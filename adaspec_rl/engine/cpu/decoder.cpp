@@ -14,17 +14,16 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <omp.h>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+
+#include "vectors.h"
 
 namespace {
 
-constexpr int LANES = 16;
 constexpr int CHUNK = 128;   // keys whose weighted values are summed before they join the others'
 constexpr int TOGETHER = 8;  // blocks of queries, at most, that go through a chunk in turn
 constexpr int GROUP = 32;    // inputs that share a scale in int4
@@ -41,12 +40,6 @@ constexpr int QUERIES = FEW ? 4 : 6;  // that go through the keys together, at m
 constexpr int BLOCKS = FEW ? 1 : 4;   // of 16 keys, scored together
 constexpr int AHEAD = 16;  // cache lines of weights that are asked for in advance
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
-
-typedef float Vec __attribute__((vector_size(64), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
-typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
 
 // BFLOAT16_PAIRS holds what BFLOAT16 holds and goes through the instruction that multiplies pairs of
 // bfloat16, which rounds inputs to bfloat16 too: some processors take longer for it than for two
@@ -135,105 +128,6 @@ Range share(int64_t units, int64_t part, int64_t parts) {
     return {units * part / parts, units * (part + 1) / parts};
 }
 
-Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-Vec widened(Halves values) {
-#ifdef __AVX512F__  // in two instructions, for which compilers take five
-    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)values), 16);
-#else
-    return (Vec)(__builtin_convertvector(values, Words) << 16);
-#endif
-}
-Vec load(const uint16_t* from) { return widened(*reinterpret_cast<const Halves*>(from)); }
-
-// Number 0 or 1 of two vectors side by side; those of bfloat16 are the even values and the odd ones.
-Vec load_half(const float* from, int number) { return load(from + number * LANES); }
-Vec load_half(const uint16_t* from, int number) {
-    const Words pairs = *reinterpret_cast<const Words*>(from);
-    return (Vec)(number ? pairs & 0xffff0000 : pairs << 16);
-}
-
-// Two vectors that were loaded as halves, in order.
-void put_in_order(Vec&, Vec&, float) {}
-void put_in_order(Vec& even, Vec& odd, uint16_t) {
-    const Vec a = even, b = odd;
-    even = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    odd = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-
-// To bfloat16, to the nearest, ties to even.
-Halves narrowed(Vec x) {
-    const Words bits = (Words)x;
-    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves);
-}
-uint16_t narrowed(float value) { return narrowed(Vec{} + value)[0]; }
-
-Vec from_float16(const uint16_t* from) {
-#ifdef __AVX512F__
-    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-#else
-    Words bits = __builtin_convertvector(*reinterpret_cast<const Halves*>(from), Words);
-    Vec magnitude = (Vec)((bits & 0x7fff) << 13) * 0x1p112f;
-    return (Vec)((Words)magnitude | (bits & 0x8000) << 16);
-#endif
-}
-
-template <typename T>
-Vec load_some(const T* from, int64_t count) {
-    if (count >= LANES) return load(from);
-    T padded[LANES] = {};
-    std::memcpy(padded, from, count * sizeof(T));
-    return load(padded);
-}
-
-void store_some(float* to, Vec value, int64_t count) {
-    std::memcpy(to, &value, std::min<int64_t>(count, LANES) * sizeof(float));
-}
-
-Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
-Vec larger(Vec a, Vec b) { return a > b ? a : b; }
-
-Vec absolute(Vec x) { return (Vec)((Words)x & 0x7fffffff); }
-Ints nearest(Vec x) {
-    return __builtin_convertvector(x + (x < 0 ? Vec{} - 0.5f : Vec{} + 0.5f), Ints);
-}
-
-// All lanes of a vector in one, by an operation on two vectors or numbers.
-template <typename V, typename Operation>
-auto folded(V v, Operation apply) {
-    const auto half = apply(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
-                            __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
-    const auto quarter = apply(__builtin_shufflevector(half, half, 0, 1, 2, 3),
-                               __builtin_shufflevector(half, half, 4, 5, 6, 7));
-    return apply(apply(quarter[0], quarter[2]), apply(quarter[1], quarter[3]));
-}
-
-template <typename V>
-auto sum_of(V v) {
-    return folded(v, [](auto a, auto b) { return a + b; });
-}
-
-float largest_of(Vec v) {
-    return folded(v, [](auto a, auto b) { return a > b ? a : b; });
-}
-
-// e^x to within two units in the last place (Cephes' expf); 0 below the smallest normal number.
-Vec exponential(Vec x) {
-    Vec bounded = larger(smaller(x, Vec{} + 88.37f), Vec{} - 87.33f);
-    Ints power = nearest(bounded * 1.44269504f);
-    Vec n = __builtin_convertvector(power, Vec);
-    Vec r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
-    Vec y = Vec{} + 1.9875691500e-4f;
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
-    return x < -87.33f ? Vec{} : y * (Vec)((power + 127) << 23);
-}
-
-float exponential(float x) { return exponential(Vec{} + x)[0]; }
-
 // ---- Products -----------------------------------------------------------------------------------
 
 #ifdef __AVX512BF16__
@@ -316,7 +210,7 @@ private:
         sum = scale * sum_of(numbers[0] + numbers[1]);
         uint32_t words[GROUP / 4];
         for (int i = 0; i < 2; i++) {
-            const Bytes bytes = __builtin_convertvector(numbers[i], Bytes);
+            const Bytes bytes = converted<int8_t>(numbers[i]);
             std::memcpy(words + 4 * i, &bytes, sizeof bytes);
         }
         for (int i = 0; i < GROUP / 4; i++) to[i * step] = words[i];
@@ -329,33 +223,60 @@ thread_local std::vector<float> Encoder::scales_, Encoder::sums_, Encoder::total
 // Each lane of `sum` plus four unsigned bytes of `a` times four signed ones of `x`.
 Ints add_products(Ints sum, Words a, uint32_t x) {
 #ifdef __AVX512VNNI__
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, _mm512_set1_epi32(x));
-#elif defined(__AVX2__)
-    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_set1_epi32(x), 8), 8);
-    const __m256i odd = _mm256_srai_epi16(_mm256_set1_epi32(x), 8);
-    __m256i part[2];
-    std::memcpy(part, &a, sizeof part);
-    for (int i = 0; i < 2; i++) {
-        const __m256i low = _mm256_and_si256(part[i], _mm256_set1_epi16(255));
-        const __m256i high = _mm256_srli_epi16(part[i], 8);
-        part[i] = _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd));
+    sum.part[0] = (Ints::Part)_mm512_dpbusd_epi32((__m512i)sum.part[0], (__m512i)a.part[0], _mm512_set1_epi32(x));
+    return sum;
+#elif defined(INTEGERS)
+    const IntegerRegister bytes = INTEGERS(set1_epi32)(x);
+    const IntegerRegister even = INTEGERS(srai_epi16)(INTEGERS(slli_epi16)(bytes, 8), 8);
+    const IntegerRegister odd = INTEGERS(srai_epi16)(bytes, 8);
+    for (int i = 0; i < PARTS; i++) {
+        const IntegerRegister part = (IntegerRegister)a.part[i];
+        const IntegerRegister low = part & INTEGERS(set1_epi16)(255), high = INTEGERS(srli_epi16)(part, 8);
+        sum.part[i] += (Ints::Part)INTEGERS(madd_epi16)(low, even) + (Ints::Part)INTEGERS(madd_epi16)(high, odd);
     }
-    Ints products;
-    std::memcpy(&products, part, sizeof part);
-    return sum + products;
+    return sum;
 #else
     for (int i = 0; i < 32; i += 8) sum += (Ints)((a >> i) & 255) * (int32_t(x << (24 - i)) >> 24);
     return sum;
 #endif
 }
 
+// The same for bytes of `a` below 16, summed over a group: where a processor lacks the instruction
+// above, two 16-bit sums a lane hold it, of 16 products of at most 15 x 127 each.
+#if defined(INTEGERS) && !defined(__AVX512VNNI__)
+struct SmallSum {
+    IntegerRegister part[PARTS] = {};
+
+    void add(Words a, uint32_t x) {
+        const IntegerRegister bytes = INTEGERS(set1_epi32)(x);
+        for (int i = 0; i < PARTS; i++)
+            part[i] = INTEGERS(add_epi16)(part[i], INTEGERS(maddubs_epi16)((IntegerRegister)a.part[i], bytes));
+    }
+    Ints total() const {
+        Ints sum;
+        for (int i = 0; i < PARTS; i++)
+            sum.part[i] = (Ints::Part)INTEGERS(madd_epi16)(part[i], INTEGERS(set1_epi16)(1));
+        return sum;
+    }
+};
+#else
+struct SmallSum {
+    Ints sum = {};
+
+    void add(Words a, uint32_t x) { sum = add_products(sum, a, x); }
+    Ints total() const { return sum; }
+};
+#endif
+
 // Each lane of `sum` plus two bfloat16 of `a` times two inputs, number `k` and the next.
 template <int KIND, int R>
 Vec add_pair(Vec sum, Words a, const uint32_t* words, int64_t k, int r) {
 #ifdef __AVX512BF16__
-    if constexpr (KIND == BFLOAT16_PAIRS)
-        return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a,
-                                     (__m512bh)_mm512_set1_epi32(words[k / 2 * R + r]));
+    if constexpr (KIND == BFLOAT16_PAIRS) {
+        sum.part[0] = (Vec::Part)_mm512_dpbf16_ps((__m512)sum.part[0], (__m512bh)(__m512i)a.part[0],
+                                                  (__m512bh)_mm512_set1_epi32(words[k / 2 * R + r]));
+        return sum;
+    }
 #endif
     const float* values = reinterpret_cast<const float*>(words) + k * R + r;
     sum += (Vec)(a << 16) * values[0];
@@ -399,7 +320,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
         const uint16_t* minima = static_cast<const uint16_t*>(w.minima) + panel * groups * LANES;
         for (int64_t group = 0; group < groups; group++) {
             const uint32_t* words = x.words + group * QUADS * R;
-            Ints part[R][P] = {};
+            std::conditional_t<KIND == INT8, Ints, SmallSum> part[R][P] = {};
 #pragma GCC unroll 8
             for (int i = 0; i < VECTORS; i++) {
                 for (int p = 0; p < P; p++) {
@@ -412,8 +333,8 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                     } else {
                         const Words low = weight & 0x0f0f0f0f, high = weight >> 4 & 0x0f0f0f0f;
                         for (int r = 0; r < R; r++) {
-                            part[r][p] = add_products(part[r][p], low, words[2 * i * R + r]);
-                            part[r][p] = add_products(part[r][p], high, words[(2 * i + 1) * R + r]);
+                            part[r][p].add(low, words[2 * i * R + r]);
+                            part[r][p].add(high, words[(2 * i + 1) * R + r]);
                         }
                     }
                 }
@@ -425,12 +346,11 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                     minimum = from_float16(minima + (p * groups + group) * LANES);
                 }
                 for (int r = 0; r < R; r++) {
-                    const Vec product = __builtin_convertvector(part[r][p], Vec);
                     const float own = x.scales[group * R + r];
                     if constexpr (KIND == INT8) {
-                        sum[r][p] += product * own;
+                        sum[r][p] += converted<float>(part[r][p]) * own;
                     } else {
-                        sum[r][p] += product * (scale * own);
+                        sum[r][p] += converted<float>(part[r][p].total()) * (scale * own);
                         sum[r][p] += minimum * x.sums[group * R + r];
                     }
                 }
@@ -709,21 +629,21 @@ bool attend_chunk(const float* const* queries, const View* views, int64_t chunk,
                 const int64_t slot = view.slot(i);
                 Vec found[Q][1];
                 score<Q, 1>(queries, keys + slot / LANES * LANES * size, values + slot * size, size, found);
-                for (int q = 0; q < Q; q++) scores[q][0][i - v] = found[q][0][slot % LANES];
+                for (int q = 0; q < Q; q++) scores[q][0].set(i - v, found[q][0][slot % LANES]);
             }
         }
         for (int q = 0; q < Q; q++) std::memcpy(weights[q] + (v - base), scores[q], sizeof scores[q]);
         v += LANES;
     }
-    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Ints lane = lane_numbers();
     float* sums[Q];
     for (int q = 0; q < Q; q++) {
-        Vec largest = Vec{} - INFINITE;
+        Vec largest = -INFINITE;
         for (int64_t v = first; v < to; v += LANES) {
             const int32_t begin = std::max(views[q].first - v, int64_t(-1));
             const int32_t end = std::min(views[q].last - v, int64_t(LANES));
             float* at = weights[q] + (v - base);
-            const Vec seen = (lane >= begin) & (lane < end) ? load(at) * scale : Vec{} - INFINITE;
+            const Vec seen = chosen((lane >= begin) & (lane < end), load(at) * scale, Vec(-INFINITE));
             largest = larger(largest, seen);
             std::memcpy(at, &seen, sizeof seen);
         }
@@ -1117,16 +1037,16 @@ static int run(const Model& model, const Pass& pass) {
 
 // The output that `draft` chooses; of equals the first.
 static int64_t choose(const Draft& draft, const float* logits, const float* noise) {
-    const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Vec largest = Vec{} - INFINITE;
+    const Ints lanes = lane_numbers();
+    Vec largest = -INFINITE;
     Ints where = {};
     for (int64_t i = 0; i < draft.choices; i += LANES) {
         const int64_t count = std::min<int64_t>(LANES, draft.choices - i);
         Vec score = load_some(logits + i, count) / draft.temperature;
         if (noise) score += load_some(noise + i, count);
         const Ints larger = (score > largest) & (lanes < int32_t(count));
-        largest = larger ? score : largest;
-        where = larger ? lanes + int32_t(i) : where;
+        largest = chosen(larger, score, largest);
+        where = chosen(larger, lanes + int32_t(i), where);
     }
     int64_t best = 0;
     for (int64_t n = 1; n < LANES; n++)
