@@ -3,7 +3,7 @@
 Several learners get the same replayed texts, features, network and numbers of rounds; each one's
 policy is replayed on held-out prompts as it learns:
 
-* `regression`: full information, the recorded reward of every action at each state (`agent=hindsight`);
+* `regression`: full information, every action's recorded reward at each state (`agent=hindsight`);
 * `bandit`: the same network, told only the reward of the action that it took (epsilon-greedy);
 * `ppo`, `ppo_planning`: PPO that looks at one round (gamma 0), and beyond it (gamma 0.9);
 * `ppo_warm`: PPO that starts from a regression on a fifth of the rounds;
@@ -189,9 +189,7 @@ def with_catch_up(profile: CostProfile, steps: float) -> CostProfile:
     return replace(profile, points=costs)
 
 
-def lesson_of(
-    config: TrainConfig, task: Task, held: HeldOut, rounds: int, seed: int
-) -> Lesson:
+def lesson_of(config: TrainConfig, task: Task, held: HeldOut, rounds: int, seed: int) -> Lesson:
     """Fresh streams for one learner."""
     points = [task.profile.contexts(config.cost.batch_size)]
     game = ReplayGame(

@@ -26,13 +26,13 @@ def survival_chances(
 ) -> np.ndarray:
     """Chance that coupling keeps the first drafted token at each of `M` positions, `[D, M]`.
 
-    It follows from both models' distributions after the text so far, over all noise that could have
-    been drawn. A drafter that is certain of its token (a lookup) has the target's probability of it;
-    one that drafts nothing has no chance. At temperature 0 each chance is 0 or 1.
+    It follows from both models' distributions after the text so far, over all noise that could
+    have been drawn. A drafter that is certain of its token (a lookup) has the target's probability
+    of it; one that drafts nothing has no chance. At temperature 0 each chance is 0 or 1.
 
-    A deeper token's chance is taken from the position at which it would be the first. That is exact
-    for drafters that read tokens alone, and too high for those that read the target's hidden states,
-    which know less at greater depth.
+    A deeper token's chance is taken from the position at which it would be the first. That is
+    exact for drafters that read tokens alone, and too high for those that read the target's hidden
+    states, which know less at greater depth.
     """
     found = []
     for number, text in enumerate(texts):

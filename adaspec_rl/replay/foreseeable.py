@@ -34,9 +34,7 @@ def foreseeable_speedup(
     return float(trace.starts[-1] / total)
 
 
-def _solve(
-    drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions: list
-) -> float:
+def _solve(drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions: list) -> float:
     """Expected steps of a text of `G` tokens: `drafted` `[A, G]`, `steps` `[G, A, K + 1]`."""
     count, depth = chances.shape[1], steps.shape[2] - 1
     ahead = np.zeros(count + depth + 2)  # expected steps from each position on; 0 beyond the end

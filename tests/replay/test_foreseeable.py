@@ -1,4 +1,4 @@
-"""What can be foreseen: the oracle where everything is known, an expectation where nothing is sure."""
+"""What can be foreseen: the oracle where all is known, an expectation where nothing is sure."""
 
 from dataclasses import replace
 
