@@ -1,6 +1,6 @@
-"""A controller of your own, and who wrote what: `python examples/own_controller.py`."""
+"""A controller of your own, and who wrote what: `python examples/own_controller.py [smollm2]`."""
 
-from collections.abc import Sequence
+import sys
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class OneMoreOrHalf:
 
     name, observes = "one_more_or_half", None
 
-    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
+    def reset(self, prompt: object = (), seed: int = 0) -> None:
         self.length = 2
 
     def decide(self, observation: np.ndarray | None) -> Action:
@@ -27,10 +27,11 @@ class OneMoreOrHalf:
         self.length = min(self.length + 1, 8) if whole else max(self.length // 2, 1)
 
 
-pair = load_pair("tiny", "tiny:target", ["tiny:draft", "ngram"])
-session = pair.session(max_new_tokens=60, sampling=Sampling(temperature=0.0))
-prompt = pair.encode("class Stack:\n    def __init__(self):\n")
-made = generate(session, OneMoreOrHalf(), prompt, cost=CostFeatures(0.0, 0.0, 0.0))
+names = ("smollm2", "smollm2", ["smollm2:draft"]), ("tiny", "tiny:target", ["tiny:draft"])
+pair = load_pair(*names["smollm2" not in sys.argv])
+session = pair.session(max_new_tokens=23, sampling=Sampling(temperature=0.0))
+print(text := "# The n-th Fibonacci number\ndef fibonacci(n):", end="")
+made = generate(session, OneMoreOrHalf(), pair.encode(text), cost=CostFeatures(0.0, 0.0, 0.0))
 for played in made.rounds:
     kept, own = played.tokens[: played.accepted], played.tokens[played.accepted :]
     right = f"[{pair.decode(kept)}]" if kept else ""
