@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, Record, run_benchmark
+from adaspec_rl.comparison.benchmark import Record, run_benchmark
+from adaspec_rl.comparison.identity import AUTOREGRESSIVE
 from adaspec_rl.comparison.losslessness import compare_texts
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.baselines.fixed import FixedLength

@@ -21,7 +21,8 @@ from report import finish
 from rich.console import Console
 
 from adaspec_rl import config as schema
-from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, run_benchmark
+from adaspec_rl.comparison.benchmark import run_benchmark
+from adaspec_rl.comparison.identity import AUTOREGRESSIVE
 from adaspec_rl.config import CONF, TrainConfig
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.learned import Actor, LearnedPolicy

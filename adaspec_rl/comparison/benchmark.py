@@ -12,8 +12,6 @@ from adaspec_rl.control.observation import CostFeatures, Observer
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.session import Session
 
-AUTOREGRESSIVE = "autoregressive"
-
 
 @dataclass(frozen=True, slots=True)
 class Record:

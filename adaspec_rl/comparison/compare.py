@@ -3,24 +3,40 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, ProfileTime, Record, run_benchmark
+from adaspec_rl.comparison.benchmark import ProfileTime, Record, run_benchmark
 from adaspec_rl.comparison.contestants import Contestants, contestants
-from adaspec_rl.comparison.examples import examples
+from adaspec_rl.comparison.examples import Example, examples
+from adaspec_rl.comparison.figures import (
+    LIVE,
+    REPLAY,
+    SCHEMA,
+    ComparisonFigures,
+    Conditions,
+    PairName,
+    ScopeFigures,
+    as_json,
+)
+from adaspec_rl.comparison.identity import AUTOREGRESSIVE, LEARNED, ORACLE
 from adaspec_rl.comparison.journal import Journal
-from adaspec_rl.comparison.losslessness import compare_texts, compare_with_recording
+from adaspec_rl.comparison.losslessness import (
+    Losslessness,
+    compare_texts,
+    compare_with_recording,
+)
 from adaspec_rl.comparison.memory import MemoryMeter
-from adaspec_rl.comparison.results import ORACLE, SCHEMA, assemble, results_table
+from adaspec_rl.comparison.results import Bootstrap, assemble
 from adaspec_rl.comparison.selection import Selection, compared_prompts
+from adaspec_rl.comparison.tables import results_table
 from adaspec_rl.config import Config
 from adaspec_rl.console import progress, say
 from adaspec_rl.costs.profile import CostProfile, device_name
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.sampling import SAMPLER
+from adaspec_rl.decoding.session import Session
 from adaspec_rl.decoding.verification import is_lossy
 from adaspec_rl.from_config import sampling_from, verification_from
 from adaspec_rl.pairs.pair import Pair
@@ -28,7 +44,6 @@ from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.run_identity import digest, settings_of
 from adaspec_rl.training.bundle import PolicyBundle, package_versions
 
-LIVE, REPLAY = "live", "replay"
 MODES = {LIVE: (LIVE,), REPLAY: (REPLAY,), "both": (REPLAY, LIVE)}
 
 
@@ -36,8 +51,8 @@ MODES = {LIVE: (LIVE,), REPLAY: (REPLAY,), "both": (REPLAY, LIVE)}
 class Comparison:
     """One mode and temperature: its figures, and some generations to look at."""
 
-    figures: dict[str, Any]
-    shown: list[dict[str, Any]]
+    figures: ComparisonFigures
+    shown: list[Example]
     bundle: PolicyBundle | None  # the policy that took part
     profile: CostProfile | None  # what methods were tuned or replayed with
 
@@ -97,7 +112,7 @@ def compare(
         pair,
         temperature=sampling.temperature,
         cost=entered.cost,
-        methods=_worth_showing(figures),
+        methods=_worth_showing(figures.overall),
     )
     profile = entered.bench.profile if entered.bench else bundle.profile if bundle else None
     return Comparison(figures, shown, bundle, profile)
@@ -115,12 +130,12 @@ def _session(
     entered: Contestants,
     console: Console,
     mode: str,
-) -> tuple[Any, ProfileTime | None]:
+) -> tuple[Session, ProfileTime | None]:
     if mode == REPLAY:
         bench = entered.bench
         assert bench is not None and bench.held_out is not None
-        session = ReplaySession(bench.held_out, bench.profile, batch_size=bench.batch_size)
-        return session, ProfileTime(bench.profile.policy)
+        replayed = ReplaySession(bench.held_out, bench.profile, batch_size=bench.batch_size)
+        return replayed, ProfileTime(bench.profile.policy)
     live = pair.session(
         max_new_tokens=config.evaluation.max_new_tokens,
         sampling=sampling_from(config.env),
@@ -141,7 +156,7 @@ def _settings(
     entered: Contestants,
     bundle: PolicyBundle | None,
     mode: str,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What generations depend on: those of other settings are not gone on with."""
     bench = entered.bench
     return {
@@ -152,9 +167,7 @@ def _settings(
         "prompts": digest([asdict(item) for item in prompts]),
         "training_texts": bench.trace.fingerprint if bench else None,
         "costs": digest(bench.profile.to_dict()) if bench else None,
-        "methods": {
-            controller.name: entered.about[controller.name] for controller in entered.controllers
-        },
+        "methods": as_json(entered.methods),
         "device": device_name(pair.target.device),
         "sampler": SAMPLER,
         "versions": package_versions(),
@@ -170,76 +183,90 @@ def _figures(
     entered: Contestants,
     records: Sequence[Record],
     mode: str,
-) -> dict[str, Any]:
+) -> ComparisonFigures:
     sampling, rule = sampling_from(config.env), verification_from(config.env)
-    exact_text = sampling.temperature == 0 and not is_lossy(rule)
-    deterministic = exact_text or rule == "coupled"
-    ids = {item.prompt.id: item.ids for item in prompts}
-    comparable = deterministic and mode == LIVE  # a replayed text is the recorded one
-    how: dict[str, Any] = {"verification": rule, "sampling": sampling, "seed": config.seed}
-    trace = entered.bench.held_out if entered.bench else None
+    lossless, recorded = _checked(config, pair, prompts, entered, records, mode)
+    if sampling.temperature == 0 and not is_lossy(rule):
+        rule = "greedy"
+    elif mode == REPLAY:
+        rule = "coupled"  # as recordings are, whatever rule decodes live
     return assemble(
         records,
-        lossless=compare_texts(records, ids, pair.target, **how) if comparable else None,
-        recorded=compare_with_recording(records, trace, ids, pair.target, **how)
-        if comparable and trace
-        else None,
-        context={
-            "mode": mode,
-            "pair": {"name": pair.name, "fingerprint": pair.fingerprint},
-            "temperature": sampling.temperature,
-            # Recordings are coupled, whatever rule decodes live.
-            "verification": "greedy"
-            if exact_text
-            else ("coupled" if mode == REPLAY else str(rule)),
-            "prompts": len(prompts),
-            "selection": selection.figures(),
-            "chat": chat_facts(config.data.chat, prompts, pair.tokenizer),
-            "max_new_tokens": config.evaluation.max_new_tokens,
-        },
-        about=entered.about,
-        resamples=config.evaluation.resamples,
-        seed=config.seed,
+        entered.methods,
+        Conditions(
+            mode=mode,
+            pair=PairName(pair.name, pair.fingerprint),
+            temperature=sampling.temperature,
+            verification=str(rule),
+            prompts=len(prompts),
+            selection=selection,
+            chat=chat_facts(config.data.chat, prompts, pair.tokenizer),
+            max_new_tokens=config.evaluation.max_new_tokens,
+        ),
+        lossless=lossless,
+        recorded=recorded,
+        how=Bootstrap(config.evaluation.resamples, config.seed),
     )
 
 
-def _worth_showing(figures: dict[str, Any]) -> list[str]:
+def _checked(
+    config: Config,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    entered: Contestants,
+    records: Sequence[Record],
+    mode: str,
+) -> tuple[Losslessness | None, Losslessness | None]:
+    """Texts against plain decoding's, and recorded texts against these; None: they may differ."""
+    sampling, rule = sampling_from(config.env), verification_from(config.env)
+    deterministic = (sampling.temperature == 0 and not is_lossy(rule)) or rule == "coupled"
+    if mode == REPLAY or not deterministic:  # a replayed text is the recorded one
+        return None, None
+    ids = {item.prompt.id: item.ids for item in prompts}
+    lossless = compare_texts(
+        records, ids, pair.target, verification=rule, sampling=sampling, seed=config.seed
+    )
+    trace = entered.bench.held_out if entered.bench else None
+    if trace is None:
+        return lossless, None
+    return lossless, compare_with_recording(
+        records, trace, ids, pair.target, verification=rule, sampling=sampling, seed=config.seed
+    )
+
+
+def _worth_showing(scope: ScopeFigures) -> list[str]:
     """The learned policy first, then what it is compared with, then the fastest others."""
-    methods = figures["methods"]
-    first = ["learned", figures["best_fixed"], AUTOREGRESSIVE, ORACLE]
-    others = sorted(methods, key=lambda name: -methods[name]["speedup"])
-    return [name for name in dict.fromkeys([*first, *others]) if name in methods]
+    first = [LEARNED, scope.best_fixed, AUTOREGRESSIVE, ORACLE]
+    others = sorted(scope.methods, key=lambda name: -scope.methods[name].speedup)
+    return [name for name in dict.fromkeys([*first, *others]) if name in scope.methods]
 
 
-def _footnote(figures: dict[str, Any]) -> str:
+def _footnote(figures: ComparisonFigures) -> str:
     repetition = ", ".join(
-        f"{domain} {values['repetition']:.0%}" for domain, values in figures["domains"].items()
+        f"{domain} {scope.repetition:.0%}" for domain, scope in figures.domains.items()
     )
     lines = [f"Repeated 8-grams in the output: {repetition}."]
-    selection = figures["selection"]
-    if selection["taken"] < selection["asked"]:
+    selection = figures.conditions.selection
+    if selection.taken < selection.asked:
         lines.append(
-            f"Prompts: {selection['taken']} of {selection['asked']}, as many as "
-            f"evaluation.minutes={selection['minutes']:g} allows."
+            f"Prompts: {selection.taken} of {selection.asked}, as many as "
+            f"evaluation.minutes={selection.minutes:g} allows."
         )
-    recorded = figures["recorded"]
-    if recorded and recorded["identical"] < recorded["compared"]:
-        parted = recorded["compared"] - recorded["identical"]
+    recorded, lossless = figures.recorded, figures.lossless
+    if recorded and recorded.identical < recorded.compared:
         lines.append(
-            f"Recorded texts that part from the live ones: {parted} of {recorded['compared']} "
-            f"({recorded['ties']} at ties)."
+            "Recorded texts that part from the live ones: "
+            f"{recorded.compared - recorded.identical} of {recorded.compared} "
+            f"({recorded.ties} at ties)."
         )
-    lossless = figures["lossless"]
     if lossless:
-        same = f"{lossless['identical']} of {lossless['compared']}"
+        same = f"{lossless.identical} of {lossless.compared}"
+        lines.append(f"Texts identical to autoregressive decoding: {same} ({lossless.ties} ties).")
+    elif figures.conditions.is_lossy:
         lines.append(
-            f"Texts identical to autoregressive decoding: {same} ({lossless['ties']} ties)."
+            f"Lossy verification ({figures.conditions.verification}): texts are not the target's, "
+            "by as much as stands beside each method."
         )
-    elif figures["verification"].startswith("lossy."):
-        lines.append(
-            f"Lossy verification ({figures['verification']}): texts are not the target's, by as "
-            "much as stands beside each method."
-        )
-    elif figures["mode"] == LIVE:
+    elif figures.conditions.mode == LIVE:
         lines.append("Sampled by rejection: the distribution is the target's, texts differ.")
     return "\n".join(lines)

@@ -1,18 +1,25 @@
 """Who takes part in a comparison: built, tuned and guarded as configured."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from adaspec_rl.comparison.methods import METHODS, Workbench
+from adaspec_rl.comparison.identity import (
+    HINDSIGHT,
+    LEARNED,
+    ORACLE,
+    MethodIdentity,
+    adaptive_method,
+    fixed_method,
+)
+from adaspec_rl.comparison.methods import METHODS, Parameters, Workbench
 from adaspec_rl.comparison.tuning import spread, tuned
 from adaspec_rl.config import AgentConfig, Config, DataConfig
 from adaspec_rl.console import progress
@@ -43,7 +50,6 @@ from adaspec_rl.training.bundle import PolicyBundle
 from adaspec_rl.training.hindsight import fit_hindsight
 
 BEST_LENGTHS = 3  # of each of several drafters
-LEARNED, HINDSIGHT, ORACLE = "learned", "hindsight", "oracle"
 NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
 NOTHING = CostFeatures(0.0, 0.0, 0.0)  # shown where nobody looks at costs
 
@@ -51,14 +57,37 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Contestants:
-    """Controllers, and what results say of each."""
+class Contestant:
+    """One that takes part in a comparison."""
 
-    controllers: list[Controller]
-    about: dict[str, dict[str, Any]]  # by name: source and, where there are any, parameters
+    identity: MethodIdentity
+    controller: Controller  # of the same name
+
+    @classmethod
+    def fixed(cls, length: int, number: int = 0, drafter: str | None = None) -> "Contestant":
+        """A fixed length with drafter `number`; see `fixed_method`."""
+        identity = fixed_method(length, drafter)
+        return cls(identity, FixedLength(length, number, name=identity.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Contestants:
+    """All of them, and what they share."""
+
+    entered: list[Contestant]
     cost: CostFeatures
     survival: list[Survival] | None  # by drafter
     bench: Workbench | None  # None where nothing needed a recording
+
+    @property
+    def controllers(self) -> list[Controller]:
+        """Of each, in order."""
+        return [one.controller for one in self.entered]
+
+    @property
+    def methods(self) -> list[MethodIdentity]:
+        """Of each, in order."""
+        return [one.identity for one in self.entered]
 
 
 def chosen_names(config: Config, pair: Pair) -> list[str]:
@@ -175,27 +204,17 @@ def contestants(
         assert bench is not None
         fixed = best_of_each_drafter(pair, bench, lengths)
     else:
-        fixed = [FixedLength(length) for length in lengths]
+        fixed = [Contestant.fixed(length) for length in lengths]
     if alone:
-        fixed.append(FixedLength(config.controller.length))
-    found: dict[str, Controller] = {item.name: item for item in (FixedLength(0), *fixed)}
-    about: dict[str, dict[str, Any]] = {
-        name: {"source": "one drafter and length throughout"} for name in found
-    }
-    about["autoregressive"] = {"source": "plain decoding"}
+        fixed.append(Contestant.fixed(config.controller.length))
     parameters = _parameters(config, [name for name in names if name in METHODS], bench, console)
-    for name in names:
-        controller, facts = _build(name, config, bundle, bench, parameters.get(name, {}))
-        if _guarded(name, config):
-            controller = bundle.guarded() if name == LEARNED and bundle else Guarded(controller)
-            controller.name = name  # as results call it; that it is guarded, they say elsewhere
-            facts["guarded"] = True
-        found[controller.name], about[controller.name] = controller, facts
+    adaptive = [_adaptive(name, config, bundle, bench, parameters.get(name, {})) for name in names]
+    entered = {one.identity.name: one for one in (Contestant.fixed(0), *fixed, *adaptive)}
     cost = bundle.costs(config.cost.batch_size) if bundle else NOTHING
-    return Contestants(list(found.values()), about, cost, survival, bench)
+    return Contestants(list(entered.values()), cost, survival, bench)
 
 
-def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -> list[FixedLength]:
+def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -> list[Contestant]:
     """Of several drafters, each one's best lengths on the comparison's own texts, replayed.
 
     So the best one is picked in hindsight, without decoding every text with all combinations.
@@ -207,9 +226,24 @@ def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -
         steps = fixed_steps(bench.held_out, actions, bench.profile, batch_size=bench.batch_size)
         order = np.argsort(steps.sum(axis=1), kind="stable")[:BEST_LENGTHS]
         for length in sorted(actions[place].length for place in order):
-            label = f"fixed_{length}" + (f"_{name}" if number else "")
-            found.append(FixedLength(length, number, name=label))
+            found.append(Contestant.fixed(length, number, name if number else None))
     return found
+
+
+def _adaptive(
+    name: str,
+    config: Config,
+    bundle: PolicyBundle | None,
+    bench: Workbench | None,
+    parameters: Parameters,
+) -> Contestant:
+    """The controller that is called `name` in the configuration."""
+    controller, source = _build(name, config, bundle, bench, parameters)
+    guarded = _guarded(name, config)
+    if guarded:
+        controller = bundle.guarded() if name == LEARNED and bundle else Guarded(controller)
+        controller.name = name  # as results call it; that it is guarded, they say elsewhere
+    return Contestant(adaptive_method(name, source, parameters, guarded), controller)
 
 
 def _guarded(name: str, config: Config) -> bool:
@@ -223,26 +257,23 @@ def _build(
     config: Config,
     bundle: PolicyBundle | None,
     bench: Workbench | None,
-    parameters: Mapping[str, Any],
-) -> tuple[Controller, dict[str, Any]]:
+    parameters: Parameters,
+) -> tuple[Controller, str]:
+    """A controller, and where it is from."""
     if name == LEARNED:
         assert bundle is not None
-        return bundle.controller(), {"source": f"PPO on replays ({config.agent.name})"}
+        return bundle.controller(), f"PPO on replays ({config.agent.name})"
     assert bench is not None
     if name == HINDSIGHT:
         assert bundle is not None
-        return hindsight(bundle, bench), {"source": "regression on all recorded outcomes"}
+        return hindsight(bundle, bench), "regression on all recorded outcomes"
     if name == ORACLE:
         assert bench.held_out is not None
         best = oracle(bench.held_out, bench.profile, batch_size=bench.batch_size)
         source = "the best schedule of draft lengths in hindsight, a shortest path"
-        return OracleController(bench.held_out, best), {"source": source}
+        return OracleController(bench.held_out, best), source
     method = METHODS[name]
-    made = method.build(bench, **parameters)
-    facts: dict[str, Any] = {"source": method.source}
-    if parameters:
-        facts["parameters"] = dict(parameters)
-    return made, facts
+    return method.build(bench, **parameters), method.source
 
 
 def hindsight(bundle: PolicyBundle, bench: Workbench) -> Controller:
@@ -354,10 +385,10 @@ def _profile(
 
 def _parameters(
     config: Config, names: Sequence[str], bench: Workbench | None, console: Console
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Parameters]:
     """By method: those given for the configured one, else tuned ones."""
     given = dict(config.controller.parameters)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Parameters] = {}
     trials = config.evaluation.trials
     if not names:
         return found

@@ -1,18 +1,51 @@
 """A few generations token by token, for the report's round viewer."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from adaspec_rl.comparison.benchmark import Record
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import CostFeatures, Observer
+from adaspec_rl.data.conversations import Conversation
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.pairs.pair import Pair
 
 PER_DOMAIN = 1  # prompts shown
 METHODS = 8  # shown
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """An emitted token."""
+
+    text: str  # its share of the decoded text
+    kind: str  # accepted, corrected, bonus or fallback
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRound:
+    """A round, as the report's viewer shows it."""
+
+    decision: str
+    drafted: int
+    accepted: int
+    milliseconds: float
+    seen: dict[str, float] | None  # unscaled features; None: the controller looks at none
+    tokens: list[ShownToken]
+    rejected: list[str]  # texts of drafted tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt under some methods."""
+
+    prompt_id: str
+    domain: str
+    prompt: str
+    turns: Conversation
+    temperature: float
+    methods: dict[str, list[ShownRound]]
 
 
 def examples(
@@ -24,8 +57,8 @@ def examples(
     temperature: float,
     cost: CostFeatures,
     methods: Sequence[str],
-) -> list[dict[str, Any]]:
-    """The first prompt of each domain under some methods, as `report.write_report` wants them."""
+) -> list[Example]:
+    """The first prompt of each domain under some methods."""
     shown, counts = [], dict.fromkeys((item.prompt.domain for item in prompts), 0)
     observing = {controller.name: controller for controller in controllers}
     for item in prompts:
@@ -34,24 +67,24 @@ def examples(
         counts[item.prompt.domain] += 1
         own = {r.method: r for r in records if r.prompt == item.prompt.id}
         shown.append(
-            {
-                "prompt_id": item.prompt.id,
-                "domain": item.prompt.domain,
-                "prompt": item.prompt.text,
-                "turns": [asdict(message) for message in item.prompt.turns],
-                "temperature": temperature,
-                "methods": {
+            Example(
+                item.prompt.id,
+                item.prompt.domain,
+                item.prompt.text,
+                item.prompt.turns,
+                temperature,
+                {
                     name: _rounds(own[name], item, observing[name], pair, cost)
                     for name in methods[:METHODS]
                 },
-            }
+            )
         )
     return shown
 
 
 def _rounds(
     record: Record, item: EncodedPrompt, controller: Controller, pair: Pair, cost: CostFeatures
-) -> list[dict[str, Any]]:
+) -> list[ShownRound]:
     made = record.generation
     texts = _texts(pair, item.ids, made.tokens)
     spec = controller.observes
@@ -59,7 +92,7 @@ def _rounds(
     followed = observer.follow(item.ids, made) if observer else made.rounds
     found, at = [], 0
     for played, decision in zip(followed, record.decisions, strict=True):
-        seen: Mapping[str, float] | None = None
+        seen = None
         if observer and spec:
             values = observer.observation()
             seen = {
@@ -72,19 +105,17 @@ def _rounds(
         if len(kinds) < count:
             whole = played.accepted == played.drafted
             kinds.append("fallback" if not played.drafted else "bonus" if whole else "corrected")
+        shown = zip(texts[at : at + count], kinds, strict=True)
         found.append(
-            {
-                "decision": decision,
-                "drafted": played.drafted,
-                "accepted": played.accepted,
-                "milliseconds": round(played.seconds * 1e3, 3),
-                "seen": seen,
-                "tokens": [
-                    {"text": text, "kind": kind}
-                    for text, kind in zip(texts[at : at + count], kinds, strict=True)
-                ],
-                "rejected": _texts(pair, before, played.rejected),
-            }
+            ShownRound(
+                decision,
+                played.drafted,
+                played.accepted,
+                round(played.seconds * 1e3, 3),
+                seen,
+                [ShownToken(text, kind) for text, kind in shown],
+                _texts(pair, before, played.rejected),
+            )
         )
         at += count
     return found

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, Record
+from adaspec_rl.comparison.benchmark import Record
+from adaspec_rl.comparison.identity import AUTOREGRESSIVE
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.verification import Greedy, Verification, new_verification
 from adaspec_rl.engine.language_model import LanguageModel

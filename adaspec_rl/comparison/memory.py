@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from adaspec_rl.decoding.drafters import DraftModel
 from adaspec_rl.engine.memory import MIB, PeakMemory, weight_bytes
@@ -40,17 +39,24 @@ class MemoryMeter:
         return MemoryUse(peak, moving.moves - self._moves, moving.moved - self._moved)
 
 
-def memory_figures(uses: Sequence[MemoryUse | None]) -> dict[str, Any]:
-    """Of a method's generations, those that were measured: highest peak, and all moves."""
+@dataclass(frozen=True, slots=True)
+class MemoryFigures:
+    """Of a method's generations together."""
+
+    peak_memory_mib: float | None  # the highest; None: not measured
+    drafter_moves: int  # of draft models to the device
+    drafter_moved_mib: float
+
+
+def memory_figures(uses: Sequence[MemoryUse | None]) -> MemoryFigures:
+    """Of those generations that were measured."""
     known = [use for use in uses if use is not None]
-    peaks = [use.peak for use in known if use.peak is not None]
-    figures: dict[str, Any] = {}
-    if peaks:
-        figures["peak_memory_mib"] = max(peaks) / MIB
-    if any(use.moves for use in known):
-        figures["drafter_moves"] = sum(use.moves for use in known)
-        figures["drafter_moved_mib"] = sum(use.moved for use in known) / MIB
-    return figures
+    peak = max((use.peak for use in known if use.peak is not None), default=None)
+    return MemoryFigures(
+        None if peak is None else peak / MIB,
+        sum(use.moves for use in known),
+        sum(use.moved for use in known) / MIB,
+    )
 
 
 def models_memory(pair: Pair) -> dict[str, float]:

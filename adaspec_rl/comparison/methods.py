@@ -36,25 +36,29 @@ from adaspec_rl.replay.oracle import best_fixed, lengths_of
 class Range:
     """What a parameter may be; the default is the source's own value, where it names one."""
 
-    default: Any
+    default: int | float
     low: float
     high: float
     log: bool = False
 
-    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+    def suggest(self, trial: optuna.Trial, name: str) -> int | float:
         """A trial's value, an integer where the default is one."""
         if isinstance(self.default, int):
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
-    def checked(self, value: Any) -> Any:
+    def checked(self, value: object) -> int | float:
         """A value of this range.
 
         Raises:
             ValueError: it is none.
         """
         wanted = int if isinstance(self.default, int) else float
-        if type(value) is not wanted or not self.low <= value <= self.high:
+        if (
+            not isinstance(value, wanted)
+            or isinstance(value, bool)
+            or not self.low <= value <= self.high
+        ):
             raise ValueError(f"{value!r} is no {wanted.__name__} from {self.low} to {self.high}")
         return value
 
@@ -71,6 +75,7 @@ class Workbench:
     seed: int = 0
 
 
+Parameters = Mapping[str, int | float]  # of a controller, by name
 Build = Callable[..., Controller]  # (bench, **parameters)
 
 

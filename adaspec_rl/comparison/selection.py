@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -36,10 +35,6 @@ class Selection:
     taken: int
     per_domain: int  # at most
     minutes: float | None  # that decide; None: all are taken
-
-    def figures(self) -> dict[str, Any]:
-        """What results say of it."""
-        return {"asked": self.asked, "taken": self.taken, "minutes": self.minutes}
 
 
 def compared_prompts(

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import optuna
 
 from adaspec_rl import strict_json
 from adaspec_rl.comparison import methods
-from adaspec_rl.comparison.methods import Method, Workbench
+from adaspec_rl.comparison.methods import Method, Parameters, Workbench
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -35,7 +34,7 @@ def tuned(
     seed: int,
     cache: Path,
     progress: Callable[[int], None] = lambda tried: None,
-) -> dict[str, Any]:
+) -> Parameters:
     """The best parameters of `trials` tried on the bench's training texts; found once, then kept.
 
     The first trial is the method's own defaults, the others Optuna's (TPE, seeded); where the
@@ -64,7 +63,7 @@ def tuned(
     return study.best_params
 
 
-def _kept(path: Path, method: Method) -> dict[str, Any] | None:
+def _kept(path: Path, method: Method) -> Parameters | None:
     """The parameters that a file of the cache holds; None if it is missing or, as told, damaged."""
     if not path.exists():
         return None

@@ -3,9 +3,8 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -150,16 +149,21 @@ def _report_lost_turns(prompts: Sequence[Prompt]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ChatFacts:
+    """How prompts were put, for results."""
+
+    mode: str  # of `CHAT`
+    conversations: int  # prompts that went through the chat template
+    template: str | None  # its hash; None: no prompt needed one
+
+
 def chat_facts(
     chat: str, prompts: Sequence[EncodedPrompt], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """How prompts were put, for results: the mode, the template's hash, and how many it shaped."""
+) -> ChatFacts:
+    """How these prompts were put."""
     count = sum(bool(item.prompt.turns) for item in prompts)
-    return {
-        "mode": chat,
-        "conversations": count,
-        "template": template_hash(tokenizer) if count else None,
-    }
+    return ChatFacts(chat, count, template_hash(tokenizer) if count else None)
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,53 +1,52 @@
 """The report's static pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from adaspec_rl.comparison.figures import MethodFigures, ScopeFigures
+from adaspec_rl.comparison.results import BUCKET
 from adaspec_rl.files import new_file
+from adaspec_rl.report.contents import ReportedComparison
 from adaspec_rl.report.plots import BEST, FIXED, LEARNED
+from adaspec_rl.report.policy_map import PolicyMap
 
 SHADES = ("OrRd", "PuBu", "Greens", "YlOrBr")  # by drafter
-BUCKET = 8  # generated tokens to a point of the draft length
 
 
 @rc_context({"text.parse_math": False})  # dollars in names are no formulas
-def report_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `draft_length.png`, `acceptance_by_depth.png`, `policy_map*.png`: those with data.
+def report_figures(comparisons: Sequence[ReportedComparison], folder: Path) -> list[Path]:
+    """Write `draft_length.png`, `acceptance_by_depth.png` and `policy_map*.png`.
 
-    The curves are of the first comparison that has them. Returns what was written.
+    The curves are of the first comparison. Returns what was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    first = comparisons[0].figures
     written = []
-    for key, draw in (
-        ("draft_length_by_position", _draft_length),
-        ("acceptance_by_depth", _acceptance),
-    ):
-        for comparison in report.get("comparisons") or []:
-            curves = {n: m[key] for n, m in _drafting(comparison).items() if m.get(key)}
-            if curves:
-                path = folder / f"{key.removesuffix('_by_position')}.png"
-                figure = Figure(figsize=(4.8, 3.2), layout="constrained")
-                draw(figure.subplots(), curves, comparison.get("best_fixed"))
-                figure.suptitle(f"temperature {comparison['temperature']:g}", fontsize=10)
-                with new_file(path) as fresh:
-                    figure.savefig(fresh, dpi=150, format="png")
-                written.append(path)
-                break
-    return written + _policy_maps(report.get("comparisons") or [], folder)
+    for name, draw in (("draft_length", _draft_length), ("acceptance_by_depth", _acceptance)):
+        figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+        draw(figure.subplots(), first.overall)
+        figure.suptitle(f"temperature {first.conditions.temperature:g}", fontsize=10)
+        written.append(_saved(figure, folder / f"{name}.png"))
+    return written + _policy_maps(comparisons, folder)
 
 
-def _policy_maps(comparisons: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+def _saved(figure: Figure, path: Path) -> Path:
+    with new_file(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
+    return path
+
+
+def _policy_maps(comparisons: Sequence[ReportedComparison], folder: Path) -> list[Path]:
     """`policy_map.png` or, where several temperatures have a policy each, one for each of them."""
     maps = {
-        f"{item['temperature']:g}": item["policy_map"]
+        f"{item.figures.conditions.temperature:g}": item.policy_map
         for item in comparisons
-        if (item.get("policy_map") or {}).get("drafted")
+        if item.policy_map
     }
     alike = all(policy == next(iter(maps.values())) for policy in maps.values())
     names = {"": next(iter(maps))} if maps and alike else {f"-t{name}": name for name in maps}
@@ -57,62 +56,73 @@ def _policy_maps(comparisons: Sequence[Mapping[str, Any]], folder: Path) -> list
     ]
 
 
-def _drafting(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: m for n, m in comparison["methods"].items() if n != "autoregressive"}
+def _drafting(scope: ScopeFigures) -> list[MethodFigures]:
+    return [item for item in scope.methods.values() if item.identity.kind != "plain"]
 
 
-def _draft_length(axes: Axes, curves: Mapping[str, Any], best: str | None) -> None:
-    for name, means in curves.items():
-        known = [(BUCKET * (n + 0.5), mean) for n, mean in enumerate(means) if mean is not None]
-        axes.plot(*zip(*known), **_look(name, best))
+def _draft_length(axes: Axes, scope: ScopeFigures) -> None:
+    for method in _drafting(scope):
+        means = method.draft_length_by_position
+        points = [(BUCKET * (n + 0.5), mean) for n, mean in enumerate(means)]
+        _curve(axes, points, method, scope.best_fixed)
     _finish(axes, "generated tokens", "mean draft length")
 
 
-def _acceptance(axes: Axes, curves: Mapping[str, Any], best: str | None) -> None:
-    for name, counts in curves.items():
-        known = [(n, a / r) for n, (r, a) in enumerate(counts, start=1) if r]
-        if known:
-            axes.plot(*zip(*known), marker="o", ms=3, **_look(name, best))
+def _acceptance(axes: Axes, scope: ScopeFigures) -> None:
+    for method in _drafting(scope):
+        counts = enumerate(method.acceptance_by_depth, start=1)
+        points = [(depth, accepted / reached) for depth, (reached, accepted) in counts if reached]
+        _curve(axes, points, method, scope.best_fixed, marker="o")
     axes.set_ylim(0, 1)
     _finish(axes, "depth in the draft", "accepted, of those reached")
 
 
-def _policy_map(policy: Mapping[str, Any], path: Path) -> Path:
+def _curve(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    method: MethodFigures,
+    best_fixed: str,
+    marker: str | None = None,
+) -> None:
+    identity = method.identity
+    colour, width, line, label = FIXED, 0.8, "-", "others"
+    if identity.kind == "learned":
+        colour, width, label = LEARNED, 2, identity.label
+    elif identity.name == best_fixed:
+        colour, width, label = BEST, 1.5, f"{identity.label} (best fixed)"
+    elif identity.kind == "oracle":
+        colour, width, line, label = "#333", 1.2, "--", identity.label
+    x, y = [point[0] for point in points], [point[1] for point in points]
+    on_top = 3 if identity.kind == "learned" else 2
+    axes.plot(
+        x, y, color=colour, lw=width, ls=line, label=label, marker=marker, ms=3, zorder=on_top
+    )
+
+
+def _policy_map(policy: PolicyMap, path: Path) -> Path:
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
-    x, y, drafted = policy["x"], policy["y"], policy["drafted"]
+    x, y, drafted = policy.x, policy.y, policy.drafted
     if len(x) == 1:  # nothing changes along it
         axes.bar(y, [row[0] for row in drafted], width=0.8 / len(y), color=LEARNED)
-        _finish(axes, policy["y_name"], "tokens drafted", legend=False)
+        _finish(axes, policy.y_name, "tokens drafted", legend=False)
     else:
-        used = sorted({number for number in policy["drafter"] if number is not None})
+        used = sorted({number for number in policy.drafter if number is not None})
         most = max(max(row) for row in drafted)
         for number in used:
-            others = np.array([other != number for other in policy["drafter"]])
+            others = np.array([other != number for other in policy.drafter])
             tokens = np.ma.masked_array(drafted, np.broadcast_to(others, np.shape(drafted)))
-            shade = {"cmap": SHADES[number % len(SHADES)], "vmin": 0, "vmax": most}
-            image = axes.pcolormesh(x, y, tokens, shading="nearest", **shade)
+            shade = SHADES[number % len(SHADES)]
+            image = axes.pcolormesh(x, y, tokens, shading="nearest", cmap=shade, vmin=0, vmax=most)
             by = f" by {_named(policy, number)}" if len(used) > 1 else ""
             figure.colorbar(image, label=f"tokens drafted{by}", pad=0.01)
-        _finish(axes, policy["x_name"], policy["y_name"], legend=False)
-    with new_file(path) as fresh:
-        figure.savefig(fresh, dpi=150, format="png")
-    return path
+        _finish(axes, policy.x_name, policy.y_name, legend=False)
+    return _saved(figure, path)
 
 
-def _named(policy: Mapping[str, Any], number: int) -> str:
-    names = policy["drafters"]
+def _named(policy: PolicyMap, number: int) -> str:
+    names = policy.drafters
     return str(names[number]) if number < len(names) else f"drafter {number}"
-
-
-def _look(name: str, best: str | None) -> dict[str, Any]:
-    if name == "learned":
-        return {"color": LEARNED, "lw": 2, "label": name, "zorder": 3}
-    if name == best:
-        return {"color": BEST, "lw": 1.5, "label": f"best fixed ({name[6:]})"}
-    if name == "oracle":
-        return {"color": "#333", "lw": 1.2, "ls": "--", "label": name}
-    return {"color": FIXED, "lw": 0.8, "label": "others"}
 
 
 def _finish(axes: Axes, x: str, y: str, legend: bool = True) -> None:

@@ -2,83 +2,63 @@
 
 import html
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from adaspec_rl.comparison.figures import (
+    LIVE,
+    ComparisonFigures,
+    Interval,
+    MethodFigures,
+    ScopeFigures,
+    as_json,
+)
+from adaspec_rl.comparison.identity import MethodIdentity
 from adaspec_rl.files import write_atomically
+from adaspec_rl.report.contents import Report
 
-LEARNED, PLAIN, ORACLE = "learned", "autoregressive", "oracle"
 MANY_DOMAINS = 4  # more gains than these are counted, not listed; losses always are
 
 
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write `report` (JSON-able) as a web page, atomically.
+def write_report(path: Path, report: Report) -> None:
+    """Write `report` as a web page, atomically.
 
-    Sections without data are left out. What was measured live comes before what was replayed.
+    What was measured live comes before what was replayed. The sections on policies and costs are
+    left out where there are none.
     """
-    measured = sorted(report.get("comparisons") or [], key=lambda item: item["mode"] != "live")
-    report = {**report, "comparisons": measured}
+    shown = sorted(report.comparisons, key=lambda item: item.figures.conditions.mode != LIVE)
+    report = replace(report, comparisons=shown)
     page = (files(__package__) / "template.html").read_text(encoding="utf-8")
-    for name, present in sections(report).items():
+    for name, present in {
+        "policy": any(item.policy_map for item in shown),
+        "costs": any(item.profile for item in shown),
+    }.items():
         page = re.sub(
             rf"<!--\[{name}-->(.*?)<!--{name}\]-->", r"\1" if present else "", page, flags=re.DOTALL
         )
-    statements = verdicts(report)
+    headline, *others = verdicts([item.figures for item in shown])
     for mark, content in {
-        "title": html.escape(str(report.get("title") or "Speculative decoding, compared")),
-        "verdict": html.escape(statements[0] if statements else ""),
-        "also": "".join(f"<li>{html.escape(text)}</li>" for text in statements[1:]),
-        "data": embedded_json(report),  # last: it may hold anything
+        "title": html.escape(report.title),
+        "verdict": html.escape(headline),
+        "also": "".join(f"<li>{html.escape(text)}</li>" for text in others),
+        "data": embedded_json(as_json(report)),  # last: it may hold anything
     }.items():
         page = page.replace(f"<!--{mark}-->", content, 1 if mark == "data" else -1)
     write_atomically(path, page)
 
 
-def sections(report: Mapping[str, Any]) -> dict[str, bool]:
-    """The sections of the page in their order, and whether there is anything to show in them."""
-    comparisons = report.get("comparisons") or []
-    methods = [figures for item in comparisons for figures in item["methods"].values()]
-    return {
-        "verdict": bool(comparisons),
-        "compared": bool(comparisons),
-        "speedup": bool(comparisons),
-        "domains": any(item.get("domains") for item in comparisons),
-        "drafting": any(
-            figures.get("draft_length_by_position") or figures.get("acceptance_by_depth")
-            for figures in methods
-        ),
-        "policy": any((item.get("policy_map") or {}).get("drafted") for item in comparisons),
-        "costs": any((item.get("profile") or {}).get("points") for item in comparisons),
-        "rounds": any(example.get("methods") for example in report.get("examples") or []),
-        "methods": bool(comparisons or report.get("command")),
-        "command": bool(report.get("command")),
-    }
-
-
 def embedded_json(value: Any) -> str:
     """JSON that may stand within a script element: nothing in it can end the element."""
-    text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _finite(value: Any) -> Any:
-    """`value` with null in place of what JSON can't say (NaN, infinity)."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
-def verdicts(report: Mapping[str, Any]) -> list[str]:
+def verdicts(comparisons: Sequence[ComparisonFigures]) -> list[str]:
     """One sentence for each comparison; the first is the page's headline, the others are short."""
-    comparisons = report.get("comparisons") or []
     if len(comparisons) == 1:
         return [verdict(comparisons[0])]
     return [
@@ -87,34 +67,27 @@ def verdicts(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verdict(comparison: Mapping[str, Any], by_domain: bool = True) -> str:
+def verdict(found: ComparisonFigures, by_domain: bool = True) -> str:
     """What a comparison found, in one sentence that states losses just as it states wins."""
-    methods, best = comparison["methods"], comparison.get("best_fixed")
-    name = _subject(methods)
-    if name is None:
-        if best is None:
-            return "No method was compared with plain decoding."
-        speed = _speed(methods[best]["speedup"])
-        price = _lossy(comparison, best)
-        return f"The best fixed length, {_length(best)}, {speed}{price and f'; {price}'}."
-    who = "The learned policy" if name == LEARNED else f"The controller {name}"
-    clauses = [f"{who} {_speed(methods[name]['speedup'])}"]
-    if best is not None:
-        against = f"{_against(methods, name, best)}{_gap(comparison, name)}"
-        clauses[0] += f": {against}"
+    methods = found.overall.methods
+    best, subject = methods[found.overall.best_fixed], _subject(found.overall)
+    if subject is None:
+        clauses = [f"The best fixed length, {_length(best.identity)}, {_speed(best.speedup)}"]
+        return "; ".join(filter(None, [*clauses, _lossy(found, best)])) + "."
+    learned = subject.identity.kind == "learned"
+    who = "The learned policy" if learned else f"The controller {subject.identity.name}"
+    clauses = [f"{who} {_speed(subject.speedup)}: {_against(subject, best)}{_gap(subject)}"]
     if by_domain:
-        clauses.append(_domains(comparison, name))
-    clauses.append(_differing(comparison))
-    clauses.append(_lossy(comparison, name))
+        clauses.append(_domains(found, subject.identity.name))
+    clauses += [_differing(found), _lossy(found, subject)]
     return "; ".join(filter(None, clauses)) + "."
 
 
-def _subject(methods: Mapping[str, Any]) -> str | None:
+def _subject(scope: ScopeFigures) -> MethodFigures | None:
     """Whom the sentence is about: the learned policy, else the fastest other controller."""
-    if LEARNED in methods:
-        return LEARNED
-    others = [name for name in methods if name != ORACLE and not _is_fixed(name)]
-    return max(others, key=lambda name: methods[name]["speedup"], default=None)
+    others = [one for one in scope.methods.values() if one.identity.kind == "adaptive"]
+    learned = [one for one in scope.methods.values() if one.identity.kind == "learned"]
+    return max(learned or others, key=lambda one: one.speedup, default=None)
 
 
 def _speed(speedup: float) -> str:
@@ -123,34 +96,22 @@ def _speed(speedup: float) -> str:
     return f"decodes {speedup:.2f}× as fast as plain decoding"
 
 
-def versus(
-    methods: Mapping[str, Any], name: str, best: str
-) -> tuple[float, tuple[float, float] | None]:
-    """A method's speedup ÷ the best fixed length's, and the 95% interval, if there is one."""
-    figures = methods[name]
-    ratio, interval = figures.get("versus_best_fixed"), figures.get("versus_best_fixed_ci95")
-    if ratio is None:
-        ratio = figures["speedup"] / methods[best]["speedup"]
-    return ratio, tuple(interval) if interval else None
-
-
-def _against(methods: Mapping[str, Any], name: str, best: str) -> str:
-    ratio, interval = versus(methods, name, best)
-    digits, sign = _digits(ratio, interval), _sign(ratio, interval)
-    facts = [_length(best)]
+def _against(method: MethodFigures, best: MethodFigures) -> str:
+    ratio, interval = method.versus_best_fixed, method.versus_best_fixed_ci95
+    digits, sign = _digits(ratio, interval), _sign(interval)
+    facts = [_length(best.identity)]
     if sign == 0:
         facts.append(_signed(ratio, digits))
-    if interval:
-        low, high = (_signed(bound, digits) for bound in interval)
-        facts.append(f"95% interval {low} to {high}")
+    low, high = (_signed(bound, digits) for bound in interval)
+    facts.append(f"95% interval {low} to {high}")
     change = "no clear difference to"
     if sign:
         change = f"{_size(ratio, digits)} {'faster' if sign > 0 else 'slower'} than"
     return f"{change} the best fixed length ({'; '.join(facts)})"
 
 
-def _gap(comparison: Mapping[str, Any], name: str) -> str:
-    closed = comparison["methods"][name].get("gap_closed")
+def _gap(method: MethodFigures) -> str:
+    closed = method.gap_closed
     if closed is None:
         return ""
     if abs(closed) < 0.005:
@@ -160,71 +121,67 @@ def _gap(comparison: Mapping[str, Any], name: str) -> str:
     return f", leaving the gap to the oracle {-closed:.0%} wider"
 
 
-def _domains(comparison: Mapping[str, Any], name: str) -> str:
+def _domains(found: ComparisonFigures, name: str) -> str:
     """Gains and losses by domain, each against that domain's own best fixed length."""
-    found: dict[int, list[tuple[float, str]]] = {1: [], -1: [], 0: []}
-    domains = comparison.get("domains") or {}
-    for domain, scope in domains.items():
-        if name in scope["methods"] and scope.get("best_fixed"):
-            ratio, interval = versus(scope["methods"], name, scope["best_fixed"])
-            size = _size(ratio, _digits(ratio, interval))
-            found[_sign(ratio, interval)].append((ratio, f"{size} on {domain}"))
-    if sum(map(len, found.values())) < 2:
+    by_sign: dict[int, list[tuple[float, str]]] = {1: [], -1: [], 0: []}
+    for domain, scope in found.domains.items():
+        figures = scope.methods[name]
+        ratio, interval = figures.versus_best_fixed, figures.versus_best_fixed_ci95
+        size = _size(ratio, _digits(ratio, interval))
+        by_sign[_sign(interval)].append((ratio, f"{size} on {domain}"))
+    if len(found.domains) < 2:
         return ""
     gains, losses = (
-        [text for _, text in sorted(found[sign], reverse=sign > 0)] for sign in (1, -1)
+        [text for _, text in sorted(by_sign[sign], reverse=sign > 0)] for sign in (1, -1)
     )
     parts = []
     if len(gains) > MANY_DOMAINS:
-        parts.append(f"gains on {len(gains)} of {len(domains)} domains")
+        parts.append(f"gains on {len(gains)} of {len(found.domains)} domains")
     elif gains:
         parts.append(f"gains {_listed(gains)}")
     if losses:
         parts.append(f"loses {_listed(losses)}")
-    if found[0]:
-        level = [text.split(" on ", 1)[1] for _, text in found[0]]
+    if by_sign[0]:
+        level = [text.split(" on ", 1)[1] for _, text in by_sign[0]]
         parts.append(f"shows no clear difference on {_listed(level)}")
     return f"against each domain's own best length it {_listed(parts)}"
 
 
-def _differing(comparison: Mapping[str, Any]) -> str:
-    lossless = comparison.get("lossless")
+def _differing(found: ComparisonFigures) -> str:
+    lossless = found.lossless
     if not lossless:
         return ""
-    differing = lossless["compared"] - lossless["identical"] - lossless["ties"]
+    differing = lossless.compared - lossless.identical - lossless.ties
     if not differing:
         return ""
-    return f"{differing} of {lossless['compared']} texts differ from plain decoding's"
+    return f"{differing} of {lossless.compared} texts differ from plain decoding's"
 
 
-def _lossy(comparison: Mapping[str, Any], name: str) -> str:
+def _lossy(found: ComparisonFigures, method: MethodFigures) -> str:
     """What the speed of a lossy comparison is paid with."""
-    rule = str(comparison.get("verification") or "")
-    if not rule.startswith("lossy."):
+    if not found.conditions.is_lossy:
         return ""
-    figures = comparison["methods"][name]
     return (
-        f"this is lossy ({rule}): {figures['distance']:.1%} in total variation from the target, "
-        f"{figures['identical']:.0%} of the texts are plain decoding's"
+        f"this is lossy ({found.conditions.verification}): {method.distance:.1%} in total "
+        f"variation from the target, {method.identical:.0%} of the texts are plain decoding's"
     )
 
 
-def _setting(comparison: Mapping[str, Any]) -> str:
-    how = "Live" if comparison["mode"] == "live" else "Replayed"
-    return f"{how}, at temperature {comparison['temperature']:g}"
+def _setting(found: ComparisonFigures) -> str:
+    how = "Live" if found.conditions.mode == LIVE else "Replayed"
+    return f"{how}, at temperature {found.conditions.temperature:g}"
 
 
-def _sign(ratio: float, interval: Sequence[float] | None) -> int:
-    """1 faster, -1 slower, 0 where the interval (or without one, the rounding) covers neither."""
-    low, high = interval or (ratio - 0.0005, ratio + 0.0005)
+def _sign(interval: Interval) -> int:
+    """1 faster, -1 slower, 0 where the interval leaves it open."""
+    low, high = interval
     return int(low > 1) - int(high < 1)
 
 
-def _digits(ratio: float, interval: Sequence[float] | None) -> int:
+def _digits(ratio: float, interval: Interval) -> int:
     """Decimals of percentages: one where none would hide the size, or make bounds alike."""
-    numbers = (ratio, *(interval or ()))
-    narrow = interval is not None and interval[1] - interval[0] < 0.02
-    return 1 if narrow or any(abs(number - 1) < 0.01 for number in numbers) else 0
+    narrow = interval[1] - interval[0] < 0.02
+    return 1 if narrow or any(abs(number - 1) < 0.01 for number in (ratio, *interval)) else 0
 
 
 def _size(ratio: float, digits: int) -> str:
@@ -235,16 +192,11 @@ def _signed(ratio: float, digits: int) -> str:
     return f"{100 * (ratio - 1):+.{digits}f}%".replace("-", "−")
 
 
-def _is_fixed(name: str) -> bool:
-    return name == PLAIN or name.startswith("fixed_")
-
-
-def _length(name: str) -> str:
-    if name == PLAIN:
+def _length(fixed: MethodIdentity) -> str:
+    if not fixed.length:
         return "which is not to draft at all"
-    number, _, drafter = name.removeprefix("fixed_").partition("_")
-    length = f"{number} token" if number == "1" else f"{number} tokens"
-    return f"{length} by {drafter}" if drafter else length
+    length = f"{fixed.length} token" if fixed.length == 1 else f"{fixed.length} tokens"
+    return f"{length} by {fixed.drafter}" if fixed.drafter else length
 
 
 def _listed(items: Sequence[str]) -> str:

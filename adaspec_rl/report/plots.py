@@ -1,13 +1,13 @@
 """Pictures of a comparison."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from adaspec_rl.comparison.figures import ComparisonFigures
+from adaspec_rl.comparison.identity import MethodIdentity
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.files import new_file
 
@@ -16,9 +16,9 @@ FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
 
 
 @rc_context({"text.parse_math": False})  # dollars in names are no formulas
-def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
+def speedup_plot(found: ComparisonFigures, device: str, path: Path) -> None:
     """Bars of the speedup with 95% intervals, all prompts first, then each domain."""
-    scopes = {"all prompts": results, **results["domains"]}
+    scopes = {"all prompts": found.overall, **found.domains}
     columns = min(len(scopes), ACROSS)
     rows = math.ceil(len(scopes) / columns)
     figure = Figure(figsize=(2.6 * columns, 3.4 * rows), layout="constrained")
@@ -26,25 +26,24 @@ def speedup_plot(results: Mapping[str, Any], path: Path) -> None:
     for axis in axes.flat[len(scopes) :]:
         axis.remove()
     for axis, (scope, values) in zip(axes.flat, scopes.items()):
-        names = list(values["methods"])
-        speedups = [values["methods"][name]["speedup"] for name in names]
-        intervals = [values["methods"][name]["speedup_ci95"] for name in names]
-        below = [max(0.0, s - low) for s, (low, _) in zip(speedups, intervals)]
-        above = [max(0.0, high - s) for s, (_, high) in zip(speedups, intervals)]
-        colours = [_colour(name, values["best_fixed"]) for name in names]
-        axis.bar(range(len(names)), speedups, color=colours, width=0.75)
-        axis.errorbar(
-            range(len(names)), speedups, yerr=[below, above], fmt="none", ecolor="#333", lw=1
-        )
+        methods = list(values.methods.values())
+        speedups = [method.speedup for method in methods]
+        below = [max(0.0, method.speedup - method.speedup_ci95[0]) for method in methods]
+        above = [max(0.0, method.speedup_ci95[1] - method.speedup) for method in methods]
+        colours = [_colour(method.identity, values.best_fixed) for method in methods]
+        places = range(len(methods))
+        axis.bar(places, speedups, color=colours, width=0.75)
+        axis.errorbar(places, speedups, yerr=[below, above], fmt="none", ecolor="#333", lw=1)
         axis.axhline(1.0, color="#333", lw=0.8, ls=":")
         axis.set_title(scope, fontsize=10)
-        axis.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90)
+        axis.set_xticks(places, [method.identity.label for method in methods], rotation=90)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("speedup over plain decoding", fontsize=9)
-    temperature = f"temperature {results['temperature']:g}"
-    figure.suptitle(f"{results['pair']['name']}, {temperature}, {results['device']}", fontsize=10)
+    conditions = found.conditions
+    title = f"{conditions.pair.name}, temperature {conditions.temperature:g}, {device}"
+    figure.suptitle(title, fontsize=10)
     with new_file(path) as fresh:
         figure.savefig(fresh, dpi=150, format="png")
 
@@ -82,11 +81,7 @@ def cost_plot(profile: CostProfile, path: Path) -> None:
         figure.savefig(fresh, dpi=150, format="png")
 
 
-def _colour(name: str, best_fixed: str) -> str:
-    if name == best_fixed:
+def _colour(method: MethodIdentity, best_fixed: str) -> str:
+    if method.name == best_fixed:
         return BEST
-    return FIXED if name == "autoregressive" or name.startswith("fixed_") else LEARNED
-
-
-def _short(name: str) -> str:
-    return name.replace("autoregressive", "plain").replace("fixed_", "")
+    return FIXED if method.is_fixed else LEARNED

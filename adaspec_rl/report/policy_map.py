@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -46,8 +45,22 @@ class Axis:
     note: str
 
 
-def policy_map(bundle: PolicyBundle, drafters: Sequence[str] = ()) -> dict[str, Any]:
-    """Tokens that the policy would draft, `drafted[y][x]`, 0 is the fallback, and with what.
+@dataclass(frozen=True, slots=True)
+class PolicyMap:
+    """Tokens that a policy would draft, and with what."""
+
+    x: list[float]
+    y: list[float]
+    drafted: list[list[int]]  # by y, then x; 0 is the fallback
+    drafter: list[int | None]  # by x; None: the fallback
+    drafters: list[str]  # names
+    x_name: str
+    y_name: str
+    note: str
+
+
+def policy_map(bundle: PolicyBundle, drafters: Sequence[str] = ()) -> PolicyMap:
+    """What the policy would do.
 
     x is what the policy looks at: recent acceptance, or what a lookup promises, or how far the
     text's end has occurred before. y is a constant estimated chance that a drafted token is
@@ -56,16 +69,16 @@ def policy_map(bundle: PolicyBundle, drafters: Sequence[str] = ()) -> dict[str, 
     axis = _axis(bundle.spec)
     observations = np.stack([_observation(bundle, axis.features(x)) for x in axis.values])  # [X, F]
     chosen = [bundle.actions[number] for number in bundle.actor(observations).argmax(-1)]
-    return {
-        "x": list(axis.values),
-        "y": list(CONFIDENCE),
-        "drafted": [[drafted(action, chance) for action in chosen] for chance in CONFIDENCE],
-        "drafter": [action.drafter if action.length else None for action in chosen],  # by x
-        "drafters": list(drafters),
-        "x_name": axis.name,
-        "y_name": "estimated chance of each drafted token",
-        "note": f"{axis.note} All else that it sees is held at middling values. 0 is the fallback.",
-    }
+    return PolicyMap(
+        x=list(axis.values),
+        y=list(CONFIDENCE),
+        drafted=[[drafted(action, chance) for action in chosen] for chance in CONFIDENCE],
+        drafter=[action.drafter if action.length else None for action in chosen],
+        drafters=list(drafters),
+        x_name=axis.name,
+        y_name="estimated chance of each drafted token",
+        note=f"{axis.note} All else that it sees is held at middling values. 0 is the fallback.",
+    )
 
 
 def drafted(action: Action, chance: float) -> int:

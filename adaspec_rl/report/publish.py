@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from adaspec_rl.comparison.results import rows
+from adaspec_rl.comparison.figures import Results
+from adaspec_rl.comparison.tables import rows
 from adaspec_rl.config import LoggerConfig
 from adaspec_rl.console import say
 
@@ -64,13 +65,13 @@ def open_run(
         yield run
 
 
-def log_comparison(run: Any, folder: Path, results: Mapping[str, Any]) -> None:
+def log_comparison(run: Any, folder: Path, results: Results) -> None:
     """Every table, picture and the report of `folder`, in an open run."""
     import wandb
 
     table = rows(results)
-    columns: list[str | int] = list(dict.fromkeys(name for row in table for name in row))
-    values = [[row.get(str(name)) for name in columns] for row in table]
+    columns: list[str | int] = list(table[0])
+    values = [list(row.values()) for row in table]
     logged: dict[str, Any] = {"comparison": wandb.Table(columns=columns, data=values)}
     for picture in sorted(folder.glob("*.png")):
         logged[picture.stem] = wandb.Image(str(picture))
@@ -78,8 +79,9 @@ def log_comparison(run: Any, folder: Path, results: Mapping[str, Any]) -> None:
     if report.exists():
         logged["report"] = wandb.Html(report.read_text(encoding="utf-8"), inject=False)
     run.log(logged)
-    for comparison in results["comparisons"]:
-        scope = f"{comparison['mode']}/t{comparison['temperature']:g}"
-        for method, figures in comparison["methods"].items():
-            run.summary[f"{scope}/{method}/speedup"] = figures["speedup"]
-            run.summary[f"{scope}/{method}/versus_best_fixed"] = figures["versus_best_fixed"]
+    for comparison in results.comparisons:
+        conditions = comparison.conditions
+        scope = f"{conditions.mode}/t{conditions.temperature:g}"
+        for method, figures in comparison.overall.methods.items():
+            run.summary[f"{scope}/{method}/speedup"] = figures.speedup
+            run.summary[f"{scope}/{method}/versus_best_fixed"] = figures.versus_best_fixed

@@ -2,12 +2,12 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from adaspec_rl.comparison.compare import MODES, compare
 from adaspec_rl.comparison.contestants import check_comparison
+from adaspec_rl.comparison.figures import Results
 from adaspec_rl.config import EvaluateConfig
 from adaspec_rl.console import say
 from adaspec_rl.files import locked, remove_unfinished
@@ -19,7 +19,7 @@ from adaspec_rl.run_identity import RECORD, RunIdentity, saved_identity, setting
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle
 
 
-def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> Results:
     """`evaluate.py`: returns what `results.json` in `folder` holds.
 
     Writes there `results.json` and `.csv`, `report.html`, pictures, and the generations themselves
@@ -50,7 +50,7 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> d
     return results
 
 
-def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> Results:
     """Compare at every temperature and in every mode, and write the results."""
     pair = pair_from(config.model, config.engine)
     temperatures = config.evaluation.temperatures or [config.env.temperature]

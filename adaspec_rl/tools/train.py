@@ -9,6 +9,7 @@ from rich.console import Console
 
 from adaspec_rl.comparison.compare import compare, generations_file
 from adaspec_rl.comparison.contestants import check_comparison
+from adaspec_rl.comparison.identity import LEARNED
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.console import say
 from adaspec_rl.costs.table import cost_table
@@ -104,17 +105,17 @@ def _report(
     judged = _judged(config)
     comparison = compare(judged, task.pair, bundle, folder, console)
     results = conclude(judged, task.pair, [comparison], folder)
-    figures = comparison.figures
-    chosen = figures["methods"]
+    overall = comparison.figures.overall
+    learned, best = overall.methods[LEARNED], overall.methods[overall.best_fixed]
     summary = {
         "training_speedup": trained.verdict.speedup,
         "training_gain_over_best_fixed": trained.verdict.score,
         "training_steps": trained.steps,
         "training_seconds": trained.seconds,
-        "speedup": chosen["learned"]["speedup"],
-        "speedup_ci95": chosen["learned"]["speedup_ci95"],
-        "best_fixed": figures["best_fixed"],
-        "best_fixed_speedup": chosen[figures["best_fixed"]]["speedup"],
+        "speedup": learned.speedup,
+        "speedup_ci95": learned.speedup_ci95,
+        "best_fixed": overall.best_fixed,
+        "best_fixed_speedup": best.speedup,
         "policy": str(folder / "policy"),
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")

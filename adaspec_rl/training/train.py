@@ -207,7 +207,7 @@ def learn(
             "temperature": config.env.temperature,
             "verification": config.env.verification,
             "recording": task.trace.fingerprint,
-            "chat": chat_facts(config.data.chat, task.prompts, task.pair.tokenizer),
+            "chat": asdict(chat_facts(config.data.chat, task.prompts, task.pair.tokenizer)),
             "data": asdict(config.data),
             "agent": asdict(config.agent),
         }

@@ -9,12 +9,17 @@ import pytest
 from rich.console import Console
 
 from adaspec_rl.comparison.benchmark import Record, run_benchmark
+from adaspec_rl.comparison.figures import Conditions, PairName, Results
+from adaspec_rl.comparison.identity import adaptive_method, fixed_method
 from adaspec_rl.comparison.journal import Journal
 from adaspec_rl.comparison.losslessness import compare_texts, compare_with_recording, is_tie
-from adaspec_rl.comparison.memory import MemoryUse, memory_figures
-from adaspec_rl.comparison.results import assemble, results_table, write_results
+from adaspec_rl.comparison.memory import MemoryFigures, MemoryUse, memory_figures
+from adaspec_rl.comparison.results import assemble
+from adaspec_rl.comparison.selection import Selection
+from adaspec_rl.comparison.tables import results_table, write_results
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.data.encoding import ChatFacts
 from adaspec_rl.data.prompts import EncodedPrompt, Prompt
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
@@ -29,6 +34,18 @@ PROMPTS = [
     for number in range(6)
 ]
 IDS = {item.prompt.id: item.ids for item in PROMPTS}
+PAIR = PairName("toy", "0")
+CONDITIONS = Conditions(
+    mode="live",
+    pair=PAIR,
+    temperature=0.0,
+    verification="greedy",
+    prompts=6,
+    selection=Selection(6, 6, 3, None),
+    chat=ChatFacts("auto", 0, None),
+    max_new_tokens=12,
+)
+FIXED = [fixed_method(length) for length in (0, 1, 3)]
 
 
 def run(seed=1, warmup=1):
@@ -113,11 +130,10 @@ def test_the_share_of_identical_texts_stands_beside_every_speedup():
     target, records = run()
     broken = next(r for r in records if r.method == "fixed_3" and r.prompt == "p0")
     broken.generation.tokens[2] = (broken.generation.tokens[2] + 1) % target.vocab_size
-    context = {"pair": {"name": "toy"}, "temperature": 0.0, "mode": "live"}
-    found = assemble(records, lossless=None, context=context)
-    assert found["methods"]["fixed_3"]["identical"] == pytest.approx(5 / 6)
-    assert found["domains"]["even"]["methods"]["fixed_3"]["identical"] == pytest.approx(2 / 3)
-    assert found["methods"]["fixed_1"]["identical"] == 1.0
+    found = assemble(records, FIXED, CONDITIONS, lossless=None)
+    assert found.overall.methods["fixed_3"].identical == pytest.approx(5 / 6)
+    assert found.domains["even"].methods["fixed_3"].identical == pytest.approx(2 / 3)
+    assert found.overall.methods["fixed_1"].identical == 1.0
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(results_table(found))
     (row,) = [line for line in console.export_text().splitlines() if line.startswith("fixed_3")]
@@ -126,27 +142,33 @@ def test_the_share_of_identical_texts_stands_beside_every_speedup():
 
 def test_a_learned_policy_is_compared_with_every_method():
     target, records = run()
-    names = {"fixed_3": "learned"}
+    names = {"fixed_3": "learned", "fixed_1": "oracle"}
     records = [replace(r, method=names.get(r.method, r.method)) for r in records]
-    context = {"pair": {"name": "toy"}, "temperature": 0.0, "mode": "live"}
-    methods = assemble(records, lossless=None, context=context)["methods"]
+    entered = [FIXED[0], adaptive_method("oracle", ""), adaptive_method("learned", "")]
+    methods = assemble(records, entered, CONDITIONS, lossless=None).overall.methods
     for figures in methods.values():
-        ahead, (low, high) = figures["learned_ahead"], figures["learned_ahead_ci95"]
-        assert ahead == pytest.approx(methods["learned"]["speedup"] / figures["speedup"])
-        assert low <= ahead <= high
-    assert methods["learned"]["learned_ahead"] == 1.0
+        low, high = figures.learned_ahead_ci95
+        assert figures.learned_ahead == pytest.approx(methods["learned"].speedup / figures.speedup)
+        assert low <= figures.learned_ahead <= high
+    assert methods["learned"].learned_ahead == 1.0
+    learned, oracle = methods["learned"], methods["oracle"]
+    if oracle.speedup > 1:
+        wanted = pytest.approx((learned.speedup - 1) / (oracle.speedup - 1))
+        assert learned.gap_closed == wanted and oracle.gap_closed == 1.0
+    else:
+        assert learned.gap_closed is None
 
 
 def test_results_hold_every_figure_and_print(tmp_path):
     target, records = run()
-    context = {"pair": {"name": "toy"}, "temperature": 0.0, "mode": "live"}
-    about = {"fixed_3": {"source": "somewhere", "parameters": {"length": 3}}}
-    results = assemble(
-        records, lossless=compare_texts(records, IDS, target), context=context, about=about
-    )
-    write_results({"schema": 3, "comparisons": [results]}, tmp_path)
+    methods = [*FIXED[:2], replace(FIXED[2], source="somewhere", parameters={"length": 3})]
+    lossless = compare_texts(records, IDS, target)
+    found = assemble(records, methods, CONDITIONS, lossless=lossless)
+    results = Results(5, "python", "CPU", {"torch": "2"}, PAIR, {"toy": 0.1}, "shared", 0, [found])
+    write_results(results, tmp_path)
     (read,) = json.loads((tmp_path / "results.json").read_text())["comparisons"]
-    assert set(read["domains"]) == {"even", "odd"} and read["oracle"] is None
+    assert set(read["domains"]) == {"even", "odd"} and read["pair"]["name"] == "toy"
+    assert read["lossless"] == {"prompts": 6, "compared": 12, "identical": 12, "ties": 0}
     for scope in (read, *read["domains"].values()):  # whatever the turn of the first prompt
         assert list(scope["methods"]) == ["autoregressive", "fixed_1", "fixed_3"]
     figures = read["methods"]["fixed_3"]
@@ -164,6 +186,8 @@ def test_results_hold_every_figure_and_print(tmp_path):
         figures["speedup"] / read["methods"][best]["speedup"]
     )
     assert figures["parameters"] == {"length": 3} and figures["source"] == "somewhere"
+    assert (figures["kind"], figures["label"], figures["length"]) == ("fixed", "fixed 3", 3)
+    assert figures["learned_ahead_ci95"] is None and figures["gap_closed"] is None
     depths = figures["acceptance_by_depth"]
     assert len(depths) == 3 and all(reached >= kept for reached, kept in depths)
     assert depths[1][0] == depths[0][1]  # the second token is reached where the first stood
@@ -173,7 +197,7 @@ def test_results_hold_every_figure_and_print(tmp_path):
     assert {row["mode"] for row in rows} == {"live"}
     assert len(rows) == 9 and {row["domain"] for row in rows} == {"all", "even", "odd"}
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    console.print(results_table(results))
+    console.print(results_table(found))
     assert "fixed_3" in console.export_text()
 
 
@@ -296,8 +320,8 @@ def test_memory_is_measured_for_every_generation_and_kept(tmp_path):
     stored = [record for line in Journal(tmp_path / "a.jsonl", {}).prompts for record in line]
     assert [record.memory for record in stored] == [record.memory for record in records]
     found = memory_figures([record.memory for record in records])
-    assert found == {"peak_memory_mib": 12, "drafter_moves": 6, "drafter_moved_mib": 120}
-    assert memory_figures([None, None]) == {}
+    assert found == MemoryFigures(peak_memory_mib=12, drafter_moves=6, drafter_moved_mib=120)
+    assert memory_figures([None, None]) == MemoryFigures(None, 0, 0)
 
 
 def test_warming_up_teaches_nothing():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from adaspec_rl.comparison import selection
-from adaspec_rl.comparison.selection import FILE, compared_prompts, fitting
+from adaspec_rl.comparison.selection import FILE, Selection, compared_prompts, fitting
 from adaspec_rl.config import EvaluateConfig
 from adaspec_rl.control import generation
 
@@ -92,7 +92,7 @@ def taken(config, pair, folder):
 
 def test_a_fast_pair_takes_all_and_says_how_long(slow, tmp_path):
     ids, chosen, said = taken(configured(), SlowPair(0.5), tmp_path)
-    assert len(ids) == 20 and chosen.figures() == {"asked": 20, "taken": 20, "minutes": 3.0}
+    assert len(ids) == 20 and chosen == Selection(20, 20, 10, 3.0)
     # 8 methods: plain, 3 lengths of each of 2 drafters, learned; 20 prompts and 2 to warm up
     assert said == "comparing 8 methods on all 20 prompts: about 1 min 28 s\n"
 
@@ -119,7 +119,7 @@ def test_nothing_is_tried_where_there_is_no_limit(slow, tmp_path, options):
     pair = SlowPair(100.0)
     ids, chosen, said = taken(configured(**options), pair, tmp_path)
     assert len(ids) == 20 and said == "" and pair.tried == 0
-    assert chosen.figures() == {"asked": 20, "taken": 20, "minutes": None}
+    assert chosen == Selection(20, 20, 10, None)
 
 
 def test_an_interrupted_comparison_goes_on_with_the_same_prompts(slow, tmp_path):

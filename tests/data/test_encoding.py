@@ -3,7 +3,14 @@
 import pytest
 
 from adaspec_rl.data.conversations import Message, read_conversation
-from adaspec_rl.data.encoding import as_asked, chat_facts, encode, encode_text, template_hash
+from adaspec_rl.data.encoding import (
+    ChatFacts,
+    as_asked,
+    chat_facts,
+    encode,
+    encode_text,
+    template_hash,
+)
 from adaspec_rl.data.prompts import Prompt
 from tests.data.tokenizers import TEMPLATE, tokenizer_with
 
@@ -71,7 +78,7 @@ def test_each_user_turn_is_asked(tokenizer):
     ]  # fmt: skip
     assert found[1].turns == (Message("user", "One"), Message("user", "Two"))
     facts = chat_facts("auto", [encode(tokenizer, prompt) for prompt in found], tokenizer)
-    assert facts == {"mode": "auto", "conversations": 3, "template": template_hash(tokenizer)}
+    assert facts == ChatFacts("auto", 3, template_hash(tokenizer))
 
 
 def test_given_answers_stay_and_the_last_is_left_out(tokenizer):
@@ -101,4 +108,4 @@ def test_without_chat_the_first_turn_is_a_plain_text(tokenizer, caplog):
         "chat template"
     ]
     facts = chat_facts("off", [encode(tokenizer, found)], tokenizer)
-    assert facts == {"mode": "off", "conversations": 0, "template": None}
+    assert facts == ChatFacts("off", 0, None)

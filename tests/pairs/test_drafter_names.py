@@ -43,7 +43,7 @@ def test_the_best_lengths_of_two_early_exits_are_told_apart(tmp_path):
     bench = Workbench(trace, trace, profile(drafters=3, max_length=4), max_length=4)
     exits = ["ngram", "early_exit:2", "early_exit:4"]
     pair = SimpleNamespace(drafters=[SimpleNamespace(name=name) for name in exits])
-    found = [item.name for item in best_of_each_drafter(pair, bench, [1, 2])]
+    found = [one.identity.name for one in best_of_each_drafter(pair, bench, [1, 2])]
     wanted = ["fixed_1", "fixed_2"]
     wanted += [f"fixed_{length}_early_exit:{depth}" for depth in (2, 4) for length in (1, 2)]
     assert found == wanted

@@ -1,21 +1,42 @@
 """The report page: honest sentences, harmless contents, and nothing shown that was not measured."""
 
-import copy
 import json
 import re
+from dataclasses import fields, replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
 
+from adaspec_rl.comparison.examples import Example, ShownRound, ShownToken
+from adaspec_rl.comparison.figures import (
+    ComparisonFigures,
+    Conditions,
+    MethodFigures,
+    PairName,
+    ScopeFigures,
+)
+from adaspec_rl.comparison.identity import (
+    AUTOREGRESSIVE,
+    MethodIdentity,
+    adaptive_method,
+    fixed_method,
+)
+from adaspec_rl.comparison.losslessness import Losslessness
+from adaspec_rl.comparison.memory import MemoryFigures
+from adaspec_rl.comparison.selection import Selection
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
+from adaspec_rl.data.conversations import Message
+from adaspec_rl.data.encoding import ChatFacts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival
+from adaspec_rl.report.contents import Report, ReportedComparison
 from adaspec_rl.report.figures import report_figures
 from adaspec_rl.report.page import verdict, verdicts, write_report
-from adaspec_rl.report.policy_map import _promised, drafted, policy_map
+from adaspec_rl.report.policy_map import PolicyMap, _promised, drafted, policy_map
 from adaspec_rl.training.bundle import PolicyBundle
 
 COSTS = RoundCosts(
@@ -30,126 +51,140 @@ COSTS = RoundCosts(
 )
 PROFILE = CostProfile("some CPU, 2 threads", 4e-5, (COSTS,))
 EVIL = "</script><img src=x onerror=alert(1)><!--"
-TURNS = [{"role": "user", "text": f"code-test-1 {EVIL}"}, {"role": "assistant", "text": "Yes."}]
+TURNS = (Message("user", f"code-test-1 {EVIL}"), Message("assistant", "Yes."))
+METHODS = (
+    *(fixed_method(length) for length in (0, 1, 3)),
+    *(adaptive_method(name, "https://arxiv.org/abs/2211.17192") for name in ("ucb1", "learned")),
+)
 
 
-def figures(speedup, versus=None, interval=None, gap=None, **more):
-    return {
-        "speedup": speedup,
-        "speedup_ci95": [speedup - 0.04, speedup + 0.04] if speedup != 1 else [1.0, 1.0],
-        "tokens_per_second": 380 * speedup,
-        "mean_accepted_tokens": 2.1,
-        "acceptance_rate": 0.64,
-        "mean_draft_length": 3.0,
-        "controller_share": 0.012,
-        "versus_best_fixed": versus,
-        "versus_best_fixed_ci95": interval,
-        "probability_of_improvement": 0.61,
-        "gap_closed": gap,
-        "parameters": {"length": 3},
-        "source": "https://arxiv.org/abs/2211.17192",
-        **more,
-    }
+def figures(identity, speedup, versus=1.0, interval=(1.0, 1.0), **more):
+    return MethodFigures(
+        **{
+            "identity": identity,
+            "tokens_per_second": 380 * speedup,
+            "speedup": speedup,
+            "speedup_ci95": (speedup - 0.04, speedup + 0.04) if speedup != 1 else (1.0, 1.0),
+            "identical": 1.0,
+            "distance": 0.0,
+            "mean_accepted_tokens": 2.1,
+            "acceptance_rate": 0.64,
+            "mean_draft_length": 3.0,
+            "controller_share": 0.012,
+            "memory": MemoryFigures(None, 0, 0.0),
+            "versus_best_fixed": versus,
+            "versus_best_fixed_ci95": interval,
+            "probability_of_improvement": 0.61,
+            "draft_length_by_position": [3.0] * 4,
+            "acceptance_by_depth": [(420, 310), (310, 205)],
+            "learned_ahead": None,
+            "learned_ahead_ci95": None,
+            "gap_closed": None,
+            **more,
+        }
+    )
 
 
-def scope(learned, interval, gap=0.17, best=1.46):
+def scope(learned, interval, gap=0.17, best=1.46, repetition=0.3):
     """Methods among which the learned one is `learned` × as fast as the best fixed length."""
-    low, high = interval
+    plain, fixed_1, fixed_3, ucb1, policy = METHODS
+    nothing = {"acceptance_rate": None, "draft_length_by_position": [0.0] * 4}
     curves = {
         "draft_length_by_position": [2.0, 2.6, 3.1, 3.3],
-        "acceptance_by_depth": [[400, 300], [300, 210], [210, 130], [20, 9]],
+        "acceptance_by_depth": [(400, 300), (300, 210), (210, 130), (20, 9)],
+        "gap_closed": gap,
     }
-    flat = {"draft_length_by_position": [3.0] * 4, "acceptance_by_depth": [[420, 310], [310, 205]]}
-    return {
-        "methods": {
-            "autoregressive": figures(1.0, 1 / best, [0.6, 0.7], acceptance_rate=None),
-            "fixed_1": figures(best - 0.2, 0.86, [0.84, 0.88]),
-            "fixed_3": figures(best, 1.0, [1.0, 1.0], **flat),
-            "ucb1": figures(best - 0.05, 0.97, [0.96, 0.98], **flat),
-            "learned": figures(best * learned, learned, [low, high], gap, **curves),
-        },
-        "best_fixed": "fixed_3",
-        "oracle": {"speedup": 2.07},
-    }
+    methods = (
+        figures(plain, 1.0, 1 / best, (0.6, 0.7), acceptance_by_depth=[], **nothing),
+        figures(fixed_1, best - 0.2, 0.86, (0.84, 0.88)),
+        figures(fixed_3, best),
+        figures(ucb1, best - 0.05, 0.97, (0.96, 0.98)),
+        figures(policy, best * learned, learned, interval, **curves),
+    )
+    return ScopeFigures({item.identity.name: item for item in methods}, "fixed_3", repetition)
 
 
 def comparison(learned=1.06, interval=(1.05, 1.08), gap=0.17, **more):
-    return {
+    """Figures of one mode and temperature; `more` are any of their fields."""
+    conditions = {
         "mode": "live",
         "temperature": 0.0,
         "verification": "greedy",
         "prompts": 60,
+        "selection": Selection(60, 60, 20, None),
+        "chat": ChatFacts("auto", 0, None),
         "max_new_tokens": 128,
-        "pair": {"name": "tiny", "fingerprint": "6c07f4784712c2d7"},
-        **scope(learned, interval, gap),
-        "domains": {
-            "code": {**scope(1.09, (1.06, 1.12)), "repetition": 0.4},
-            "prose": {**scope(0.988, (0.98, 0.996)), "repetition": 0.24},
-        },
-        "lossless": {"prompts": 60, "compared": 240, "identical": 239, "ties": 1},
-        "profile": json.loads(json.dumps(PROFILE.to_dict())),
-        "policy_map": policy_map(bundle(("history", "cost"))),
-        **more,
+        "pair": PairName("tiny", "6c07f4784712c2d7"),
     }
+    fields = {
+        "overall": scope(learned, interval, gap),
+        "domains": {
+            "code": scope(1.09, (1.06, 1.12), repetition=0.4),
+            "prose": scope(0.988, (0.98, 0.996), repetition=0.24),
+        },
+        "lossless": Losslessness(60, 240, 239, 1),
+        "recorded": None,
+    }
+    for name, value in more.items():
+        (conditions if name in conditions else fields)[name] = value
+    return ComparisonFigures(conditions=Conditions(**conditions), **fields)
+
+
+def reported(found=None, **more):
+    """The same in a report."""
+    shown = {"profile": PROFILE, "policy_map": policy_map(bundle(("history", "cost"))), **more}
+    return ReportedComparison(found or comparison(), **shown)
 
 
 def a_round(decision, texts, drafted_, accepted, rejected=(), seen=None):
     last = "fallback" if not drafted_ else "bonus" if accepted == drafted_ else "corrected"
-    kinds = ["accepted"] * accepted + [last]
-    return {
-        "decision": decision,
-        "drafted": drafted_,
-        "accepted": accepted,
-        "milliseconds": 2.4 + 0.5 * drafted_,
-        "seen": seen,
-        "tokens": [{"text": text, "kind": kind} for text, kind in zip(texts, kinds)],
-        "rejected": list(rejected),
-    }
+    tokens = zip(texts, ["accepted"] * accepted + [last])
+    return ShownRound(
+        decision,
+        drafted_,
+        accepted,
+        2.4 + 0.5 * drafted_,
+        seen,
+        [ShownToken(text, kind) for text, kind in tokens],
+        list(rejected),
+    )
 
 
-def example(prompt_id="code-test-0", end=EVIL):
+def example(prompt_id="code-test-0", end=EVIL, turns=()):
     seen = {"acceptance_ema_2": 0.713, "draft_step": 0.134}
-    return {
-        "prompt_id": prompt_id,
-        "domain": "code",
-        "prompt": f"def main(args):  # {prompt_id}\n    {EVIL}\n",
-        "temperature": 0.0,
-        "methods": {
-            "autoregressive": [
-                a_round("fallback", [text], 0, 0) for text in ("   ", " return", " x", "\n", end)
-            ],
-            "fixed_3": [
-                a_round("draft up to 3", ["   ", " return", " x"], 3, 2, [" y"]),
-                a_round("draft up to 3", ["\n", end], 3, 1, ["\n", "def"]),
-            ],
-            "learned": [
-                a_round("fallback", ["   "], 0, 0, seen=seen),
-                a_round(
-                    "draft up to 12, stop below 0.45",
-                    [" return", " x", "\n", end],
-                    3,
-                    3,
-                    seen=seen,
-                ),
-            ],
-        },
-    }
-
-
-def sample_report():
-    return {
-        "title": "Learned draft lengths & others",
-        "command": "python evaluate.py policy=POLICY_FOLDER",
-        "device": "some CPU, 2 threads",
-        "created": "2025-01-31 12:00",
-        "comparisons": [
-            comparison(),
-            comparison(
-                0.99, (0.984, 0.997), -0.03, mode="replay", temperature=0.8, verification="coupled"
+    methods = {
+        "autoregressive": [
+            a_round("fallback", [text], 0, 0) for text in ("   ", " return", " x", "\n", end)
+        ],
+        "fixed_3": [
+            a_round("draft up to 3", ["   ", " return", " x"], 3, 2, [" y"]),
+            a_round("draft up to 3", ["\n", end], 3, 1, ["\n", "def"]),
+        ],
+        "learned": [
+            a_round("fallback", ["   "], 0, 0, seen=seen),
+            a_round(
+                "draft up to 12, stop below 0.45", [" return", " x", "\n", end], 3, 3, seen=seen
             ),
         ],
-        "examples": [example(), {**example("code-test-1", " end"), "turns": TURNS}],
     }
+    prompt = f"def main(args):  # {prompt_id}\n    {EVIL}\n"
+    return Example(prompt_id, "code", prompt, turns, 0.0, methods)
+
+
+def sample_report(**more):
+    slower = comparison(
+        0.99, (0.984, 0.997), -0.03, mode="replay", temperature=0.8, verification="coupled"
+    )
+    fields = {
+        "title": "Learned draft lengths & others",
+        "created": "2025-01-31 12:00",
+        "command": "python evaluate.py policy=POLICY_FOLDER",
+        "device": "some CPU, 2 threads",
+        "drafters": ["draft"],
+        "comparisons": [reported(), reported(slower)],
+        "examples": [example(), example("code-test-1", " end", TURNS)],
+    }
+    return Report(**fields | more)
 
 
 def bundle(groups, seed=0, kind="length_threshold", max_length=8, drafters=1):
@@ -195,38 +230,56 @@ def test_an_interval_around_zero_is_no_win():
         "no clear difference to the best fixed length (3 tokens; +1%; 95% interval −1% to +3%)"
         in (verdict(level))
     )
-    level["domains"]["prose"] = scope(0.9, (0.88, 0.92))
+    level.domains["prose"] = scope(0.9, (0.88, 0.92))
     assert "it loses 10% on prose and shows no clear difference on code." in verdict(level)
 
 
 def test_slower_than_plain_decoding_is_said_first():
-    slow = comparison(domains={}, oracle=None)
-    slow["methods"]["learned"] |= {"speedup": 0.9, "versus_best_fixed_ci95": None}
-    slow["methods"]["learned"] |= {"versus_best_fixed": 0.9, "gap_closed": None}
-    slow["best_fixed"] = "autoregressive"
+    slow = comparison(0.9, (0.88, 0.92), None, domains={})
+    learned = replace(slow.overall.methods["learned"], speedup=0.9)
+    methods = {**slow.overall.methods, "learned": learned}
+    slow = replace(slow, overall=replace(slow.overall, methods=methods, best_fixed=AUTOREGRESSIVE))
     assert verdict(slow) == (
         "The learned policy is slower than plain decoding, at 0.90× its speed: 10% slower than the "
-        "best fixed length (which is not to draft at all)."
+        "best fixed length (which is not to draft at all; 95% interval −12% to −8%)."
     )
 
 
 def test_without_a_policy_the_sentence_is_about_the_next_best():
     other = comparison(domains={})
-    del other["methods"]["learned"]
+    del other.overall.methods["learned"]
     assert verdict(other).startswith("The controller ucb1 decodes 1.41× as fast")
-    del other["methods"]["ucb1"]
+    del other.overall.methods["ucb1"]
     assert verdict(other) == (
         "The best fixed length, 3 tokens, decodes 1.46× as fast as plain decoding."
     )
 
 
+def test_of_several_drafters_the_verdict_names_the_best_lengths_own():
+    best, other = fixed_method(1, "code"), comparison(domains={})
+    methods = {"autoregressive": other.overall.methods["autoregressive"]}
+    methods[best.name] = figures(best, 1.5)
+    other = replace(other, overall=ScopeFigures(methods, best.name, 0.0))
+    assert verdict(other).startswith("The best fixed length, 1 token by code, decodes 1.50×")
+
+
 def test_texts_that_differ_are_part_of_the_verdict():
-    broken = {"prompts": 60, "compared": 240, "identical": 230, "ties": 1}
+    broken = Losslessness(60, 240, 230, 1)
     assert "; 9 of 240 texts differ from plain decoding's." in verdict(comparison(lossless=broken))
 
 
+def test_what_a_lossy_speed_is_paid_with_is_part_of_the_verdict():
+    found = comparison(verification="lossy.topk(k=2)", lossless=None)
+    paid = replace(found.overall.methods["learned"], distance=0.021, identical=0.4)
+    found.overall.methods["learned"] = paid
+    assert verdict(found).endswith(
+        "; this is lossy (lossy.topk(k=2)): 2.1% in total variation from the target, 40% of the "
+        "texts are plain decoding's."
+    )
+
+
 def test_every_comparison_gets_its_sentence():
-    first, second = verdicts(sample_report())
+    first, second = verdicts([item.figures for item in sample_report().comparisons])
     assert first.startswith("Live, at temperature 0, the learned policy decodes 1.55×")
     assert second.startswith("Replayed, at temperature 0.8, the learned policy decodes 1.45×")
 
@@ -237,9 +290,7 @@ def written(tmp_path, report):
 
 
 def test_what_models_wrote_stays_harmless(tmp_path):
-    report = sample_report()
-    report["title"] = EVIL
-    page = written(tmp_path, report)
+    page = written(tmp_path, sample_report(title=EVIL))
     assert EVIL not in page and "<img" not in page
     assert page.count("</script>") == 2  # the page's own: data, and code
     data = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
@@ -257,31 +308,36 @@ def section_ids(page):
     return re.findall(r'<section id="(\w+)"', page)
 
 
-def test_sections_without_data_are_left_out(tmp_path):
+def test_policies_and_costs_are_left_out_where_there_are_none(tmp_path):
     every = ["speedup", "domains", "drafting", "policy", "costs", "rounds", "methods"]
-    report = sample_report()
-    assert section_ids(written(tmp_path, report)) == every
+    assert section_ids(written(tmp_path, sample_report())) == every
     for key, missing in (("profile", "costs"), ("policy_map", "policy")):
-        some = {**report, "comparisons": [{**item, key: None} for item in report["comparisons"]]}
-        assert section_ids(written(tmp_path, some)) == [name for name in every if name != missing]
-    assert section_ids(written(tmp_path, {**report, "examples": None}))[-1] == "methods"
-    bare = copy.deepcopy(report["comparisons"][:1])
-    bare[0] |= {"domains": {}, "profile": None, "policy_map": None}
-    for method in bare[0]["methods"].values():
-        method.pop("draft_length_by_position", None)
-        method.pop("acceptance_by_depth", None)
-    page = written(tmp_path, {"title": "t", "comparisons": bare})
-    assert section_ids(page) == ["speedup", "methods"] and 'id="command"' not in page
-    page = written(tmp_path, {"title": "t", "examples": report["examples"]})
-    assert section_ids(page) == ["rounds"] and 'id="verdict"' not in page
-    assert not re.search(r"<!--\S*-->", page)  # no mark is left
+        some = sample_report(comparisons=[reported(**{key: None}), reported(**{key: None})])
+        page = written(tmp_path, some)
+        assert section_ids(page) == [name for name in every if name != missing]
+        assert not re.search(r"<!--\S*-->", page)  # no mark is left
+
+
+def test_the_page_reads_what_is_there():
+    """Names of figures that its script asks for, but that nothing writes."""
+    page = (files("adaspec_rl.report") / "template.html").read_text(encoding="utf-8")
+    classes = (Report, ReportedComparison, ComparisonFigures, Conditions, ScopeFigures,
+               MethodFigures, MethodIdentity, MemoryFigures, PolicyMap, CostProfile, RoundCosts,
+               Example, ShownRound, ShownToken, Message, Selection, ChatFacts, PairName,
+               Losslessness)  # fmt: skip
+    written = {part.name for item in classes for part in fields(item)}
+    inner = {name for name in re.findall(r"\b(?:c|m|s|p|r|t|e|map|data|scope|like|example|lossless)"
+                                         r"(?:\.profile|\.pair|\.selection|\.chat|\.recorded)?"
+                                         r"\.([a-z]+(?:_[a-z0-9]+)+)", page)}  # fmt: skip
+    assert len(inner) > 20 and inner <= written
 
 
 def test_numbers_that_json_cannot_say_become_null(tmp_path):
-    report = sample_report()
-    report["comparisons"][0]["methods"]["learned"]["gap_closed"] = float("nan")
-    report["comparisons"][0]["methods"]["learned"]["tokens_per_second"] = float("inf")
-    data = re.search(r'id="data">(.*?)</script>', written(tmp_path, report), re.DOTALL)
+    odd = {"gap_closed": float("nan"), "tokens_per_second": float("inf")}
+    found = comparison()
+    found.overall.methods["learned"] = replace(found.overall.methods["learned"], **odd)
+    page = written(tmp_path, sample_report(comparisons=[reported(found)]))
+    data = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
     learned = json.loads(data[1])["comparisons"][0]["methods"]["learned"]
     assert learned["gap_closed"] is None and learned["tokens_per_second"] is None
 
@@ -302,22 +358,21 @@ def test_drafting_stops_after_the_token_that_falls_under(action, chance, expecte
 
 
 def test_the_map_asks_the_policy_itself():
-    shown = policy_map(bundle(("history", "draft", "cost"), seed=3))
-    assert np.shape(shown["drafted"]) == (len(shown["y"]), len(shown["x"])) == (20, 11)
-    assert len({tuple(column) for column in zip(*shown["drafted"])}) > 1  # history matters to it
-    for column in zip(*shown["drafted"]):
+    shown = policy_map(bundle(("history", "draft", "cost"), seed=1))
+    assert np.shape(shown.drafted) == (len(shown.y), len(shown.x)) == (20, 11)
+    assert len({tuple(column) for column in zip(*shown.drafted)}) > 1  # history matters to it
+    for column in zip(*shown.drafted):
         assert list(column) == sorted(column)  # more confidence never shortens a draft
-    assert shown["x_name"] == "recent acceptance" and len(shown["drafter"]) == 11
+    assert shown.x_name == "recent acceptance" and len(shown.drafter) == 11
     for groups, x_name, across in (
         (("context", "lookup", "cost"), "tokens expected of an n-gram lookup", 16),
         (("context", "cost"), "tokens in the text's end that occurred before", 17),
     ):
         maps = [policy_map(bundle(groups, seed=seed)) for seed in range(5)]
-        assert all((found["x_name"], len(found["x"])) == (x_name, across) for found in maps)
-        assert any(len(set(zip(*found["drafted"]))) > 1 for found in maps)  # it matters to some
+        assert all((found.x_name, len(found.x)) == (x_name, across) for found in maps)
+        assert any(len(set(zip(*found.drafted))) > 1 for found in maps)  # it matters to some
     narrow = policy_map(bundle(("cost",)))
-    assert np.shape(narrow["drafted"]) == (20, 1) and "does not look at" in narrow["note"]
-    assert json.loads(json.dumps(narrow)) == narrow
+    assert np.shape(narrow.drafted) == (20, 1) and "does not look at" in narrow.note
 
 
 def test_a_lookup_that_promises_more_has_likelier_tokens():
@@ -330,30 +385,29 @@ def test_a_lookup_that_promises_more_has_likelier_tokens():
 def test_a_map_of_several_drafters_says_which(tmp_path):
     mixed = bundle(("lookup", "cost"), 5, "length", 4, drafters=2)
     shown = policy_map(mixed, ["draft", "ngram"])
-    assert set(shown["drafter"]) <= {None, 0, 1} and shown["drafters"] == ["draft", "ngram"]
-    report = {"comparisons": [comparison(policy_map={**shown, "drafter": [0] * 8 + [1] * 8})]}
-    assert [path.name for path in report_figures(report, tmp_path)][-1] == "policy_map.png"
+    assert set(shown.drafter) <= {None, 0, 1} and shown.drafters == ["draft", "ngram"]
+    both = reported(policy_map=replace(shown, drafter=[0] * 8 + [1] * 8))
+    assert [path.name for path in report_figures([both], tmp_path)][-1] == "policy_map.png"
 
 
-def test_figures_are_drawn_where_there_is_data(tmp_path):
-    report = sample_report()
-    names = [path.name for path in report_figures(report, tmp_path)]
+def test_figures_are_drawn(tmp_path):
+    names = [path.name for path in report_figures(sample_report().comparisons, tmp_path)]
     assert names == ["draft_length.png", "acceptance_by_depth.png", "policy_map.png"]
     assert all((tmp_path / name).stat().st_size > 5000 for name in names)
-    bare = [{"temperature": 0.0, "methods": {}, "policy_map": policy_map(bundle(("cost",)))}]
-    drawn = report_figures({"comparisons": bare}, tmp_path / "new")
-    assert [path.name for path in drawn] == ["policy_map.png"]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["policy_map.png"]
+    narrow = reported(policy_map=policy_map(bundle(("cost",))))
+    drawn = report_figures([narrow], tmp_path / "new")
+    assert [path.name for path in drawn] == names
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(names)
+    bare = report_figures([reported(policy_map=None)], tmp_path)
+    assert [path.name for path in bare] == names[:2]
 
 
 def test_every_temperature_has_the_map_of_its_own_policy(tmp_path):
     maps = [policy_map(bundle(("cost",), seed=seed)) for seed in (1, 2)]
     assert maps[0] != maps[1]
-    report = {
-        "comparisons": [
-            comparison(policy_map=found, temperature=temperature)
-            for found, temperature in zip(maps, (0.0, 0.8))
-        ]
-    }
-    names = [path.name for path in report_figures(report, tmp_path)]
+    shown = [
+        reported(comparison(temperature=temperature), policy_map=found)
+        for found, temperature in zip(maps, (0.0, 0.8))
+    ]
+    names = [path.name for path in report_figures(shown, tmp_path)]
     assert names[-2:] == ["policy_map-t0.png", "policy_map-t0.8.png"]

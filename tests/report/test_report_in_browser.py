@@ -4,12 +4,21 @@ Needs Playwright and an installed Chromium or Chrome; skipped without.
 """
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from adaspec_rl.report.page import write_report
 from adaspec_rl.report.policy_map import policy_map
-from tests.report.test_report import EVIL, bundle, sample_report
+from tests.report.test_report import (
+    EVIL,
+    PROFILE,
+    bundle,
+    comparison,
+    example,
+    reported,
+    sample_report,
+)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -117,9 +126,11 @@ def test_another_comparison_changes_all_that_depends_on_it(visit):
 
 def test_every_comparison_shows_its_own_policy_and_costs(visit):
     report = sample_report()
-    first, second = report["comparisons"]
-    second["policy_map"] = policy_map(bundle(("cost",), seed=1))
-    second["profile"] = {**second["profile"], "device": "another machine"}
+    report.comparisons[1] = replace(
+        report.comparisons[1],
+        policy_map=policy_map(bundle(("cost",), seed=1)),
+        profile=replace(PROFILE, device="another machine"),
+    )
     page = visit(report)
     shown = [page.locator(f"#{name}") for name in ("policy-chart", "cost-table")]
     before = [part.text_content() for part in shown]
@@ -196,18 +207,9 @@ def test_it_fits_a_phone(visit):
 
 
 def test_little_data_makes_a_small_page_without_errors(visit):
-    report = sample_report()
-    bare = report["comparisons"][0]
-    bare |= {"domains": {}, "oracle": None, "lossless": None, "best_fixed": None}
-    bare |= {"profile": None, "policy_map": None}
-    bare["methods"] = {
-        name: {"speedup": figures["speedup"]} for name, figures in bare["methods"].items()
-    }
-    page = visit({"title": "Little", "comparisons": [bare], "examples": []})
-    assert page.locator("section").evaluate_all("all => all.map(one => one.id)") == [
-        "speedup",
-        "methods",
-    ]
+    bare = reported(comparison(domains={}, lossless=None), profile=None, policy_map=None)
+    page = visit(sample_report(comparisons=[bare], examples=[example()]), width=400)
+    sections = page.locator("section").evaluate_all("all => all.map(one => one.id)")
+    assert sections == [name for name in SECTIONS if name not in ("policy", "costs")]
     assert page.locator("#switch").is_hidden()
-    page = visit({"title": "Only texts", "examples": report["examples"]}, width=400)
     assert page.locator("#text-left .t").count() == 5 and overflow(page) <= 0

@@ -1,0 +1,61 @@
+"""Which method a figure belongs to: told apart by kind, and named in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+AUTOREGRESSIVE, LEARNED, HINDSIGHT, ORACLE = "autoregressive", "learned", "hindsight", "oracle"
+
+
+# `fixed` has one drafter and length throughout, `adaptive` controllers have parameters tuned on
+# other texts, `learned` is the policy, and the `oracle` knows the texts in advance.
+Kind = Literal["plain", "fixed", "adaptive", "learned", "oracle"]
+KINDS: dict[str, Kind] = {LEARNED: "learned", ORACLE: "oracle"}  # by name; others are adaptive
+
+
+@dataclass(frozen=True, slots=True)
+class MethodIdentity:
+    """Who a method is; the same in every comparison that it takes part in."""
+
+    kind: Kind
+    name: str  # its key in results and journals
+    label: str  # its name for people
+    source: str = ""
+    length: int | None = None  # tokens drafted in every round; None: they vary
+    drafter: str | None = None  # of a fixed length, where there are several drafters
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    guarded: bool = False
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it drafts the same in every round, if only nothing."""
+        return self.kind in ("plain", "fixed")
+
+
+PLAIN = MethodIdentity("plain", AUTOREGRESSIVE, "plain", "plain decoding", length=0)
+
+
+def fixed_method(length: int, drafter: str | None = None) -> MethodIdentity:
+    """One draft length throughout; 0 is plain decoding. `drafter` is named unless it is clear."""
+    if not length:
+        return PLAIN
+    by = (drafter,) if drafter else ()
+    return MethodIdentity(
+        "fixed",
+        "_".join(("fixed", str(length), *by)),
+        " ".join(("fixed", str(length), *by)),
+        "one drafter and length throughout",
+        length,
+        drafter,
+    )
+
+
+def adaptive_method(
+    name: str, source: str, parameters: Mapping[str, float] | None = None, guarded: bool = False
+) -> MethodIdentity:
+    """A controller, the policy or the oracle, by its name in `controllers`."""
+    kind = KINDS.get(name, "adaptive")
+    label = "fixed, tuned" if name == "fixed" else name.replace("_", " ")
+    return MethodIdentity(
+        kind, name, label, source, parameters=dict(parameters or {}), guarded=guarded
+    )
