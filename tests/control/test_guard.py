@@ -9,8 +9,9 @@ import pytest
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import generate
-from adaspec_rl.control.guard import AGAIN, MEASURED, TRUST, WORST, Guarded
+from adaspec_rl.control.guard import TRUST, Guarded
 from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.control.step_time import ENOUGH, NOISE
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from tests.toy import ToyModel, greedy_text, similar, toy_session
 
@@ -106,7 +107,7 @@ def test_in_total_no_more_is_lost_than_was_granted(chance, draft_step):
     for _ in range(200):
         play(session, guard, 128)
         lost = session.steps - session.position
-        assert lost < 1.0 + WORST + 0.005 * session.position
+        assert lost < 1.0 + NOISE + 0.005 * session.position
     unguarded = Simulated(lambda position: chance, draft_step=draft_step)
     assert chance == 0.4 or play(unguarded, FixedLength(8), 20_000) > 1.2
 
@@ -223,11 +224,11 @@ def test_it_waits_longer_each_time_that_probes_promise_too_much():
     session = Simulated(lambda position: 1.0, right=1, max_new_tokens=10_000)
     play(session, Guarded(FixedLength(8), advance=10.0), 1000)
     assert drafts(session, 8)
-    assert plain_runs(session)[:6] == [MEASURED, 8, 16, 32, 40, 40]
+    assert plain_runs(session)[:6] == [ENOUGH, 8, 16, 32, 40, 40]
 
 
 def test_an_accepted_probe_buys_some_patience():
-    session = Simulated(lambda position: float(position == MEASURED))
+    session = Simulated(lambda position: float(position == ENOUGH))
     play(session, Guarded(FixedLength(4)), 64)
     assert [action.length for _, action in session.rounds[:9]] == [0, 0, 1, 1, 1, 1, 1, 0, 0]
     assert plain_runs(session)[1] == 8
@@ -248,7 +249,7 @@ def test_trust_that_is_deceived_costs_five_steps_once(length):
         session = Simulated(lambda position: 0.0, noise=0.0)
         play(session, Guarded(FixedLength(length), trusted=trusted), 1000)
         lost.append(session.steps - session.position)
-    assert 0 < lost[1] - lost[0] < TRUST + WORST
+    assert 0 < lost[1] - lost[0] < TRUST + NOISE
     assert length == 1 or max(drafts(session, length)) < 16
 
 
@@ -275,8 +276,8 @@ def test_a_new_sequence_gets_a_new_chance_out_of_what_was_won():
     for _ in range(10):
         easy, hard, harder = (128 * play(session, guard, 128) for _ in range(3))
         assert easy < 1.2 * 128 * unguarded
-        assert 0 < hard - 128 < guard.limit + 2 * WORST  # it was in charge already
-        assert 0 < harder - 128 < AGAIN + 2 * WORST
+        assert 0 < hard - 128 < guard.limit + 2 * NOISE  # it was in charge already
+        assert 0 < harder - 128 < 3 * NOISE
     assert not [at for at in drafts(session, 1) if at >= 3 * 128 and by_kind(at)]  # no probes
 
 
@@ -345,7 +346,7 @@ def test_a_controller_that_never_drafts_is_left_alone():
     session = Simulated(lambda position: 0.0)
     play(session, Guarded(recorder), 128)
     assert {action for _, action in session.rounds} == {FALLBACK}
-    assert len(recorder.told) == 128 - MEASURED
+    assert len(recorder.told) == 128 - ENOUGH
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
