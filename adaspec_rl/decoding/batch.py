@@ -19,7 +19,7 @@ from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.verification.lossy import Judge, distance_of
 from adaspec_rl.engine.extension import Extended, Extension
 from adaspec_rl.engine.finite_check import not_finite
-from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.language_model import LanguageModel, RowModel
 from adaspec_rl.engine.lean_model import LeanModel
 
 Allot = Callable[[Sequence[int], Sequence[np.ndarray]], list[int]]  # see `BatchController.allot`
@@ -77,7 +77,7 @@ class Batch:
         Raises:
             ValueError: the target or a drafter decodes one text at a time only, or there is no row.
         """
-        if not isinstance(target, LeanModel):
+        if not isinstance(target, RowModel):
             raise ValueError(
                 f"{target.name} runs through transformers, where all texts of a batch have one "
                 "length: decode one text at a time"
@@ -94,7 +94,10 @@ class Batch:
         self.signals = signals
         self._lookup = [number for number, one in enumerate(drafters) if one.name == "ngram"]
         needs_hidden = any(drafter.needs_hidden for drafter in drafters)
-        self._hidden_size = target.architecture.hidden_size if needs_hidden else None
+        self._hidden_size: int | None = None
+        if needs_hidden:
+            assert isinstance(target, LeanModel)
+            self._hidden_size = target.architecture.hidden_size
         self._rows: list[_Row | None] = [None] * rows
         target.reset(rows)
         self._resets = target.resets

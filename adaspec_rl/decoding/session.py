@@ -129,6 +129,11 @@ class LiveSession:
         return self._started.tokens
 
     @property
+    def text(self) -> Text:
+        """The text that is written, with its verification rule."""
+        return self._started
+
+    @property
     def _started(self) -> Text:
         assert self._text is not None, "start() comes first"
         return self._text

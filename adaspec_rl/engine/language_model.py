@@ -1,9 +1,11 @@
 """What decoding asks of a model: a cached forward pass that can be taken back."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+
+from adaspec_rl.engine.extension import Extended, Extension
 
 
 class LanguageModel(Protocol):
@@ -124,4 +126,21 @@ class LanguageModel(Protocol):
         Raises:
             FloatingPointError: logits were NaN or infinite; names the model and the position.
         """
+        ...
+
+
+@runtime_checkable
+class RowModel(LanguageModel, Protocol):
+    """A model whose rows have lengths of their own, and read what they like."""
+
+    def extend_rows(self, extensions: Sequence[Extension]) -> list[Extended]:
+        """Append other tokens to some rows, those of each `Extension` to its row."""
+        ...
+
+    def free_row(self, row: int, *, erase: bool = False) -> None:
+        """Forget a row's tokens; `erase` also what they left, where a NaN may be among it."""
+        ...
+
+    def rollback_row(self, row: int, length: int) -> None:
+        """Forget all but the first `length` tokens of one row."""
         ...

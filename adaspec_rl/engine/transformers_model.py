@@ -48,7 +48,7 @@ class TransformersModel:
             config.return_dict = True  # whatever the checkpoint says
         self._model = self.weights = model
         self._chunk = prefill_chunk or default_chunk(self.device)
-        self._cache_name = _cache_name(type(model))
+        self._cache_name = cache_name(type(model))
         self._cuts_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._finite = FiniteCheck(name, self.device)
         self.output_tokens = None
@@ -169,7 +169,7 @@ def check_support(
             f"{f' ({recurrent[0]})' if recurrent else ''}, which cannot be rolled back: "
             "expected a model with attention layers only"
         )
-    if not _cache_name(model_class):
+    if not cache_name(model_class):
         raise ValueError(
             f"{name} ({text.model_type}) has no key-value cache in transformers: expected a model "
             "that reads a text step by step"
@@ -184,7 +184,7 @@ def check_support(
     return int(limit)
 
 
-def _cache_name(model_class: type) -> str:
+def cache_name(model_class: type) -> str:
     """What the model's forward calls the cache: its name changes in transformers 5.40."""
     accepted = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
     return next((name for name in ("cache", "past_key_values") if name in accepted), "")

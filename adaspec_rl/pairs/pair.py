@@ -172,7 +172,7 @@ def load_pair(
     elif limit is not None:
         _check_room(models, limit)
     made: dict[str, Drafter] = dict(draft_models)
-    made |= {drafter: _free_drafter(drafter, models[0], tokenizer) for drafter in others}
+    made |= {drafter: free_drafter(drafter, models[0], tokenizer) for drafter in others}
     every = tuple(made[drafter] for drafter in wanted)
     names = [drafter.name for drafter in every]
     _check_names(names)
@@ -237,12 +237,19 @@ def _identity(drafter: Drafter) -> str:
     return drafter.name
 
 
-def _free_drafter(
-    drafter: str, target: LanguageModel, tokenizer: PreTrainedTokenizerBase
+def free_drafter(
+    drafter: str, target: LanguageModel, tokenizer: PreTrainedTokenizerBase | None
 ) -> Drafter:
+    """The drafter of that name, which needs no checkpoint; `tokenizer` is the target's.
+
+    Raises:
+        ValueError: it needs the lean engine, or a tokenizer, that there is not.
+    """
     if drafter == NGRAM:
         return NgramLookup()
     if is_table(drafter):
+        if tokenizer is None:
+            raise ValueError(f"{drafter} belongs to a tokenizer, which the target lacks")
         return load_table(drafter, target, tokenizer)
     if not isinstance(target, LeanModel):
         raise ValueError(

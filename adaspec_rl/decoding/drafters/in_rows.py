@@ -13,7 +13,7 @@ from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Choice, Verification
 from adaspec_rl.engine.extension import Extended, Extension
 from adaspec_rl.engine.finite_check import not_finite
-from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.language_model import RowModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class RowDrafter(Protocol):
     needs_hidden: bool  # whether it reads the target's hidden states, `TokenSequence.features`
 
     @property
-    def model(self) -> LeanModel | None:
+    def model(self) -> RowModel | None:
         """What it runs; None: nothing."""
         ...
 
@@ -62,7 +62,7 @@ class RowDrafter(Protocol):
 class LookupInRows:
     """A drafter that runs no model and keeps no state: each text by itself."""
 
-    model: LeanModel | None = None
+    model: RowModel | None = None
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
@@ -93,13 +93,13 @@ class ModelInRows:
         Raises:
             ValueError: the model runs through transformers, where all rows have one length.
         """
-        if not isinstance(drafter.model, LeanModel):
+        if not isinstance(drafter.model, RowModel):
             raise ValueError(
                 f"{drafter.name} runs through transformers, where all texts of a batch have one "
                 "length: decode one text at a time"
             )
         self._drafter = drafter
-        self.model: LeanModel = drafter.model
+        self.model: RowModel = drafter.model
         self.name, self.context_length = drafter.name, drafter.context_length
         self.needs_hidden = drafter.needs_hidden
         self._read: list[int] = []  # tokens in the model's cache, by row

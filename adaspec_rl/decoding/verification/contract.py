@@ -4,8 +4,8 @@ A rule sees the target's logits `[k + 1, V]` at the drafted positions and the on
 a prefix of the draft. All work stays on the device; the results are tensors.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -62,5 +62,19 @@ class Verification(Protocol):
         """`(accepted, next token)`, scalars, for the draft `tokens` `[k]` from `position` on.
 
         `draft_log_probs` `[k, V]` are the drafter's; None is a point mass on each drafted token.
+        """
+        ...
+
+
+@runtime_checkable
+class Walks(Protocol):
+    """A rule that goes through token trees in its own way."""
+
+    def walk(
+        self, logits: torch.Tensor, children: Sequence[Mapping[int, int]], position: int
+    ) -> tuple[list[int], int]:
+        """The nodes of the accepted path, and the token after it; see `verify_tree`.
+
+        `children` are by node and token, the root's last.
         """
         ...

@@ -7,7 +7,7 @@ import torch
 
 from adaspec_rl.decoding.sampling import best, warp_logits
 from adaspec_rl.decoding.token_tree import TokenTree
-from adaspec_rl.decoding.verification.contract import Verification
+from adaspec_rl.decoding.verification.contract import Verification, Walks
 from adaspec_rl.decoding.verification.coupled import Coupled
 from adaspec_rl.decoding.verification.greedy import Greedy
 from adaspec_rl.decoding.verification.rejection import Rejection
@@ -32,6 +32,8 @@ def verify_tree(
     Raises:
         ValueError: the rule verifies chains only.
     """
+    if isinstance(rule, Walks):
+        return rule.walk(logits, tree.children, position)
     if type(rule) in (Greedy, Coupled):
         _, scores = rule.weigh(logits, [position + depth for depth in (0, *tree.depths)])
         return agreeing(best(scores)[:, 0].tolist(), tree.children)

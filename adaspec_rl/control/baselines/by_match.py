@@ -1,0 +1,66 @@
+"""Bandits side by side: which one decides depends on how much of the text's end occurred before."""
+
+from bisect import bisect
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaspec_rl.control.baselines.bandits import Ucb1
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.decoding.round import Action, Round
+
+BOUNDS = (1, 2, 5)  # tokens of an earlier occurrence at which another bandit begins
+
+
+class Rotating(Ucb1):
+    """UCB1 that asks for its unplayed arms by turns: one that is overridden is not insisted on."""
+
+    _turn = 0
+
+    def choose(self) -> int:
+        unplayed = [arm for arm, plays in enumerate(self.plays) if not plays]
+        if not unplayed:
+            return super().choose()
+        self._turn += 1
+        return unplayed[self._turn % len(unplayed)]
+
+
+class ByMatch:
+    """Learns online which action pays, where a lookup has nothing, little or much to go by.
+
+    A contextual bandit with the length of the longest earlier occurrence of the text's end as its
+    context, cut at `BOUNDS`; UCB1 in each part. What was learned stays from text to text.
+    """
+
+    name = "by_match"
+
+    def __init__(
+        self, arms: Sequence[Action], lookups: Sequence[int] = (), exploration: float = 0.15
+    ) -> None:
+        """`arms` beside plain decoding; `lookups` are drafters that draft nothing without a match.
+
+        Raises:
+            ValueError: settings outside their range.
+        """
+        self.observes = ObservationSpec(("context",))
+        self._place = self.observes.names.index("suffix_match")
+        self._scale = self.observes.scales[self._place]
+        plain = Action(0)
+        without = [arm for arm in arms if arm.drafter not in lookups]
+        self.bandits = [
+            Rotating(1, 0, exploration, [plain, *(arms if part else without)])
+            for part in range(len(BOUNDS) + 1)
+        ]
+        self._chosen = self.bandits[0]
+
+    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
+        pass
+
+    def decide(self, observation: np.ndarray | None) -> Action:
+        assert observation is not None
+        found = round(2 ** (float(observation[self._place]) * self._scale) - 1)
+        self._chosen = self.bandits[bisect(BOUNDS, found)]
+        return self._chosen.decide(None)
+
+    def observe(self, round_: Round) -> None:
+        self._chosen.observe(round_)

@@ -1,0 +1,138 @@
+"""What decides how much is drafted: a trained policy, or what is learned online; both guarded."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from adaspec_rl.control.baselines.by_match import ByMatch
+from adaspec_rl.control.batch_controller import BatchController
+from adaspec_rl.control.batching.bandit_for_all import BanditForAll
+from adaspec_rl.control.batching.guard import GuardedBatch
+from adaspec_rl.control.batching.rowwise import Rowwise
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.guard import Guarded
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.decoding.drafters import Drafter
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.survival import ProductSurvival, Survival
+from adaspec_rl.training.bundle import load_bundle
+
+LOOKUP_LENGTHS, LENGTHS, CAUTIOUS = (2, 5), (1, 3), (6, 0.4)
+BATCH_LENGTHS = (1, 3)
+NO_COSTS = CostFeatures(0.1, 0.02, 0.05)  # of a policy that looks at none
+
+
+class PlainRounds:
+    """Seconds of plain rounds by how many rows they had; see `control.batching.prices`."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """A plain round of `rows` took `seconds`."""
+        known = self._seconds.get(rows, seconds)
+        self._seconds[rows] = known + 0.25 * (seconds - known)
+
+    def verifying(self, rows: np.ndarray, verified: np.ndarray, context: np.ndarray) -> np.ndarray:
+        if not self._seconds:
+            return np.ones_like(np.asarray(rows, dtype=float))
+        sizes = sorted(self._seconds)
+        return np.interp(rows, sizes, [self._seconds[size] for size in sizes])
+
+    def drafting(
+        self,
+        drafter: int,
+        rows: np.ndarray,
+        context: np.ndarray,
+        unread: np.ndarray | float = 0.0,
+    ) -> np.ndarray:
+        raise NotImplementedError("nobody knows what drafts take before any was made")
+
+    def features(self, rows: int, context: float) -> CostFeatures:
+        return NO_COSTS
+
+
+@dataclass(slots=True)
+class Policy:
+    """Controllers of one text and of many, which learn from call to call."""
+
+    single: Controller
+    batch: BatchController
+    survival: Sequence[Survival]
+    costs: Callable[[int, float], CostFeatures]  # of so many rows, at an average context
+    plain: PlainRounds = field(default_factory=PlainRounds)
+
+
+def load_policy(source: str | Path | None, drafters: Sequence[Drafter], vocab_size: int) -> Policy:
+    """A policy bundle's folder, or a hub id with a `policy` folder; None: learned online.
+
+    Raises:
+        ValueError: it is no bundle, or of other drafters.
+    """
+    plain = PlainRounds()
+    if source is None:
+        lookups = [n for n, drafter in enumerate(drafters) if drafter.model is None]
+        single = Guarded(ByMatch(single_arms(drafters), lookups), advance=1.0)
+        batch = GuardedBatch(BanditForAll(batch_arms(drafters)), plain, advance=1.0)
+        survival = [ProductSurvival() for _ in drafters]
+        return Policy(single, batch, survival, plain.features, plain)
+    bundle = load_bundle(policy_folder(source))
+    if (bundle.spec.drafters, bundle.spec.vocab_size) != (len(drafters), vocab_size):
+        raise ValueError(
+            f"the policy {source} was trained for {bundle.spec.drafters} drafters of "
+            f"{bundle.spec.vocab_size} tokens, but there are {len(drafters)} "
+            f"({', '.join(drafter.name for drafter in drafters)}) of {vocab_size}: name the "
+            "drafters that it was trained with in draft_model, in their order"
+        )
+    known = {point.batch_size for point in bundle.profile.points}
+
+    def costs(rows: int, context: float) -> CostFeatures:
+        size = max((n for n in known if n <= rows), default=min(known))
+        return bundle.profile.at(round(context), size).features()
+
+    batch = GuardedBatch(Rowwise(bundle.controller), plain, advance=1.0)
+    return Policy(bundle.guarded(), batch, bundle.survival, costs, plain)
+
+
+def policy_of(controller: Controller, drafters: Sequence[Drafter]) -> Policy:
+    """A controller as it is, without a guard; each of several texts has a copy of its own."""
+    plain = PlainRounds()
+    batch = Rowwise(lambda: copy.deepcopy(controller))
+    survival = [ProductSurvival() for _ in drafters]
+    return Policy(controller, batch, survival, plain.features, plain)
+
+
+def policy_folder(source: str | Path) -> Path:
+    """Where the bundle lies; one of the hub is fetched."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder if (folder / "policy.json").is_file() else folder / "policy"
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["policy/*"])) / "policy"
+    except Exception as error:  # whatever the network or the hub comes up with
+        raise ValueError(
+            f"there is no folder {source}, and the hub has no such policy "
+            f"({type(error).__name__}): expected the folder of a policy bundle"
+        ) from None
+
+
+def single_arms(drafters: Sequence[Drafter]) -> list[Action]:
+    """What is tried for one text: short and long drafts of each drafter."""
+    arms: list[Action] = []
+    for number, drafter in enumerate(drafters):
+        if drafter.model is None:
+            arms += [Action(length, number) for length in LOOKUP_LENGTHS]
+        else:
+            arms += [Action(length, number) for length in LENGTHS]
+            arms.append(Action(CAUTIOUS[0], number, CAUTIOUS[1]))
+    return arms
+
+
+def batch_arms(drafters: Sequence[Drafter]) -> list[Action]:
+    """What is tried for many texts at once."""
+    return [Action(length, n) for n in range(len(drafters)) for length in BATCH_LENGTHS]
