@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +22,18 @@ from adaspec_rl.training.bundle import load_bundle
 
 LOOKUP_LENGTHS, LENGTHS, CAUTIOUS = (2, 5), (1, 3), (6, 0.4)
 BATCH_LENGTHS = (1, 3)
+TRIAL = 2.0  # plain rounds that finding out what pays may cost, once
 NO_COSTS = CostFeatures(0.1, 0.02, 0.05)  # of a policy that looks at none
 
 
-class PlainRounds:
-    """Seconds of plain rounds by how many rows they had; see `control.batching.prices`."""
+class Roughly:
+    """How plain rounds grow with rows, in no unit: the guard measures what they take.
 
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def learn(self, rows: int, seconds: float) -> None:
-        """A plain round of `rows` took `seconds`."""
-        known = self._seconds.get(rows, seconds)
-        self._seconds[rows] = known + 0.25 * (seconds - known)
+    See `control.batching.prices`; nothing here asks for the prices of drafts.
+    """
 
     def verifying(self, rows: np.ndarray, verified: np.ndarray, context: np.ndarray) -> np.ndarray:
-        if not self._seconds:
-            return np.ones_like(np.asarray(rows, dtype=float))
-        sizes = sorted(self._seconds)
-        return np.interp(rows, sizes, [self._seconds[size] for size in sizes])
+        return 1.0 + (np.asarray(rows) + verified) / 8
 
     def drafting(
         self,
@@ -48,8 +41,15 @@ class PlainRounds:
         rows: np.ndarray,
         context: np.ndarray,
         unread: np.ndarray | float = 0.0,
+        stopping: bool = False,
     ) -> np.ndarray:
-        raise NotImplementedError("nobody knows what drafts take before any was made")
+        raise NotImplementedError
+
+    def beginning(self, drafter: int, rows: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def deciding(self, rows: int) -> float:
+        raise NotImplementedError
 
     def features(self, rows: int, context: float) -> CostFeatures:
         return NO_COSTS
@@ -63,7 +63,6 @@ class Policy:
     batch: BatchController
     survival: Sequence[Survival]
     costs: Callable[[int, float], CostFeatures]  # of so many rows, at an average context
-    plain: PlainRounds = field(default_factory=PlainRounds)
 
 
 def load_policy(source: str | Path | None, drafters: Sequence[Drafter], vocab_size: int) -> Policy:
@@ -72,13 +71,12 @@ def load_policy(source: str | Path | None, drafters: Sequence[Drafter], vocab_si
     Raises:
         ValueError: it is no bundle, or of other drafters.
     """
-    plain = PlainRounds()
     if source is None:
         lookups = [n for n, drafter in enumerate(drafters) if drafter.model is None]
-        single = Guarded(ByMatch(single_arms(drafters), lookups), advance=1.0)
-        batch = GuardedBatch(BanditForAll(batch_arms(drafters)), plain, advance=1.0)
+        single = Guarded(ByMatch(single_arms(drafters), lookups), advance=TRIAL)
+        batch = GuardedBatch(BanditForAll(batch_arms(drafters)), Roughly(), trial=TRIAL)
         survival = [ProductSurvival() for _ in drafters]
-        return Policy(single, batch, survival, plain.features, plain)
+        return Policy(single, batch, survival, Roughly().features)
     bundle = load_bundle(policy_folder(source))
     if (bundle.spec.drafters, bundle.spec.vocab_size) != (len(drafters), vocab_size):
         raise ValueError(
@@ -93,16 +91,15 @@ def load_policy(source: str | Path | None, drafters: Sequence[Drafter], vocab_si
         size = max((n for n in known if n <= rows), default=min(known))
         return bundle.profile.at(round(context), size).features()
 
-    batch = GuardedBatch(Rowwise(bundle.controller), plain, advance=1.0)
-    return Policy(bundle.guarded(), batch, bundle.survival, costs, plain)
+    batch = GuardedBatch(Rowwise(bundle.controller), Roughly(), trial=TRIAL)
+    return Policy(bundle.guarded(), batch, bundle.survival, costs)
 
 
 def policy_of(controller: Controller, drafters: Sequence[Drafter]) -> Policy:
     """A controller as it is, without a guard; each of several texts has a copy of its own."""
-    plain = PlainRounds()
     batch = Rowwise(lambda: copy.deepcopy(controller))
     survival = [ProductSurvival() for _ in drafters]
-    return Policy(controller, batch, survival, plain.features, plain)
+    return Policy(controller, batch, survival, Roughly().features)
 
 
 def policy_folder(source: str | Path) -> Path:

@@ -172,8 +172,6 @@ class _Side:
         for error in played.errors.values():
             raise error
         seconds = played.seconds + decided
-        if not any(action.length for action in actions):
-            self._policy.plain.learn(len(rows), seconds)
         controller.observe(rows, [played.rounds[row] for row in rows], seconds)
         if self._observer:
             self._observer.update(played.rounds)
