@@ -23,23 +23,25 @@ class TextFeatures:
         values: ln(1 + tokens generated); log2(1 + tokens in the longest end that occurred earlier);
             and for each of `LOOKUP_SPANS` the share of recent tokens, prompt included, that were
             what followed such an end the last time. Nothing has to be drafted to know it.
+        text: the prompt and all that came after.
     """
 
     values: tuple[float, ...]
+    text: SuffixAutomaton
 
     def __init__(self) -> None:
         self.start(())
 
     def start(self, prompt: Sequence[int]) -> None:
         """A text begins."""
-        self._text = SuffixAutomaton()
+        self.text = SuffixAutomaton()
         self._rates = [0.0] * len(LOOKUP_SPANS)
         self._prompt = len(prompt)
         self.extend(prompt)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append `tokens`."""
-        text, rates = self._text, self._rates
+        text, rates = self.text, self._rates
         for token in tokens:
             hit = float(text.suffix().guess == token)
             text.append(token)

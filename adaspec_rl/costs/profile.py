@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from adaspec_rl import strict_json
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import CostFeatures
-from adaspec_rl.engine.products import processor
 from adaspec_rl.files import write_atomically
+
+if TYPE_CHECKING:  # policies decide where there is no torch
+    import torch
 
 SCHEMA = 3
 SHORTEST, LONGEST = 1e-12, 1e6  # seconds that a part of a round can take
@@ -276,8 +276,12 @@ def _place(point: RoundCosts) -> tuple[int, int]:
     return point.batch_size, point.context
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     """A name for people: the GPU's, or the CPU's with the threads in use."""
+    import torch
+
+    from adaspec_rl.engine.products import processor
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {torch.get_num_threads()} threads"
