@@ -1,10 +1,12 @@
 """What goes into one round of speculation, and what comes out."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from adaspec_rl.decoding.tree_shape import TreeShape
-from adaspec_rl.decoding.verification.lossy import LossyRule
+
+if TYPE_CHECKING:  # it needs torch, which is not there where policies decide for other engines
+    from adaspec_rl.decoding.verification.lossy import LossyRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Action:
     rule: StopRule | None = None
     tree: TreeShape | None = None  # None: a chain
     also: tuple[int, ...] = ()  # further drafters
-    lossy: LossyRule | None = None  # None: verified as the session does
+    lossy: "LossyRule | None" = None  # None: verified as the session does
 
     def __str__(self) -> str:
         if self.length == 0:

@@ -38,7 +38,12 @@ def restricted(bundle: PolicyBundle, drafter: int) -> LearnedPolicy:
             f"the policy observes {' and '.join(seen)}, which other engines do not report: train "
             "one with env.features=[context,lookup,cost]"
         )
-    kept = [n for n, a in enumerate(bundle.actions) if not a.length or a.drafter == drafter]
+    kept = [
+        number
+        for number, action in enumerate(bundle.actions)
+        if not action.length
+        or (action.drafter == drafter and not action.also and action.tree is None)
+    ]
     actor = bundle.actor
     last = Actor(
         (*actor.weights[:-1], np.ascontiguousarray(actor.weights[-1][:, kept])),
