@@ -9,11 +9,9 @@ it did when it drafted that token: all its drafts are ways of their own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from adaspec_rl.console import part_of
 from adaspec_rl.decoding.drafters import (
@@ -23,7 +21,6 @@ from adaspec_rl.decoding.drafters import (
     HiddenStateDrafter,
     summon,
 )
-from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
@@ -33,10 +30,13 @@ from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification, best, weigh_rows
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.recording.texts import Text
-
-NODES = 256  # positions drafted side by side, all texts together: fewer make products narrow
-BLOCKS = (16, 64)  # the fewest and the most of one text: more make attention long
-LOGITS = 1 << 24  # values of logits held at a time
+from adaspec_rl.recording.trunk import (
+    Trunk,
+    features_before,
+    len_of,
+    padded_tokens,
+    side_by_side,
+)
 
 
 @dataclass(slots=True)
@@ -122,25 +122,14 @@ def draft_everywhere(
             for n, (text, rule) in enumerate(zip(texts, rules))
         ]
     found: dict[int, Drafts] = {}
-    ids = drafter.output_tokens
-    outputs = drafter.vocab_size if ids is None else len(ids)
-    if isinstance(drafter, HiddenStateDrafter):
-        outputs += drafter.target.architecture.hidden_size
-    rows = max(1, LOGITS // (longest * outputs))
-    # Side by side, texts take as long as the one with most ways of its own: put like with like.
-    order = sorted(range(len(texts)), key=lambda b: float(np.mean(texts[b].target_entropy)))
-    for start in range(0, len(order), rows):
-        part = order[start : start + rows]
+    done = 0
+    for part in side_by_side(drafter, texts):
         own = [texts[b] for b in part], [rules[b] for b in part]
         tree = _Tree(drafter, drafter.model, *own, noise=noise)
-        within = part_of(progress, start / len(texts), len(part) / len(texts))
+        within = part_of(progress, done / len(texts), len(part) / len(texts))
         found |= zip(part, tree.drafts(max_length, within))
+        done += len(part)
     return [found[b] for b in range(len(texts))]
-
-
-def len_of(text: Text) -> int:
-    """Tokens of a text, prompt included."""
-    return len(text.prompt) + len(text.tokens)
 
 
 @torch.inference_mode()
@@ -158,7 +147,7 @@ def draft_one_by_one(
     count, start = len(text.tokens), len(text.prompt)
     sequence = TokenSequence(text.prompt.tolist(), device, room=start + count)
     if isinstance(drafter, HiddenStateDrafter):
-        sequence.features = _features(drafter.target, _padded([text], start + count))[0]
+        sequence.features = features_before(drafter.target, padded_tokens([text], start + count))[0]
     found = Drafts.empty(count, max_length)
     drafter.start()
     for g in range(count):
@@ -185,26 +174,8 @@ def draft_one_by_one(
     return found
 
 
-def _padded(texts: Sequence[Text], length: int) -> torch.Tensor:
-    """The first `length` tokens of each text `[B, length]`, zeros after its end."""
-    padded = torch.zeros(len(texts), length, dtype=torch.long)
-    for b, text in enumerate(texts):
-        whole = np.concatenate([text.prompt, text.tokens])[:length]
-        padded[b, : len(whole)] = torch.from_numpy(whole.astype(np.int64))
-    return padded
-
-
-def _features(target: LeanModel, tokens: torch.Tensor) -> torch.Tensor:
-    """What the target knew before each of `tokens` `[B, T]`, `[B, T, hidden]`."""
-    return F.pad(target_states(target, tokens)[:, :-1], (0, 0, 1, 0))
-
-
 class _Tree:
-    """Texts side by side in a drafter's cache, from whose positions drafts grow.
-
-    Texts are padded at their ends to one length `T - 1` (the last token is never read), so that
-    node `w` of a block stands in the same slot of every row.
-    """
+    """Drafts of texts side by side."""
 
     def __init__(
         self,
@@ -216,76 +187,50 @@ class _Tree:
         noise: bool,
     ) -> None:
         self.noise = noise  # coupling's, in margins
-        self.drafter, self.model, self.texts, self.rules = drafter, model, texts, rules
-        self.starts = [len(text.prompt) for text in texts]
-        self.trunk = max(len_of(text) for text in texts) - 1
-        padded = _padded(texts, self.trunk).to(model.device)
-        read: Callable[..., torch.Tensor] = model.extend
-        self._forward: Callable[..., torch.Tensor] = model.forward
-        self.hidden: torch.Tensor | None = None  # [B, T - 1, hidden], of a drafter that reads them
-        if isinstance(drafter, HiddenStateDrafter):
-            read = partial(model.extend, features=_features(drafter.target, padded))
-        elif isinstance(drafter, EarlyExit):
-            read = self._forward = partial(model.forward, layers=drafter.layers)
-        model.reset(len(texts))
-        self.logits = read(drafter.readable(padded))  # [B, T - 1, C]
-        if drafter.needs_hidden:
-            self.hidden = model.last_hidden
+        self.texts, self.rules = texts, rules
+        self.trunk = Trunk(drafter, model, texts)
 
     def drafts(self, max_length: int, progress: Callable[[float], None]) -> list[Drafts]:
         """Of every text, up to `max_length` tokens."""
+        trunk = self.trunk
         found = [Drafts.empty(len(text.tokens), max_length) for text in self.texts]
         longest = max(len(text.tokens) for text in self.texts)
-        fewest, most = BLOCKS
-        block = max(fewest, min(most, NODES // len(self.texts)))
         own = [list(range(len(text.tokens))) for text in self.texts]
-        if self.hidden is None:
-            for first in range(0, longest, block):
-                everywhere = range(first, first + block)
+        if not trunk.reads_hidden:
+            for first in range(0, longest, trunk.block):
+                everywhere = range(first, first + trunk.block)
                 self._grow([_within(everywhere, drafts) for drafts in found], 1, found)
-                progress(min(1.0, (first + block) / longest) / (1 + max_length))
+                progress(min(1.0, (first + trunk.block) / longest) / (1 + max_length))
             own = [_own_ways(text, drafts) for text, drafts in zip(self.texts, found)]
-        room = (self.model.context_length - self.trunk) // max(1, max_length - 1)
-        size = max(1, min(block, room))
+        size = trunk.block_of(max_length)
         most = max(map(len, own))
         for first in range(0, most, size):
             self._grow([ways[first : first + size] for ways in own], max_length, found)
             progress((1 + min(1.0, (first + size) / most) * max_length) / (1 + max_length))
         for ways, drafts in zip(own, found):
             _inherit(drafts, set(ways))
-        self.model.check()
+        trunk.model.check()
         return found
 
     def _grow(
         self, nodes: Sequence[Sequence[int]], max_length: int, found: Sequence[Drafts]
     ) -> None:
         """Draft at `nodes[b]`, positions of text `b`, and write it to `found[b]`."""
-        width = max(map(len, nodes))
-        padded = [[*row, *[0] * (width - len(row))] for row in nodes]  # drafted in vain
-        first = torch.tensor(padded) + torch.tensor(self.starts)[:, None]  # [B, W]
-        before = torch.arange(len(first))[:, None], first - 1
-        logits, ids = self.logits[before], self.drafter.output_tokens
-        hidden = None if self.hidden is None else self.hidden[before]
-        mask = torch.arange(self.trunk) < first[..., None]  # [B, W, T - 1]
-        own = torch.eye(width, dtype=torch.bool).expand(len(first), -1, -1)
-        for depth in range(max_length):
-            logits = self.drafter.fit(logits)
-            log_probs, scores = weigh_rows(self.rules, logits, (first + depth).tolist(), ids)
-            places = best(scores)[..., 0]
-            tokens = places if ids is None else ids[places]
+        ids = self.trunk.drafter.output_tokens
+
+        def choose(depth: int, places: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            log_probs, scores = weigh_rows(self.rules, logits, places.tolist(), ids)
+            chosen = best(scores)[..., 0]
+            tokens = chosen if ids is None else ids[chosen]
             weighed = scores if self.noise else log_probs
-            signals = draft_signals(logits, places, log_probs, weighed).cpu().numpy()
-            chosen = tokens.cpu().numpy()
+            signals = draft_signals(logits, chosen, log_probs, weighed).cpu().numpy()
+            on_host = tokens.cpu().numpy()
             for b, row in enumerate(nodes):
-                found[b].tokens[row, depth] = chosen[b, : len(row)]
+                found[b].tokens[row, depth] = on_host[b, : len(row)]
                 found[b].signals[row, depth] = signals[b, : len(row)]
-            if depth + 1 < max_length:
-                mask = torch.cat([mask, own], dim=-1)
-                tokens = self.drafter.readable(tokens)
-                more = {} if hidden is None else {"features": hidden}
-                logits = self._forward(tokens, positions=first + depth, mask=mask, **more)
-                hidden = None if hidden is None else self.model.last_hidden
-        self.model.rollback(self.trunk)
+            return tokens
+
+        self.trunk.grow(nodes, max_length, choose)
 
 
 def _within(places: range, drafts: Drafts) -> list[int]:

@@ -10,13 +10,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from adaspec_rl.decoding.drafters import Drafter
+from adaspec_rl.decoding.drafters import Drafter, NgramLookup
 from adaspec_rl.decoding.sampling import SAMPLER, Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import RULES, Verification
@@ -25,6 +25,7 @@ from adaspec_rl.files import locked, remove_unfinished, write_atomically
 from adaspec_rl.recording import shards
 from adaspec_rl.recording.drafts import Drafts, draft_everywhere
 from adaspec_rl.recording.fitting import FOLDS, SETTINGS, examples, fit_head, joined
+from adaspec_rl.recording.ranks import chain_ranks, ranks_everywhere
 from adaspec_rl.recording.texts import Text, generate_texts, replayable, text_rules
 from adaspec_rl.recording.trace import (
     DraftTable,
@@ -134,6 +135,18 @@ class ShardRecorder:
         tensors = drafts_to_tensors(drafts)
         return shards.pack(tensors, self.fingerprint, f"drafts of drafter {drafter}")
 
+    def ranks(self, texts: Sequence[Text], drafter: int) -> bytes:
+        """The shard of the ranks of `texts`' own tokens among a drafter's choices."""
+        found = ranks_everywhere(
+            self.models.drafters[drafter],
+            texts,
+            self._rules([text.seed for text in texts]),
+            self.recording.max_length,
+            self.progress,
+        )
+        tensors = {"ranks": np.concatenate(found)}
+        return shards.pack(tensors, self.fingerprint, f"ranks of drafter {drafter}")
+
     def _rules(self, seeds: Sequence[int]) -> Sequence[Verification]:
         """Of texts with these seeds. One shard's are kept: their noise takes a while to make."""
         if tuple(seeds) != self._seeds:
@@ -180,6 +193,7 @@ def record(
     cache: Path,
     *,
     heads: Sequence[Survival] | None = None,
+    ranks: bool = False,
     workers: Callable[[str], Workers] | None = None,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> tuple[Trace, list[Survival]]:
@@ -190,6 +204,7 @@ def record(
         heads: survival estimates by drafter, e.g. those fitted on other prompts; None: as
             `recording.survival` says. Heads are then fitted on these texts; those returned on all
             of them, those that estimated a shard's drafts only on others, where there are others.
+        ranks: record what replaying token trees takes, too; a recording without can be added to.
         workers: makes what runs the jobs, given the fingerprint; None: this process does.
         progress: told prompts done, of how many (each counts once for the target and for each
             drafter, a lookup's little); also within a shard that this process makes.
@@ -201,11 +216,14 @@ def record(
     folder = cache / fingerprint
     here = ShardRecorder(models, recording, fingerprint)
     with ExitStack() as stack:
-        if not all(_estimates(folder, d).exists() for d in range(len(models.drafters))):
+        wanted = [_estimates(folder, d) for d in range(len(models.drafters))]
+        parts = range(-(-len(prompts) // recording.shard))
+        wanted += [_ranks(folder, d, n) for d in _branching(models) for n in parts if ranks]
+        if not all(path.exists() for path in wanted):
             stack.enter_context(locked(folder, lambda: logger.info(WAITING, folder)))
             remove_unfinished(folder)
         pool = workers(fingerprint) if workers else InProcess(here)
-        return _record(here, pool, prompts, domains, folder, heads, progress)
+        return _record(here, pool, prompts, domains, folder, heads, ranks, progress)
 
 
 def _record(
@@ -215,13 +233,15 @@ def _record(
     domains: Sequence[str],
     folder: Path,
     heads: Sequence[Survival] | None,
+    ranks: bool,
     progress: Callable[[float, float], None],
 ) -> tuple[Trace, list[Survival]]:
     models, recording, fingerprint = here.models, here.recording, here.fingerprint
     steps = range(0, len(prompts), recording.shard)
     count = len(models.drafters)
+    ranked = _branching(models) if ranks else []
     efforts = [1.0 if item.model else LOOKUP for item in models.drafters]
-    total = len(prompts) * (1 + sum(efforts))
+    total = len(prompts) * (1 + sum(efforts) + sum(efforts[d] for d in ranked))
     done = 0.0
 
     def make(paths: Sequence[Path], jobs: Sequence[Job], sizes: Sequence[float]) -> None:
@@ -252,6 +272,12 @@ def _record(
         [sizes[n] * efforts[d] for n, d in places],
     )
     by_place = dict(zip(places, paths))
+    places = [(n, d) for n in range(len(parts)) for d in ranked]
+    make(
+        [_ranks(folder, d, n) for n, d in places],
+        [Job("ranks", (texts[n], d)) for n, d in places],
+        [sizes[n] * efforts[d] for n, d in places],
+    )
     tables, chosen = [], []
     for d in range(count):
         kind = f"drafts of drafter {d}"
@@ -266,10 +292,35 @@ def _record(
             survival, judges = _fitted(here, made, d, folder)
         survivals = _judged(here, made, judges, d, folder)
         name = models.drafters[d].name
-        tables.append(DraftTable.assemble(name, made, survivals))
+        table = DraftTable.assemble(name, made, survivals)
+        if ranks:
+            table = replace(table, ranks=_read_ranks(here, d, len(parts), table, folder))
+        tables.append(table)
         chosen.append(survival)
     every = [text for part in texts for text in part]
     return Trace.assemble(fingerprint, every, domains, tables, recording.max_length), chosen
+
+
+def _branching(models: Models) -> list[int]:
+    """Numbers of the drafters that have more than one choice."""
+    return [n for n, item in enumerate(models.drafters) if not isinstance(item, NgramLookup)]
+
+
+def _ranks(folder: Path, drafter: int, part: int) -> Path:
+    return folder / f"ranks-{drafter}-{part:04d}.safetensors"
+
+
+def _read_ranks(
+    recorder: ShardRecorder, drafter: int, parts: int, table: DraftTable, folder: Path
+) -> np.ndarray:
+    """What a drafter's `parts` shards of ranks hold; a lookup's are those of its only choice."""
+    if drafter not in _branching(recorder.models):
+        return chain_ranks(table.accepted, table.tokens.shape[1])
+    kind = f"ranks of drafter {drafter}"
+    read = [
+        shards.read(_ranks(folder, drafter, n), recorder.fingerprint, kind) for n in range(parts)
+    ]
+    return np.concatenate([part["ranks"] for part in read])
 
 
 Made = tuple[Sequence[Text], Sequence[Drafts]]  # a shard

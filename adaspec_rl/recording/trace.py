@@ -20,6 +20,9 @@ class DraftTable:
     accepted: np.ndarray  # [M] int32, leading tokens that are the text's own
     signals: np.ndarray  # [M, K, 4] float32, in the order of `decoding.signals.SIGNALS`
     survival: np.ndarray  # [M, K] float32, estimated chance that all up to this token survive
+    # [M, K] uint8, which of the drafter's choices the text's tokens are (see `recording.ranks`);
+    # None: not recorded, so that token trees cannot be replayed.
+    ranks: np.ndarray | None = None
 
     @classmethod
     def assemble(
@@ -27,6 +30,7 @@ class DraftTable:
         name: str,
         made: Sequence[tuple[Sequence[Text], Sequence[Drafts]]],
         survival: np.ndarray,
+        ranks: np.ndarray | None = None,
     ) -> "DraftTable":
         """From texts and their drafts, shard by shard."""
         pairs = [pair for shard in made for pair in zip(*shard)]
@@ -36,6 +40,18 @@ class DraftTable:
             accepted=np.concatenate([drafts.accepted(text) for text, drafts in pairs]),
             signals=np.concatenate([drafts.signals for _, drafts in pairs]),
             survival=survival,
+            ranks=ranks,
+        )
+
+    def select(self, rows: np.ndarray) -> "DraftTable":
+        """The drafts at some positions."""
+        return DraftTable(
+            self.name,
+            self.tokens[rows],
+            self.accepted[rows],
+            self.signals[rows],
+            self.survival[rows],
+            None if self.ranks is None else self.ranks[rows],
         )
 
 
@@ -76,21 +92,11 @@ class Trace:
     def select(self, chosen: Sequence[int]) -> "Trace":
         """The trace of some of its texts."""
         rows = np.concatenate([np.arange(self.starts[n], self.starts[n + 1]) for n in chosen])
-        tables = [
-            DraftTable(
-                table.name,
-                table.tokens[rows],
-                table.accepted[rows],
-                table.signals[rows],
-                table.survival[rows],
-            )
-            for table in self.drafters
-        ]
         return Trace.assemble(
             self.fingerprint,
             [self.texts[n] for n in chosen],
             [self.domains[n] for n in chosen],
-            tables,
+            [table.select(rows) for table in self.drafters],
             self.max_length,
         )
 

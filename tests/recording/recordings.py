@@ -22,6 +22,7 @@ from adaspec_rl.recording.trace import Trace
 from tests.toy import ToyModel, similar
 
 PROMPTS = [[1, 2], [3, 4, 5], [6], [7, 1, 2, 3], [5, 5]]
+NODES = 16  # of the largest token tree that `profile` has costs of
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Toys:
     @property
     def forwards(self) -> int:
         """Forward passes so far, of all models."""
-        models = [self.target, *(drafter.model for drafter in self.drafters)]
+        drafters = [drafter.model for drafter in self.drafters if drafter.model]
+        models = [self.target, *drafters]
         return sum(len(model.forwards) for model in models)
 
 
@@ -77,10 +79,12 @@ def toy_recording(temperature: float = 0.0, **settings) -> Recording:
     return Recording(**(defaults | settings))
 
 
-def toy_trace(folder: Path, models: Toys | None = None, **settings) -> Trace:
+def toy_trace(
+    folder: Path, models: Toys | None = None, *, ranks: bool = False, **settings
+) -> Trace:
     """Toy models' texts after `PROMPTS`."""
-    recording = toy_recording(**settings)
-    return record(models or toys(), recording, PROMPTS, ["toy"] * len(PROMPTS), folder)[0]
+    recording, domains = toy_recording(**settings), ["toy"] * len(PROMPTS)
+    return record(models or toys(), recording, PROMPTS, domains, folder, ranks=ranks)[0]
 
 
 def random_head(vocab_size: int, seed: int = 0, log_probs: bool = True) -> SurvivalHead:
@@ -95,7 +99,7 @@ def profile(
     seed: int = 0, *, drafters: int = 2, max_length: int = 8, batch_sizes: Sequence[int] = (1,)
 ) -> CostProfile:
     """Random costs at three contexts, close enough for toys to tell them apart."""
-    rng = np.random.default_rng(seed)
+    rng, trees = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     points = [
         RoundCosts(
             context=context,
@@ -106,6 +110,11 @@ def profile(
             verification=tuple(np.sort(rng.uniform(1.0, 1.6, max_length + 1)).tolist()),
             overhead=tuple(rng.uniform(0.0, 0.1, drafters).tolist()),
             catch_up=tuple(rng.uniform(0.0, 0.02, drafters).tolist()),
+            tree_verification=tuple(np.sort(trees.uniform(1.0, 1.8, NODES + 1)).tolist()),
+            levels=tuple(
+                tuple(np.sort(trees.uniform(0.05, 0.4, NODES)).tolist()) for _ in range(drafters)
+            ),
+            tree_overhead=float(trees.uniform(0.0, 0.1)),
         )
         for size in batch_sizes
         for context in (3, 8, 14)
