@@ -31,12 +31,14 @@ class CostFeatures:
     overhead: float  # of a round
     batch_size: int = 1
     other_draft_steps: tuple[float, ...] = ()  # of the second drafter, the third, …
+    # Of one more node in a token tree: its verification, then its drafting by each drafter.
+    trees: tuple[float, ...] = ()
 
     def values(self) -> np.ndarray:
-        """The features of the group `cost`, unscaled, `[3 + drafters]`."""
+        """The features of the group `cost`, unscaled, `[3 + drafters]`, and those of trees."""
         size = math.log2(self.batch_size)
         first = (self.draft_step, self.verification_step, self.overhead, size)
-        return np.array([*first, *self.other_draft_steps])
+        return np.array([*first, *self.other_draft_steps, *self.trees])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class ObservationSpec:
     max_length: int = 8
     vocab_size: int = 4096
     drafters: int = 1
+    trees: bool = False  # whether actions branch: what that costs belongs to the group `cost`
     names: tuple[str, ...] = field(init=False)
     scales: tuple[float, ...] = field(init=False)
 
@@ -78,7 +81,7 @@ class ObservationSpec:
 
     def table(self) -> dict[str, list[tuple[str, float]]]:
         """`(name, scale)` of every feature, by group, chosen or not."""
-        return _features(self.max_length, self.vocab_size, self.drafters)
+        return _features(self.max_length, self.vocab_size, self.drafters, self.trees)
 
     @property
     def changes(self) -> bool:
@@ -102,9 +105,10 @@ class ObservationSpec:
 
 
 def _features(
-    max_length: int, vocab_size: int, drafters: int
+    max_length: int, vocab_size: int, drafters: int, trees: bool
 ) -> dict[str, list[tuple[str, float]]]:
     """`(name, scale)` of every feature, by group, in the order in which `Observer` fills them."""
+    nodes = [("node_verification", 0.1), *((f"node_draft_{d}", 0.1) for d in range(drafters))]
     span, surprise = float(max_length), math.log(vocab_size)
     recent = range(1, RECENT + 1)
     return {
@@ -134,6 +138,7 @@ def _features(
             ("overhead", 1.0),
             ("batch_size", 6.0),
             *((f"draft_step_{d}", 1.0) for d in range(1, drafters)),
+            *(nodes if trees else []),
         ],
     }
 
@@ -145,6 +150,7 @@ class RoundArrays:
     drafted: np.ndarray  # [B]
     accepted: np.ndarray  # [B]
     emitted: np.ndarray  # [B]
+    reached: np.ndarray  # [B], see `Round.reached`
     target: np.ndarray  # [B, 2], the features of the group `target`, unscaled
     draft: np.ndarray  # [B, 5], likewise; ignored where nothing was drafted
     text: np.ndarray  # [B, 4], `TextFeatures.values` after the round
@@ -164,17 +170,18 @@ class RoundArrays:
         `signals=False` spares the groups `target` and `draft`, which are then 0.
         """
         if signals:
-            table = np.array([_numbers(round_) for round_ in rounds])  # [B, 10]
+            table = np.array([_numbers(round_) for round_ in rounds])  # [B, 11]
         else:
-            table = np.zeros((len(rounds), 10))
+            table = np.zeros((len(rounds), 11))
             for row, r in zip(table, rounds):
-                row[:3] = r.drafted, r.accepted, len(r.tokens)
+                row[:4] = r.drafted, r.accepted, len(r.tokens), r.reached
         return cls(
             drafted=table[:, 0],
             accepted=table[:, 1],
             emitted=table[:, 2],
-            target=table[:, 3:5],
-            draft=table[:, 5:],
+            reached=table[:, 3],
+            target=table[:, 4:6],
+            draft=table[:, 6:],
             text=np.array(text),
             drafter=np.array([round_.drafter for round_ in rounds]),
             forecast=np.array(forecast),
@@ -182,7 +189,8 @@ class RoundArrays:
 
 
 def _numbers(r: Round) -> tuple[float, ...]:
-    head = (r.drafted, r.accepted, len(r.tokens), r.target_entropy, r.target_top_probability)
+    played = (r.drafted, r.accepted, len(r.tokens), r.reached)
+    head = (*played, r.target_entropy, r.target_top_probability)
     if not r.draft_log_probs:
         return (*head, 0.0, 0.0, 0.0, 0.0, 0.0)
     return (
@@ -304,6 +312,4 @@ class Observer:
 
 def _acceptance_rate(rounds: RoundArrays) -> np.ndarray:
     """Accepted drafted tokens by those that verification looked at, `[B]`; 0 without a draft."""
-    # As in `Round.reached`: where a text ends in its draft, no token follows and none was rejected.
-    reached = np.minimum(np.minimum(rounds.accepted + 1, rounds.drafted), rounds.emitted)
-    return rounds.accepted / np.maximum(reached, 1)
+    return rounds.accepted / np.maximum(rounds.reached, 1)

@@ -59,12 +59,15 @@ class Timings:
         return found[1:] if len(found) > FEWEST else found
 
 
-def round_costs(found: Timings, context: int, max_length: int, drafters: int) -> RoundCosts:
-    """The costs at a context, of drafts of up to `max_length` tokens.
+def round_costs(
+    found: Timings, context: int, max_length: int, drafters: int, nodes: int = 0
+) -> RoundCosts:
+    """The costs at a context, of drafts of up to `max_length` tokens and trees of up to `nodes`.
 
     Widths of verification between two measured ones are interpolated. A draft step is what a
     longer draft takes more, drafted alone, plus what whole rounds show beyond that, if it is more
-    than their noise; the overhead is the rest of whole rounds.
+    than their noise; the overhead is the rest of whole rounds. A level of a tree takes what its
+    forward pass takes more than one of a single token, beyond a draft step.
     """
     widths = [kind[1] for kind in found.kinds("verification")]
     measured = [found.median(("verification", width)) for width in widths]
@@ -98,7 +101,21 @@ def round_costs(found: Timings, context: int, max_length: int, drafters: int) ->
         verification=verification,
         overhead=tuple(overheads),
         catch_up=tuple(catching_up),
+        tree_verification=interpolated(widths, measured, nodes + 1) if nodes else (),
+        levels=tuple(_levels(found, d, steps[d], nodes) for d in range(drafters)) if nodes else (),
     )
+
+
+def tree_widths(most: int) -> tuple[int, ...]:
+    """Widths that stand for all up to `most`: powers of two."""
+    return tuple(sorted({*(2**n for n in range(most.bit_length())), most}))
+
+
+def _levels(found: Timings, drafter: int, step: float, nodes: int) -> tuple[float, ...]:
+    """Seconds of a level of 1, 2, … `nodes` nodes."""
+    kinds = found.kinds("level", drafter)
+    forwards = interpolated([kind[2] for kind in kinds], list(map(found.median, kinds)), nodes)
+    return tuple(step + max(0.0, seconds - forwards[0]) for seconds in forwards)
 
 
 def interpolated(widths: Sequence[int], seconds: Sequence[float], widest: int) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from adaspec_rl.costs.estimates import (
     interpolated,
     policy_seconds,
     round_costs,
+    tree_widths,
 )
 from adaspec_rl.costs.profile import CostProfile, RoundCosts, device_name
 from adaspec_rl.costs.timed_text import (
@@ -42,6 +43,7 @@ class Plan:
     contexts: tuple[int, ...]
     widths: tuple[int, ...]  # of verifications; those between are interpolated
     lengths: tuple[int, ...]  # of drafts in whole rounds; those between and beyond are linear
+    nodes: int = 0  # of the largest token tree
     fewest: int = FEWEST
 
     def kinds(self, drafters: int) -> list[Kind]:
@@ -53,7 +55,11 @@ class Plan:
             found += [("draft", drafter, length) for length in drafts]
             found.append(("stopping", drafter, longest))
             found += [("round", drafter, length) for length in self.lengths]
-        return found
+        if self.nodes:
+            found += [("verification", width) for width in tree_widths(self.nodes + 1)]
+            levels = tree_widths(self.nodes)
+            found += [("level", drafter, n) for drafter in range(drafters) for n in levels]
+        return list(dict.fromkeys(found))
 
 
 def measure(
@@ -65,6 +71,7 @@ def measure(
     seconds: float | None = 30.0,
     contexts: Sequence[int] = (64, 256),
     batch_sizes: Sequence[int] = (1,),
+    nodes: int = 0,
     spec: ObservationSpec | None = None,
     progress: Callable[[float], None] = lambda share: None,
     note: Callable[[str], None] = lambda text: None,
@@ -85,6 +92,8 @@ def measure(
         seconds: what all of it may take; None: as long as it needs. Exceeded only where the models
             are too slow for two timings of the fewest parts.
         contexts: tokens before the rounds.
+        nodes: of the largest token tree; 0: trees are not measured. Larger widths of trees are
+            interpolated between powers of two.
         spec: what policies will observe, which takes time too; None: everything.
         progress: told the share that is done.
         note: told, in one sentence, where the budget was too small for all parts.
@@ -92,7 +101,8 @@ def measure(
     Raises:
         ValueError: nothing to measure, or a context that the models cannot hold.
     """
-    _check(session, prompts, max_length, samples, seconds, contexts, batch_sizes)
+    widest = max(max_length, nodes) + 1
+    _check(session, prompts, widest, samples, seconds, contexts, batch_sizes)
     measured = endless(session, max_length)
     measured.prepare(max(contexts) + measured.max_new_tokens)
     began = session.clock()
@@ -106,11 +116,11 @@ def measure(
     }
     batches = sorted(set(batch_sizes) - {1})
     budget = math.inf if seconds is None else seconds / (1 + len(batches))
-    choices = list(_plans(contexts, max_length))
+    choices = [replace(plan, nodes=nodes) for plan in _plans(contexts, max_length)]
     plan = _affordable(choices, texts[contexts[0]], drafters, budget)
     timed = [texts[context] for context in plan.contexts]
     _time_all(timed, plan, drafters, samples, began, budget, progress)
-    points = [round_costs(t.found, len(t.prompt), max_length, drafters) for t in timed]
+    points = [round_costs(t.found, len(t.prompt), max_length, drafters, nodes) for t in timed]
     for number, batch in enumerate(batches, 2):
         until = began + number * budget
         points += [
@@ -136,7 +146,7 @@ def _stopped_late(point: RoundCosts, drafters: Sequence[Drafter]) -> RoundCosts:
 def _check(
     session: LiveSession,
     prompts: Sequence[Sequence[int]],
-    max_length: int,
+    widest: int,
     samples: int,
     seconds: float | None,
     contexts: Sequence[int],
@@ -154,7 +164,7 @@ def _check(
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(f"cost.seconds must be above 0, or null for no limit, got {seconds}")
     limit = smallest_context(session)
-    room = limit - max(session.max_new_tokens, max_length + 1)
+    room = limit - max(session.max_new_tokens, widest)
     if max(contexts) > room:
         raise ValueError(
             f"cost.contexts has {max(contexts)} tokens but the models hold {limit}, of which "
@@ -190,6 +200,8 @@ def _affordable(choices: Sequence[Plan], text: TimedText, drafters: int, budget:
         def seconds(kind: Kind) -> float:
             if kind[0] in ("fallback", "verification"):
                 return step  # a wide one takes a little more
+            if kind[0] == "level":
+                return drafts[kind[1]]  # likewise
             drafting = drafts[kind[1]] * (kind[2] + 1)  # one more to catch up
             return drafting + (step if kind[0] == "round" else 0.0)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from adaspec_rl import strict_json
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.costs.work import DraftWork, RoundWork
 from adaspec_rl.files import write_atomically
 
 if TYPE_CHECKING:  # policies decide where there is no torch
@@ -33,6 +34,10 @@ class RoundCosts:
     catch_up: tuple[float, ...]  # a token committed since the drafter's last round, by drafter
     # The pass that is under way on a GPU when a draft is stopped, by drafter; (): there is none.
     in_vain: tuple[float, ...] = ()
+    # Of token trees, with as many places each; (): not measured, and trees are refused.
+    tree_verification: tuple[float, ...] = ()  # the target's forward, by width 1, 2, …
+    levels: tuple[tuple[float, ...], ...] = ()  # one of 1, 2, … nodes, by drafter
+    tree_overhead: float = 0.0  # what a round that branches takes beyond all else
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size"):
@@ -47,6 +52,7 @@ class RoundCosts:
                     _check_seconds(f"{name}[{number}]", seconds, shortest)
         if not self.verification:
             raise ValueError("verification needs the seconds of at least 1 width, got none")
+        self._check_trees()
         for name in (
             "stopping_step",
             "overhead",
@@ -59,10 +65,36 @@ class RoundCosts:
                     f"{len(self.draft_step)} drafters in draft_step"
                 )
 
+    def _check_trees(self) -> None:
+        _check_seconds("tree_overhead", self.tree_overhead)
+        for name, parts in (
+            ("tree_verification", self.tree_verification),
+            *((f"levels[{number}]", parts) for number, parts in enumerate(self.levels)),
+        ):
+            for width, seconds in enumerate(parts):
+                _check_seconds(f"{name}[{width}]", seconds, SHORTEST)
+        wanted = len(self.draft_step) if self.tree_verification else 0
+        if len(self.levels) != wanted:
+            raise ValueError(
+                f"levels has {len(self.levels)} lists: expected one for each of {wanted} drafters "
+                "whose trees were measured"
+            )
+        sizes = {len(parts) for parts in self.levels}
+        if self.tree_verification and sizes - {len(self.tree_verification) - 1}:
+            raise ValueError(
+                f"levels cover {', '.join(map(str, sorted(sizes)))} nodes but tree_verification "
+                f"{len(self.tree_verification) - 1}: expected the same"
+            )
+
     @property
     def max_length(self) -> int:
         """The longest draft whose verification was measured."""
         return len(self.verification) - 1
+
+    @property
+    def max_nodes(self) -> int:
+        """Nodes of the largest token tree that was measured; 0: none was."""
+        return max(0, len(self.tree_verification) - 1)
 
     def seconds(
         self,
@@ -73,7 +105,7 @@ class RoundCosts:
         *,
         asked: int = 0,
     ) -> float:
-        """What a round costs that drafted `drafted` tokens.
+        """What a round costs in which one drafter drafted a chain of `drafted` tokens.
 
         Args:
             stopping: under a threshold.
@@ -82,15 +114,37 @@ class RoundCosts:
         """
         if drafted == 0:
             return self.autoregressive_step
-        if drafted > self.max_length:
-            raise ValueError(
-                f"the cost profile covers drafts of up to {self.max_length} tokens, got {drafted}"
-            )
-        step = self.draft_step[drafter] + (self.stopping_step[drafter] if stopping else 0.0)
-        drafting = step * drafted + self.catch_up[drafter] * unread
-        if stopping and drafted < asked and self.in_vain:
-            drafting += self.in_vain[drafter]
-        return drafting + self.verification[drafted] + self.overhead[drafter]
+        draft = DraftWork.chain(drafter, drafted, stopping=stopping, asked=asked)
+        return self.of(RoundWork((draft,), drafted)) + self.catch_up[drafter] * unread
+
+    def of(self, work: RoundWork) -> float:
+        """What a round costs whose drafters have nothing to catch up on.
+
+        Raises:
+            ValueError: drafts or trees beyond what was measured.
+        """
+        if not work.drafts:
+            return self.autoregressive_step
+        if work.branches:
+            check_nodes(self.max_nodes, work.nodes)
+            verifying = self.tree_verification[work.nodes] + self.tree_overhead
+        else:
+            if work.nodes > self.max_length:
+                raise ValueError(
+                    f"the cost profile covers drafts of up to {self.max_length} tokens, got "
+                    f"{work.nodes}"
+                )
+            verifying = self.verification[work.nodes]
+        overhead = max(self.overhead[drafter] for drafter in work.drafters)
+        return sum(map(self._drafting, work.drafts)) + verifying + overhead
+
+    def _drafting(self, draft: DraftWork) -> float:
+        drafter = draft.drafter
+        if draft.branches:
+            return sum(self.levels[drafter][width - 1] for width in draft.levels)
+        step = self.draft_step[drafter] + (self.stopping_step[drafter] if draft.stopping else 0.0)
+        seconds = step * len(draft.levels)
+        return seconds + (self.in_vain[drafter] if draft.cut and self.in_vain else 0.0)
 
     def features(self) -> CostFeatures:
         """As policies see it: in units of one autoregressive step."""
@@ -102,6 +156,29 @@ class RoundCosts:
             overhead=self.overhead[0] / unit if self.overhead else 0.0,
             batch_size=self.batch_size,
             other_draft_steps=tuple(step / unit for step in self.draft_step[1:]),
+            trees=self._tree_features(),
+        )
+
+    def _tree_features(self) -> tuple[float, ...]:
+        """What one more node takes to verify, and to draft by each drafter, in steps."""
+        if not self.tree_verification:
+            return ()
+        unit = self.autoregressive_step * max(1, self.max_nodes)
+        ends = [self.tree_verification, *self.levels]
+        return tuple((parts[-1] - parts[0]) / unit for parts in ends)
+
+
+def check_nodes(known: int, nodes: int) -> None:
+    """Refuse trees beyond the `known` nodes of which the costs were measured.
+
+    Raises:
+        ValueError: there are more, or none at all was measured.
+    """
+    if nodes > known:
+        covered = f"trees of up to {known} nodes" if known else "no token trees"
+        raise ValueError(
+            f"the cost profile covers {covered}, but one of {nodes} nodes is to be drafted: "
+            "measure it anew, with trees among the actions (env.actions=all)"
         )
 
 
@@ -123,12 +200,12 @@ class Unread:
         """What reading them would take."""
         return sum(tokens * rise for tokens, rise in zip(self.tokens, costs.catch_up))
 
-    def played(self, drafter: int, drafted: int, emitted: int) -> int:
-        """Take in a round; returns what its drafter had to catch up on."""
+    def played(self, drafters: Sequence[int], emitted: int) -> list[int]:
+        """Take in a round; returns what the `drafters` that drafted had to catch up on."""
+        before = [self.tokens[drafter] for drafter in drafters]
         self.tokens = [tokens + emitted for tokens in self.tokens]
-        if not drafted:
-            return 0
-        before, self.tokens[drafter] = self.tokens[drafter] - emitted, 0
+        for drafter in drafters:
+            self.tokens[drafter] = 0
         return before
 
 
@@ -147,6 +224,7 @@ class CostProfile:
         for what, sizes in (
             ("drafters", {len(point.draft_step) for point in self.points}),
             ("verification widths", {len(point.verification) for point in self.points}),
+            ("widths of trees", {len(point.tree_verification) for point in self.points}),
         ):
             if len(sizes) > 1:
                 raise ValueError(
@@ -171,6 +249,11 @@ class CostProfile:
     def max_length(self) -> int:
         """The longest draft that every point covers."""
         return min(point.max_length for point in self.points)
+
+    @property
+    def max_nodes(self) -> int:
+        """Nodes of the largest token tree that every point covers; 0: none."""
+        return min(point.max_nodes for point in self.points)
 
     def contexts(self, batch_size: int = 1) -> list[RoundCosts]:
         """The points of a batch size, shortest context first.
@@ -208,13 +291,14 @@ class CostProfile:
                 overhead=some(point.overhead),
                 catch_up=some(point.catch_up),
                 in_vain=some(point.in_vain) if point.in_vain else (),
+                levels=tuple(point.levels[n] for n in chosen) if point.levels else (),
             )
             for point in self.points
         ]
         return replace(self, points=tuple(points))
 
-    def check(self, drafters: int, max_length: int) -> None:
-        """Refuse a profile that does not cover a pair's drafters or the wanted draft lengths."""
+    def check(self, drafters: int, max_length: int, nodes: int = 0) -> None:
+        """Refuse a profile that lacks a pair's drafters or the wanted draft lengths or trees."""
         if self.drafters != drafters:
             raise ValueError(
                 f"the cost profile of {self.device} covers {self.drafters} drafters but the pair "
@@ -225,6 +309,7 @@ class CostProfile:
                 f"the cost profile of {self.device} covers drafts of up to {self.max_length} "
                 f"tokens but env.max_length is {max_length}: lower it, or measure the profile anew"
             )
+        check_nodes(self.max_nodes, nodes)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` is the way back."""

@@ -1,6 +1,7 @@
 """Cost profiles drawn at random, for policies that are to serve any machine."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,17 +14,31 @@ VERIFICATION_STEP = (0.002, 0.15)
 OVERHEAD = (0.0, 0.3)
 STOPPING = (0.0, 0.3)  # as a share of the draft step
 CATCH_UP = (0.0, 0.1)  # likewise
+NODE = (0.01, 0.3)  # one more node of a level, likewise
+TREE_OVERHEAD = (0.0, 0.1)
 POLICY = (0.0, 0.1)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def random_costs(
-    rng: np.random.Generator, drafters: int, max_length: int
+    rng: np.random.Generator, drafters: int, max_length: int, nodes: int = 0
 ) -> tuple[RoundCosts, float]:
-    """The costs of a made-up machine, and the seconds of its policy; a plain step takes 1 s."""
+    """The costs of a made-up machine, and the seconds of its policy; a plain step takes 1 s.
+
+    `nodes` are those of the largest token tree; 0: none is drafted.
+    """
     ranges = (DRAFT_STEP, *(OTHER_DRAFT_STEP,) * (drafters - 1))
     draft = tuple(_log_uniform(rng, bounds) for bounds in ranges[:drafters])
     verification = _log_uniform(rng, VERIFICATION_STEP)
+    trees: dict[str, Any] = {}
+    if nodes:
+        widths = np.arange(nodes)
+        rises = [step * _log_uniform(rng, NODE) for step in draft]
+        trees = {
+            "tree_verification": tuple(1.0 + verification * n for n in range(nodes + 1)),
+            "levels": tuple(tuple((d + r * widths).tolist()) for d, r in zip(draft, rises)),
+            "tree_overhead": rng.uniform(*TREE_OVERHEAD),
+        }
     return (
         RoundCosts(
             context=1,
@@ -34,6 +49,7 @@ def random_costs(
             verification=tuple(1.0 + verification * k for k in range(max_length + 1)),
             overhead=(rng.uniform(*OVERHEAD),) * drafters,
             catch_up=tuple(step * rng.uniform(*CATCH_UP) for step in draft),
+            **trees,
         ),
         rng.uniform(*POLICY),
     )

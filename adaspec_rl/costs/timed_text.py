@@ -10,7 +10,7 @@ from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
 from adaspec_rl.costs.estimates import Kind, Timings
 from adaspec_rl.decoding.draft import Draft
-from adaspec_rl.decoding.drafters import Drafter, NgramLookup, summon
+from adaspec_rl.decoding.drafters import Drafter, EarlyExit, NgramLookup, summon
 from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.drafters.hidden_state import unknown_features
 from adaspec_rl.decoding.forecast import NO_FORECAST
@@ -95,6 +95,8 @@ class TimedText:
         if name == "verification":
             target, clock = self.session.target, self.session.clock
             seconds = timed_forward(target, self._text().on_device[None], kind[1], clock)
+        elif name == "level":
+            seconds = self._level(kind[1], kind[2])
         elif name in ("draft", "stopping"):
             self._catch_up(kind[1])
             seconds = self._drafting(kind[1], kind[2], stops=name == "stopping")
@@ -141,6 +143,23 @@ class TimedText:
         drafter.keep(len(sequence) - 1)
         self._read[number] = len(self.session.tokens)
         return seconds
+
+    def _level(self, number: int, nodes: int) -> float:
+        """The forward pass of a tree's level; without a model, a chain of as many tokens."""
+        self._catch_up(number)
+        drafter, sequence = self._stand(number)
+        if drafter.model is None:
+            return self._drafting(number, nodes)
+        tokens, clock = sequence.on_device[None], self.session.clock
+        wide = tokens.repeat(1, nodes)[:, :nodes].clamp_max(drafter.model.vocab_size - 1)
+        if isinstance(drafter, EarlyExit):
+            held = drafter.model.lengths
+            began = clock()
+            drafter.model.forward(wide, layers=drafter.layers)[0, -1].argmax().item()
+            seconds = clock() - began
+            drafter.model.rollback(held)
+            return seconds
+        return timed_forward(drafter.model, wide, nodes, clock)
 
     def _stand(self, number: int) -> tuple[Drafter, TokenSequence]:
         """A drafter and what it drafts after: a lookup needs a text that repeats itself."""

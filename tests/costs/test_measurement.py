@@ -115,6 +115,17 @@ def test_parts_add_up_to_whole_rounds_with_what_is_in_none_of_them():
     assert session.step(FALLBACK).seconds == pytest.approx(point.autoregressive_step)
 
 
+def test_levels_and_verifications_of_trees_are_what_the_models_take():
+    profile = measured(timed_session(Clock()), nodes=9)
+    for point in profile.points:
+        assert point.max_nodes == 9
+        assert point.tree_verification == tuple(TARGET + WIDER * n for n in range(10))
+        assert point.levels[0] == tuple(DRAFT + READ * n for n in range(9))
+        assert point.levels[1] == (1e-9,) * 9
+        assert point.tree_overhead == 0
+    assert measured(timed_session(Clock())).max_nodes == 0
+
+
 def test_texts_that_end_at_once_are_measured_all_the_same():
     profile = measured(timed_session(Clock(), eos_ids=tuple(range(8)), max_new_tokens=1))
     assert profile.at().verification == tuple(TARGET + WIDER * more for more in range(6))

@@ -13,8 +13,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.measurement import measure
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.costs.table import cost_table
-from adaspec_rl.decoding.round import Action
-from adaspec_rl.replay.outcomes import round_steps
+from adaspec_rl.costs.work import PLAIN_STEP, DraftWork, RoundWork
 from adaspec_rl.report.plots import cost_plot
 from tests.mutations import mutated
 from tests.toy import ToyModel, similar, toy_session
@@ -41,6 +40,7 @@ def profile_of(*points: RoundCosts) -> CostProfile:
 def profiles(draw: st.DrawFn) -> CostProfile:
     seconds = st.floats(1e-9, 1e3)
     drafters, widths = draw(st.integers(0, 3)), draw(st.integers(1, 6))
+    nodes = draw(st.integers(0, 3))
 
     def several(count: int) -> tuple[float, ...]:
         return tuple(draw(seconds) for _ in range(count))
@@ -57,6 +57,9 @@ def profiles(draw: st.DrawFn) -> CostProfile:
             overhead=several(drafters),
             catch_up=several(drafters),
             in_vain=draw(st.sampled_from([(), several(drafters)])),
+            tree_verification=several(nodes + 1) if nodes else (),
+            levels=tuple(several(nodes) for _ in range(drafters)) if nodes else (),
+            tree_overhead=draw(seconds),
         )
         for batch_size, context in draw(st.lists(places, min_size=1, max_size=4, unique=True))
     )
@@ -79,11 +82,43 @@ def test_a_draft_that_is_stopped_late_pays_for_the_pass_under_way():
     for drafted, stopping, asked in ((2, True, 2), (1, False, 2), (0, True, 2)):
         plain = POINT.seconds(0, drafted, stopping, asked=asked)
         assert late.seconds(0, drafted, stopping, asked=asked) == plain
-    table = round_steps([late], [Action(2), Action(2, threshold=0.5)], 0.0)[0] * 2.0
-    assert table[0].tolist() == [POINT.seconds(0, k) for k in range(3)]
-    assert table[1].tolist() == [late.seconds(0, k, True, asked=2) for k in range(3)]
     with pytest.raises(ValueError, match="in_vain has 2 numbers: expected one for each of the 1"):
         replace(POINT, in_vain=(0.5, 0.5))
+
+
+TREES = replace(
+    POINT,
+    draft_step=(0.5, 0.25),
+    stopping_step=(0.125, 0.125),
+    overhead=(0.25, 0.5),
+    catch_up=(0.0625, 0.0),
+    tree_verification=(2.0, 2.5, 3.0, 3.5),
+    levels=((0.5, 0.75, 1.0), (0.25, 0.25, 0.25)),
+    tree_overhead=0.0625,
+)
+
+
+def test_a_tree_pays_by_level_and_by_node_and_two_drafters_for_both_drafts():
+    tree = RoundWork((DraftWork(0, (1, 2)),), 3)
+    assert TREES.of(tree) == 0.5 + 0.75 + 3.5 + 0.25 + 0.0625
+    both = RoundWork((DraftWork(0, (1,)), DraftWork(1, (1, 1), stopping=True)), 3)
+    assert TREES.of(both) == 0.5 + 2 * (0.25 + 0.125) + 3.5 + 0.5 + 0.0625
+    chain = RoundWork((DraftWork(1, (1, 1)),), 2)
+    assert TREES.of(chain) == TREES.seconds(1, 2)
+    assert TREES.of(PLAIN_STEP) == 2.0
+    assert TREES.features().trees == pytest.approx((1.5 / 6, 0.5 / 6, 0.0))
+    with pytest.raises(ValueError, match="covers no token trees, but one of 3 nodes is to be"):
+        POINT.of(tree)
+    with pytest.raises(ValueError, match="trees of up to 3 nodes, but one of 4 nodes"):
+        TREES.of(RoundWork((DraftWork(0, (1, 3)),), 4))
+    with pytest.raises(ValueError, match="trees of up to 3 nodes, but one of 8 nodes"):
+        profile_of(TREES).check(2, 2, 8)
+    with pytest.raises(ValueError, match="levels has 1 lists: expected one for each of 2 drafters"):
+        replace(TREES, levels=TREES.levels[:1])
+    with pytest.raises(ValueError, match="levels cover 2, 3 nodes but tree_verification 3"):
+        replace(TREES, levels=(TREES.levels[0], (0.25, 0.25)))
+    some = profile_of(TREES).of_drafters([1]).points[0]
+    assert some.levels == ((0.25, 0.25, 0.25),)
 
 
 @given(profiles())
