@@ -85,7 +85,7 @@ class EnvConfig:
     profiles: int = 256  # randomised: how many are drawn
     timing: str = "profile"  # live: profile, clock
     reward: str = "throughput"  # throughput, ratio, accepted
-    actions: str = "length_threshold"  # or: length
+    actions: str = "length_threshold"  # or: length, tree, all
     thresholds: list[float] | None = None  # null: `control.action.THRESHOLDS`
     max_length: int = 12
     features: list[str] = field(default_factory=list)

@@ -82,7 +82,7 @@ LIMITS: Mapping[str, Limit] = {
     "env.profiles": Whole(1, 65_536),
     "env.timing": Words("profile", "clock"),
     "env.reward": Words("throughput", "ratio", "accepted"),
-    "env.actions": Words("length", "length_threshold"),
+    "env.actions": Words("length", "length_threshold", "tree", "all"),
     "env.thresholds": OrNull(ListOf(Number(0, 1, above=True))),
     "env.max_length": LENGTH,
     "env.features": ListOf(

@@ -17,6 +17,7 @@ from adaspec_rl.config import (
     ModelConfig,
 )
 from adaspec_rl.console import duration, progress, say
+from adaspec_rl.control.action import branching
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.measurement import measure
 from adaspec_rl.costs.profile import CostProfile
@@ -32,6 +33,7 @@ from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.recording.workers import RayWorkers
+from adaspec_rl.replay.tree_shapes import BUDGETS
 
 
 def set_threads(threads: int | None) -> None:
@@ -117,13 +119,16 @@ def recording_from(
     prompts: Sequence[EncodedPrompt],
     console: Console,
     heads: Sequence[Survival] | None = None,
+    *,
+    ranks: bool = False,
 ) -> tuple[Trace, list[Survival]]:
     """Record `prompts`, or load what was recorded; with progress and time left.
 
     The recording is greedy or coupled, whatever rule decodes: under rejection sampling and lossy
     rules texts would depend on the drafts, so exact coupling stands in for them. Survival is
     estimated from what the sessions of a sampling rule see, and what exact verification accepts.
-    `heads` are survival estimates to use in place of fitted ones.
+    `heads` are survival estimates to use in place of fitted ones; `ranks` are recorded for token
+    trees.
     """
     rejects = config.env.verification == "rejection" and config.env.temperature > 0
     recording = Recording(
@@ -158,6 +163,7 @@ def recording_from(
             [item.prompt.domain for item in prompts],
             Path(config.replay.cache),
             heads=heads,
+            ranks=ranks,
             workers=ray_workers if config.replay.workers > 1 else None,
             progress=update,
         )
@@ -203,6 +209,7 @@ def measured_profile_from(
             seconds=limit,
             contexts=config.cost.contexts,
             batch_sizes=config.cost.batch_sizes,
+            nodes=max(BUDGETS) if branching(config.env.actions) else 0,
             spec=spec,
             progress=lambda share: update(share, 1.0),
             note=lambda text: say(console, text),

@@ -23,6 +23,7 @@ from adaspec_rl.comparison.methods import METHODS, Parameters, Workbench
 from adaspec_rl.comparison.tuning import spread, tuned
 from adaspec_rl.config import AgentConfig, Config, DataConfig
 from adaspec_rl.console import progress
+from adaspec_rl.control.action import most_nodes
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.guard import Guarded
@@ -309,14 +310,15 @@ def workbench(
     """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
     tried_on = replace(config, data=training_data(config.data, bundle))
     training = prompts_from(tried_on, "train", pair, console, config.replay.prompts)
-    trace, survival = recording_from(config, pair, training, console)
+    ranks = bundle is not None and most_nodes(bundle.actions) > 0
+    trace, survival = recording_from(config, pair, training, console, ranks=ranks)
     if bundle and bundle.training.get("recording") != trace.fingerprint:
         survival = list(bundle.survival)
     own: Trace | None = None
     if held_out:
         budget = config.evaluation.max_new_tokens
         there = replace(config, env=replace(config.env, max_new_tokens=budget))
-        own, _ = recording_from(there, pair, prompts, console, heads=survival)
+        own, _ = recording_from(there, pair, prompts, console, heads=survival, ranks=ranks)
     profile = _profile(config, pair, bundle, training, survival, console, measured)
     small = spread(trace, config.evaluation.tuning_prompts)
     longest = config.env.max_length

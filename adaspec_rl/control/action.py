@@ -1,10 +1,19 @@
 """Fixed lists of actions, the action space of an environment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.tree_shape import TreeShape
 
+KINDS = ("length", "length_threshold", "tree", "all")
 THRESHOLDS = (0.2, 0.35, 0.45, 0.55, 0.7)
+TOGETHER = (2, 4, 8)  # draft lengths of two drafters in one round
+
+
+def branching(kind: str) -> bool:
+    """Whether actions of this kind verify more than chains, which takes ranks to replay."""
+    return kind in ("tree", "all")
 
 
 def action_list(
@@ -12,24 +21,52 @@ def action_list(
     max_length: int = 8,
     drafters: int = 1,
     thresholds: Sequence[float] | None = None,
+    trees: Sequence[Sequence[TreeShape]] | None = None,
 ) -> list[Action]:
     """The actions `Discrete(len(list))` stands for; number 0 is always the fallback.
 
     `length`: every draft length up to `max_length`. `length_threshold`: these, and `max_length`
-    with each early-stopping threshold (None: `THRESHOLDS`). Both once for each drafter.
+    with each early-stopping threshold (None: `THRESHOLDS`). `tree`: these, and those of a drafter's
+    `trees` that are no chains. All once for each drafter. `all`: these, and any two drafters
+    together, with some draft lengths, and with `max_length` and each threshold.
+
+    Raises:
+        ValueError: there is no such kind, or it lacks the trees.
     """
     thresholds = THRESHOLDS if thresholds is None else thresholds
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
     if drafters < 1:
         raise ValueError(f"at least 1 drafter is needed, got {drafters}")
+    if kind not in KINDS:
+        expected = ", ".join(map(repr, KINDS[:-1]))
+        raise ValueError(f"unknown action list {kind!r}: expected {expected} or {KINDS[-1]!r}")
+    if branching(kind) and (trees is None or len(trees) != drafters):
+        raise ValueError(
+            f"the action list {kind!r} needs the token trees of {drafters} drafters, got "
+            f"{len(trees or ())}: take them from a recording (replay.tree_shapes)"
+        )
     actions = [FALLBACK]
     for drafter in range(drafters):
         actions += [Action(length, drafter) for length in range(1, max_length + 1)]
-        if kind == "length_threshold":
+        if kind != "length":
             actions += [Action(max_length, drafter, threshold) for threshold in thresholds]
-        elif kind != "length":
-            raise ValueError(
-                f"unknown action list {kind!r}: expected 'length' or 'length_threshold'"
-            )
+        if trees is not None and branching(kind):
+            shapes = [shape for shape in trees[drafter] if not shape.is_chain]
+            actions += [Action(shape.depth, drafter, tree=shape) for shape in shapes]
+    if kind == "all":
+        for one, other in combinations(range(drafters), 2):
+            lengths = [length for length in TOGETHER if length <= max_length] or [max_length]
+            actions += [Action(length, one, also=(other,)) for length in lengths]
+            actions += [Action(max_length, one, limit, also=(other,)) for limit in thresholds]
     return actions
+
+
+def most_nodes(actions: Iterable[Action]) -> int:
+    """Nodes of the largest tree that any of `actions` may have verified; 0: they are chains."""
+    return max((_nodes(action) for action in actions if action.branches), default=0)
+
+
+def _nodes(action: Action) -> int:
+    own = action.length if action.tree is None else action.tree.nodes
+    return own + action.length * len(action.also)

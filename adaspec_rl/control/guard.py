@@ -122,7 +122,7 @@ class Guarded:
         if self._wait or self._step.unknown(self.trusted):
             return FALLBACK
         action = self.controller.decide(observation)
-        self._obeyed = self.trusted or action.length < 2
+        self._obeyed = self.trusted or (action.length < 2 and not action.branches)
         return action if self._obeyed else Action(1, action.drafter)
 
     def observe(self, round_: Round) -> None:

@@ -150,6 +150,7 @@ class Round:
     target_top_probability: float = 0.0  # likewise
     at_leaf: bool = False  # the accepted path of a token tree ends where nothing was drafted after
     distance: float = 0.0  # lossy rules: total variation from the target, the sum over `tokens`
+    levels: tuple[tuple[int, ...], ...] = ()  # of what branches: by drafter, its tokens by depth
 
     @property
     def reached(self) -> int:

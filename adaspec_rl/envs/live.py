@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from adaspec_rl.control.action import action_list
+from adaspec_rl.control.action import action_list, most_nodes
 from adaspec_rl.control.observation import GROUPS, ObservationSpec
 from adaspec_rl.costs.measurement import measure
 from adaspec_rl.costs.profile import CostProfile
@@ -43,7 +43,10 @@ def make_live_env(
     pair = pair or load_pair("tiny", "tiny:target", ["tiny:draft"])
     if isinstance(actions, str):
         actions = action_list(actions, max_length, len(pair.drafters))
-    spec = ObservationSpec(tuple(features), max_length, pair.target.vocab_size, len(pair.drafters))
+    nodes = most_nodes(actions)
+    spec = ObservationSpec(
+        tuple(features), max_length, pair.target.vocab_size, len(pair.drafters), nodes > 0
+    )
     check_choice("reward", reward, REWARDS)
     check_choice("timing", timing, TIMINGS)
     if prompts is None:
@@ -62,6 +65,7 @@ def make_live_env(
             max_length=max_length,
             samples=profile_samples,
             contexts=(64,),
+            nodes=nodes,
             spec=spec,
             progress=progress,
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adaspec_rl.control.action import action_list
+from adaspec_rl.control.action import action_list, branching, most_nodes
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.control.observation import GROUPS, ObservationSpec
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
@@ -19,6 +19,7 @@ from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.streams import ReplayTables
+from adaspec_rl.replay.tree_shapes import BUDGETS, tree_families
 
 
 def make_replay_env(
@@ -39,16 +40,20 @@ def make_replay_env(
     Without a `trace`, `prompts` training prompts of each embedded domain are recorded first, which
     takes a few seconds; without a `profile`, rounds cost what `nominal_costs` says.
     """
-    trace = trace or small_recording(prompts, temperature)
-    longest = max_length or trace.max_length
+    branches = isinstance(actions, str) and branching(actions)
+    trace = trace or small_recording(prompts, temperature, ranks=branches)
+    longest, drafters = max_length or trace.max_length, len(trace.drafters)
+    profile = profile or nominal_costs(drafters, longest, max(BUDGETS))
     if isinstance(actions, str):
-        actions = action_list(actions, longest, len(trace.drafters))
-    profile = profile or nominal_costs(len(trace.drafters), longest)
+        trees = tree_families(trace, profile.at(batch_size=batch_size)) if branches else None
+        actions = action_list(actions, longest, drafters, trees=trees)
     return SpecDecodeEnv(
         ReplaySession(trace, profile, batch_size=batch_size),
         [text.prompt.tolist() for text in trace.texts],
         actions,
-        ObservationSpec(tuple(features), longest, vocab_size, max(1, len(trace.drafters))),
+        ObservationSpec(
+            tuple(features), longest, vocab_size, max(1, drafters), most_nodes(actions) > 0
+        ),
         profile,
         reward=reward,
         batch_size=batch_size,
@@ -75,8 +80,12 @@ def make_replay_vector_env(num_envs: int = 1, **settings: Any) -> AdaSpecVectorE
     return AdaSpecVectorEnv(game)
 
 
-def nominal_costs(drafters: int, max_length: int) -> CostProfile:
-    """A made-up machine on which a drafted token costs a tenth of a plain step."""
+def nominal_costs(drafters: int, max_length: int, nodes: int = 0) -> CostProfile:
+    """A made-up machine on which a drafted token costs a tenth of a plain step.
+
+    `nodes`: of the largest token tree; a level's further nodes cost a tenth of its first.
+    """
+    level = tuple(0.1 + 0.01 * more for more in range(nodes))
     costs = RoundCosts(
         context=128,
         batch_size=1,
@@ -86,11 +95,13 @@ def nominal_costs(drafters: int, max_length: int) -> CostProfile:
         verification=tuple(1.0 + 0.05 * drafted for drafted in range(max_length + 1)),
         overhead=(0.1,) * drafters,
         catch_up=(0.001,) * drafters,
+        tree_verification=tuple(1.0 + 0.05 * n for n in range(nodes + 1)) if nodes else (),
+        levels=(level,) * drafters if nodes else (),
     )
     return CostProfile("nominal", 0.02, (costs,))
 
 
-def small_recording(prompts: int, temperature: float) -> Trace:
+def small_recording(prompts: int, temperature: float, *, ranks: bool = False) -> Trace:
     """Texts of the embedded pair after `prompts` training prompts of each domain."""
     pair = load_pair("tiny", "tiny:target", ["tiny:draft"])
     chosen = balanced(embedded_prompts("train"), prompts)
@@ -110,5 +121,6 @@ def small_recording(prompts: int, temperature: float) -> Trace:
             [pair.encode(prompt.text) for prompt in chosen],
             [prompt.domain for prompt in chosen],
             Path(folder),
+            ranks=ranks,
         )
     return trace

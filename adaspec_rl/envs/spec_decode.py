@@ -6,9 +6,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from adaspec_rl.control.action import most_nodes
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import ObservationSpec, Observer
-from adaspec_rl.costs.profile import CostProfile, Unread
+from adaspec_rl.costs.profile import CostProfile, Unread, check_nodes
+from adaspec_rl.costs.work import played_work
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
@@ -63,6 +65,8 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
                 f"an action drafts {longest} tokens but the cost profile covers "
                 f"{profile.max_length}: measure it with max_length={longest}"
             )
+        if timing == "profile":
+            check_nodes(profile.max_nodes, most_nodes(actions))
         self.session = session
         self.prompts = prompts
         self.actions = tuple(actions)
@@ -121,12 +125,11 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         costs = self.profile.at(self._context, self.batch_size)
         seconds, emitted = played.seconds, len(played.tokens)
         before = self._unread.seconds(costs)
-        unread = self._unread.played(played.drafter, played.drafted, emitted)
+        work = played_work(chosen, played)
+        unread = self._unread.played(work.drafters, emitted)
         if self.timing == "profile":
-            profiled = costs.seconds(
-                played.drafter, played.drafted, chosen.stops, unread, asked=chosen.length
-            )
-            seconds = profiled + self.profile.policy
+            reading = sum(costs.catch_up[d] * tokens for d, tokens in zip(work.drafters, unread))
+            seconds = costs.of(work) + reading + self.profile.policy
         self._context += emitted
         steps = seconds / costs.autoregressive_step
         owed = (self._unread.seconds(costs) - before) / costs.autoregressive_step

@@ -7,7 +7,7 @@ import numpy as np
 
 from adaspec_rl.control.batch_controller import BatchController, Load
 from adaspec_rl.costs.batch_costs import BatchCosts
-from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.round import Action, Round, check_chain
 from adaspec_rl.replay.batch_rows import BatchRounds, BatchRows, BatchTables
 from adaspec_rl.replay.outcomes import check_action
 
@@ -79,6 +79,7 @@ class BatchReplay:
     def _draft(self, rows: np.ndarray, actions: Sequence[Action]) -> np.ndarray:
         """Survivals `[n, K]` of what `rows` draft."""
         for action in set(actions) - self._checked:
+            check_chain(action, "a replayed batch")
             check_action(self.tables.trace, action)
             if action.rule is not None:
                 raise ValueError("rules that stop a draft are not replayed in batches")

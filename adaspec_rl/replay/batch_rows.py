@@ -145,6 +145,7 @@ class BatchRows:
                 drafted=verified,
                 accepted=accepted,
                 emitted=emitted,
+                reached=np.minimum(np.minimum(accepted + 1, verified), emitted),
                 target=after[:, :2],
                 draft=said.drafts[place],
                 text=after[:, 2:-2],

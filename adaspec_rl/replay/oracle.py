@@ -85,13 +85,14 @@ class _Reading:
         costs = np.vstack([np.zeros(rises.shape[1]), rises[contexts]])
         self.token = np.take_along_axis(costs, self.digit, axis=0).sum(axis=1)  # [S] of one token
 
-    def others(self, drafter: int) -> np.ndarray:
-        """States `[S / base]` of the other drafters, this one never used."""
-        return np.flatnonzero(self.digit[:, drafter] == 0)
+    def others(self, drafters: Sequence[int]) -> np.ndarray:
+        """States `[S']` in which none of these is used again."""
+        return np.flatnonzero((self.digit[:, drafters] == 0).all(axis=1))
 
-    def any_next(self, drafter: int) -> np.ndarray:
-        """Those states with every next use of this drafter, `[S / base, base]`."""
-        return self.others(drafter)[:, None] + np.arange(self.base) * self.places[drafter]
+    def any_next(self, drafters: Sequence[int]) -> np.ndarray:
+        """Those states with every next use of these drafters, `[S', base ** drafters]`."""
+        nexts = np.indices((self.base,) * len(drafters)).reshape(len(drafters), -1)
+        return self.others(drafters)[:, None] + self.places[list(drafters)] @ nexts
 
 
 def shortest_path(
@@ -127,10 +128,13 @@ class _Path:
     ) -> None:
         self.found, self.steps, self.context, self.reading = found, steps, context, reading
         self.starts, self.counts = starts, counts
-        drafters = np.array([action.drafter for action in found.actions])
-        lengths = np.array([action.length for action in found.actions])
+        # Who drafts in each round, as a number, and by that number the actions of such rounds.
+        crew = found.uses @ 2 ** np.arange(len(reading.places))
+        self.crew = crew[found.work]  # [A, M]
+        members = {int(code): found.works[n].drafters for n, code in enumerate(crew) if code}
         self.drafting = [
-            np.flatnonzero((drafters == d) & (lengths > 0)) for d in range(len(reading.places))
+            (code, drafters, np.flatnonzero((self.crew == code).any(axis=1)))
+            for code, drafters in members.items()
         ]
         shape = (len(counts), int(counts.max()) + 1, reading.count)
         self.ahead = np.full(shape, np.inf)  # [N, G + 1, S] cost of the rest
@@ -149,24 +153,31 @@ class _Path:
             self.steps[0, at, None] + self.reading.token + self.ahead[alive, index + 1]
         )
         self.later[alive, index] = np.arange(self.reading.count)
-        for drafter, actions in enumerate(self.drafting):
-            self._draft(index, alive, drafter, actions)
+        for code, drafters, actions in self.drafting:
+            self._draft(index, alive, code, drafters, actions)
 
-    def _draft(self, index: int, alive: np.ndarray, drafter: int, actions: np.ndarray) -> None:
-        """Rounds of one drafter, which then has read everything."""
+    def _draft(
+        self,
+        index: int,
+        alive: np.ndarray,
+        code: int,
+        drafters: Sequence[int],
+        actions: np.ndarray,
+    ) -> None:
+        """Rounds in which these drafters draft, which then have read everything."""
         reading, at = self.reading, self.starts[alive] + index
-        nexts = reading.any_next(drafter)  # [S', base]
+        others, nexts = reading.others(drafters), reading.any_next(drafters)  # [S'], [S', N]
         emitted = self.found.emitted[actions][:, at].T.astype(np.int64)  # [alive, L]
-        rest = self.ahead[alive[:, None], index + emitted][..., nexts]  # [alive, L, S', base]
+        rest = self.ahead[alive[:, None], index + emitted][..., nexts]  # [alive, L, S', N]
         digit = rest.argmin(axis=-1)
         total = self.steps[actions][:, at].T[..., None] + rest.min(axis=-1)
-        total += emitted[..., None] * reading.token[reading.others(drafter)]  # [alive, L, S']
-        total[self.found.drafted[actions][:, at].T == 0] = np.inf  # is a plain step
+        total += emitted[..., None] * reading.token[others]  # [alive, L, S']
+        total[code != self.crew[actions][:, at].T] = np.inf
         chosen = total.argmin(axis=1)  # [alive, S']
         cost = np.take_along_axis(total, chosen[:, None], axis=1)[:, 0]
         digit = np.take_along_axis(digit, chosen[:, None], axis=1)[:, 0]
         here = np.array([reading.digits[int(number)] for number in self.context[at]])
-        states = reading.others(drafter) + here[:, None] * reading.places[drafter]  # [alive, S']
+        states = others + here[:, None] * reading.places[list(drafters)].sum()  # [alive, S']
         rows = alive[:, None], index, states
         better = cost < self.ahead[rows]
         self.ahead[rows] = np.where(better, cost, self.ahead[rows])
@@ -201,16 +212,16 @@ def fixed_steps(
     points = profile.contexts(batch_size)
     rises = catch_up_steps(points)
     context = nearest_context(points, found.context)
-    drafter = np.array([action.drafter for action in actions])[:, None]
-    unread = np.tile(np.array([len(text.prompt) for text in trace.texts]), (len(actions), 1))
+    prompts = np.array([len(text.prompt) for text in trace.texts])
+    unread = np.tile(prompts[:, None], (len(actions), 1, len(trace.drafters)))  # [A, N, D]
+    uses = found.uses
     while (alive := at < ends).any():
         here = np.where(alive, at, 0)
-        drafting = alive & (found.drafted[rows, here] > 0)
+        using = uses[found.work[rows, here]] & alive[..., None]
         emitted = np.where(alive, found.emitted[rows, here], 0)
         total += np.where(alive, steps[rows, here], 0.0)
-        if drafting.any():
-            total += np.where(drafting, unread * rises[context[here], drafter], 0.0)
-        unread = np.where(drafting, 0, unread + emitted)
+        total += (unread * rises[context[here]] * using).sum(axis=-1)
+        unread = np.where(using, 0, unread + emitted[..., None])
         at = at + emitted
     return total
 
@@ -219,11 +230,15 @@ def best_fixed(
     trace: Trace,
     profile: CostProfile,
     *,
+    actions: Sequence[Action] | None = None,
     max_length: int | None = None,
     batch_size: int = 1,
 ) -> tuple[Action, float]:
-    """The single drafter and length that are fastest on these very texts, and their speedup."""
-    actions = lengths_of(trace, max_length)
+    """The single action that is fastest on these very texts, and its speedup.
+
+    `actions` are by default the fallback and every length with every drafter.
+    """
+    actions = actions or lengths_of(trace, max_length)
     steps = fixed_steps(trace, actions, profile, batch_size=batch_size).sum(axis=1)
     choice = int(steps.argmin())
     return actions[choice], float(trace.starts[-1] / steps[choice])

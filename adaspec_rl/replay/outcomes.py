@@ -1,67 +1,155 @@
 """What every action would do at every recorded position, as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
+from adaspec_rl.costs.work import PLAIN_STEP, RoundWork
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.forecast import forecasts
-from adaspec_rl.decoding.round import Action, check_chain, check_exact
+from adaspec_rl.decoding.round import Action, check_exact
 from adaspec_rl.recording.trace import Trace
+from adaspec_rl.replay.branches import (
+    Branches,
+    drafted_shape,
+    merged_rounds,
+    merged_work,
+    tree_rounds,
+    tree_work,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Rounds of `A` actions at `M` positions, before they are played."""
+    """Rounds of `A` actions at `M` positions, before they are played.
+
+    What models do in them, apart from catching up, is one of `U` works, by number: 0 is a plain
+    step, and two actions have no other work in common.
+    """
 
     trace: Trace
     actions: tuple[Action, ...]
-    drafted: np.ndarray  # [A, M] int16
+    drafted: np.ndarray  # [A, M] int16, all nodes of a tree
     accepted: np.ndarray  # [A, M] int16
     emitted: np.ndarray  # [A, M] int16
+    reached: np.ndarray  # [A, M] int16, see `Round.reached`
+    work: np.ndarray  # [A, M] int32
+    works: tuple[RoundWork, ...]  # [U]
+    first: np.ndarray  # [U] int64, tokens of the chain that signals are of
     context: np.ndarray  # [M] int32, tokens before the round
+
+    @property
+    def uses(self) -> np.ndarray:
+        """Which drafters draft in each work, `[U, D]` bool."""
+        found = np.zeros((len(self.works), len(self.trace.drafters)), dtype=bool)
+        for number, work in enumerate(self.works):
+            found[number, list(work.drafters)] = True
+        return found
+
+
+@dataclass(slots=True)
+class _Works:
+    """The works of all actions so far."""
+
+    works: list[RoundWork]
+    first: list[int]
+
+    def numbers(
+        self, parts: np.ndarray, first: np.ndarray, make: Callable[[list[int]], RoundWork]
+    ) -> np.ndarray:
+        """Of rounds whose work `make` makes of a row of `parts` `[M, P]`: their numbers `[M]`."""
+        codes = parts @ 256 ** np.arange(parts.shape[1])  # sorted many times faster than rows
+        _, at, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        chosen = []
+        for place in at.tolist():
+            work = make(parts[place].tolist())
+            chosen.append(len(self.works) if work.drafts else 0)
+            if work.drafts:
+                self.works.append(work)
+                self.first.append(int(first[place]))
+        return np.array(chosen)[inverse]
 
 
 def outcomes(trace: Trace, actions: Sequence[Action]) -> Outcomes:
     """Tables of what `actions` do.
 
     Raises:
-        ValueError: an action asks for longer drafts or another drafter than were recorded.
+        ValueError: an action asks for longer drafts, another drafter or trees that were not
+            recorded.
     """
-    for action in actions:
+    context, left, room = positions(trace)
+    shape = (len(actions), len(left))
+    drafted, accepted, reached = (np.zeros(shape, dtype=np.int16) for _ in range(3))
+    work = np.zeros(shape, dtype=np.int32)
+    works = _Works([PLAIN_STEP], [0])
+    for row, action in enumerate(actions):
         check_action(trace, action)
         assert action.rule is None, "rules are asked round by round: use a ReplaySession"
-    context, left, room = positions(trace)
-    drafted = np.zeros((len(actions), len(left)), dtype=np.int16)
-    accepted = np.zeros_like(drafted)
-    for row, action in enumerate(actions):
         if action.length:
-            table = trace.drafters[action.drafter]
-            drafted[row] = draft_lengths(table.tokens, table.survival, action, room)
-            accepted[row] = np.minimum(table.accepted, drafted[row])
+            found, make = _branches(trace, action, room)
+            drafted[row], accepted[row] = found.nodes, found.accepted
+            work[row] = works.numbers(found.parts, found.first, make)
+            beyond = accepted[row] + ~found.at_leaf
+            reached[row] = np.minimum(np.minimum(beyond, found.nodes), left)
     emitted = np.minimum(accepted + 1, left).astype(np.int16)
-    return Outcomes(trace, tuple(actions), drafted, accepted, emitted, context)
+    return Outcomes(
+        trace,
+        tuple(actions),
+        drafted,
+        accepted,
+        emitted,
+        reached,
+        work,
+        tuple(works.works),
+        np.array(works.first),
+        context,
+    )
+
+
+def _branches(
+    trace: Trace, action: Action, room: np.ndarray
+) -> tuple[Branches, Callable[[list[int]], RoundWork]]:
+    """Rounds of an action that drafts, and what makes a work of a row of their `parts`."""
+    if action.tree is not None:
+        table = trace.drafters[action.drafter]
+        shape = drafted_shape(table, action.tree)
+        return tree_rounds(table, shape, room), lambda row: tree_work(action.drafter, shape, *row)
+    tables = [trace.drafters[number] for number in (action.drafter, *action.also)]
+    lengths = np.array([draft_lengths(t.tokens, t.survival, action, room) for t in tables])
+    found = merged_rounds(tables, np.maximum(lengths, 0))
+    return found, lambda row: merged_work(action, row[:-1], row[-1])
 
 
 def check_action(trace: Trace, action: Action) -> None:
     """Refuse what was not recorded.
 
     Raises:
-        ValueError: longer drafts, or another drafter, than the trace has, or token trees.
+        ValueError: longer drafts, another drafter, or trees that the trace does not have.
     """
-    check_chain(action, "replay")
     check_exact(action, "replay")
     if action.length > trace.max_length:
         raise ValueError(
             f"an action drafts {action.length} tokens but the trace holds drafts of up to "
             f"{trace.max_length}: record it with max_length={action.length}"
         )
-    if action.length and not 0 <= action.drafter < len(trace.drafters):
+    for drafter in (action.drafter, *action.also) if action.length else ():
+        if not 0 <= drafter < len(trace.drafters):
+            raise ValueError(
+                f"no drafter number {drafter}: the trace has 0 to {len(trace.drafters) - 1}"
+            )
+    if action.tree is None:
+        return
+    if action.also:
         raise ValueError(
-            f"no drafter number {action.drafter}: the trace has 0 to {len(trace.drafters) - 1}"
+            f"replay merges chains of several drafters, no trees, got '{action}': give each a chain"
+        )
+    if trace.drafters[action.drafter].ranks is None:
+        raise ValueError(
+            f"the trace has no ranks of {trace.drafters[action.drafter].name}'s choices, without "
+            "which token trees cannot be replayed: record it with ranks"
         )
 
 
@@ -108,22 +196,19 @@ def recorded_forecasts(trace: Trace) -> np.ndarray | None:
     return None
 
 
-def round_steps(
-    points: Sequence[RoundCosts], actions: Sequence[Action], policy: float
+def work_steps(
+    points: Sequence[RoundCosts], works: Sequence[RoundWork], policy: float
 ) -> np.ndarray:
-    """What a round costs, in autoregressive steps at its own context: `[contexts, A, K + 1]`.
+    """What works cost, in autoregressive steps at their own context: `[contexts, U]`.
 
-    The last axis is tokens drafted. `policy` seconds are added to every round.
+    `policy` seconds are added to every round.
     """
-    depth = 1 + max(action.length for action in actions)
-    table = np.empty((len(points), len(actions), depth))
-    for c, point in enumerate(points):
-        for a, action in enumerate(actions):
-            for drafted in range(depth):
-                count = min(drafted, action.length)
-                seconds = point.seconds(action.drafter, count, action.stops, asked=action.length)
-                table[c, a, drafted] = (seconds + policy) / point.autoregressive_step
-    return table
+    return np.array(
+        [
+            [(point.of(work) + policy) / point.autoregressive_step for work in works]
+            for point in points
+        ]
+    )
 
 
 def nearest_context(points: Sequence[RoundCosts], context: np.ndarray) -> np.ndarray:
@@ -137,6 +222,5 @@ def steps_of(
 ) -> np.ndarray:
     """Cost of every action at every position, `[A, M]`, in autoregressive steps."""
     points = profile.contexts(batch_size)
-    table = round_steps(points, found.actions, profile.policy if policy else 0.0)
-    rows = np.arange(len(found.actions))[:, None]
-    return table[nearest_context(points, found.context), rows, found.drafted]
+    table = work_steps(points, found.works, profile.policy if policy else 0.0)
+    return table[nearest_context(points, found.context), found.work]

@@ -6,10 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaspec_rl.costs.profile import CostProfile, RoundCosts, Unread
+from adaspec_rl.costs.work import PLAIN_STEP, RoundWork
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action, DraftedToken, Round
 from adaspec_rl.decoding.signals import SIGNALS
 from adaspec_rl.recording.trace import DraftTable, Trace
+from adaspec_rl.replay.branches import (
+    drafted_shape,
+    merged_rounds,
+    merged_work,
+    tree_rounds,
+    tree_work,
+)
 from adaspec_rl.replay.outcomes import check_action, recorded_forecasts
 
 
@@ -74,26 +82,37 @@ class ReplaySession:
         text, made = self._text, self._made
         at = self._first + made
         costs = self._costs(len(text.prompt) + made)
-        drafted = self._drafted(action, at, text.budget - made - 1) if action.length else 0
-        accepted = min(self._drafts[action.drafter].accepted[at], drafted) if drafted else 0
+        found = self._play(action, at, text.budget - made - 1)
+        drafted, accepted = found.work.nodes, found.accepted
         emitted = self._tokens[made : made + accepted + 1]
         self._made += len(emitted)
         if self._made == len(self._tokens):
             self._finished = text.finished
-        unread = self._unread.played(action.drafter, drafted, len(emitted))
-        seconds = costs.seconds(action.drafter, drafted, action.stops, unread, asked=action.length)
+        drafters = found.work.drafters
+        unread = self._unread.played(drafters, len(emitted))
+        reading = sum(costs.catch_up[d] * tokens for d, tokens in zip(drafters, unread))
+        seconds = costs.of(found.work) + reading
         rejected: tuple[int, ...] = ()
-        if accepted < drafted:
+        if accepted < drafted and not action.branches:
             tokens = self.trace.drafters[action.drafter].tokens[at, accepted:drafted]
             rejected = tuple(tokens.tolist())
         if not self._signals:
-            return Round(action.drafter, drafted, accepted, emitted, seconds, rejected)
+            return Round(
+                action.drafter,
+                drafted,
+                accepted,
+                emitted,
+                seconds,
+                rejected,
+                at_leaf=found.at_leaf,
+                levels=found.levels,
+            )
         last = self._made - 1
         signals, survivals = np.zeros((len(SIGNALS), 0)), ()
-        if drafted:
+        if first := found.first:
             table = self.trace.drafters[action.drafter]
-            signals = table.signals[at, :drafted].T.astype(float)
-            survivals = tuple(table.survival[at, :drafted].astype(float).tolist())
+            signals = table.signals[at, :first].T.astype(float)
+            survivals = tuple(table.survival[at, :first].astype(float).tolist())
         log_probs, entropies, margins, choice_margins = (tuple(row.tolist()) for row in signals)
         return Round(
             drafter=action.drafter,
@@ -109,6 +128,8 @@ class ReplaySession:
             draft_survivals=survivals,
             target_entropy=float(text.target_entropy[last]),
             target_top_probability=float(text.target_top_probability[last]),
+            at_leaf=found.at_leaf,
+            levels=found.levels,
         )
 
     def forecast(self) -> Forecast:
@@ -117,9 +138,41 @@ class ReplaySession:
         expected, first = self._forecasts[self._first + self._made]
         return expected, first
 
-    def _drafted(self, action: Action, at: int, room: int) -> int:
-        """Tokens that `action` drafts at position `at` of the trace."""
-        drafts = self._drafts[action.drafter]
+    def _play(self, action: Action, at: int, room: int) -> "_Played":
+        """What `action` does at position `at` of the trace, with room for so many tokens."""
+        if not action.length:
+            return _NOTHING
+        if not action.branches:
+            drafter = action.drafter
+            drafted = self._drafted(action, drafter, at, room)
+            if not drafted:
+                return _NOTHING
+            accepted = min(self._drafts[drafter].accepted[at], drafted)
+            work = merged_work(action, (drafted,), drafted)
+            return _Played(work, accepted, False, drafted)
+        drafters = (action.drafter, *action.also)
+        tables = [self.trace.drafters[drafter].select(np.array([at])) for drafter in drafters]
+        if action.tree is not None:
+            shape = drafted_shape(tables[0], action.tree)
+            found = tree_rounds(tables[0], shape, np.array([room]))
+            work = tree_work(action.drafter, shape, int(found.parts[0, 0]))
+            levels = tuple(draft.levels for draft in work.drafts) or ((),)
+        else:
+            lengths = [self._drafted(action, drafter, at, room) for drafter in drafters]
+            found = merged_rounds(tables, np.array(lengths)[:, None])
+            work = merged_work(action, lengths, int(found.nodes[0]))
+            levels = tuple((1,) * length for length in lengths)
+        return _Played(
+            work,
+            int(found.accepted[0]),
+            bool(found.at_leaf[0]),
+            int(found.first[0]),
+            levels,
+        )
+
+    def _drafted(self, action: Action, drafter: int, at: int, room: int) -> int:
+        """Tokens of the chain that `action` has a drafter draft at position `at` of the trace."""
+        drafts = self._drafts[drafter]
         allowed = min(action.length, room, drafts.longest[at])
         if not action.stops:
             return allowed
@@ -143,6 +196,20 @@ class ReplaySession:
         if found is None:
             found = self._known_costs[context] = self.profile.at(context, self.batch_size)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """A round before it is played."""
+
+    work: RoundWork
+    accepted: int
+    at_leaf: bool  # of a tree
+    first: int  # tokens of the chain that signals are of
+    levels: tuple[tuple[int, ...], ...] = ()  # see `Round.levels`
+
+
+_NOTHING = _Played(PLAIN_STEP, 0, False, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from adaspec_rl.replay.outcomes import (
     nearest_context,
     outcomes,
     recorded_forecasts,
-    round_steps,
     text_features,
+    work_steps,
 )
 
 
@@ -43,11 +43,12 @@ class ReplayTables:
         self.positions = len(found.context)  # M
         self.depth = trace.max_length  # K
         self.context = found.context
-        # [A * M] rows of (drafted, accepted, emitted, 0): 8 bytes, gathered as one number.
-        packed = np.zeros((*found.drafted.shape, 4), dtype=np.int16)
-        packed[..., 0], packed[..., 1] = found.drafted, found.accepted
-        packed[..., 2] = found.emitted
-        self.rounds = packed.view(np.int64).reshape(-1)
+        # [A * M] rows of (drafted, accepted, emitted, reached): 8 bytes, gathered as one number.
+        rounds = (found.drafted, found.accepted, found.emitted, found.reached)
+        self.rounds = np.stack(rounds, axis=-1).view(np.int64).reshape(-1)
+        self.work = found.work.reshape(-1)  # [A * M], an index into the next three
+        self.works, self.first = found.works, found.first  # [U]
+        self.uses = found.uses  # [U, D]
         self.prompt_lengths = np.array([len(text.prompt) for text in trace.texts])
         self.text_at_start, said = text_features(trace)
         recorded = recorded_forecasts(trace)
@@ -96,10 +97,9 @@ class ReplayStreams:
         self.tables, self.spec, self.streams = tables, spec, streams
         starts = tables.trace.starts
         self._starts, self._ends = starts[:-1], starts[1:]
-        costs = [round_steps(p, tables.actions, s) for p, s in zip(profiles, policy)]
+        costs = [work_steps(p, tables.works, s) for p, s in zip(profiles, policy)]
         self.contexts = len(profiles[0])
-        self._costs = np.stack(costs).reshape(-1)  # [P * C * A * (K + 1)]
-        self._depth = costs[0].shape[2]
+        self._costs = np.stack(costs).reshape(-1)  # [P * C * U]
         self.drafters = len(tables.trace.drafters)
         # What a token that a drafter has not read takes, in autoregressive steps, [P * C, D].
         self._rises = np.array(
@@ -115,7 +115,6 @@ class ReplayStreams:
         self.at = np.zeros(streams, dtype=np.int64)  # [B] position in the trace
         self.end = np.zeros(streams, dtype=np.int64)
         self._unread = np.zeros((streams, self.drafters))  # see `cost_profile.Unread`
-        self._rows = np.arange(streams)
 
     @classmethod
     def of(
@@ -151,51 +150,59 @@ class ReplayStreams:
         Streams whose text has ended repeat its last round; don't count it.
         """
         t, at = self.tables, self.at
-        played = t.rounds.take(actions * t.positions + at).view(np.int16).reshape(-1, 4)
+        place = actions * t.positions + at
+        played = t.rounds.take(place).view(np.int16).reshape(-1, 4)
         drafted, accepted, emitted = played[:, 0], played[:, 1], played[:, 2]
+        work = t.work.take(place)
         row = self.profile * self.contexts
         if self.contexts > 1:
             row = row + self._context.take(at)
-        steps = self._costs.take((row * len(t.actions) + actions) * self._depth + drafted)
-        paid, owed = self._catch_up(t.drafter.take(actions), drafted, emitted, row)
-        steps = steps + paid
+        paid, owed = self._catch_up(t.uses.take(work, axis=0), emitted, row)
+        steps = self._costs.take(row * len(t.works) + work) + paid
         last = at + emitted - 1
-        draft = (t.drafter.take(actions) * t.positions + at) * t.depth + np.maximum(drafted - 1, 0)
+        first, drafter = t.first.take(work), t.drafter.take(actions)
         after = t.after.take(last, axis=0)
         self.observer.update(
             RoundArrays(
                 drafted=drafted,
                 accepted=accepted,
                 emitted=emitted,
+                reached=played[:, 3],
                 target=after[:, :2],
-                draft=t.drafts.take(draft, axis=0) if len(t.drafts) else np.zeros((len(at), 5)),
+                draft=self._signals(drafter, at, first),
                 text=after[:, 2:-2],
                 forecast=after[:, -2:],
-                drafter=t.drafter.take(actions),
+                drafter=drafter,
             )
         )
         finished = last + 1 >= self.end
         self.at = np.where(finished, last, last + 1)
         return StreamRounds(actions, drafted, accepted, emitted, steps, owed, finished)
 
+    def _signals(self, drafter: np.ndarray, at: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Of chains of `first` `[B]` tokens, `[B, 5]`; zeros where there is none."""
+        t = self.tables
+        if not len(t.drafts):
+            return np.zeros((len(at), 5))
+        found = t.drafts.take(
+            (drafter * t.positions + at) * t.depth + np.maximum(first - 1, 0), axis=0
+        )
+        return np.where(first[:, None] > 0, found, 0.0)
+
     def _catch_up(
-        self, drafter: np.ndarray, drafted: np.ndarray, emitted: np.ndarray, row: np.ndarray
+        self, uses: np.ndarray, emitted: np.ndarray, row: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Steps `[B]` that drafters take to read what was committed without them.
 
+        Args:
+            uses: those that draft, `[B, D]`: they read what they are told.
+
         Returns: what they take now, and by how much what is left to read has grown.
         """
-        if not self.drafters:
-            return np.zeros(len(drafter)), np.zeros(len(drafter))
-        used = self._rows[drafted > 0], drafter[drafted > 0]
         rises = self._rises[row]  # [B, D]
-        paid = np.zeros(len(drafter))
-        paid[used[0]] = self._unread[used] * rises[used]
-        own = np.zeros(len(drafter))  # of the drafter in use, which reads what it is told
-        own[used[0]] = rises[used]
-        owed = emitted * (rises.sum(axis=1) - own) - paid
-        self._unread += emitted[:, None]
-        self._unread[used] = 0.0
+        paid = (self._unread * rises * uses).sum(axis=1)
+        owed = emitted * (rises * ~uses).sum(axis=1) - paid
+        self._unread = np.where(uses, 0.0, self._unread + emitted[:, None])
         return paid, owed
 
     def every_outcome(self) -> tuple[np.ndarray, np.ndarray]:
@@ -204,17 +211,13 @@ class ReplayStreams:
         What drafters have to read is put down to the rounds that leave it unread.
         """
         t = self.tables
-        actions = np.arange(len(t.actions))
-        played = t.rounds.take(actions * t.positions + self.at[:, None]).view(np.int16)
-        played = played.reshape(len(self.at), len(actions), 4)
+        place = np.arange(len(t.actions)) * t.positions + self.at[:, None]  # [B, A]
+        emitted = t.rounds.take(place).view(np.int16).reshape(*place.shape, 4)[..., 2]
+        work = t.work.take(place)
         row = self.profile * self.contexts + self._context.take(self.at)
-        cost = (row[:, None] * len(actions) + actions) * self._depth + played[..., 0]
-        steps = self._costs.take(cost)
-        if self.drafters:
-            rises = self._rises[row]  # [B, D]
-            own = rises[:, t.drafter] * (played[..., 0] > 0)  # [B, A]
-            steps = steps + (rises.sum(axis=1, keepdims=True) - own) * played[..., 2]
-        return played[..., 2], steps
+        steps = self._costs.take(row[:, None] * len(t.works) + work)
+        left = np.einsum("bd,bad->ba", self._rises[row], ~t.uses.take(work, axis=0))
+        return emitted, steps + left * emitted
 
     def observation(self) -> np.ndarray:
         """`[B, features]` float32."""

@@ -18,19 +18,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from adaspec_rl import strict_json
+from adaspec_rl.control.action import most_nodes
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LARGEST, Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.files import new_folder
 from adaspec_rl.strict_json import typed
 
 if TYPE_CHECKING:
     from adaspec_rl.pairs.pair import Pair
 
-SCHEMA = 4
+SCHEMA = 5
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 ACTIVATION = "tanh"
 # What the software itself reads of `PolicyBundle.training`, or writes there.
@@ -76,6 +78,21 @@ class _Action:
     drafter: int
     threshold: float
     rule: None
+    parents: tuple[int, ...]  # of its token tree; (): a chain
+    ranks: tuple[int, ...]
+    also: tuple[int, ...]
+
+    @classmethod
+    def of(cls, action: Action) -> "_Action":
+        tree = action.tree
+        parents, ranks = (tree.parents, tree.ranks) if tree else ((), ())
+        return cls(
+            action.length, action.drafter, action.threshold, None, parents, ranks, action.also
+        )
+
+    def action(self) -> Action:
+        tree = TreeShape(self.parents, self.ranks) if self.parents or self.ranks else None
+        return Action(self.length, self.drafter, self.threshold, tree=tree, also=self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +137,12 @@ class PolicyBundle:
         """
         self._check_network()
         for number, action in enumerate(self.actions):
-            if action.drafter not in range(self.spec.drafters):
-                raise ValueError(
-                    f"actions[{number}] drafts with drafter {action.drafter}: expected one of the "
-                    f"{self.spec.drafters} drafters, counted from 0"
-                )
+            for drafter in (action.drafter, *action.also):
+                if drafter not in range(self.spec.drafters):
+                    raise ValueError(
+                        f"actions[{number}] drafts with drafter {drafter}: expected one of the "
+                        f"{self.spec.drafters} drafters, counted from 0"
+                    )
             if action.length > self.spec.max_length or action.rule is not None:
                 raise ValueError(
                     f"actions[{number}] is to {action}: expected at most {self.spec.max_length} "
@@ -141,7 +159,7 @@ class PolicyBundle:
                     f"survival[{drafter}] knows {len(survival.token)} tokens: expected the "
                     f"{self.spec.vocab_size} of the vocabulary"
                 )
-        self.profile.check(self.spec.drafters, self.spec.max_length)
+        self.profile.check(self.spec.drafters, self.spec.max_length, most_nodes(self.actions))
         for name in TRAINING.keys() & self.training.keys():
             typed(TRAINING[name], self.training[name], f"training.{name}")
 
@@ -238,7 +256,7 @@ def _describe(bundle: PolicyBundle) -> _Description:
             spec.drafters,
             tuple(map(_Feature, spec.names, spec.scales)),
         ),
-        actions=tuple(_Action(a.length, a.drafter, a.threshold, None) for a in bundle.actions),
+        actions=tuple(map(_Action.of, bundle.actions)),
         network=_Network(ACTIVATION, tuple(weight.shape for weight in bundle.actor.weights)),
         survival=tuple(survival.name for survival in bundle.survival),
         cost_profile=bundle.profile.to_dict(),
@@ -296,10 +314,11 @@ def _assemble(description: _Description, weights: dict[str, np.ndarray]) -> Poli
             f"observation.drafters is {description.observation.drafters}: expected {drafters}, as "
             "many as survival has estimates"
         )
+    actions = tuple(item.action() for item in description.actions)
     bundle = PolicyBundle(
         actor=_actor(description.network, weights),
-        actions=tuple(Action(a.length, a.drafter, a.threshold) for a in description.actions),
-        spec=_spec(description.observation),
+        actions=actions,
+        spec=_spec(description.observation, any(action.branches for action in actions)),
         pair=description.pair.name,
         fingerprint=description.pair.fingerprint,
         profile=CostProfile.from_dict(description.cost_profile),
@@ -311,9 +330,13 @@ def _assemble(description: _Description, weights: dict[str, np.ndarray]) -> Poli
     return bundle
 
 
-def _spec(observation: _Observation) -> ObservationSpec:
+def _spec(observation: _Observation, trees: bool) -> ObservationSpec:
     spec = ObservationSpec(
-        observation.groups, observation.max_length, observation.vocab_size, observation.drafters
+        observation.groups,
+        observation.max_length,
+        observation.vocab_size,
+        observation.drafters,
+        trees,
     )
     features = [(item.name, item.scale) for item in observation.features]
     if features != list(zip(spec.names, spec.scales)):

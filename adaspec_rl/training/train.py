@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.console import progress, say
-from adaspec_rl.control.action import action_list
+from adaspec_rl.control.action import action_list, branching, most_nodes
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.profile import CostProfile, RoundCosts, device_name
@@ -23,6 +23,7 @@ from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import SAMPLER
 from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.envs.live import make_live_env
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
@@ -37,6 +38,7 @@ from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.streams import ReplayTables
+from adaspec_rl.replay.tree_shapes import BUDGETS, tree_families
 from adaspec_rl.run_identity import (
     RECORD,
     RunIdentity,
@@ -93,16 +95,13 @@ class Trained:
 
 def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | None = None) -> Task:
     """Record the training prompts and learn what decoding costs, or find both as they were."""
-    actions = action_list(
-        config.env.actions, config.env.max_length, len(pair.drafters), config.env.thresholds
-    )
+    branches = branching(config.env.actions)
     features = tuple(config.env.features)
     spec = ObservationSpec(
-        features, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
+        features, config.env.max_length, pair.target.vocab_size, len(pair.drafters), branches
     )
-    if config.agent.warm_start not in (None, "hindsight"):
-        start = load_bundle(Path(config.agent.warm_start)).actor
-        check_start(start, [len(spec), *config.agent.hidden, len(actions)])
+    if not branches:  # else it takes the recording to know the actions
+        _check_start(config, spec, _actions(config, pair))
     prompts = prompts_from(config, "train", pair, console, config.replay.prompts)
     split_domains([item.prompt.domain for item in prompts], config.agent.validation_share)
     if resume:
@@ -113,10 +112,32 @@ def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | No
         _check_profile(config, pair, saved)
         if resume:
             identity_of(config, pair, prompts, saved).check_contents(begun(resume), resume)
-    trace, survival = recording_from(config, pair, prompts, console)
+    trace, survival = recording_from(config, pair, prompts, console, ranks=branches)
     profile = saved or measured_profile_from(config, pair, prompts, survival, spec, console)
     _check_profile(config, pair, profile)
-    return Task(pair, prompts, trace, tuple(survival), profile, tuple(actions), spec)
+    trees = None
+    if branches:
+        learned, _ = split(trace, config.agent.validation_share)
+        trees = tree_families(learned, profile.at(batch_size=config.cost.batch_size))
+    actions = _actions(config, pair, trees)
+    _check_start(config, spec, actions)
+    return Task(pair, prompts, trace, tuple(survival), profile, actions, spec)
+
+
+def _actions(
+    config: TrainConfig, pair: Pair, trees: Sequence[Sequence[TreeShape]] | None = None
+) -> tuple[Action, ...]:
+    env = config.env
+    return tuple(
+        action_list(env.actions, env.max_length, len(pair.drafters), env.thresholds, trees)
+    )
+
+
+def _check_start(config: TrainConfig, spec: ObservationSpec, actions: Sequence[Action]) -> None:
+    """Refuse to start from a policy of another shape."""
+    if config.agent.warm_start not in (None, "hindsight"):
+        start = load_bundle(Path(config.agent.warm_start)).actor
+        check_start(start, [len(spec), *config.agent.hidden, len(actions)])
 
 
 def identity_of(
@@ -143,7 +164,8 @@ def begun(run: Path) -> RunIdentity:
 
 
 def _check_profile(config: TrainConfig, pair: Pair, profile: CostProfile) -> None:
-    profile.check(len(pair.drafters), config.env.max_length)
+    nodes = max(BUDGETS) if branching(config.env.actions) else 0
+    profile.check(len(pair.drafters), config.env.max_length, nodes)
     profile.contexts(config.cost.batch_size)
 
 
@@ -155,7 +177,8 @@ def cost_profiles(
         points = task.profile.contexts(config.cost.batch_size)
         return [points], [task.profile.policy]
     drafters = len(task.pair.drafters)
-    drawn = [random_costs(rng, drafters, config.env.max_length) for _ in range(count)]
+    nodes = most_nodes(task.actions)
+    drawn = [random_costs(rng, drafters, config.env.max_length, nodes) for _ in range(count)]
     return [[costs] for costs, _ in drawn], [policy for _, policy in drawn]
 
 

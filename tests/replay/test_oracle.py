@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.costs.profile import CostProfile
-from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import (
     OracleController,
@@ -179,6 +180,66 @@ def test_fixed_steps_are_those_of_a_controller(folder, kind, seed, size, length,
         for round_ in made.rounds:
             steps += round_.seconds / costs.at(context, size).autoregressive_step
             context += len(round_.tokens)
+        assert found[number] == pytest.approx(steps)
+
+
+TREE = TreeShape((-1, -1, 0, 0, 1), (0, 1, 0, 1, 0))
+BRANCHING = [
+    FALLBACK,
+    Action(2, 0),
+    Action(3, 1),
+    Action(3, 0, 0.5),
+    Action(2, 0, tree=TREE),
+    Action(1, 1, tree=TreeShape((-1, -1), (0, 1))),
+    Action(3, 0, also=(1,)),
+    Action(4, 1, 0.4, also=(0,)),
+]
+
+
+@settings(max_examples=20, deadline=None)
+@given(temperature=st.sampled_from([0.0, 0.8]), costs=PROFILES)
+def test_the_shortest_path_among_trees_and_pairs_equals_trying_every_schedule(
+    folder, temperature, costs
+):
+    trace = toy_trace(folder, ranks=True, temperature=temperature, max_new_tokens=6)
+    found = outcomes(trace, BRANCHING)
+
+    def cheapest(number: int) -> float:
+        text, start = trace.texts[number], int(trace.starts[number])
+
+        @cache
+        def rest(made: int, unread: Unread) -> float:
+            if made == len(text.tokens):
+                return 0.0
+            point, totals = costs.at(len(text.prompt) + made), []
+            for row in range(len(BRANCHING)):
+                work = found.works[found.work[row, start + made]]
+                reading = sum(point.catch_up[d] * unread[d] for d in work.drafters)
+                steps = (point.of(work) + reading) / point.autoregressive_step
+                emitted = int(found.emitted[row, start + made])
+                later = [0 if d in work.drafters else n + emitted for d, n in enumerate(unread)]
+                totals.append(steps + rest(made + emitted, tuple(later)))
+            return min(totals)
+
+        return rest(0, (len(text.prompt),) * len(trace.drafters))
+
+    schedule = oracle(trace, costs, actions=BRANCHING)
+    for number in range(len(trace.texts)):
+        assert schedule.steps[number] == pytest.approx(cheapest(number))
+
+
+@settings(max_examples=20, deadline=None)
+@given(costs=PROFILES, action=st.sampled_from(BRANCHING[3:]))
+def test_fixed_trees_and_pairs_cost_what_a_session_says(folder, costs, action):
+    trace = toy_trace(folder, ranks=True, temperature=0.8)
+    session = ReplaySession(trace, costs)
+    found = fixed_steps(trace, [action], costs)[0]
+    for number, text in enumerate(trace.texts):
+        session.start(text.prompt.tolist(), text.seed)
+        steps = 0.0
+        while session.finished is None:
+            point = costs.at(len(text.prompt) + len(session.tokens))
+            steps += session.step(action).seconds / point.autoregressive_step
         assert found[number] == pytest.approx(steps)
 
 

@@ -9,24 +9,32 @@ from adaspec_rl.control.action import action_list
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import GROUPS, ObservationSpec, Observer
 from adaspec_rl.decoding.drafters import NgramLookup
+from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import fixed_steps
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
 from tests.recording.recordings import profile, toy_trace, toys
 
-ACTIONS = action_list("length_threshold", 4, 2, (0.2, 0.6))
-SPEC = ObservationSpec(max_length=4, vocab_size=8, drafters=2)
+BUSHY = TreeShape((-1, -1, 0, 0, 1, 2), (0, 1, 0, 1, 0, 0))
+ACTIONS = [
+    *action_list("all", 4, 2, (0.2, 0.6), trees=[[BUSHY], [TreeShape((-1, -1), (0, 1))]]),
+    Action(3, 2, also=(0,)),
+    Action(4, 1, 0.5, also=(2, 0)),
+    Action(3, 2, tree=BUSHY),
+]
+SPEC = ObservationSpec(max_length=4, vocab_size=8, drafters=3, trees=True)
 
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory) -> list[Trace]:
     folder = tmp_path_factory.mktemp("traces")
-    models = toys(noise=(0.3,))
+    models = toys(noise=(0.3, 0.6))
     models.drafters = [*models.drafters, NgramLookup()]
     return [
-        toy_trace(folder, models, temperature=0.0),
-        toy_trace(folder, models, temperature=0.8, eos_ids=(2,), survival="head"),
+        toy_trace(folder, models, ranks=True, temperature=0.0),
+        toy_trace(folder, models, ranks=True, temperature=0.8, eos_ids=(2,), survival="head"),
     ]
 
 
@@ -60,8 +68,8 @@ class OneByOne:
 )
 def test_streams_equal_sessions_under_several_profiles(traces, which, seed, streams, groups):
     trace, rng = traces[which], np.random.default_rng(seed)
-    spec = ObservationSpec(groups, max_length=4, vocab_size=8, drafters=2)
-    profiles = [profile(seed + n) for n in range(3)]
+    spec = ObservationSpec(groups, max_length=4, vocab_size=8, drafters=3, trees=True)
+    profiles = [profile(seed + n, drafters=3) for n in range(3)]
     together = ReplayStreams(
         ReplayTables(trace, ACTIONS),
         spec,
@@ -99,7 +107,7 @@ def constant(action: int):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_playing_a_constant_action_costs_fixed_steps(traces, which):
-    trace, costs = traces[which], profile(5)
+    trace, costs = traces[which], profile(5, drafters=3)
     points = costs.contexts()
     tables = ReplayTables(trace, ACTIONS)
     streams = ReplayStreams(tables, SPEC, [points], policy=[0.0], streams=5)
@@ -114,7 +122,7 @@ def test_playing_a_constant_action_costs_fixed_steps(traces, which):
 
 
 def test_profiles_side_by_side_cost_what_each_costs_alone(traces):
-    trace, profiles = traces[0], [profile(n) for n in range(3)]
+    trace, profiles = traces[0], [profile(n, drafters=3) for n in range(3)]
     tables = ReplayTables(trace, ACTIONS)
     together = ReplayStreams(
         tables, SPEC, [p.contexts() for p in profiles], policy=[0.0, 0.1, 0.2], streams=5
@@ -128,7 +136,7 @@ def test_profiles_side_by_side_cost_what_each_costs_alone(traces):
 
 
 def test_a_decision_costs_its_seconds_in_every_round(traces):
-    tables, costs = ReplayTables(traces[0], ACTIONS), profile(drafters=2)
+    tables, costs = ReplayTables(traces[0], ACTIONS), profile(drafters=3)
     paid = play_all(ReplayStreams.of(tables, SPEC, costs, streams=5), constant(2))
     free = fixed_steps(traces[0], [ACTIONS[2]], costs)[0]
     units = [point.autoregressive_step for point in costs.contexts()]
@@ -139,7 +147,7 @@ def test_a_decision_costs_its_seconds_in_every_round(traces):
 
 def test_streams_that_have_ended_stay_where_they_are(traces):
     trace = traces[0]
-    streams = ReplayStreams.of(ReplayTables(trace, ACTIONS), SPEC, profile(), streams=5)
+    streams = ReplayStreams.of(ReplayTables(trace, ACTIONS), SPEC, profile(drafters=3), streams=5)
     streams.start(slice(None), np.arange(5))
     for _ in range(40):
         played = streams.step(np.full(5, 4))

@@ -16,7 +16,9 @@ from adaspec_rl.control.action import action_list
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
+from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.training import bundle as bundles
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle, save_bundle
 from tests.mutations import mutated
@@ -52,6 +54,67 @@ def make_bundle() -> PolicyBundle:
         survival=(ProductSurvival(),),
         training={"steps": 10},
     )
+
+
+def branching_bundle() -> PolicyBundle:
+    """Its actions draft trees, and with two drafters at once."""
+    tree = TreeShape((-1, -1, 0, 0), (0, 1, 0, 1))
+    actions = tuple(action_list("all", 8, 2, (0.5,), [[tree], [tree]]))
+    spec, rng = ObservationSpec(drafters=2, trees=True), np.random.default_rng(0)
+    weight = rng.normal(size=(len(spec), len(actions))).astype(np.float32)
+    two = {
+        name: getattr(COSTS, name) * 2
+        for name in ("draft_step", "stopping_step", "overhead", "catch_up")
+    }
+    costs = replace(
+        COSTS,
+        **two,
+        tree_verification=tuple(2e-3 + 1e-4 * w for w in range(17)),
+        levels=((2e-4,) * 16,) * 2,
+    )
+    return replace(
+        make_bundle(),
+        actor=Actor((weight,), (np.zeros(len(actions), dtype=np.float32),)),
+        actions=actions,
+        spec=spec,
+        profile=CostProfile("cpu", 5e-5, (costs,)),
+        survival=(ProductSurvival(),) * 2,
+    )
+
+
+def test_trees_and_pairs_of_drafters_travel_with_the_policy(tmp_path):
+    bundle = branching_bundle()
+    save_bundle(bundle, tmp_path / "policy")
+    loaded = load_bundle(tmp_path / "policy")
+    assert loaded.actions == bundle.actions and loaded.spec == bundle.spec
+    assert loaded.profile == bundle.profile
+    assert any(action.tree for action in loaded.actions)
+    assert any(action.also for action in loaded.actions)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda action: action.update(parents=[0, 0, 0, 0]), "node 0 has parent 0"),
+        (lambda action: action.update(ranks=[]), "a tree needs 1 node or more and a rank for each"),
+        (lambda action: action.update(length=7), "length is the depth of its tree, 2, got 7"),
+        (lambda action: action.update(also=[5]), "drafts with drafter 5: expected one of the 2"),
+        (lambda action: action.pop("also"), "lacks also"),
+    ],
+)
+def test_a_tree_that_makes_no_sense_is_refused(tmp_path, change, message):
+    save_bundle(branching_bundle(), tmp_path / "policy")
+    place = next(n for n, action in enumerate(branching_bundle().actions) if action.tree)
+    edit(tmp_path / "policy", lambda d: change(d["actions"][place]), reseal=True)
+    with pytest.raises(ValueError, match=message):
+        load_bundle(tmp_path / "policy")
+
+
+def test_trees_beyond_the_cost_profile_are_refused():
+    bundle = branching_bundle()
+    wide = Action(1, tree=TreeShape((-1,) * 17, tuple(range(17))))
+    with pytest.raises(ValueError, match="trees of up to 16 nodes, but one of 17 nodes"):
+        replace(bundle, actions=(*bundle.actions[:-1], wide))
 
 
 @pytest.fixture
@@ -158,11 +221,11 @@ def test_truncated_and_altered_files_are_refused(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema=99), "schema 99 but this version reads 4"),
+        (lambda d: d.update(schema=99), "schema 99 but this version reads 5"),
         (lambda d: d["observation"]["features"][0].update(name="moon"), "first difference: moon"),
         (lambda d: d["observation"]["features"][0].update(scale=9), "their order or scale"),
         (lambda d: d["actions"].pop(), "actions"),
-        (lambda d: d.update(schema=4.0), "schema 4.0 but"),
+        (lambda d: d.update(schema=5.0), "schema 5.0 but"),
         (lambda d: d.update(schema=None), "schema None but"),
         (lambda d: d.pop("network"), "lacks network"),
         (lambda d: d.update(moon=1), "has an unknown 'moon'"),
@@ -240,12 +303,12 @@ def test_flat_weights_whose_description_fits_are_refused(saved):
     ("text", "message"),
     [
         ("[" * 100_000, "nests lists and objects more than 64 deep"),
-        ('{"schema": 4, "a": ' + "[" * 200 + "]" * 200 + "}", "more than 64 deep"),
-        ('{"schema": 4, "schema": 4}', "has the key 'schema' twice"),
-        ('{"schema": 4, "training": NaN}', "has NaN in place of a number"),
-        ('{"schema": 4, "training": 1e999}', "has the number 1e999"),
+        ('{"schema": 5, "a": ' + "[" * 200 + "]" * 200 + "}", "more than 64 deep"),
+        ('{"schema": 5, "schema": 5}', "has the key 'schema' twice"),
+        ('{"schema": 5, "training": NaN}', "has NaN in place of a number"),
+        ('{"schema": 5, "training": 1e999}', "has the number 1e999"),
         ("", "is empty"),
-        ("[]", "has schema None but this version reads 4"),
+        ("[]", "has schema None but this version reads 5"),
     ],
 )
 def test_what_is_not_strict_json_is_refused_before_the_checksum(saved, text, message):
