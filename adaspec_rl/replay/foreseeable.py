@@ -5,7 +5,7 @@ import numpy as np
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import lengths_of
-from adaspec_rl.replay.outcomes import nearest_context, outcomes, round_steps
+from adaspec_rl.replay.outcomes import outcomes, steps_of
 
 
 def foreseeable_speedup(
@@ -25,22 +25,21 @@ def foreseeable_speedup(
     """
     actions = lengths_of(trace, max_length)
     found = outcomes(trace, actions)
-    points = profile.contexts(batch_size)
-    steps = round_steps(points, actions, 0.0)[nearest_context(points, found.context)]  # [M, A, K+1]
+    steps = steps_of(found, profile, batch_size=batch_size)  # [A, M]
     total = 0.0
     for start, end in zip(trace.starts[:-1], trace.starts[1:]):
         drafted = found.drafted[:, start:end]
-        total += _solve(drafted, steps[start:end], chances[:, start:end], actions)
+        total += _solve(drafted, steps[:, start:end], chances[:, start:end], actions)
     return float(trace.starts[-1] / total)
 
 
 def _solve(drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions: list) -> float:
-    """Expected steps of a text of `G` tokens: `drafted` `[A, G]`, `steps` `[G, A, K + 1]`."""
-    count, depth = chances.shape[1], steps.shape[2] - 1
+    """Expected steps of a text of `G` tokens: `drafted` and `steps` are `[A, G]`."""
+    count, depth = chances.shape[1], max(action.length for action in actions)
     ahead = np.zeros(count + depth + 2)  # expected steps from each position on; 0 beyond the end
     padded = np.concatenate([chances, np.zeros((len(chances), depth))], axis=1)
     for g in range(count - 1, -1, -1):
-        best = steps[g, 0, 0] + ahead[g + 1]
+        best = steps[0, g] + ahead[g + 1]
         for drafter in range(len(chances)):
             chance = padded[drafter, g : g + depth]
             survives = np.concatenate([[1.0], np.cumprod(chance)])  # [K + 1] of the first k
@@ -50,6 +49,6 @@ def _solve(drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions:
                 k = int(drafted[number, g])
                 if action.drafter == drafter and k:
                     rest = missed[k - 1] + survives[k] * ahead[g + k + 1]
-                    best = min(best, steps[g, number, k] + rest)
+                    best = min(best, steps[number, g] + rest)
         ahead[g] = best
     return float(ahead[0])
