@@ -37,8 +37,9 @@ from adaspec_rl.replay.tree_shapes import BUDGETS
 
 
 def set_threads(threads: int | None) -> None:
-    """Threads of torch's CPU kernels: as configured, else one a core."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    """Threads of CPU kernels: as configured, else as `OMP_NUM_THREADS` says, else one a core."""
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or os.cpu_count() or 1)
 
 
 def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:

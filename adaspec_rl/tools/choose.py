@@ -7,13 +7,11 @@ other, both ways round. A set grows by the candidate that helps most, as long as
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -42,6 +40,7 @@ from adaspec_rl.engine.device import device_named
 from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.files import new_file, write_atomically
+from adaspec_rl.from_config import set_threads
 from adaspec_rl.limits import ListOf, Number, Whole, Words
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair, load_pair
@@ -85,7 +84,7 @@ class ChooseConfig:
     samples: int = setting(48, "the most timings of each part of a round", Whole(1, 10_000))
     out: str = setting("choice", "a folder for the recording, table and plot", TEXT)
     seed: int = setting(0, "of texts and regressions", SEED)
-    threads: int | None = setting(None, "of torch on the CPU; null: one a core", THREADS)
+    threads: int | None = setting(None, "of CPU kernels; null: one a core", THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def choose(config: ChooseConfig, console: Console) -> Choice:
     Raises:
         ValueError: a candidate that cannot be loaded, or settings that do not fit the target.
     """
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    set_threads(config.threads)
     pair = load_pair(
         "choice",
         config.model.target,

@@ -5,18 +5,17 @@ A killed run goes on with the texts where it was. The result drafts as `table:FI
 model: see `decoding.trigrams`.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from adaspec_rl.config_limits import COUNT, SEED, TEXT, THREADS
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.decoding.trigrams import TrigramTable
+from adaspec_rl.from_config import set_threads
 from adaspec_rl.limits import Number, OrNull, Whole
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
@@ -55,7 +54,7 @@ class TableConfig:
     mebibytes: float = setting(1.5, "that rows after two tokens may take", Number(0, 4096))
     out: str = setting("???", "the file that the table is written to", TEXT)
     seed: int = setting(0, "of the texts", SEED)
-    threads: int | None = setting(None, "of torch on the CPU; null: one a core", THREADS)
+    threads: int | None = setting(None, "of CPU kernels; null: one a core", THREADS)
 
 
 def build(config: TableConfig) -> TrigramTable:
@@ -64,7 +63,7 @@ def build(config: TableConfig) -> TrigramTable:
     Raises:
         ValueError: a setting, the target or the data is not as expected.
     """
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    set_threads(config.threads)
     source = checkpoint_of(config.model.target)
     vocabulary = vocabulary_of(source.tokenizer())
     texts = _written(config) if config.stored is None else _stored(Path(config.stored))

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from adaspec_rl.envs.replay import nominal_costs
+from adaspec_rl.scripts import evaluate, train
 
 ROOT = Path(__file__).parents[2]
 SMOKE = "experiment=smoke"
@@ -367,9 +369,36 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
         ("evaluate.py", ["controller=fixed", "evaluation.max_new_tokens=0"], "got 0"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing_behind(tmp_path, script, arguments, message):
-    printed = run(script, *arguments, cwd=tmp_path, code=2, HF_HUB_OFFLINE="1")
+def test_mistakes_are_one_line_and_leave_nothing_behind(
+    tmp_path, monkeypatch, capfd, script, arguments, message
+):
+    printed = ended_with_mistake(script, arguments, tmp_path, monkeypatch, capfd)
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0], printed
     assert "Traceback" not in printed
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def ended_with_mistake(script, arguments, folder, monkeypatch, capfd) -> str:
+    """What a script prints, run in this process, which spares the imports of one of its own."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit) as ended:
+        {"train_policy.py": train, "evaluate.py": evaluate}[script]()
+    torch.set_num_threads(threads)
+    assert ended.value.code == 2
+    return "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train_policy.py", ["agent.learning_rte=1"], "did you mean agent.learning_rate"),
+        ("evaluate.py", [], "no trained policy under runs: run train_policy.py first"),
+    ],
+)
+def test_mistakes_are_one_line_in_a_process_of_its_own(tmp_path, script, arguments, message):
+    printed = run(script, *arguments, cwd=tmp_path, code=2)
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and message in printed
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
