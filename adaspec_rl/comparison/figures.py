@@ -104,6 +104,7 @@ class Results:
     memory: str
     seed: int
     comparisons: list[ComparisonFigures]
+    execution: str  # kernels, numbers and kind of device of the target, as `LanguageModel` says
 
 
 def as_json(value: Any) -> Any:

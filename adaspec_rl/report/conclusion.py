@@ -34,6 +34,7 @@ def conclude(config: Config, pair: Pair, found: Sequence[Comparison], folder: Pa
         memory=config.model.memory,
         seed=config.seed,
         comparisons=[item.figures for item in found],
+        execution=pair.target.execution,
     )
     drafters = short_names([drafter.name for drafter in pair.drafters])
     replayed = results.comparisons[0].conditions.mode != LIVE
@@ -42,6 +43,7 @@ def conclude(config: Config, pair: Pair, found: Sequence[Comparison], folder: Pa
         created=None if replayed else time.strftime("%Y-%m-%d"),
         command=results.command,
         device=results.device,
+        execution=results.execution,
         drafters=drafters,
         comparisons=[
             ReportedComparison(

@@ -25,6 +25,7 @@ class Report:
     created: str | None  # a date; None: replayed, which is the same on any day
     command: str
     device: str
+    execution: str  # kernels, numbers, kind of device
     drafters: list[str]  # short names
     comparisons: list[ReportedComparison]
     examples: list[Example]

@@ -164,7 +164,9 @@ def test_results_hold_every_figure_and_print(tmp_path):
     methods = [*FIXED[:2], replace(FIXED[2], source="somewhere", parameters={"length": 3})]
     lossless = compare_texts(records, IDS, target)
     found = assemble(records, methods, CONDITIONS, lossless=lossless)
-    results = Results(5, "python", "CPU", {"torch": "2"}, PAIR, {"toy": 0.1}, "shared", 0, [found])
+    results = Results(
+        5, "python", "CPU", {"torch": "2"}, PAIR, {"toy": 0.1}, "shared", 0, [found], "float32"
+    )
     write_results(results, tmp_path)
     (read,) = json.loads((tmp_path / "results.json").read_text())["comparisons"]
     assert set(read["domains"]) == {"even", "odd"} and read["pair"]["name"] == "toy"

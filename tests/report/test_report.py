@@ -180,6 +180,7 @@ def sample_report(**more):
         "created": "2025-01-31 12:00",
         "command": "python evaluate.py policy=POLICY_FOLDER",
         "device": "some CPU, 2 threads",
+        "execution": "compiled, float32, cpu",
         "drafters": ["draft"],
         "comparisons": [reported(), reported(slower)],
         "examples": [example(), example("code-test-1", " end", TURNS)],
