@@ -36,6 +36,7 @@ TOOLS = {  # what each one's settings are called
     "adaspec_rl.tools.distill": "DistillConfig",
     "adaspec_rl.tools.choose": "ChooseConfig",
     "adaspec_rl.tools.table": "TableConfig",
+    "adaspec_rl.interop.export": "ExportConfig",
 }
 ELSEWHERE = {"python3", "pip", ".", "ruff", "mypy", "git", "mkdocs"}  # programs of others
 MODULES = {"pytest", "build"}
@@ -150,11 +151,11 @@ def accept(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if program == "python" and words[0] == "-m":
         _, module, *words = words
         if module not in MODULES:
-            _settings(module, words)
+            _understood_by_module(module, words, monkeypatch)
     elif program == "python" and words[0] in SCRIPTS:
         _compose(SCRIPTS[words[0]], words[1:])
     elif program == "python":
-        _parse_options(PROJECT / words[0], words[1:], monkeypatch)
+        _understood_by_script(PROJECT / words[0], words[1:], monkeypatch)
     elif program in SCRIPTS:
         _compose(SCRIPTS[program], words)
     else:
@@ -176,41 +177,51 @@ def _compose(script: str, words: list[str]) -> None:
 def _settings(module: str, words: list[str]) -> None:
     """Let a tool read its settings; those that it cannot do without are filled in."""
     schema = getattr(import_module(module), TOOLS[module])
-    required = ["model.target=X", "data=X", "out=X", "candidates=[ngram]"]
+    required = ["model.target=X", "data=X", "out=X", "candidates=[ngram]", "policy=X", "to=vllm"]
     known = settings._settings(schema)
     filled = [word for word in required if word.split("=")[0] in known]
     settings.parse(schema, [*filled, *words])
 
 
-def _parse_options(script: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a script read its options and stop there."""
+class _Fine(BaseException):
+    """What was asked for was understood."""
 
-    class Fine(BaseException):
-        """The options are."""
 
-    def stopping(read: Callable[..., object]) -> Callable[..., None]:
-        def parse(parser: argparse.ArgumentParser, *given: object) -> None:
-            read(parser, *given)
-            raise Fine
+def _stopping(read: Callable[..., object]) -> Callable[..., None]:
+    def understand(*given: object) -> None:
+        read(*given)
+        raise _Fine
 
-        return parse
+    return understand
 
-    assert script.is_file(), f"there is no {script}"
-    if "argparse" not in script.read_text(encoding="utf-8"):
-        return
+
+def _understood(run: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a program read its command line, and stop there."""
     for name in ("parse_args", "parse_intermixed_args"):
         read = getattr(argparse.ArgumentParser, name)
-        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(read))
+        monkeypatch.setattr(argparse.ArgumentParser, name, _stopping(read))
+    with pytest.raises(_Fine):
+        run()
+
+
+def _understood_by_module(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module(name)
+    if hasattr(module, "parse"):
+        monkeypatch.setattr(module, "parse", _stopping(settings.parse))
+    _understood(lambda: module.main(words), monkeypatch)
+
+
+def _understood_by_script(script: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert script.is_file(), f"there is no {script}"
+    if "argparse" not in script.read_text(encoding="utf-8"):  # an example
+        return
     monkeypatch.setattr(sys, "argv", [str(script), *words])
     monkeypatch.syspath_prepend(str(script.parent))
     before = set(sys.modules)
-    try:
-        with pytest.raises(Fine):
-            runpy.run_path(str(script), run_name="__main__")
-    finally:
-        for name in set(sys.modules) - before:
-            if (script.parent / f"{name}.py").exists():
-                sys.modules.pop(name)
+    _understood(lambda: runpy.run_path(str(script), run_name="__main__"), monkeypatch)
+    for name in set(sys.modules) - before:
+        if (script.parent / f"{name}.py").exists():
+            sys.modules.pop(name)
 
 
 def test_the_readme_is_short():
