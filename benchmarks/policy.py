@@ -111,7 +111,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, and the half width of a 95% interval over seeds (Student's t)."""
     quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
     if len(values) < 2:
-        return float(np.mean(values)), 0.0, 0.0
+        return (float(np.mean(values)),) * 3
     half = quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return float(np.mean(values)), float(np.mean(values)) - half, float(np.mean(values)) + half
 
