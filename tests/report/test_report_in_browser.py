@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from adaspec_rl.comparison.selection import Selection
+from adaspec_rl.data.encoding import ChatFacts
 from adaspec_rl.report.page import write_report
 from adaspec_rl.report.policy_map import policy_map
 from tests.report.test_report import (
@@ -213,3 +215,30 @@ def test_little_data_makes_a_small_page_without_errors(visit):
     assert sections == [name for name in SECTIONS if name not in ("policy", "costs")]
     assert page.locator("#switch").is_hidden()
     assert page.locator("#text-left .t").count() == 5 and overflow(page) <= 0
+
+
+def test_it_says_what_ran_where_on_which_prompts(visit):
+    few = comparison(
+        prompts=39,
+        selection=Selection(asked=260, taken=39, per_domain=3, minutes=10.0),
+        chat=ChatFacts("auto", 39, "872be49dbb638044"),
+    )
+    said = visit(sample_report(comparisons=[reported(few)])).locator("#meta").text_content()
+    assert said == (
+        "tiny (6c07f478) · compiled, float32, cpu · some CPU, 2 threads · 39 of 260 prompts, as "
+        "many as 10 minutes allow · through the chat template · 2025-01-31 12:00"
+    )
+
+
+def test_300_prompts_are_there_within_a_second(browser, tmp_path):
+    report = sample_report(examples=[example(f"code-test-{n}", " end" * 40) for n in range(300)])
+    write_report(tmp_path / "report.html", report)
+    page = browser.new_page()
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})  # its own time, no waiting
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator("#prompt option").count() == 300
+    metrics = devtools.send("Performance.getMetrics")["metrics"]
+    page.close()
+    taken = {item["name"]: item["value"] for item in metrics}
+    assert 0 < taken["TaskDuration"] < 1.0  # 0.24 s on a busy machine
