@@ -37,6 +37,7 @@ TOOLS = {  # what each one's settings are called
     "adaspec_rl.tools.choose": "ChooseConfig",
     "adaspec_rl.tools.table": "TableConfig",
     "adaspec_rl.interop.export": "ExportConfig",
+    "adaspec_rl.interop.predict": "PredictConfig",
 }
 ELSEWHERE = {"python3", "pip", ".", "ruff", "mypy", "git", "mkdocs"}  # programs of others
 MODULES = {"pytest", "build"}
