@@ -10,8 +10,8 @@ from adaspec_rl.decoding.drafters import NgramLookup, TableDrafter
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.tree_shape import TreeShape
+from tests.decoding.actions import anything
 from tests.decoding.tables import random_table
-from tests.decoding.test_tree_shape import shapes
 from tests.toy import ToyModel, greedy_text, similar, toy_session
 
 DRAFTERS = 4
@@ -24,29 +24,12 @@ def session_of(target: ToyModel, **options):
     return toy_session(target, [*models, NgramLookup(), table], **options)
 
 
-trees = st.builds(
-    lambda shape, drafter, also: Action(
-        shape.depth, drafter, tree=shape, also=tuple(n for n in also if n != drafter)
-    ),
-    shapes(),
-    st.integers(0, DRAFTERS - 1),
-    st.lists(st.integers(0, DRAFTERS - 1), unique=True, max_size=2),
-)
-together = st.builds(
-    lambda order, length, threshold: Action(length, order[0], threshold, also=tuple(order[1:])),
-    st.permutations(range(DRAFTERS)).flatmap(
-        lambda order: st.integers(2, DRAFTERS).map(lambda n: order[:n])
-    ),
-    st.integers(1, 5),
-    st.sampled_from([0.0, 0.4]),
-)
-chains = st.builds(Action, length=st.integers(0, 4), drafter=st.integers(0, DRAFTERS - 1))
-anything = st.one_of(trees, together, chains)
+schedules = st.lists(anything(DRAFTERS), min_size=12, max_size=12)
 
 
 @settings(deadline=None, max_examples=80)
 @given(
-    actions=st.lists(anything, min_size=12, max_size=12),
+    actions=schedules,
     prompt=st.lists(st.integers(0, 7), min_size=1, max_size=6),
     seed=st.integers(0, 1000),
     eos=st.sampled_from([(), (3,), (1, 5)]),
@@ -75,7 +58,7 @@ def test_greedy_text_is_that_of_plain_decoding(actions, prompt, seed, eos, budge
 
 @settings(deadline=None, max_examples=40)
 @given(
-    actions=st.lists(anything, min_size=12, max_size=12),
+    actions=schedules,
     seed=st.integers(0, 1000),
     top_k=st.sampled_from([0, 3]),
 )
