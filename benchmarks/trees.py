@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--contexts", nargs="*", type=int, default=[128, 512])
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--only", default="", help="methods whose names contain this")
+    parser.add_argument("--methods", nargs="*", help="their names in the table; all by default")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -205,7 +205,7 @@ def main() -> None:
     methods = {
         name: action
         for name, action in methods_of(names).items()
-        if options.only in name or name == PLAIN
+        if not options.methods or name in (PLAIN, *options.methods)
     }
     found = speeds(
         pair,
