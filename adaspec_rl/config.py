@@ -183,6 +183,15 @@ class EvaluationConfig:
     trials: int = 12  # parameter settings tried for every method that has parameters
     tuning_prompts: int = 24  # training prompts a domain on which they are tried
     resamples: int = 2000  # of the bootstrap
+    # Serving: requests that arrive by themselves, decoded in batches.
+    load: str | None = None  # constant, poisson, bursty, trace; null: prompts one after the other
+    rate: Any = 1.0  # requests a second, or a list of rates; trace: times as fast as recorded
+    trace: str | None = None  # trace: a file of arrival times, in seconds
+    rows: int = 8  # decoded side by side, at most
+    requests: int = 64  # constant, poisson, bursty: how many come
+    to_first: float = 1.0  # seconds to the first token, at most, for a request to be good
+    per_token: float = 0.1  # seconds of each further token, likewise
+    batch_cost: str | None = None  # replay: a file of batch costs; null: measured here
 
 
 @dataclass

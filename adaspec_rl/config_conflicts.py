@@ -8,6 +8,7 @@ from adaspec_rl.config import (
     DataConfig,
     EnvConfig,
     EvaluateConfig,
+    EvaluationConfig,
     LossyConfig,
     TrainConfig,
 )
@@ -47,6 +48,7 @@ def check_together(config: Config) -> None:
     if isinstance(config, EvaluateConfig):
         temperatures = config.evaluation.temperatures or temperatures
         _check_controllers(config)
+    _check_load(config)
     if config.env.verification == "greedy" and any(temperatures):
         raise ValueError(
             f"env.verification=greedy needs temperature 0, got {max(temperatures):g}: set "
@@ -63,6 +65,40 @@ def check_together(config: Config) -> None:
     if isinstance(config, TrainConfig):
         _check_training(config)
         _check_agent(config)
+
+
+def _check_load(config: Config) -> None:
+    """Serving has settings of its own, which mean nothing elsewhere."""
+    given, usual = config.evaluation, EvaluationConfig()
+    serving = ("rate", "trace", "rows", "requests", "to_first", "per_token", "batch_cost")
+    changed = [name for name in serving if getattr(given, name) != getattr(usual, name)]
+    if given.load is None or isinstance(config, TrainConfig):
+        if given.load is not None:
+            raise ValueError(
+                f"evaluation.load={given.load} belongs to evaluate.py: train_policy.py compares "
+                "one text after the other"
+            )
+        if changed:
+            raise ValueError(
+                f"evaluation.{changed[0]}={shown(getattr(given, changed[0]))} has no meaning "
+                "without a load: set evaluation.load, or leave it out"
+            )
+        return
+    if (given.load == "trace") != (given.trace is not None):
+        raise ValueError(
+            f"evaluation.load={given.load} and evaluation.trace={given.trace} do not fit together: "
+            "arrival times come from evaluation.trace=FILE with evaluation.load=trace"
+        )
+    if given.batch_cost is not None and given.mode != "replay":
+        raise ValueError(
+            f"evaluation.batch_cost needs evaluation.mode=replay, got {given.mode}: what is "
+            "decoded live is measured"
+        )
+    if config.env.verification in LOSSY or given.temperatures:
+        raise ValueError(
+            "evaluation.load serves at env.temperature and verifies exactly: leave out "
+            "evaluation.temperatures and lossy rules"
+        )
 
 
 def _check_data(config: DataConfig) -> None:

@@ -27,6 +27,7 @@ LENGTH = Whole(1, 64)  # a draft's; recording one and observing it takes memory 
 TOKENS = Whole(1, 10**6)
 TEMPERATURE = Number(0, 100)
 SIZE = Whole(1, 1024)  # of a batch
+RATE = Number(0, 10**6, above=True)  # requests a second
 STEPS = Whole(1, 10**10)
 SEED = Whole(0, 2**31 - 1)
 THREADS = OrNull(Whole(1, 1024))
@@ -152,6 +153,14 @@ LIMITS: Mapping[str, Limit] = {
     "evaluation.trials": Whole(1, 10_000),
     "evaluation.tuning_prompts": COUNT,
     "evaluation.resamples": Whole(1, 100_000),
+    "evaluation.load": OrNull(Words("constant", "poisson", "bursty", "trace")),
+    "evaluation.rate": Either(RATE, ListOf(RATE, least=1, most=32)),
+    "evaluation.trace": OrNull(TEXT),
+    "evaluation.rows": SIZE,
+    "evaluation.requests": Whole(1, 10**6),
+    "evaluation.to_first": Number(0, 10**6, above=True),
+    "evaluation.per_token": Number(0, 10**6, above=True),
+    "evaluation.batch_cost": OrNull(TEXT),
     "seed": SEED,
     "threads": THREADS,
     "runs": TEXT,

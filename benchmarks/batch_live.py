@@ -7,17 +7,18 @@ must be the one of plain decoding.
 """
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batch_replay import LEARNED, contestants
 from policy import configured
 from report import finish
 from rich.console import Console
 
+from adaspec_rl.comparison.batch_contestants import LEARNED, LIVE_GROUPS, contestants
 from adaspec_rl.comparison.statistics import paired_ratio_interval
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.baselines.fixed import FixedLength
@@ -36,7 +37,6 @@ from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
 from adaspec_rl.replay.batch_rows import BatchTables
 
-GROUPS = ("history", "drafters", "context", "lookup")  # what costs a batch little to observe
 SINGLE = "one_by_one"
 
 
@@ -67,13 +67,21 @@ class Bench:
     heads: Sequence[Survival]
     costs: BatchCosts
     rows: int
+    clock: Callable[[], float]
 
     def in_a_batch(
         self, controller: BatchController, prompts: Sequence[EncodedPrompt], sums: Sums
     ) -> list[list[int]]:
         """The texts."""
         pair = self.batched
-        batch = Batch(pair.target, pair.drafters, self.rows, rules=self.rules, survival=self.heads)
+        batch = Batch(
+            pair.target,
+            pair.drafters,
+            self.rows,
+            rules=self.rules,
+            survival=self.heads,
+            clock=self.clock,
+        )
         asked = [Asked(prompt.ids, number) for number, prompt in enumerate(prompts)]
         made = generate_batch(batch, controller, asked, features=self.costs.features)
         assert not any(answer.error for answer in made.answers)
@@ -92,12 +100,13 @@ class Bench:
             verification=self.rules.verification,
         )
         unused = CostFeatures(0.0, 0.0, 0.0)
+        began = self.clock()
         made = [
             generate(session, FixedLength(0), prompt.ids, cost=unused, seed=number)
             for number, prompt in enumerate(prompts)
         ]
+        sums.seconds.append(self.clock() - began)
         sums.tokens.append(sum(len(one.tokens) for one in made))
-        sums.seconds.append(sum(one.seconds for one in made))
         return [one.tokens for one in made]
 
 
@@ -141,6 +150,7 @@ def prepared(
     config: TrainConfig, rows: int, options: argparse.Namespace, console: Console
 ) -> tuple[Bench, dict[str, Callable[[int], BatchController]], list[EncodedPrompt]]:
     """Pairs, costs, what was learned of the training prompts, and the held-out ones."""
+    clock = time.process_time if options.processor_time else time.perf_counter
     alone, batched = (pair_from(config.model, config.engine) for _ in range(2))
     rules = DecodingRules(
         frozenset(batched.eos_ids),
@@ -158,9 +168,10 @@ def prepared(
         rules=rules,
         max_length=config.env.max_length,
         seconds=options.cost_seconds,
+        clock=clock,
     )
     spec = ObservationSpec(
-        GROUPS, config.env.max_length, alone.target.vocab_size, len(alone.drafters)
+        LIVE_GROUPS, config.env.max_length, alone.target.vocab_size, len(alone.drafters)
     )
     loads = [1 << n for n in range(rows.bit_length())]
     makers = contestants(
@@ -168,7 +179,7 @@ def prepared(
     )
     held_out = list(prompts_from(config, "test", alone, console, options.prompts))
     np.random.default_rng(0).shuffle(held_out)  # mixed domains in every group
-    return Bench(batched, alone, rules, heads, costs, rows), makers, held_out
+    return Bench(batched, alone, rules, heads, costs, rows, clock), makers, held_out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -180,10 +191,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--cost-seconds", type=float, default=20.0)
     parser.add_argument("--tuning-texts", type=int, default=32)
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="one thread, whose processor time counts: for machines that do other work meanwhile",
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", help="as for train_policy.py")
     options = parser.parse_intermixed_args(arguments)
-    set_threads(None)
+    set_threads(1 if options.processor_time else None)
     console = Console()
     config = configured(options.overrides)
     bench, makers, prompts = prepared(config, options.rows, options, console)

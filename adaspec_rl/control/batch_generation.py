@@ -47,6 +47,7 @@ class BatchGeneration:
     seconds: float = 0.0  # all of it
     controller_seconds: float = 0.0  # observations and decisions
     rounds: int = 0
+    prefills: int = 0  # rounds before which prompts were read
     offered: int = 0  # tokens drafted
     verified: int = 0
 
@@ -210,6 +211,7 @@ class _Run:
         self.waiting = deque(sorted(range(len(asked)), key=lambda n: asked[n].arrives))
         self.request_of: dict[int, int] = {}
         self._began = batch.clock()
+        self._reads = False  # whether the next round begins with prompts
         self._learning = 0.0  # seconds after the last round, which count with the next one
 
     @property
@@ -234,6 +236,7 @@ class _Run:
                 continue
             self.request_of[row] = number
             self._controller.admit(row, text.prompt, text.seed)
+            self._reads = True
             if self._observer:
                 self._observer.start(row)
 
@@ -263,6 +266,8 @@ class _Run:
     def _take(self, played: BatchRound) -> None:
         now, made = self.now, self.made
         made.rounds += 1
+        made.prefills += self._reads
+        self._reads = False
         made.offered += played.offered
         made.verified += played.verified
         for row, round_ in played.rounds.items():

@@ -1,6 +1,7 @@
 """What rounds of many rows cost on this machine, timed in a live batch."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -35,6 +36,7 @@ def measure_batch_costs(
     max_length: int = 8,
     contexts: Sequence[int] = (64, 256),
     seconds: float = 20.0,
+    clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[float], None] = lambda share: None,
 ) -> BatchCosts:
     """Time rounds of 1 to `rows` texts, and forwards of each width, until `seconds` are over.
@@ -47,8 +49,7 @@ def measure_batch_costs(
         rules: how texts are verified; their end and budget do not matter.
         contexts: tokens before the rounds.
     """
-    timed = _Timed(target, drafters, prompts, rows, rules, max_length)
-    clock = timed.batch.clock
+    timed = _Timed(target, drafters, prompts, rows, rules, max_length, clock)
     began, done = clock(), 0
     while done < FEWEST or clock() - began < seconds:
         for context in contexts:
@@ -69,10 +70,11 @@ class _Timed:
         rows: int,
         rules: DecodingRules,
         max_length: int,
+        clock: Callable[[], float],
     ) -> None:
         endless = DecodingRules(frozenset(), 10 * SPAN, rules.sampling, rules.verification)
         sure = [SureLookup() if isinstance(one, NgramLookup) else one for one in drafters]
-        self.batch = Batch(target, sure, rows, rules=endless)
+        self.batch = Batch(target, sure, rows, rules=endless, clock=clock)
         self._prompts, self._max_length = prompts, max_length
         powers = [1 << n for n in range(int(math.log2(rows)) + 1)]
         self._sizes = sorted({*powers, rows})

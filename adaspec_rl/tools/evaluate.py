@@ -1,25 +1,32 @@
 """What `evaluate.py` runs: find the policy, compare it, and write results and report."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from adaspec_rl.comparison.compare import MODES, compare
 from adaspec_rl.comparison.contestants import check_comparison
 from adaspec_rl.comparison.figures import Results
+from adaspec_rl.comparison.serving import MODES as MODES_UNDER_LOAD
+from adaspec_rl.comparison.serving import compare_under_load
 from adaspec_rl.config import EvaluateConfig
 from adaspec_rl.console import say
-from adaspec_rl.files import locked, remove_unfinished
+from adaspec_rl.files import locked, remove_unfinished, write_atomically
 from adaspec_rl.from_config import pair_from, set_threads
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.report.conclusion import conclude
+from adaspec_rl.report.load_plot import load_plot
 from adaspec_rl.report.publish import log_comparison, open_run
 from adaspec_rl.run_identity import RECORD, RunIdentity, saved_identity, settings_of
 from adaspec_rl.training.bundle import DESCRIPTION, PolicyBundle, load_bundle
 
 
-def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> Results:
+def evaluate_policy(
+    config: EvaluateConfig, folder: Path, console: Console
+) -> Results | dict[str, Any]:
     """`evaluate.py`: returns what `results.json` in `folder` holds.
 
     Writes there `results.json` and `.csv`, `report.html`, pictures, and the generations themselves
@@ -43,6 +50,8 @@ def evaluate_policy(config: EvaluateConfig, folder: Path, console: Console) -> R
             identity.check_settings(began, folder)
         else:
             identity.save(folder)
+        if config.evaluation.load is not None:
+            return _serve(config, folder, console)
         with open_run(config.logger, folder, asdict(config), console, "evaluate") as run:
             results = _evaluate(config, folder, console)
             if run is not None:
@@ -63,6 +72,16 @@ def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> Results
         for mode in MODES[config.evaluation.mode]:
             found.append(compare(own, pair, bundle, folder, console, mode=mode))
     return conclude(config, pair, found, folder)
+
+
+def _serve(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Requests under load: `serving.json` and a picture."""
+    pair = pair_from(config.model, config.engine)
+    results = compare_under_load(config, pair, console)
+    write_atomically(folder / "serving.json", json.dumps(results, indent=2) + "\n")
+    for mode in MODES_UNDER_LOAD[config.evaluation.mode]:
+        load_plot(results[mode], results["costs"], folder / f"serving-{mode}.png")
+    return results
 
 
 def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundle | None:

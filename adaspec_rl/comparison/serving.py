@@ -1,0 +1,184 @@
+"""Requests that arrive by themselves, decoded in batches under every batch controller."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from adaspec_rl.comparison.batch_contestants import LIVE_GROUPS, contestants
+from adaspec_rl.config import EvaluateConfig
+from adaspec_rl.console import say
+from adaspec_rl.control.batch_controller import BatchController
+from adaspec_rl.control.batch_generation import Asked, BatchGeneration, generate_batch
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.batch_costs import BatchCosts
+from adaspec_rl.costs.batch_measurement import measure_batch_costs
+from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.batch import Batch
+from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.text import DecodingRules
+from adaspec_rl.from_config import recording_from, sampling_from
+from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.prompts import prompts_from
+from adaspec_rl.replay.batch_rows import BatchTables
+from adaspec_rl.replay.load import arrivals, recorded_arrivals
+from adaspec_rl.replay.serving import Served, serve
+
+MODES = {"live": ("live",), "replay": ("replay",), "both": ("replay", "live")}
+TUNING_TEXTS = 12  # decoded at each load while settings are tuned, at least
+SHOWN = (
+    "tokens_per_second", "to_first_p50", "to_first_p99", "per_token_p50", "per_token_p99",
+    "goodput", "target_passes", "verified", "thrown_away",
+)  # fmt: skip
+
+Makers = Mapping[str, Callable[[int], BatchController]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What serves: a pair in batches of up to `rows`, and what it costs."""
+
+    pair: Pair
+    rules: DecodingRules
+    heads: Sequence[Survival]
+    costs: BatchCosts
+    prompts: Sequence[EncodedPrompt]
+    tables: BatchTables | None  # replay: the recorded texts of `prompts`
+    rows: int
+
+    def served(self, controller: BatchController, arrived: np.ndarray) -> Served:
+        """Request `n` asks for prompt `n`, from the first one again when they are used up."""
+        asked = np.arange(len(arrived)) % len(self.prompts)
+        if self.tables is not None:
+            return serve(self.tables, self.costs, controller, arrived, asked, self.rows)
+        batch = Batch(
+            self.pair.target, self.pair.drafters, self.rows, rules=self.rules, survival=self.heads
+        )
+        requests = [
+            Asked(self.prompts[prompt].ids, int(prompt), float(at))
+            for prompt, at in zip(asked, arrived)
+        ]
+        made = generate_batch(batch, controller, requests, features=self.costs.features)
+        return live_figures(made, arrived)
+
+
+def live_figures(made: BatchGeneration, arrived: np.ndarray) -> Served:
+    """A live run as a simulated one is told.
+
+    Raises:
+        RuntimeError: a request failed; says which and why.
+    """
+    for number, answer in enumerate(made.answers):
+        if answer.error:
+            raise RuntimeError(f"request {number} failed: {answer.error}")
+    return Served(
+        arrived,
+        np.array([answer.first for answer in made.answers]),
+        np.array([answer.ended for answer in made.answers]),
+        np.array([len(answer.tokens) for answer in made.answers]),
+        made.rounds,
+        made.prefills,
+        made.offered,
+        made.verified,
+        sum(answer.accepted for answer in made.answers),
+    )
+
+
+def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> dict[str, Any]:
+    """Every batch controller at every rate and in every mode of `config.evaluation`.
+
+    All of them serve the same requests. What learns and what is tuned has seen training prompts.
+    """
+    asked = config.evaluation
+    rules = DecodingRules(
+        frozenset(pair.eos_ids),
+        config.env.max_new_tokens,
+        sampling_from(config.env),
+        config.env.verification,
+    )
+    training = prompts_from(config, "train", pair, console, config.replay.prompts)
+    trace, heads = recording_from(config, pair, training, console)
+    costs = _costs(config, pair, training, rules, console)
+    spec = ObservationSpec(
+        LIVE_GROUPS, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
+    )
+    loads = [1 << n for n in range(asked.rows.bit_length())]
+    tuned = sorted({1, loads[-1]})
+    makers = contestants(
+        BatchTables(trace), costs, spec, TUNING_TEXTS, console, loads=loads, tuned=tuned
+    )
+    prompts = prompts_from(config, "test", pair, console, asked.prompts)
+    results: dict[str, Any] = {"load": asked.load, "rows": asked.rows, "costs": costs.device}
+    results |= {"to_first": asked.to_first, "per_token": asked.per_token}
+    for mode in MODES[asked.mode]:
+        tables = None
+        if mode == "replay":
+            tables = BatchTables(recording_from(config, pair, prompts, console, heads=heads)[0])
+        service = Service(pair, rules, heads, costs, prompts, tables, asked.rows)
+        results[mode] = [_at_rate(rate, config, service, makers, console) for rate in rates(config)]
+    return results
+
+
+def rates(config: EvaluateConfig) -> list[float]:
+    """`evaluation.rate` as a list, rising."""
+    given = config.evaluation.rate
+    return sorted(map(float, given if isinstance(given, list) else [given]))
+
+
+def arrived(config: EvaluateConfig, rate: float) -> np.ndarray:
+    """When requests come, the same for every controller; the first one at 0 unless a file says."""
+    asked = config.evaluation
+    if asked.trace is not None:
+        return recorded_arrivals(Path(asked.trace)) / rate
+    assert asked.load is not None
+    return arrivals(asked.load, rate, asked.requests, np.random.default_rng(config.seed))
+
+
+def _costs(
+    config: EvaluateConfig,
+    pair: Pair,
+    prompts: Sequence[EncodedPrompt],
+    rules: DecodingRules,
+    console: Console,
+) -> BatchCosts:
+    if config.evaluation.batch_cost is not None:
+        costs = BatchCosts.load(Path(config.evaluation.batch_cost))
+        if len(costs.drafters) != len(pair.drafters):
+            raise ValueError(
+                f"{config.evaluation.batch_cost} holds costs of {len(costs.drafters)} drafters: "
+                f"expected {len(pair.drafters)}, as model.drafters names them"
+            )
+        return costs
+    say(console, "measuring what rounds of a batch cost")
+    return measure_batch_costs(
+        pair.target,
+        pair.drafters,
+        [prompt.ids for prompt in prompts],
+        rows=config.evaluation.rows,
+        rules=rules,
+        max_length=config.env.max_length,
+        seconds=config.cost.seconds or 30.0,
+    )
+
+
+def _at_rate(
+    rate: float, config: EvaluateConfig, service: Service, makers: Makers, console: Console
+) -> dict[str, Any]:
+    """All controllers at one rate."""
+    times, asked = arrived(config, rate), config.evaluation
+    found = {}
+    for name, make in makers.items():
+        served = service.served(make(service.rows), times)
+        found[name] = served.figures(asked.to_first, asked.per_token)
+    where = "live" if service.tables is None else "replayed"
+    table = Table(title=f"{where}, {asked.load}, {rate:g} requests a second, {service.rows} rows")
+    for column in ("controller", *SHOWN):
+        table.add_column(column.replace("_", " "), justify="right")
+    for name, figures in found.items():
+        table.add_row(name, *(f"{figures[column]:.4g}" for column in SHOWN))
+    console.print(table)
+    return {"rate": rate, "requests": len(times), "controllers": found}
