@@ -28,6 +28,7 @@ from adaspec_rl.decoding.verification import Rule
 from adaspec_rl.decoding.verification.lossy import Fuzzy, Judge, Tolerance, TopK, Typical
 from adaspec_rl.decoding.verification.lossy.judge_file import load_judge
 from adaspec_rl.engine.device import device_named
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.drafter_names import EXIT
 from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.recording.recorder import Recording, record
@@ -54,13 +55,15 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
         config.name,
         config.target,
         [drafter_source(config, name) for name in config.drafters],
-        dtype=config.dtype,
-        device=device,
-        device_map=config.device_map,
-        engine=engine.name,
-        compile=engine.compile,
-        kernels=engine.kernels,
-        quantize=config.quantize,
+        LoadOptions(
+            dtype=config.dtype,
+            device=device,
+            device_map=config.device_map,
+            engine=engine.name,
+            kernels=engine.kernels,
+            quantize=config.quantize,
+            compile=engine.compile,
+        ),
         shape=config.shape,
         drafter_shape=config.drafter_shape,
         memory=config.memory,

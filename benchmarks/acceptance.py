@@ -24,6 +24,7 @@ from rich.table import Table
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import balanced, jsonl_prompts
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.recording.trace import Trace
@@ -86,7 +87,9 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=8)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    pair = load_pair("acceptance", options.target, options.drafters, dtype=options.dtype)
+    pair = load_pair(
+        "acceptance", options.target, options.drafters, LoadOptions(dtype=options.dtype)
+    )
     asked = as_asked(jsonl_prompts(options.data, "test", 1.0), "auto", pair.tokenizer)
     encoded = [encode(pair.tokenizer, prompt) for prompt in asked]
     short = {

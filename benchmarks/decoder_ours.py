@@ -15,7 +15,8 @@ from adaspec_rl.decoding.drafters import Drafter, DraftModel, EarlyExit
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
-from adaspec_rl.pairs.pair import Pair, dtype_named
+from adaspec_rl.engine.load_options import dtype_named
+from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.training.bundle import PolicyBundle
 

@@ -11,7 +11,7 @@ from decoders import Made, Method, Run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from adaspec_rl.pairs.pair import dtype_named
+from adaspec_rl.engine.load_options import dtype_named
 from adaspec_rl.pairs.sources import checkpoint_of
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 8)

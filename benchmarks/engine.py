@@ -58,8 +58,9 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.engine.load_options import LoadOptions, dtype_named
 from adaspec_rl.engine.loading import load_model
-from adaspec_rl.pairs.pair import Pair, dtype_named, load_pair
+from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
 
 TORCH = "torch kernels"
@@ -79,9 +80,11 @@ def loaded(
         try:
             found[precision] = load_model(
                 checkpoint_of(source).source,
-                dtype=dtype_named(BESIDES_QUANTIZED if quantize else precision),
-                quantize=quantize,
-                kernels=kernels,
+                LoadOptions(
+                    dtype=dtype_named(BESIDES_QUANTIZED if quantize else precision),
+                    quantize=quantize,
+                    kernels=kernels,
+                ),
                 name=source,
             )
         except ValueError as error:
@@ -251,8 +254,7 @@ def pair_of(options: argparse.Namespace) -> Pair:
         "pair",
         options.target,
         [options.drafter],
-        dtype=options.dtype,
-        device=options.device,
+        LoadOptions(dtype=options.dtype, device=options.device),
         shape=options.shape if inflated else None,
         drafter_shape=options.drafter_shape if inflated else None,
     )

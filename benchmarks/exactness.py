@@ -23,7 +23,8 @@ from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.pairs.pair import dtype_named, load_pair
+from adaspec_rl.engine.load_options import LoadOptions, dtype_named
+from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import EMBEDDED
 from adaspec_rl.training.bundle import load_bundle
 
@@ -42,7 +43,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     pair = load_pair(
-        "tiny", "tiny:target", ["tiny:draft"], device=options.device, dtype=options.dtype
+        "tiny",
+        "tiny:target",
+        ["tiny:draft"],
+        LoadOptions(device=options.device, dtype=options.dtype),
     )
     reference = AutoModelForCausalLM.from_pretrained(
         EMBEDDED / "target", dtype=dtype_named(options.dtype)

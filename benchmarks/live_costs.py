@@ -22,6 +22,7 @@ from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.costs.table import cost_table
 from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.pair import NGRAM, Pair, load_pair
 
 MAX_LENGTH = 8
@@ -67,8 +68,7 @@ def pair_from(options: argparse.Namespace) -> Pair:
         "pair",
         options.target,
         [options.drafter, NGRAM],
-        dtype=options.dtype,
-        device=options.device,
+        LoadOptions(dtype=options.dtype, device=options.device),
         shape=options.shape,
         drafter_shape=options.drafter_shape,
     )

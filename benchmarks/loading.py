@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from report import finish
 
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import PeakMemory, weight_bytes
 from adaspec_rl.pairs.sources import checkpoint_of
@@ -49,7 +50,7 @@ def main() -> None:
                 gc.collect()
                 peak.begin()
                 before, began = peak.bytes(), time.perf_counter()
-                loaded = load_model(source, dtype=dtype, quantize=quantize)
+                loaded = load_model(source, LoadOptions(dtype=dtype, quantize=quantize))
                 seconds[name].append(time.perf_counter() - began)
                 most = peak.bytes()
                 if before is not None and most is not None:

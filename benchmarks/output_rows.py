@@ -29,6 +29,7 @@ from adaspec_rl.data.prompts import balanced, jsonl_prompts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.config_keys import SHARING
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.sharing import OUTPUT
 from adaspec_rl.engine.weights import tensors_in
 from adaspec_rl.pairs.pair import load_pair
@@ -87,7 +88,9 @@ def main() -> None:
             drafter = checkpoint_of(options.drafters[source])
             size = drafter.config()["vocab_size"]
             trimmed(drafter, frequent_tokens(texts, options.rows[rows], size), path)
-        pair = load_pair("rows", options.target, [str(path) for path in paths], dtype="auto")
+        pair = load_pair(
+            "rows", options.target, [str(path) for path in paths], LoadOptions(dtype="auto")
+        )
     asked = as_asked(
         balanced(jsonl_prompts(options.data, "test", options.test_share), options.prompts),
         "auto",

@@ -19,6 +19,7 @@ from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.pair import Pair, load_pair
 
 
@@ -66,8 +67,10 @@ def main() -> None:
             "pair",
             options.target,
             ["ngram"],
-            dtype=cache_type(precision),
-            quantize=precision if precision.startswith("int") else None,
+            LoadOptions(
+                dtype=cache_type(precision),
+                quantize=precision if precision.startswith("int") else None,
+            ),
         )
         prompts = prompts or prompts_of(options, pair)[1]
         texts = [answer(pair, prompt, options.tokens) for prompt in prompts]

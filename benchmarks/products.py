@@ -24,6 +24,7 @@ from rich.progress import track
 
 from adaspec_rl.engine.cpu.packing import PackedWeights, unpack
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.pairs.sources import checkpoint_of
 
@@ -76,7 +77,7 @@ def main() -> None:
     flush = torch.ones(FLUSH // 4)
     figures = {}
     for precision, (dtype, quantize) in PRECISIONS.items():
-        model = load_model(source, dtype=dtype, quantize=quantize, kernels="compiled")
+        model = load_model(source, LoadOptions(dtype=dtype, quantize=quantize, kernels="compiled"))
         assert isinstance(model, LeanModel)
         ways = ways_of(model, precision)
         times: dict[tuple[str, int], list[float]] = {(w, n): [] for n in WIDTHS for w in ways}

@@ -30,6 +30,7 @@ from adaspec_rl.data.prompts import balanced, embedded_prompts, jsonl_prompts
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.pair import Pair, load_pair
 
 NODES = (1, 2, 4, 8, 16, 32)
@@ -197,7 +198,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pair = load_pair("trees", options.target, options.drafters, dtype=options.dtype)
+    pair = load_pair("trees", options.target, options.drafters, LoadOptions(dtype=options.dtype))
     figures: dict[str, float] = {}
     for context in options.contexts:
         figures |= forward_costs(pair, context, options.repeats)

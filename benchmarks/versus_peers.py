@@ -43,6 +43,7 @@ from transformers.utils import is_sklearn_available, logging
 from adaspec_rl.data.conversations import unanswered
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import balanced, embedded_prompts, jsonl_prompts
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.sharing import shares
 from adaspec_rl.pairs.drafter_names import is_free
 from adaspec_rl.pairs.pair import Pair, load_pair
@@ -67,8 +68,7 @@ def pairs_of(options: argparse.Namespace, unavailable: dict[str, str]) -> dict[s
                 "pair",
                 options.target,
                 options.drafters,
-                dtype=cache_type(precision),
-                quantize=quantize,
+                LoadOptions(dtype=cache_type(precision), quantize=quantize),
             )
         except ValueError as error:
             unavailable[f"ours {precision}"] = str(error)

@@ -13,6 +13,7 @@ from adaspec_rl.decoding.drafters import DraftModel
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.config_keys import SHARING
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.sharing import load_sharing
 from adaspec_rl.pairs.pair import draft_model
@@ -73,9 +74,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def sharing_drafters(
     folder: Path, kinds: Sequence[str] = tuple(KINDS), *, device: str = "cpu", **options: Any
 ) -> tuple[LeanModel, list[DraftModel]]:
-    """A random target and drafters of it; `options` are `load_model`'s."""
+    """A random target and drafters of it; `options` are `LoadOptions`'."""
     checkpoint = save(new_model("llama", **SHAPE), folder / "target")
-    target = load_model(checkpoint, device=device, **options)
+    target = load_model(checkpoint, LoadOptions(device=device, **options))
     assert isinstance(target, LeanModel)
     made: list[DraftModel] = []
     for number, kind in enumerate(kinds):

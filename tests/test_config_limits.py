@@ -44,7 +44,7 @@ def test_closed_lists_are_those_of_the_parts():
     from adaspec_rl.control.observation import GROUPS
     from adaspec_rl.decoding.verification import RULES
     from adaspec_rl.decoding.verification.lossy import LOSSY
-    from adaspec_rl.engine.loading import ENGINES
+    from adaspec_rl.engine.load_options import ENGINES
     from adaspec_rl.engine.quantization import QUANTIZATIONS
     from adaspec_rl.envs.reward import REWARDS
     from adaspec_rl.envs.spec_decode import TIMINGS

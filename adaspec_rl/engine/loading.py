@@ -21,60 +21,42 @@ from adaspec_rl.engine.config_keys import (
 from adaspec_rl.engine.device_weights import read_weights
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.memory import out_of_memory
-from adaspec_rl.engine.quantization import QUANTIZATIONS, quantize_module
+from adaspec_rl.engine.quantization import quantize_module
 from adaspec_rl.engine.reference import check_first_layers
 from adaspec_rl.engine.transformers_model import TransformersModel, check_support
 from adaspec_rl.engine.weights import Stored, stored_in
 
 logger = logging.getLogger(__name__)
-ENGINES = ("auto", "lean", "transformers")
 LARGE = 1 << 30  # bytes of weights that take a while to read
 
 
 def load_model(
     source: str | Path,
+    options: LoadOptions = LoadOptions(),
     *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    device_map: str | None = None,
     name: str | None = None,
-    engine: str = "auto",
-    quantize: str | None = None,
     context_length: int | None = None,
-    compile: bool = False,
-    kernels: str = "auto",
 ) -> LanguageModel:
     """Load a causal language model from a folder or from the Hugging Face Hub.
 
     Args:
         source: a checkpoint folder, or a hub id such as `Qwen/Qwen3-0.6B`.
-        device_map: spread the model over devices, as transformers understands it.
         name: what messages call the model; by default the last part of `source`.
-        engine: `lean` is ours, for Llama, Mistral, Qwen2 and Qwen3; `transformers` runs anything;
-            `auto` is the first where it can be, and says so where it cannot.
-        quantize: `int8` stores the weights in 8 bits (needs torchao).
         context_length: the most tokens in one row; by default the configuration's.
-        compile: run the lean engine's narrow CUDA forwards through torch.compile.
-        kernels: the lean engine's on CPUs: `auto`, `compiled` or `torch`.
 
     Raises:
-        ValueError: the checkpoint cannot be found, fetched or understood, or an option is unknown.
+        ValueError: the checkpoint cannot be found, fetched or understood.
         OutOfMemory: the model does not fit in the device's memory.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine={engine!r} is unknown: expected one of {ENGINES}")
-    if quantize is not None and quantize not in QUANTIZATIONS:
-        raise ValueError(f"quantize={quantize!r} is unknown: expected one of {QUANTIZATIONS}")
-    if engine == "lean" and device_map is not None:
-        raise ValueError("device_map needs engine='transformers': the lean engine has one device")
-    device = torch.device(device)
+    engine = options.engine
     checkpoint = Checkpoint(source)
     config = checkpoint.config()
     name = name or Path(str(source)).name
     refuse_unusable(config, quantized=engine == "transformers")
     architecture = None
-    if engine == "lean" or (engine == "auto" and device_map is None):
+    if engine == "lean" or (engine == "auto" and options.device_map is None):
         try:
             architecture = _lean_architecture(name, config, checkpoint)
         except UnsupportedError as error:
@@ -83,15 +65,18 @@ def load_model(
             logger.warning("%s runs through transformers' own forward, slower: %s", name, error)
     try:
         if architecture is None:
-            return _load_transformers(
-                checkpoint, config, dtype, device, device_map, name, quantize, context_length
-            )
+            return _load_transformers(checkpoint, config, options, name, context_length)
         tensors = _shown(name, checkpoint.weight_files())
         weights = read_weights(
-            architecture, tensors, dtype=dtype, device=device, kernels=kernels, quantize=quantize
+            architecture,
+            tensors,
+            dtype=options.numbers,
+            device=torch.device(options.device),
+            kernels=options.kernels,
+            quantize=options.quantize,
         )
         return LeanModel(
-            architecture, weights, name, context_length=context_length, compile=compile
+            architecture, weights, name, context_length=context_length, compile=options.compile
         )
     except torch.OutOfMemoryError as error:
         raise out_of_memory(name, error) from error
@@ -131,19 +116,14 @@ def _lean_architecture(
 def _load_transformers(
     checkpoint: Checkpoint,
     config: Mapping[str, Any],
-    dtype: torch.dtype,
-    device: torch.device,
-    device_map: str | None,
+    options: LoadOptions,
     name: str,
-    quantize: str | None,
     context_length: int | None,
 ) -> TransformersModel:
     from transformers import AutoConfig, AutoModelForCausalLM  # slow, and only some need it
 
     model_class = _class_of(config)
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
-    if device_map is not None:
-        options["device_map"] = device_map
+    spread = {} if options.device_map is None else {"device_map": options.device_map}
     with _explained(checkpoint, config):
         parsed: Any = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
     parsed._attn_implementation = None  # what some other machine had
@@ -155,16 +135,18 @@ def _load_transformers(
             config=parsed,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **options,
+            dtype=options.numbers,
+            trust_remote_code=False,
+            **spread,
         )
     module, report = loaded
     _refuse_incomplete(name, report)
-    if device_map is None:
-        torch.nn.Module.to(module, device)  # its own `to` is not typed
-    if quantize is not None:
-        quantize_module(module, quantize)
+    if options.device_map is None:
+        torch.nn.Module.to(module, options.device)  # its own `to` is not typed
+    if options.quantize is not None:
+        quantize_module(module, options.quantize)
     model = TransformersModel(module, name, context_length=context_length)
-    check_causality(model, dtype)
+    check_causality(model, options.numbers)
     return model
 
 

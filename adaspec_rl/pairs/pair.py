@@ -1,7 +1,7 @@
 """A target and its drafters as one thing: loaded together, checked against each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -23,9 +23,9 @@ from adaspec_rl.decoding.verification import Rule
 from adaspec_rl.decoding.verification.lossy import Judge
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.config_keys import refuse_unusable
-from adaspec_rl.engine.cpu.choice import fastest_dtype
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import GIB, share_embeddings, weight_bytes
 from adaspec_rl.engine.sharing import load_sharing, shares
@@ -90,14 +90,8 @@ def load_pair(
     name: str,
     target: str,
     drafters: Sequence[str],
+    options: LoadOptions = LoadOptions(),
     *,
-    dtype: str = "float32",
-    device: str = "cpu",
-    device_map: str | None = None,
-    engine: str = "auto",
-    compile: bool = False,
-    kernels: str = "auto",
-    quantize: str | None = None,
     shape: str | None = None,
     drafter_shape: str | None = None,
     memory: str = "shared",
@@ -111,9 +105,6 @@ def load_pair(
     with a `drafter_shape` the drafters are inflated, and the pair's name says so.
 
     Args:
-        dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `dtype_named`).
-        kernels: of the lean engine on CPUs: `auto`, `compiled` or `torch`.
-        quantize: `int8`, or on CPUs `int4`: the weights alone, of target and draft models.
         drafters: draft models, also those that share the target's embedding (`engine.sharing`),
             `ngram`, `early_exit` (`early_exit:L`: after `L` layers), or a trigram table
             (`table:FILE`, `tiny:table`); at least one of them.
@@ -138,26 +129,19 @@ def load_pair(
     checkpoints = [checkpoint_of(source) for source in (target, *drafters)]
     for checkpoint in checkpoints:
         checkpoint.config()  # explains what is missing better than transformers does
-    refuse_unusable(checkpoints[0].config(), quantized=engine == "transformers")
+    refuse_unusable(checkpoints[0].config(), quantized=options.engine == "transformers")
     tokenizer = checkpoints[0].tokenizer()
     for source, checkpoint in zip(drafters, checkpoints[1:]):
         if not shares(checkpoint.config()):
             check_vocabularies(target, tokenizer, source, checkpoint.tokenizer())
-    numbers = dtype_named(dtype, device, kernels if engine != "transformers" else "torch")
     models: list[LanguageModel] = []
     for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters)):
         model = _load(
             checkpoint,
             size,
             models[0] if models else None,
-            dtype=numbers,
-            device=device,
-            device_map=None if models else device_map,
-            name=source,
-            engine=engine,
-            compile=compile,
-            kernels=kernels,
-            quantize=quantize,
+            replace(options, device_map=None) if models else options,
+            source,
         )
         if models and memory != "resident" and share_embeddings(model.weights, models[0].weights):
             model.weights_moved()
@@ -267,15 +251,8 @@ def _load(
     checkpoint: Checkpoint,
     shape: str | None,
     target: LanguageModel | None,
-    *,
-    dtype: torch.dtype,
-    device: str,
-    device_map: str | None,
+    options: LoadOptions,
     name: str,
-    engine: str,
-    compile: bool,
-    kernels: str,
-    quantize: str | None,
 ) -> LanguageModel:
     """The target, or a draft model of `target`."""
     if target is not None and shares(checkpoint.config()):
@@ -283,38 +260,17 @@ def _load(
             raise ValueError(
                 f"{name} shares the embedding of its target: expected drafter_shape=null"
             )
-        return load_sharing(checkpoint, target, name=name, quantize=quantize, compile=compile)
-    if shape is None:
-        return load_model(
-            checkpoint.source,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            name=name,
-            engine=engine,
-            compile=compile,
-            kernels=kernels,
-            quantize=quantize,
+        return load_sharing(
+            checkpoint, target, name=name, quantize=options.quantize, compile=options.compile
         )
-    if quantize is not None:
+    if shape is None:
+        return load_model(checkpoint.source, options, name=name)
+    if options.quantize is not None:
         raise ValueError(f"shape={shape} keeps its full weights: expected quantize=null")
-    if engine == "transformers" or device_map is not None:
+    if options.engine == "transformers" or options.device_map is not None:
         raise ValueError(f"shape={shape} needs the lean engine on one device, without device_map")
-    return load_inflated(checkpoint, shape, dtype=dtype, device=torch.device(device), name=name)
-
-
-def dtype_named(name: str, device: str = "cpu", kernels: str = "auto") -> torch.dtype:
-    """The floating-point type of that name; `auto` is bfloat16 on GPUs, on CPUs what is faster.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name == "auto":
-        return fastest_dtype(kernels) if torch.device(device).type == "cpu" else torch.bfloat16
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"unknown dtype {name!r}: expected auto, float32, bfloat16 or float16")
-    return dtype
+    device = torch.device(options.device)
+    return load_inflated(checkpoint, shape, dtype=options.numbers, device=device, name=name)
 
 
 def check_vocabularies(

@@ -37,6 +37,7 @@ from adaspec_rl.data.encoding import CHAT, as_asked, encode
 from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.device import device_named
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.files import new_file, write_atomically
@@ -119,8 +120,7 @@ def choose(config: ChooseConfig, console: Console) -> Choice:
         "choice",
         config.model.target,
         config.candidates,
-        dtype=config.model.dtype,
-        device=device_named(config.model.device),
+        LoadOptions(dtype=config.model.dtype, device=device_named(config.model.device)),
     )
     chosen = balanced(read_prompts(config.data, 0.5).train, config.prompts)
     asked = [encode(pair.tokenizer, p) for p in as_asked(chosen, config.chat, pair.tokenizer)]

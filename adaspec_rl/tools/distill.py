@@ -24,6 +24,7 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import balanced
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import checkpoint_of
@@ -162,8 +163,7 @@ def _acceptance(run: Distillation, drafters: Sequence[Path]) -> list[float]:
         "distilled",
         config.model.target,
         [str(path) for path in drafters],
-        dtype=run.dtype,
-        device=run.device,
+        LoadOptions(dtype=run.dtype, device=run.device),
     )
     session = pair.session(max_new_tokens=config.max_new_tokens, sampling=Sampling())
     chosen = balanced(run.prompts.test, config.test_prompts)

@@ -15,6 +15,7 @@ import numpy as np
 from adaspec_rl.config_limits import COUNT, SEED, TEXT, THREADS
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.decoding.trigrams import TrigramTable
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.from_config import set_threads
 from adaspec_rl.limits import Number, OrNull, Whole
 from adaspec_rl.pairs.pair import load_pair
@@ -98,7 +99,7 @@ def counted(text: TeacherText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _written(config: TableConfig) -> TeacherTexts:
     """The target's texts, those that are missing written now."""
     device, dtype = config.model.placement()
-    pair = load_pair("target", config.model.target, [], dtype=dtype, device=device)
+    pair = load_pair("target", config.model.target, [], LoadOptions(dtype=dtype, device=device))
     prompts = as_asked(read_prompts(config.data, config.test_share).train, "auto", pair.tokenizer)
     ids = [encode(pair.tokenizer, prompt).ids for prompt in prompts]
     room = pair.target.context_length - config.max_new_tokens

@@ -5,6 +5,7 @@ import torch
 
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.pair import Pair, load_pair
 
 pytestmark = [
@@ -27,7 +28,7 @@ def decode(pair: Pair, action: Action, temperature: float) -> list[int]:
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_float32_texts_are_those_of_the_cpu(temperature):
     cpu, gpu = (
-        load_pair("tiny", "tiny:target", ["tiny:draft"], device=device)
+        load_pair("tiny", "tiny:target", ["tiny:draft"], LoadOptions(device=device))
         for device in ("cpu", "cuda")
     )
     expected = decode(cpu, Action(0), temperature)
@@ -37,7 +38,7 @@ def test_float32_texts_are_those_of_the_cpu(temperature):
 
 
 def test_a_round_waits_for_the_device_only_where_it_reports():
-    pair = load_pair("tiny", "tiny:target", ["tiny:draft"], device="cuda")
+    pair = load_pair("tiny", "tiny:target", ["tiny:draft"], LoadOptions(device="cuda"))
     session = pair.session(max_new_tokens=64, sampling=Sampling())
     session.start(pair.encode(PROMPT))
     assert session.target._graphs.bytes > 0  # captured ahead

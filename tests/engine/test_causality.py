@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from adaspec_rl.engine.causality import check_causality
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.transformers_model import TransformersModel
 from tests.engine.checkpoints import new_model, random_tokens, reference, relative_error, save
@@ -67,7 +68,7 @@ def test_a_cache_that_is_not_used_is_found() -> None:
 @pytest.mark.parametrize("model_type", ["gpt_neox", "mixtral"])
 def test_rounding_is_no_fault(tmp_path: Path, dtype: torch.dtype, model_type: str) -> None:
     folder = save(new_model(model_type, **BERT, num_key_value_heads=2), tmp_path)
-    assert load_model(folder, dtype=dtype).context_length == 64
+    assert load_model(folder, LoadOptions(dtype=dtype)).context_length == 64
 
 
 def test_a_context_shorter_than_the_check() -> None:

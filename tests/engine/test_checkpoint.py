@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.tools.tokenizer import save_tokenizer, train_tokenizer
 from tests.engine.checkpoints import new_model, save
@@ -93,7 +94,7 @@ def test_pickled_weights_are_refused_with_how_to_convert_them(folder: Path) -> N
     torch.save({}, folder / "pytorch_model.bin")
     for engine in ("auto", "transformers"):
         with pytest.raises(ValueError, match="only pytorch_model.bin: convert it.*save_pretrained"):
-            load_model(folder, engine=engine)
+            load_model(folder, LoadOptions(engine=engine))
 
 
 def test_a_file_is_no_checkpoint(folder: Path) -> None:

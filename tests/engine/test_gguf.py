@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.gguf import conversion, converted
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from tests.engine.checkpoints import relative_error
 
@@ -142,7 +143,7 @@ def assert_like_transformers(path: Path, tokens: torch.Tensor) -> None:
         assert torch.equal(ours[name], tensor), name
     with torch.inference_mode():
         expected = reference(tokens).logits
-    model = load_model(path, engine="lean")
+    model = load_model(path, LoadOptions(engine="lean"))
     model.reset(len(tokens))
     assert relative_error(model.extend(tokens), expected) < 1e-5
 

@@ -20,6 +20,7 @@ from adaspec_rl.engine import loading
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.transformers_model import TransformersModel
 from adaspec_rl.engine.weights import load_weights, tensors_in
@@ -73,7 +74,7 @@ def test_sharded_checkpoint(tmp_path: Path) -> None:
     assert len(list(folder.glob("*.safetensors"))) > 2
     tokens = random_tokens(1, 30)
     for engine in ("lean", "transformers"):
-        ours = load_model(folder, engine=engine)
+        ours = load_model(folder, LoadOptions(engine=engine))
         assert relative_error(ours.extend(tokens), reference(theirs, tokens)) <= 1e-4
 
 
@@ -86,7 +87,7 @@ def test_old_spelling_of_the_configuration(folder: Path) -> None:
     config |= {"rope_theta": 500.0, "rope_scaling": scaling, "torch_dtype": "float16"}
     config |= {"temperature": 0.7, "do_sample": True, "_name_or_path": "x"}
     path.write_text(json.dumps(config))
-    ours, theirs = load_model(folder), load_model(folder, engine="transformers")
+    ours, theirs = load_model(folder), load_model(folder, LoadOptions(engine="transformers"))
     assert isinstance(ours, LeanModel) and ours.architecture.rope.rope_theta == 500.0
     tokens = random_tokens(1, 30)
     assert relative_error(ours.extend(tokens), theirs.extend(tokens)) <= 1e-4
@@ -109,8 +110,8 @@ def test_auto_falls_back_where_the_lean_engine_refuses(
 ) -> None:
     edit_config(folder, **changes)
     with pytest.raises(ValueError, match=f"{name}.*engine=transformers"):
-        load_model(folder, engine="lean")
-    ours, theirs = load_model(folder), load_model(folder, engine="transformers")
+        load_model(folder, LoadOptions(engine="lean"))
+    ours, theirs = load_model(folder), load_model(folder, LoadOptions(engine="transformers"))
     assert isinstance(ours, TransformersModel)
     [said] = [r.message for r in caplog.records if r.name.startswith("adaspec_rl")]
     assert "through transformers' own forward" in said and name in said
@@ -128,7 +129,7 @@ def test_auto_falls_back_where_the_lean_engine_refuses(
 def test_partial_rotations_are_refused_by_name(folder: Path, changes: dict[str, Any]) -> None:
     edit_config(folder, **changes)
     with pytest.raises(ValueError, match="partial_rotary_factor=0.5"):
-        load_model(folder, engine="lean")
+        load_model(folder, LoadOptions(engine="lean"))
 
 
 UNKNOWN: list[tuple[str, dict[str, Any]]] = [
@@ -149,7 +150,7 @@ def test_unknown_keys_are_named_once_and_checked(
     assert isinstance(ours, LeanModel)
     [said] = [r.message for r in caplog.records if r.name.startswith("adaspec_rl")]
     assert names in said
-    theirs, tokens = load_model(folder, engine="transformers"), random_tokens(1, 20)
+    theirs, tokens = load_model(folder, LoadOptions(engine="transformers")), random_tokens(1, 20)
     assert relative_error(ours.extend(tokens), theirs.extend(tokens)) <= 1e-4
 
 
@@ -165,7 +166,7 @@ def test_unknown_keys_that_change_the_forward_are_refused(
 
     monkeypatch.setattr(torch.nn.Linear, "forward", scaled)
     with pytest.raises(ValueError, match="logit_scale.* first 2 layers differ .* by 0.001 of"):
-        load_model(folder, engine="lean")
+        load_model(folder, LoadOptions(engine="lean"))
     assert isinstance(load_model(folder), TransformersModel)
 
 
@@ -178,7 +179,7 @@ def test_the_check_of_unknown_keys_reads_all_kinds_of_weights(
     config |= {"model_type": family, "tie_word_embeddings": tied, "pad_token_id": 290}
     folder = save(new_model(**config), tmp_path, max_shard_size="20KB")
     edit_config(folder, logit_scale=2.0)
-    assert isinstance(load_model(folder, engine="lean"), LeanModel)
+    assert isinstance(load_model(folder, LoadOptions(engine="lean")), LeanModel)
 
 
 def test_unsupported_layers_are_refused_by_name() -> None:
@@ -199,7 +200,7 @@ def test_other_architectures_run_through_transformers(tmp_path: Path, model_type
     assert isinstance(ours, TransformersModel)
     assert (ours.name, ours.context_length, ours.vocab_size) == ("other", 64, 61)
     with pytest.raises(ValueError, match=f"model_type='{model_type}'"):
-        load_model(tmp_path, engine="lean")
+        load_model(tmp_path, LoadOptions(engine="lean"))
 
 
 def test_missing_and_surplus_tensors_are_named() -> None:
@@ -239,7 +240,7 @@ def test_a_tied_checkpoint_with_another_head_keeps_both(tmp_path: Path, engine: 
     theirs = new_model(**LLAMA, tie_word_embeddings=False)
     folder = save(theirs, tmp_path)
     edit_config(folder, tie_word_embeddings=True)
-    ours, tokens = load_model(folder, engine=engine), random_tokens(1, 20)
+    ours, tokens = load_model(folder, LoadOptions(engine=engine)), random_tokens(1, 20)
     assert relative_error(ours.extend(tokens), reference(theirs, tokens)) <= 1e-4
 
 
@@ -275,7 +276,7 @@ def test_other_kinds_of_models_are_refused_briefly(
     (tmp_path / "config.json").write_text(json.dumps(config))
     for engine in ("auto", "transformers"):
         with pytest.raises(ValueError, match=reason) as error:
-            load_model(tmp_path, engine=engine)
+            load_model(tmp_path, LoadOptions(engine=engine))
         assert len(str(error.value)) < 200
 
 
@@ -313,7 +314,7 @@ def test_odd_values_are_loaded_or_refused_in_one_sentence(folder: Path, key: str
     for value in ODD:
         edit_config(folder, **{key: value})
         try:
-            load_model(folder, engine="lean")
+            load_model(folder, LoadOptions(engine="lean"))
         except ValueError as error:
             assert len(str(error)) < 400 and "\n" not in str(error)
 
@@ -323,7 +324,7 @@ def test_a_quantised_checkpoint_may_be_tried_in_transformers(folder: Path) -> No
     with pytest.raises(ValueError, match=r"^the checkpoint is quantised \(gptq\)"):
         load_model(folder)
     with pytest.raises(ValueError, match="transformers cannot load .*unquantised") as error:
-        load_model(folder, engine="transformers")
+        load_model(folder, LoadOptions(engine="transformers"))
     assert len(str(error.value)) < 600
 
 
@@ -375,11 +376,11 @@ def test_offline_hub_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_unknown_options_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="engine='vllm' is unknown"):
-        load_model(folder, engine="vllm")
+        load_model(folder, LoadOptions(engine="vllm"))
     with pytest.raises(ValueError, match="quantize='int3' is unknown"):
-        load_model(folder, quantize="int3")
+        load_model(folder, LoadOptions(quantize="int3"))
     with pytest.raises(ValueError, match="device_map"):
-        load_model(folder, engine="lean", device_map="auto")
+        load_model(folder, LoadOptions(engine="lean", device_map="auto"))
 
 
 class _Allocations(TorchDispatchMode):

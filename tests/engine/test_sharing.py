@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.cpu.packing import PackedWeights, pack, rows_of, unpack
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.engine.sharing import load_sharing
@@ -50,7 +51,7 @@ def pair_in(
     """A target and its drafter, from folders that are written first."""
     target = save(new_model("llama", **SHAPE, tie_word_embeddings=tied), folder / "target")
     drafter = save_sharing(folder / "drafter", target, layers=2, seed=5, **KINDS[kind])
-    loaded = load_model(target, **options)
+    loaded = load_model(target, LoadOptions(**options))
     assert isinstance(loaded, LeanModel)
     own = {"quantize": options.get("quantize")}
     return loaded, load_sharing(Checkpoint(drafter), loaded, name="drafter", **own)
@@ -233,7 +234,7 @@ def test_graphs_read_features(tmp_path: Path) -> None:
     branches = {"positions": positions, "mask": mask, "features": features[:, 27:]}
     forked = drafter.forward(tokens[:, 27:], **branches)
     with stand_in():
-        there_target = load_model(tmp_path / "target", device=DEVICE)
+        there_target = load_model(tmp_path / "target", LoadOptions(device=DEVICE))
         checkpoint = Checkpoint(tmp_path / "drafter")
         there = load_sharing(checkpoint, there_target, name="there")
         there.prepare(64)
@@ -309,7 +310,7 @@ def test_a_drafter_is_no_model_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name it among model.drafters"):
         load_model(drafter)
     with pytest.raises(ValueError, match="needs the lean engine, but target runs in transformers"):
-        transformers = load_model(target, engine="transformers")
+        transformers = load_model(target, LoadOptions(engine="transformers"))
         load_sharing(Checkpoint(drafter), transformers, name="drafter")
     config = json.loads((drafter / "config.json").read_text())
     config["adaspec_drafter"]["shares"] = False

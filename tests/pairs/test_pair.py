@@ -18,6 +18,7 @@ from adaspec_rl.data.prompts import balanced, embedded_prompts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.engine.checkpoint import Checkpoint
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.memory import GIB, weight_bytes
 from adaspec_rl.from_config import drafter_source, pair_from
 from adaspec_rl.pairs.fingerprint import fingerprint
@@ -132,7 +133,7 @@ def test_drafters_come_in_the_order_in_which_they_were_named():
 
 def test_the_fingerprint_knows_how_models_run():
     def of(**options: Any) -> str:
-        return load_pair("tiny", "tiny:target", ["ngram"], **options).fingerprint
+        return load_pair("tiny", "tiny:target", ["ngram"], LoadOptions(**options)).fingerprint
 
     found = [
         of(),
@@ -181,7 +182,7 @@ def test_the_fingerprint_knows_every_drafter():
 )
 def test_drafters_that_cannot_be_are_refused(drafters, options, message):
     with pytest.raises(ValueError, match=message):
-        load_pair("tiny", "tiny:target", drafters, **options)
+        load_pair("tiny", "tiny:target", drafters, LoadOptions(**options))
 
 
 def test_the_configuration_names_drafters():

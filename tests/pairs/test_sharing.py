@@ -10,6 +10,7 @@ from adaspec_rl.data.prompts import embedded_prompts
 from adaspec_rl.decoding.drafters import DraftModel, HiddenStateDrafter
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.memory import weight_bytes
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.pairs.sources import EMBEDDED
@@ -32,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"dtype": "bfloat16"}])
 def test_they_load_beside_others_and_hold_only_what_is_theirs(folders, memory, options):
     drafters = [folders["trimmed"], "tiny:draft", "ngram", folders["hidden"]]
-    pair = load_pair("x", "tiny:target", drafters, memory=memory, **options)
+    pair = load_pair("x", "tiny:target", drafters, LoadOptions(**options), memory=memory)
     assert [drafter.name for drafter in pair.drafters] == drafters
     trimmed, hidden = pair.drafters[0], pair.drafters[3]
     assert type(trimmed) is DraftModel and type(hidden) is HiddenStateDrafter
@@ -65,7 +66,7 @@ def test_the_fingerprint_covers_them(folders, tmp_path):
 
 def test_targets_that_they_do_not_fit_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="needs the lean engine, but tiny:target runs in transf"):
-        load_pair("x", "tiny:target", [folders["hidden"]], engine="transformers")
+        load_pair("x", "tiny:target", [folders["hidden"]], LoadOptions(engine="transformers"))
     with pytest.raises(ValueError, match=r"its hidden_size is 256, expected 192"):
         load_pair("x", "tiny:draft", [folders["hidden"]])
     with pytest.raises(ValueError, match="name it among model.drafters"):

@@ -14,6 +14,7 @@ from adaspec_rl.decoding.drafters import Drafter
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.language_model import RowModel
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import MIB, weight_bytes
 from adaspec_rl.engine.sharing import load_sharing, shares
@@ -192,7 +193,6 @@ def _drafter(source: DraftModels, target: RowModel, model: PreTrainedModel) -> D
     checkpoint = checkpoint_of(name)
     if shares(checkpoint.config()):
         return draft_model(load_sharing(checkpoint, target, name=name), target)
-    loaded = load_model(
-        checkpoint.source, dtype=model.dtype, device=model.device, name=Path(name).name
-    )
+    options = LoadOptions(dtype=model.dtype, device=model.device)
+    loaded = load_model(checkpoint.source, options, name=Path(name).name)
     return draft_model(loaded, target)

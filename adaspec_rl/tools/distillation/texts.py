@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adaspec_rl.data.encoding import as_asked, encode
 from adaspec_rl.data.prompts import Prompt, balanced
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.pairs.pair import load_pair
 from adaspec_rl.tools.distillation.config import DistillConfig
 from adaspec_rl.tools.distillation.teacher_texts import TeacherText, TeacherTexts
@@ -47,7 +48,9 @@ def teacher_texts(
         return stored_texts(config, config.stored).read_all(count)
     device, dtype = config.model.placement()
     target = config.model.target
-    pair = load_pair("target", target, [], dtype=dtype, device=device, quantize=config.quantize)
+    pair = load_pair(
+        "target", target, [], LoadOptions(dtype=dtype, device=device, quantize=config.quantize)
+    )
     chosen = balanced(prompts, config.train_prompts)
     assignment = Assignment(
         encoded(pair.tokenizer, chosen, config, pair.target.context_length),

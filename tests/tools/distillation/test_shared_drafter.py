@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.sharing import load_sharing
 from adaspec_rl.tools.distillation.drafter_folder import write_drafter
@@ -98,7 +99,9 @@ def test_the_engine_computes_what_was_trained(reads_hidden, rows, tmp_path):
         output_tokens=tokens,
         dtype=torch.float32,
     )
-    target = load_model(str(tmp_path / "target"), dtype=torch.float32, device="cpu", name="target")
+    target = load_model(
+        str(tmp_path / "target"), LoadOptions(dtype=torch.float32, device="cpu"), name="target"
+    )
     assert isinstance(target, LeanModel)
     engine = load_sharing(Checkpoint(tmp_path / "draft"), target, name="draft")
     packed = batch([12], features=reads_hidden)
