@@ -95,7 +95,7 @@ def ends(limit: Limit) -> tuple[list[str], list[str]]:
     match limit:
         case OrNull(inner):
             good, bad = ends(inner)
-            return [*good, "null"], bad
+            return [*good, "null"], [value for value in bad if value != "null"]
         case Words(words):
             return list(words), ["nope", "''", "5", "[a]"]
         case Whole(low, high):
