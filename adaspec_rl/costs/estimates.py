@@ -4,14 +4,18 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from adaspec_rl.costs.profile import RoundCosts
+from adaspec_rl.decoding.tree_shape import TreeShape
 
 FEWEST = 3  # timings of each part
 PRECISION = 0.01  # of an autoregressive step, or of the part if that is more
 EFFICIENCY, SPREAD = 1.2533, 1.4826  # of a median, and of a median deviation, for normal noise
+
+TALLEST = 5  # levels of a tree that is timed
 
 Kind = tuple  # what was timed, e.g. ("verification", 4) or ("round", drafter, length)
 
@@ -92,6 +96,10 @@ def round_costs(
         stopping.append(max(0.0, (found.median(slower) - plain) / slower[2]))
         reading = found.median(("catch up", drafter)) - found.median(("draft", drafter, 1))
         catching_up.append(max(0.0, reading / context))
+    trees: dict[str, Any] = {}
+    if nodes:
+        wide = interpolated(widths, measured, nodes + 1)
+        trees = _trees(found, wide, steps, overheads)
     return RoundCosts(
         context=context,
         batch_size=1,
@@ -101,14 +109,50 @@ def round_costs(
         verification=verification,
         overhead=tuple(overheads),
         catch_up=tuple(catching_up),
-        tree_verification=interpolated(widths, measured, nodes + 1) if nodes else (),
-        levels=tuple(_levels(found, d, steps[d], nodes) for d in range(drafters)) if nodes else (),
+        **trees,
     )
 
 
 def tree_widths(most: int) -> tuple[int, ...]:
     """Widths that stand for all up to `most`: powers of two."""
     return tuple(sorted({*(2**n for n in range(most.bit_length())), most}))
+
+
+def _trees(
+    found: Timings,
+    verification: tuple[float, ...],
+    steps: Sequence[float],
+    overheads: Sequence[float],
+) -> dict[str, Any]:
+    """The parts of `RoundCosts` that are about trees.
+
+    What whole rounds of a small and a large tree take beyond their passes goes by node, to the
+    levels of its drafter, and by round.
+    """
+    levels, rounds = [], []
+    for drafter, step in enumerate(steps):
+        level = _levels(found, drafter, step, len(verification) - 1)
+        rest = {}
+        for kind in found.kinds("branch", drafter):
+            shape = bushy(kind[2])
+            passes = sum(level[len(nodes) - 1] for nodes in shape.levels)
+            known = passes + verification[shape.nodes] + overheads[drafter]
+            rest[shape.nodes] = found.median(kind) - known
+        few, many = min(rest, default=0), max(rest, default=0)
+        node = max(0.0, (rest[many] - rest[few]) / (many - few)) if many > few else 0.0
+        if rest:
+            rounds.append(max(0.0, statistics.mean(rest[n] - n * node for n in rest)))
+        levels.append(tuple(more + n * node for n, more in enumerate(level, 1)))
+    overhead = statistics.mean(rounds) if rounds else 0.0
+    return {"tree_verification": verification, "levels": tuple(levels), "tree_overhead": overhead}
+
+
+def bushy(nodes: int) -> TreeShape:
+    """A tree of two choices after each node, and of `TALLEST` levels at most."""
+    widest = 2 ** (TALLEST + 1) - 2
+    parents = [node // 2 - 1 if node < widest else -1 for node in range(nodes)]
+    ranks = [node % 2 if node < widest else 2 + node - widest for node in range(nodes)]
+    return TreeShape(tuple(parents), tuple(ranks))
 
 
 def _levels(found: Timings, drafter: int, step: float, nodes: int) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.estimates import (
     FEWEST,
     Kind,
+    bushy,
     interpolated,
     policy_seconds,
     round_costs,
@@ -33,6 +34,7 @@ from adaspec_rl.engine.language_model import LanguageModel
 REPEATS = 4  # timings of each part between two readings of the prompt
 BATCHED = 6  # timings of each forward at a batch size above 1
 USUAL = 3  # tokens of the drafts by which the price of signals is known
+FEW_NODES = 8  # of the small tree whose whole rounds are timed beside the largest one's
 SHORT = 4  # tokens of the longest draft that is timed where a step is slow
 
 
@@ -46,8 +48,11 @@ class Plan:
     nodes: int = 0  # of the largest token tree
     fewest: int = FEWEST
 
-    def kinds(self, drafters: int) -> list[Kind]:
-        """All that is timed at each context, in an order that sets like beside like."""
+    def kinds(self, drafters: int, branching: Sequence[int] = ()) -> list[Kind]:
+        """All that is timed at each context, in an order that sets like beside like.
+
+        `branching` are the drafters that draft more than chains.
+        """
         longest = max(self.lengths)
         drafts = sorted({1, longest})
         found: list[Kind] = [("fallback",), *(("verification", width) for width in self.widths)]
@@ -59,6 +64,8 @@ class Plan:
             found += [("verification", width) for width in tree_widths(self.nodes + 1)]
             levels = tree_widths(self.nodes)
             found += [("level", drafter, n) for drafter in range(drafters) for n in levels]
+            sizes = sorted({min(FEW_NODES, self.nodes), self.nodes})
+            found += [("branch", drafter, n) for drafter in branching for n in sizes]
         return list(dict.fromkeys(found))
 
 
@@ -202,10 +209,12 @@ def _affordable(choices: Sequence[Plan], text: TimedText, drafters: int, budget:
                 return step  # a wide one takes a little more
             if kind[0] == "level":
                 return drafts[kind[1]]  # likewise
+            if kind[0] == "branch":
+                return drafts[kind[1]] * bushy(kind[2]).depth + step
             drafting = drafts[kind[1]] * (kind[2] + 1)  # one more to catch up
             return drafting + (step if kind[0] == "round" else 0.0)
 
-        once = sum(map(seconds, plan.kinds(drafters)))
+        once = sum(map(seconds, plan.kinds(drafters, text.branching)))
         readings = sum(reading * context / len(text.prompt) for context in plan.contexts)
         if text.spec.needs_signals:  # rounds with them and without, after a reading of their own
             once += 2 * (step + sum(drafts[:1]) * USUAL)
@@ -234,7 +243,7 @@ def _time_all(
     progress: Callable[[float], None],
 ) -> None:
     """Time all kinds in turns, at all contexts in turns, until they are known or time is up."""
-    clock, kinds = texts[0].session.clock, plan.kinds(drafters)
+    clock, kinds = texts[0].session.clock, plan.kinds(drafters, texts[0].branching)
     fewest, shown = min(plan.fewest, samples), 0.0
     current: TimedText | None = texts[0]  # tried before
     signals: list[Kind] = []

@@ -8,7 +8,7 @@ import torch
 from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
-from adaspec_rl.costs.estimates import Kind, Timings
+from adaspec_rl.costs.estimates import TALLEST, Kind, Timings, bushy
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters import Drafter, EarlyExit, NgramLookup, summon
 from adaspec_rl.decoding.drafters.drafter import Stop
@@ -71,6 +71,12 @@ class TimedText:
         self._signals = False
         self._policy = _policy(spec)
 
+    @property
+    def branching(self) -> list[int]:
+        """Numbers of the drafters that draft trees: lookups draft chains."""
+        models = self.session.models
+        return [n for n, model in enumerate(models) if not isinstance(model, NgramLookup)]
+
     def start(self, signals: bool = False) -> None:
         """Begin; drafters read the prompt, which is timed."""
         self._signals = signals
@@ -89,7 +95,7 @@ class TimedText:
 
     def time(self, kind: Kind) -> None:
         """Time one more of `kind`."""
-        if self._budget - len(self.session.tokens) < self.spec.max_length + 1:
+        if self._budget - len(self.session.tokens) < max(self.spec.max_length, TALLEST) + 1:
             self.start(self._signals)
         name = kind[0]
         if name == "verification":
@@ -110,8 +116,12 @@ class TimedText:
         if kind[0] == "round":
             self._catch_up(kind[1])
             action = Action(kind[2], kind[1])
+        elif kind[0] == "branch":
+            self._catch_up(kind[1])
+            shape = bushy(kind[2])
+            action = Action(shape.depth, kind[1], tree=shape)
         played = self.session.step(action)
-        assert played.drafted == action.length
+        assert action.branches or played.drafted == action.length
         clock, spec = self.session.clock, self.spec
         began = clock()
         ahead = self.session.forecast() if spec.needs_forecast else NO_FORECAST

@@ -1,5 +1,7 @@
 """Measuring costs against a clock that only the models move, so that every part is known."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -44,6 +46,12 @@ class Timed:
     def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
         self.clock.now += self.base + self.more * (tokens.shape[1] - 1)
         return self.model.extend(tokens, keep)
+
+    def extend_tree(
+        self, tokens: torch.Tensor, parents: Sequence[int], keep: int | None = None
+    ) -> torch.Tensor:
+        self.clock.now += self.base + self.more * (tokens.shape[1] - 1)
+        return self.model.extend_tree(tokens, parents, keep)
 
 
 def timed_session(

@@ -96,7 +96,13 @@ def random_head(vocab_size: int, seed: int = 0, log_probs: bool = True) -> Survi
 
 
 def profile(
-    seed: int = 0, *, drafters: int = 2, max_length: int = 8, batch_sizes: Sequence[int] = (1,)
+    seed: int = 0,
+    *,
+    drafters: int = 2,
+    max_length: int = 8,
+    nodes: int = NODES,
+    policy: float = 0.03,
+    batch_sizes: Sequence[int] = (1,),
 ) -> CostProfile:
     """Random costs at three contexts, close enough for toys to tell them apart."""
     rng, trees = np.random.default_rng(seed), np.random.default_rng(seed + 1)
@@ -110,13 +116,13 @@ def profile(
             verification=tuple(np.sort(rng.uniform(1.0, 1.6, max_length + 1)).tolist()),
             overhead=tuple(rng.uniform(0.0, 0.1, drafters).tolist()),
             catch_up=tuple(rng.uniform(0.0, 0.02, drafters).tolist()),
-            tree_verification=tuple(np.sort(trees.uniform(1.0, 1.8, NODES + 1)).tolist()),
+            tree_verification=tuple(np.sort(trees.uniform(1.0, 1.8, nodes + 1)).tolist()),
             levels=tuple(
-                tuple(np.sort(trees.uniform(0.05, 0.4, NODES)).tolist()) for _ in range(drafters)
+                tuple(np.sort(trees.uniform(0.05, 0.4, nodes)).tolist()) for _ in range(drafters)
             ),
             tree_overhead=float(trees.uniform(0.0, 0.1)),
         )
         for size in batch_sizes
         for context in (3, 8, 14)
     ]
-    return CostProfile("toy", 0.03, tuple(points))
+    return CostProfile("toy", policy, tuple(points))
