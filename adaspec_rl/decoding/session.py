@@ -306,6 +306,7 @@ class LiveSession:
             draft_choice_margins=tuple(choice_margins),
             draft_survivals=survivals,
             at_leaf=len(tree) > 0 and not tree.children[path[kept - 1] if kept else -1],
+            levels=drafts.levels,
             seconds=self.clock() - began,
         )
 

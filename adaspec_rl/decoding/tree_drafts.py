@@ -70,6 +70,12 @@ class TreeDrafts:
     def _branches(self, number: int) -> bool:
         return self._action.tree is not None and number == self._action.drafter
 
+    @property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        """By drafter, how many tokens it drafted at each depth."""
+        depths = [tree.depths for tree in self.trees.values()]
+        return tuple(tuple(map(d.count, range(1, max(d, default=0) + 1))) for d in depths)
+
     def keep(self, length: int, accepted: Sequence[int]) -> None:
         """After a text of `length`, `accepted` was committed: say so to all drafters."""
         for number, drafter in enumerate(self._drafters):
