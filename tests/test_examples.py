@@ -32,6 +32,11 @@ def test_an_own_controller_decodes():
     assert "[" in said and re.search(r"23 tokens in \d+ rounds", said)
 
 
+def test_transformers_generates_the_same_text():
+    said = printed("transformers_generate.py")
+    assert re.search(r"generate: .*s\nwith adaspec_rl: .*s\nthe same text\n", said)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec(PACKAGE.replace("-", "_")) is None, reason=f"needs {PACKAGE}")
 def test_the_readme_shows_what_the_real_model_writes():

@@ -1,0 +1,131 @@
+"""Transformers' `generate` with and without us: the same loaded model, prompts and texts.
+
+    python benchmarks/interop.py [--model tiny|smollm2] [--prompts N] [--json PATH]
+
+Greedy decoding of held-out prompts, one at a time and in batches of 8 with left padding. All ways
+to generate take turns, prompt by prompt, after one warm-up; prompts are read within the time. With
+`packed` the model's weights are there a second time, for the compiled decoder; else they are not.
+Figures: `custom_generate_vs_generate` (batch 1, the default policy with the draft model, packed),
+`custom_generate_vs_generate_batch_8`, then every way's speedup over `generate` and, in `details`,
+its interval over prompts, tokens a second, texts that are the same, and memory.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from report import finish
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import adaspec_rl.interop as interop
+from adaspec_rl.comparison.statistics import paired_ratio_interval
+from adaspec_rl.data.prompts import balanced, embedded_prompts
+from adaspec_rl.interop.custom_generate.prepared import prepare
+
+GENERATE = "generate"
+
+
+def ways(draft: str) -> dict[str, dict[str, Any]]:
+    """Arguments of `generate` by name; nothing for transformers' own."""
+    return {
+        GENERATE: {},
+        "transformers_forward": {"weights": "transformers", "draft_model": draft},
+        "shared": {"weights": "shared"},
+        "shared_draft": {"weights": "shared", "draft_model": draft},
+        "packed": {"weights": "packed"},
+        "packed_draft": {"weights": "packed", "draft_model": draft},
+    }
+
+
+def generated(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], count: int, options: dict[str, Any]
+) -> tuple[torch.Tensor, float]:
+    """The texts, and the seconds that they took."""
+    if options:
+        options = {**options, "custom_generate": interop.generate}
+    began = time.perf_counter()
+    made = model.generate(**inputs, max_new_tokens=count, do_sample=False, **options)
+    return made, time.perf_counter() - began
+
+
+def compared(
+    model: PreTrainedModel,
+    groups: list[dict[str, torch.Tensor]],
+    count: int,
+    chosen: dict[str, dict[str, Any]],
+) -> tuple[dict[str, list[float]], dict[str, int], list[int]]:
+    """Seconds of every group by way, how many texts are the same, and tokens of every group."""
+    for options in chosen.values():
+        generated(model, groups[0], count, options)
+    seconds: dict[str, list[float]] = {name: [] for name in chosen}
+    same, tokens = dict.fromkeys(chosen, 0), []
+    for turn, inputs in enumerate(groups[1:]):
+        texts = {}
+        names = list(chosen)[turn % len(chosen) :] + list(chosen)[: turn % len(chosen)]
+        for name in names:
+            texts[name], took = generated(model, inputs, count, chosen[name])
+            seconds[name].append(took)
+        expected = texts[GENERATE]
+        tokens.append(int((expected[:, inputs["input_ids"].shape[1] :] != 0).sum()))
+        for name, made in texts.items():
+            width = max(made.shape[1], expected.shape[1])
+            padded = [torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (made, expected)]
+            same[name] += int((padded[0] == padded[1]).all(1).sum())
+    return seconds, same, tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
+    parser.add_argument("--prompts", type=int, default=9, help="a domain of three")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    source, draft = ("smollm2", "smollm2:draft")
+    if options.model == "tiny":
+        source, draft = "tiny:target", "tiny:draft"
+    folder = interop.checkpoint(source)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer.pad_token_id = model.generation_config.pad_token_id = 0
+    prompts = [prompt.text for prompt in balanced(embedded_prompts("test"), options.prompts)]
+    chosen, figures, details = ways(draft), {}, {}
+    for batch in (1, options.batch):
+        parts = [prompts[n : n + batch] for n in range(0, len(prompts) - batch + 1, batch)]
+        groups = [dict(tokenizer(p, return_tensors="pt", padding=True)) for p in parts]
+        groups = [{k: g[k] for k in ("input_ids", "attention_mask")} for g in groups]
+        seconds, same, tokens = compared(model, groups, options.max_new_tokens, chosen)
+        name = "" if batch == 1 else f"_batch_{batch}"
+        own = np.array(seconds[GENERATE])
+        speedups = {way: own.sum() / sum(took) for way, took in seconds.items()}
+        figures[f"custom_generate_vs_generate{name}"] = speedups["packed_draft"]
+        figures |= {f"{way}{name}": speedup for way, speedup in speedups.items()}
+        ones = np.ones(len(own))
+        details[f"batch_{batch}"] = {
+            way: {
+                "interval": paired_ratio_interval(ones, np.array(took), ones, own),
+                "tokens_per_second": sum(tokens) / sum(took),
+                "same_texts": f"{same[way]} of {batch * len(own)}",
+            }
+            for way, took in seconds.items()
+        }
+    drafters = [[draft] if "draft_model" in given else [] for given in chosen.values()]
+    details["memory"] = {
+        way: str(prepare(model, used, given["weights"]).memory)
+        for (way, given), used in zip(chosen.items(), drafters)
+        if given
+    }
+    finish(figures, options.json, details={"settings": {"dtype": "float32"}, **details})
+
+
+if __name__ == "__main__":
+    main()
