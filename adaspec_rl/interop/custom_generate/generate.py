@@ -21,7 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.interop.custom_generate.output import SpeculativeOutput, Streaming, gathered
-from adaspec_rl.interop.custom_generate.prepared import DraftModels, prepare
+from adaspec_rl.interop.custom_generate.prepared import DraftModels, prepare, source_of
 from adaspec_rl.interop.custom_generate.processing import has_eos
 from adaspec_rl.interop.custom_generate.refusals import refuse
 from adaspec_rl.interop.custom_generate.texts import Wanted, write
@@ -55,7 +55,8 @@ def generate(
             guarded: where speculation does not pay, decoding is plain. A controller is played as it
             is.
         draft_model: a loaded model, a folder, a hub id, or a name such as `smollm2:draft`, or
-            several of them; an n-gram lookup is always added, as the last drafter.
+            several of them; an n-gram lookup, `ngram`, is added as the last drafter where it is not
+            among them.
         weights: `shared` runs in the model's own memory, in the lean engine where it has the
             architecture and else in transformers' own forward, which `transformers` asks for.
             `packed` makes a second copy for the compiled decoder: on CPUs several times as fast.
@@ -131,7 +132,8 @@ def generate_with(
         weights=weights,
         streamer=streamer,
     )
-    made: torch.Tensor | SpeculativeOutput = model.generate(
+    by_transformers: Any = model.generate
+    made: torch.Tensor | SpeculativeOutput = by_transformers(
         custom_generate=by_us,
         generation_config=generation_config,
         stopping_criteria=StoppingCriteriaList(criteria),
@@ -204,7 +206,7 @@ def _padding(config: GenerationConfig) -> int:
 
 def _tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     try:
-        return checkpoint_of(model.name_or_path).tokenizer()
+        return checkpoint_of(source_of(model)).tokenizer()
     except ValueError as error:
         raise ValueError(
             f"stop_strings need the model's tokenizer, which its folder lacks ({error}): pass "

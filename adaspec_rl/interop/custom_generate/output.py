@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -73,8 +74,8 @@ def gathered(
     longest = max(one.rule.ended or one.rule.length for one in written) - input_ids.shape[1]
     tokens = input_ids.new_full((len(written), longest), padding)
     for row, one in enumerate(written):
-        kept = one.tokens[:longest]
-        tokens[row, : len(kept)] = torch.tensor(kept)
+        own = one.tokens[:longest]
+        tokens[row, : len(own)] = torch.tensor(own)
     sequences = torch.cat([input_ids, tokens], dim=1)
     if not config.return_dict_in_generate:
         return sequences
@@ -82,10 +83,13 @@ def gathered(
     def counts(name: str) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(getattr(round_, name) for round_ in one.rounds) for one in written)
 
+    kept: dict[str, Any] = {
+        "sequences": sequences,
+        "scores": _columns([one.rule.scores for one in written], longest, padding),
+        "logits": _columns([one.rule.logits for one in written], longest, padding),
+    }
     return SpeculativeOutput(
-        sequences=sequences,
-        scores=_columns([one.rule.scores for one in written], longest, padding),
-        logits=_columns([one.rule.logits for one in written], longest, padding),
+        **kept,
         emitted=tuple(tuple(len(r.tokens) for r in one.rounds) for one in written),
         drafted=counts("drafted"),
         accepted=counts("accepted"),

@@ -100,7 +100,7 @@ def _prepare(
         (o.target for o in others if o.identity == identity(model) and _runs(o.target) == weights),
         None,
     ) or target_of(model, weights)
-    made = tuple(_drafter(one, target, model) for one in (*drafters, NGRAM))
+    made = tuple(_drafter(one, target, model) for one in _with_lookup(drafters))
     own = sum(parameter.nbytes for parameter in model.parameters())
     added = weight_bytes([target.weights, model]) - own
     modules = [one for one in drafters if isinstance(one, PreTrainedModel)]
@@ -108,8 +108,17 @@ def _prepare(
     return Prepared(target, made, Memory(target.execution, own, added, drafting), identity(model))
 
 
+def _with_lookup(drafters: Sequence[DraftModels]) -> Sequence[DraftModels]:
+    return drafters if NGRAM in drafters else [*drafters, NGRAM]
+
+
 def _weights_of(drafter: Drafter) -> object:
     return None if drafter.model is None else drafter.model.weights
+
+
+def source_of(model: PreTrainedModel) -> str:
+    """The folder or hub id that the model was loaded from."""
+    return model.name_or_path or "(the model was loaded from none)"
 
 
 def _runs(target: RowModel) -> str:
@@ -188,7 +197,7 @@ def _drafter(source: DraftModels, target: RowModel, model: PreTrainedModel) -> D
         return draft_model(target_of(source, "shared"), target)
     name = str(source)
     if is_free(name):
-        tokenizer = checkpoint_of(model.name_or_path).tokenizer() if is_table(name) else None
+        tokenizer = checkpoint_of(source_of(model)).tokenizer() if is_table(name) else None
         return free_drafter(name, target, tokenizer)
     checkpoint = checkpoint_of(name)
     if shares(checkpoint.config()):

@@ -1,6 +1,7 @@
 """A verification rule that lets transformers' processors and criteria decide, token by token."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
@@ -56,7 +57,7 @@ class Processed:
         self._length = len(padded_prompt)
         self._text = padded_prompt.new_zeros(1, max(room, self._length))
         self._text[0, : self._length] = padded_prompt
-        self._processors = processors
+        self._processors: Any = processors
         self._at_once = not any(map(reads_text, processors))
         self._ending, self._goes_on = Ending(criteria), goes_on
         self.ended: int | None = None
@@ -102,7 +103,8 @@ class Processed:
         children: list[dict[int, int]] = [*chain[1:], {}, *chain[:1]]
         known = self._all_picks(logits, position) if self._at_once else None
         path, pick = self.walk(logits, children, position, known)
-        return tuple(torch.tensor([len(path), pick], device=logits.device))  # type: ignore[return-value]
+        found = torch.tensor([len(path), pick], device=logits.device)
+        return found[0], found[1]
 
     def walk(
         self,
@@ -135,7 +137,8 @@ class Processed:
         if not self._processors:
             return logits
         text = self._text[:, : self._length].expand(len(logits), -1)
-        return self._processors(text, logits.clone())
+        scores: torch.Tensor = self._processors(text, logits.clone())
+        return scores
 
     def _picked(self, scores: torch.Tensor, position: int) -> torch.Tensor:
         if self._noise is not None:

@@ -143,7 +143,8 @@ class TransformersRows:
             order[row, longest - len(held) :] = torch.tensor(held, dtype=torch.long)
             self._held[row] = list(range(longest - len(held), longest))
         index = order.to(self.device)[:, None, :, None]
-        for layer in self._cache.layers:
+        layers: Any = self._cache.layers
+        for layer in layers:
             layer.keys = _gathered(layer.keys, index)
             layer.values = _gathered(layer.values, index)
         self._slots = longest
