@@ -39,7 +39,7 @@ from adaspec_rl.replay.oracle import best_fixed
 from adaspec_rl.report.conclusion import conclude
 from adaspec_rl.run_identity import saved_identity
 from adaspec_rl.settings import describe, one_line_errors, parse, setting
-from adaspec_rl.tools.choose import Choice, ChooseConfig, choose
+from adaspec_rl.tools.choose import Candidate, Choice, ChooseConfig, choose
 from adaspec_rl.tools.distillation.config import TargetConfig
 from adaspec_rl.tools.tuning.advice import Advice, judged, measured, page, without
 from adaspec_rl.training.bundle import load_bundle
