@@ -23,8 +23,12 @@ class Task(Protocol):
         """The prompt."""
         ...
 
+    def answer_in(self, text: str) -> tuple[str, ...] | None:
+        """What the text written after the prompt answers; None: nothing."""
+        ...
+
     def solved_by(self, text: str) -> bool:
-        """Whether what was written after the prompt is right."""
+        """Whether that is right."""
         ...
 
 
@@ -36,11 +40,15 @@ class Price:
     accuracy_ci95: tuple[float, float]
     accuracy_change: float  # against plain decoding, problem by problem
     accuracy_change_ci95: tuple[float, float]
+    same_answer: float  # share of texts whose answer, right or wrong, is plain decoding's
+    same_answer_ci95: tuple[float, float]
     distance: float  # mean total variation from the target, a token
     identical: float  # share of texts that are plain decoding's, token for token
-    log_likelihood: float  # of the texts by the target's own distribution, nats a token
+    # Of the texts by the target's own distribution, nats a token, each problem counted once.
+    log_likelihood: float
+    log_likelihood_ci95: tuple[float, float]
     log_likelihood_change: float  # against plain decoding's texts
-    log_likelihood_change_ci95: tuple[float, float]  # over the problems, each counted once
+    log_likelihood_change_ci95: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Written:
     """One text of one method, judged."""
 
     tokens: tuple[int, ...]
+    answer: tuple[str, ...] | None
     solved: bool
     distance: float  # the sum over its tokens
     log_likelihood: float  # nats, the sum over its tokens
@@ -59,6 +68,7 @@ def judged(
     """A generation after `prompt`, which reads as `text`."""
     return Written(
         tuple(made.tokens),
+        task.answer_in(text),
         task.solved_by(text),
         sum(played.distance for played in made.rounds),
         log_likelihood(target, prompt, made.tokens),
@@ -100,6 +110,7 @@ def price(
     pairs = [(text, plain[name]) for name, text in own.items()]
     solved = np.array([[a.solved, b.solved] for a, b in pairs], dtype=np.float64)
     means = np.array([[_mean(a), _mean(b)] for a, b in pairs])
+    same = np.array([a.answer == b.answer for a, b in pairs], dtype=np.float64)
     change, likelier = solved[:, 0] - solved[:, 1], means[:, 0] - means[:, 1]
     count = sum(len(text.tokens) for text in own.values())
     how = {"resamples": resamples, "seed": seed}
@@ -108,9 +119,12 @@ def price(
         accuracy_ci95=mean_interval(solved[:, 0], **how),
         accuracy_change=float(change.mean()),
         accuracy_change_ci95=mean_interval(change, **how),
+        same_answer=float(same.mean()),
+        same_answer_ci95=mean_interval(same, **how),
         distance=sum(text.distance for text in own.values()) / max(1, count),
         identical=float(np.mean([a.tokens == b.tokens for a, b in pairs])),
-        log_likelihood=sum(text.log_likelihood for text in own.values()) / max(1, count),
+        log_likelihood=float(means[:, 0].mean()),
+        log_likelihood_ci95=mean_interval(means[:, 0], **how),
         log_likelihood_change=float(likelier.mean()),
         log_likelihood_change_ci95=mean_interval(likelier, **how),
     )

@@ -24,8 +24,12 @@ class Problem:
     answer: Answer
     read: Callable[[str], Answer | None]  # None: the text gives no answer
 
+    def answer_in(self, text: str) -> Answer | None:
+        """What the text written after the prompt answers; None: nothing."""
+        return self.read(text)
+
     def solved_by(self, text: str) -> bool:
-        """Whether the text written after the prompt gives the right answer."""
+        """Whether that is right."""
         return self.read(text) == self.answer
 
 

@@ -32,24 +32,24 @@ def test_greedy_texts_are_the_likeliest_step_by_step():
 
 
 PLAIN = {
-    "a": Written((1, 2), True, 0.0, -2.0),
-    "b": Written((3, 4), True, 0.0, -4.0),
-    "c": Written((5, 6), False, 0.0, -2.0),
-    "d": Written((7, 0), True, 0.0, -2.0),
+    "a": Written((1, 2), ("2",), True, 0.0, -2.0),
+    "b": Written((3, 4), ("4",), True, 0.0, -4.0),
+    "c": Written((5, 6), ("6",), False, 0.0, -2.0),
+    "d": Written((7, 0), ("0",), True, 0.0, -2.0),
 }
 
 
 def test_prices_of_known_texts():
     own = {
         **PLAIN,
-        "b": Written((3, 5), False, 1.0, -6.0),
-        "d": Written((7, 1), True, 1.0, -3.0),
+        "b": Written((3, 5), ("5",), False, 1.0, -6.0),
+        "d": Written((7, 1), ("1",), True, 1.0, -3.0),
     }
     found = price(own, PLAIN)
     assert found.accuracy == 0.5 and found.accuracy_change == -0.25
     low, high = found.accuracy_change_ci95
     assert low < -0.25 < high <= 0
-    assert found.identical == 0.5
+    assert found.identical == found.same_answer == 0.5
     assert found.distance == 2 / 8
     assert found.log_likelihood == -13 / 8
     assert found.log_likelihood_change == pytest.approx((-1.0 - 0.5) / 4)
