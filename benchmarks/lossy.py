@@ -6,8 +6,8 @@ Every rule at three settings, plain decoding, fixed lengths and a learned policy
 answers to held-out word problems (`--gsm8k FILE`: to those, through the chat template). A rule's
 draft length is the one that would be fastest on training problems by the cost profile. The first
 `--timed` problems are decoded by all methods in turn, which gives the speedups; the figures on
-texts are of all `--problems`. Lossless methods write plain decoding's texts, which is checked on
-the timed problems and relied on for the others.
+texts are of all `--problems`, decoded side by side up to the answer. Lossless methods write plain
+decoding's texts, which is checked on the timed problems and relied on for the others.
 
 Figures of each method: `speedup` over plain decoding; `accuracy`, problems solved; `same_answer`,
 answers that are plain decoding's; `identical`, texts that are; `distance`, total variation from the
@@ -17,7 +17,7 @@ target a token; `log_likelihood`, of its texts by the target, nats a token.
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from adaspec_rl.comparison.accuracy import Written, judged, pareto_front, price
+from adaspec_rl.comparison.accuracy import Written, pareto_front, price
+from adaspec_rl.comparison.answers import answered, judge_answers, write_answers
 from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, Record, run_benchmark
 from adaspec_rl.comparison.statistics import paired_ratio, paired_ratio_interval
 from adaspec_rl.control.baselines.fixed import FixedLength
@@ -55,9 +56,18 @@ from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.report.lossy_plot import accuracy_plot
 
-LENGTHS = (2, 4, 6, 8)
-TUNING = 8  # training problems on which a rule's draft length is chosen
+LENGTHS = (3, 5, 8)
+TUNING = 4  # training problems on which a rule's draft length is chosen
 Texts = dict[str, Written]  # by problem
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """One method."""
+
+    controller: Controller
+    rule: LossyRule | None  # None: lossless
+    length: int | None  # drafted in a round; None: the policy chooses
 
 
 def rules(judge: Path | None, pair: Pair) -> list[LossyRule]:
@@ -85,7 +95,7 @@ def asked(pair: Pair, problems: Sequence[Problem], chat: bool) -> list[EncodedPr
 def policy(
     pair: Pair, profile: CostProfile, options: argparse.Namespace
 ) -> tuple[Controller, list[Survival]]:
-    """The lossless one, with its survival estimates: fitted to what every action would have brought on training prompts."""
+    """The lossless one and its survival estimates: fitted to all outcomes on training prompts."""
     recording = Recording(
         pair=pair.fingerprint,
         sampling=Sampling(),
@@ -108,38 +118,33 @@ def policy(
 
 def fastest(
     session: LiveSession, profile: CostProfile, prompts: Sequence[EncodedPrompt], rule: LossyRule
-) -> Lossy:
+) -> Entered:
     """The rule with the draft length whose rounds cost least a token by the cost profile."""
     costs, found = profile.at(), {}
     for length in LENGTHS:
         controller = Lossy(FixedLength(length), rule, name=str(rule))
         made = [generate(session, controller, item.ids, cost=costs.features()) for item in prompts]
         seconds = sum(costs.seconds(0, p.drafted) for text in made for p in text.rounds)
-        found[seconds / sum(len(text.tokens) for text in made)] = controller
+        found[seconds / sum(len(text.tokens) for text in made)] = Entered(controller, rule, length)
     return found[min(found)]
 
 
-def figures_of(
-    name: str, rule: str | None, length: Any, timed: Sequence[Record], texts: dict[str, Texts]
-) -> dict[str, Any]:
+def figures_of(method: Entered, timed: Sequence[Record], texts: dict[str, Texts]) -> dict[str, Any]:
     """One method's: its speed on the timed problems, what its texts are worth on all."""
-    sums = {
-        method: [
-            [len(r.generation.tokens) for r in timed if r.method == method],
-            [r.generation.seconds for r in timed if r.method == method],
-        ]
-        for method in (name, AUTOREGRESSIVE)
-    }
-    pairs = [np.array(part, float) for method in (name, AUTOREGRESSIVE) for part in sums[method]]
-    worth = price(texts[name], texts[AUTOREGRESSIVE])
+    name = method.controller.name
+    pairs = []
+    for one in (name, AUTOREGRESSIVE):
+        made = [record.generation for record in timed if record.method == one]
+        pairs.append(np.array([len(text.tokens) for text in made], dtype=float))
+        pairs.append(np.array([text.seconds for text in made]))
     return {
-        "rule": rule,
-        "lossy": rule is not None,
-        "draft_length": length,
+        "rule": method.rule.name if method.rule else None,
+        "lossy": method.rule is not None,
+        "draft_length": method.length,
         "tokens_per_second": float(pairs[0].sum() / pairs[1].sum()),
         "speedup": paired_ratio(*pairs),
         "speedup_ci95": paired_ratio_interval(*pairs),
-        **asdict(worth),
+        **asdict(price(texts[name], texts[AUTOREGRESSIVE])),
     }
 
 
@@ -153,13 +158,45 @@ def show(methods: dict[str, dict[str, Any]], front: Sequence[str]) -> None:
         low, high = m["speedup_ci95"]
         table.add_row(
             name + price_paid + (" *" if name in front else ""),
-            str(m["draft_length"]),
+            "chosen" if m["draft_length"] is None else str(m["draft_length"]),
             f"{m['speedup']:.2f} ({low:.2f}, {high:.2f})",
             f"{m['accuracy']:.1%}",
             f"{m['same_answer']:.1%}",
             f"{m['identical']:.1%}",
         )
     Console(width=140).print(table)
+
+
+def written(
+    pair: Pair,
+    entered: Sequence[Entered],
+    prompts: Sequence[EncodedPrompt],
+    problems: Sequence[Problem],
+    options: argparse.Namespace,
+) -> dict[str, Texts]:
+    """All texts of plain decoding and of every rule; lossless methods share plain decoding's."""
+    ids = [item.ids for item in prompts]
+    likely: dict[tuple[int, ...], float] = {}
+    found: dict[str, Texts] = {}
+    with Progress() as shown:
+        for method in entered:
+            name = method.controller.name
+            if method.rule is None and found:
+                found[name] = found[AUTOREGRESSIVE]
+                continue
+            task = shown.add_task(name, total=len(prompts))
+            texts = write_answers(
+                pair,
+                ids,
+                method.rule or "greedy",
+                method.length if method.rule else 0,
+                max_new_tokens=options.max_new_tokens,
+                rows=options.rows,
+                ended=answered if options.gsm8k is None else lambda tail: False,
+                progress=lambda done, task=task: shown.update(task, completed=done),
+            )
+            found[name] = judge_answers(pair, problems, ids, texts, likely)
+    return found
 
 
 def main() -> None:
@@ -170,10 +207,11 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, help="what adaspec_rl.tools.judge wrote")
     parser.add_argument("--gsm8k", type=Path, help="a file of GSM8K in place of word problems")
     parser.add_argument("--problems", type=int, default=500)
-    parser.add_argument("--timed", type=int, default=40, help="of them, decoded in turn")
+    parser.add_argument("--timed", type=int, default=24, help="of them, decoded in turn")
+    parser.add_argument("--rows", type=int, default=16, help="texts side by side, untimed")
     parser.add_argument("--train-prompts", type=int, default=24, help="to record, a domain")
     parser.add_argument("--fit-steps", type=int, default=100_000, help="states to fit to")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--max-new-tokens", type=int, default=112)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -185,33 +223,31 @@ def main() -> None:
     else:
         problems, training = word_problems(options.problems), word_problems(TUNING, "train")
     prompts, tuning = asked(pair, problems, chat), asked(pair, training, chat)
-    profile = measured(pair, contexts=[128], batch_sizes=[1], seconds=15, max_new_tokens=limit)
+    profile = measured(pair, contexts=[128], batch_sizes=[1], seconds=12, max_new_tokens=limit)
     exact, survival = policy(pair, profile, options)
     session = pair.session(max_new_tokens=limit, sampling=Sampling(), survival=survival)
-    lossy = [fastest(session, profile, tuning, rule) for rule in rules(options.judge, pair)]
-    lossless = [FixedLength(0), *map(FixedLength, LENGTHS), exact]
+    entered = [Entered(FixedLength(length), None, length) for length in (0, *LENGTHS)]
+    entered.append(Entered(exact, None, None))
+    entered += [fastest(session, profile, tuning, rule) for rule in rules(options.judge, pair)]
     with Progress() as shown:
         task = shown.add_task("decoding in turn", total=options.timed)
         timed = run_benchmark(
             session,
-            [*lossless, *lossy],
+            [method.controller for method in entered],
             prompts[: options.timed],
             cost=profile.at().features(),
             progress=lambda done, total: shown.update(task, completed=done),
         )
-    texts = written(pair, session, profile, [*lossless, *lossy], prompts, problems, timed)
-    methods = {}
-    for controller in (*lossless, *lossy):
-        rule = controller.rule.name if isinstance(controller, Lossy) else None
-        inner = controller.controller if isinstance(controller, Lossy) else controller
-        length = inner.action.length if isinstance(inner, FixedLength) else "chosen"
-        methods[controller.name] = figures_of(controller.name, rule, length, timed, texts)
+    different = differing(timed, [method for method in entered if method.rule is None])
+    texts = written(pair, entered, prompts, problems, options)
+    methods = {m.controller.name: figures_of(m, timed, texts) for m in entered}
     front = pareto_front({name: (m["speedup"], m["accuracy"]) for name, m in methods.items()})
     show(methods, front)
     if options.plot:
         title = f"{pair.target.name}, {len(problems)} problems, greedy"
         accuracy_plot(methods, title, options.plot)
     figures = {f"speedup of {name}": m["speedup"] for name, m in methods.items()}
+    figures["lossless_texts_that_differ"] = different
     details = {
         "problems": len(problems),
         "timed_problems": options.timed,
@@ -221,34 +257,12 @@ def main() -> None:
     finish(figures, options.json, device=pair.target.device, details=details)
 
 
-def written(
-    pair: Pair,
-    session: LiveSession,
-    profile: CostProfile,
-    controllers: Sequence[Controller],
-    prompts: Sequence[EncodedPrompt],
-    problems: Sequence[Problem],
-    timed: Sequence[Record],
-) -> dict[str, Texts]:
-    """All texts of all methods, judged; lossless methods share plain decoding's."""
-    cost = profile.at().features()
-    known = {(record.method, record.prompt): record.generation for record in timed}
-    found: dict[str, Texts] = {controller.name: {} for controller in controllers}
-    with Progress() as shown:
-        task = shown.add_task("decoding the others", total=len(problems))
-        for problem, item in zip(problems, prompts):
-            for controller in controllers:
-                own = found[controller.name]
-                made = known.get((controller.name, problem.id))
-                plain = found[AUTOREGRESSIVE].get(problem.id)
-                if made is None and plain and not isinstance(controller, Lossy):
-                    own[problem.id] = plain
-                    continue
-                made = made or generate(session, controller, item.ids, cost=cost)
-                text = pair.decode(made.tokens)
-                own[problem.id] = judged(pair.target, item.ids, made, problem, text)
-            shown.advance(task)
-    return found
+def differing(timed: Sequence[Record], lossless: Sequence[Entered]) -> int:
+    """Texts of lossless methods that are not plain decoding's."""
+    names = {method.controller.name for method in lossless}
+    plain = {r.prompt: r.generation.tokens for r in timed if r.method == AUTOREGRESSIVE}
+    own = [r for r in timed if r.method in names]
+    return sum(r.generation.tokens != plain[r.prompt] for r in own)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from adaspec_rl.comparison.statistics import mean_interval
-from adaspec_rl.control.generation import Generation
 from adaspec_rl.engine.language_model import LanguageModel
 
 
@@ -60,19 +59,6 @@ class Written:
     solved: bool
     distance: float  # the sum over its tokens
     log_likelihood: float  # nats, the sum over its tokens
-
-
-def judged(
-    target: LanguageModel, prompt: Sequence[int], made: Generation, task: Task, text: str
-) -> Written:
-    """A generation after `prompt`, which reads as `text`."""
-    return Written(
-        tuple(made.tokens),
-        task.answer_in(text),
-        task.solved_by(text),
-        sum(played.distance for played in made.rounds),
-        log_likelihood(target, prompt, made.tokens),
-    )
 
 
 @torch.inference_mode()
