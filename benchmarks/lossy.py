@@ -30,12 +30,18 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adaspec_rl.comparison.accuracy import Written, pareto_front, price
-from adaspec_rl.comparison.answers import answered, judge_answers, write_answers
+from adaspec_rl.comparison.answers import (
+    answered,
+    judge_answers,
+    write_answers,
+    write_one_by_one,
+)
 from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, Record, run_benchmark
 from adaspec_rl.comparison.statistics import paired_ratio, paired_ratio_interval
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import generate
+from adaspec_rl.control.joint import Joint, solve_joint
 from adaspec_rl.control.lossy import Lossy
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.encoding import as_asked, encode
@@ -46,7 +52,9 @@ from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.verification.lossy import (
     Fuzzy,
+    Judge,
     LossyRule,
+    Scheduled,
     Tolerance,
     TopK,
     Typical,
@@ -55,8 +63,10 @@ from adaspec_rl.decoding.verification.lossy.judge_file import load_judge
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.report.lossy_plot import accuracy_plot
+from adaspec_rl.tools.judging import judged_drafter, seen_in
 
 LENGTHS = (3, 5, 8)
+JOINT = 32  # training problems on which the joint decision process is solved
 TUNING = 4  # training problems on which a rule's draft length is chosen
 Texts = dict[str, Written]  # by problem
 
@@ -129,6 +139,31 @@ def fastest(
     return found[min(found)]
 
 
+def joint(
+    pair: Pair, profile: CostProfile, texts: Sequence[tuple[list[int], list[int]]]
+) -> list[Entered]:
+    """Length and threshold together, at three prices, solved on training texts (prompt, text)."""
+    drafter, costs, length = judged_drafter(pair, 0), profile.at(), MAX_LENGTH
+    step = (costs.seconds(0, length) - costs.seconds(0, 1)) / (length - 1)
+    known = []
+    for prompt, text in texts:
+        # The last five of what a judge reads: see `verification.lossy.judge.SCALARS`.
+        own, pick, draft, _, _ = seen_in(pair, drafter, prompt, text)[0][:, -5:].double().exp().T
+        known.append((draft.numpy(), (own / pick).clamp(max=1).numpy()))
+    found = []
+    for price_of_distance in (4.0, 1.0, 0.25):
+        table = solve_joint(
+            known,
+            token_ms=1e3 * step,
+            round_ms=1e3 * (costs.seconds(0, 1) - step - costs.autoregressive_step),
+            max_length=length,
+            price=price_of_distance,
+        )
+        controller = Joint(table, name=f"lossy.joint price={price_of_distance:g}")
+        found.append(Entered(controller, Scheduled(), None))
+    return found
+
+
 def figures_of(method: Entered, timed: Sequence[Record], texts: dict[str, Texts]) -> dict[str, Any]:
     """One method's: its speed on the timed problems, what its texts are worth on all."""
     name = method.controller.name
@@ -185,16 +220,18 @@ def written(
                 found[name] = found[AUTOREGRESSIVE]
                 continue
             task = shown.add_task(name, total=len(prompts))
-            texts = write_answers(
-                pair,
-                ids,
-                method.rule or "greedy",
-                method.length if method.rule else 0,
-                max_new_tokens=options.max_new_tokens,
-                rows=options.rows,
-                ended=answered if options.gsm8k is None else lambda tail: False,
-                progress=lambda done, task=task: shown.update(task, completed=done),
-            )
+            how: dict[str, Any] = {
+                "max_new_tokens": options.max_new_tokens,
+                "ended": answered if options.gsm8k is None else lambda tail: False,
+                "progress": lambda done, task=task: shown.update(task, completed=done),
+            }
+            if method.rule is None:
+                texts = write_answers(pair, ids, "greedy", 0, rows=options.rows, **how)
+            elif method.length is None or isinstance(method.rule, Judge):
+                texts = write_one_by_one(pair, ids, method.controller, **how)
+            else:
+                rows = options.rows
+                texts = write_answers(pair, ids, method.rule, method.length, rows=rows, **how)
             found[name] = judge_answers(pair, problems, ids, texts, likely)
     return found
 
@@ -209,6 +246,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--timed", type=int, default=24, help="of them, decoded in turn")
     parser.add_argument("--rows", type=int, default=16, help="texts side by side, untimed")
+    parser.add_argument("--seconds", type=float, default=12, help="for measuring costs")
     parser.add_argument("--train-prompts", type=int, default=24, help="to record, a domain")
     parser.add_argument("--fit-steps", type=int, default=100_000, help="states to fit to")
     parser.add_argument("--max-new-tokens", type=int, default=112)
@@ -223,12 +261,18 @@ def main() -> None:
     else:
         problems, training = word_problems(options.problems), word_problems(TUNING, "train")
     prompts, tuning = asked(pair, problems, chat), asked(pair, training, chat)
-    profile = measured(pair, contexts=[128], batch_sizes=[1], seconds=12, max_new_tokens=limit)
+    profile = measured(
+        pair, contexts=[128], batch_sizes=[1], seconds=options.seconds, max_new_tokens=limit
+    )
     exact, survival = policy(pair, profile, options)
     session = pair.session(max_new_tokens=limit, sampling=Sampling(), survival=survival)
     entered = [Entered(FixedLength(length), None, length) for length in (0, *LENGTHS)]
     entered.append(Entered(exact, None, None))
     entered += [fastest(session, profile, tuning, rule) for rule in rules(options.judge, pair)]
+    solved_on = asked(pair, word_problems(JOINT, "train"), False)
+    plain = write_answers(pair, [p.ids for p in solved_on], "greedy", 0, max_new_tokens=limit,
+                          rows=options.rows)  # fmt: skip
+    entered += joint(pair, profile, [(p.ids, text) for p, (text, _) in zip(solved_on, plain)])
     with Progress() as shown:
         task = shown.add_task("decoding in turn", total=options.timed)
         timed = run_benchmark(

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from adaspec_rl.comparison.accuracy import Task, Written, log_likelihood
+from adaspec_rl.control.controller import Controller
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.text import DecodingRules
 from adaspec_rl.decoding.verification import Rule
-from adaspec_rl.decoding.verification.lossy import Judge
 from adaspec_rl.pairs.pair import Pair
 
 TAIL = 48  # tokens, in which the end of an answer is looked for
@@ -36,11 +36,9 @@ def write_answers(
     """The greedy text after each prompt and its distance from the target, the sum over its tokens.
 
     The first drafter drafts `length` tokens a round, 0 for plain decoding. `rows` texts are decoded
-    side by side, but under a judge, which verifies one at a time.
+    side by side, which a judge cannot do.
     """
     action = Action(length) if length else FALLBACK
-    if isinstance(rule, Judge):
-        return _one_by_one(pair, prompts, rule, action, max_new_tokens, ended, progress)
     rules = DecodingRules(frozenset(pair.eos_ids), max_new_tokens, Sampling(), rule)
     batch = Batch(pair.target, pair.drafters, min(rows, len(prompts)), rules=rules)
     waiting = list(enumerate(prompts))[::-1]
@@ -65,22 +63,27 @@ def write_answers(
     return [(found[number], distances[number]) for number in range(len(prompts))]
 
 
-def _one_by_one(
+def write_one_by_one(
     pair: Pair,
     prompts: Sequence[Sequence[int]],
-    rule: Rule,
-    action: Action,
+    controller: Controller,
+    *,
     max_new_tokens: int,
-    ended: Ended,
-    progress: Progress,
+    ended: Ended = answered,
+    progress: Progress = lambda done: None,
 ) -> list[tuple[list[int], float]]:
-    session = pair.session(max_new_tokens=max_new_tokens, sampling=Sampling(), verification=rule)
+    """The same under a controller, which observes nothing."""
+    assert controller.observes is None
+    session = pair.session(max_new_tokens=max_new_tokens, sampling=Sampling())
     found = []
     for number, prompt in enumerate(prompts, 1):
         session.start(prompt, signals=False)
+        controller.reset(prompt)
         distance = 0.0
         while session.finished is None:
-            distance += session.step(action).distance
+            played = session.step(controller.decide(None))
+            controller.observe(played)
+            distance += played.distance
             if ended(pair.decode(session.tokens[-TAIL:])):
                 break
         found.append((session.tokens, distance))

@@ -5,6 +5,7 @@ from adaspec_rl.decoding.verification.lossy.fuzzy import Fuzzy, LenientRejection
 from adaspec_rl.decoding.verification.lossy.judge import Judge
 from adaspec_rl.decoding.verification.lossy.lenient import Lenient
 from adaspec_rl.decoding.verification.lossy.rule import LossyRule, Seen, States
+from adaspec_rl.decoding.verification.lossy.scheduled import Scheduled
 from adaspec_rl.decoding.verification.lossy.tolerance import Tolerance
 from adaspec_rl.decoding.verification.lossy.top_k import TopK
 from adaspec_rl.decoding.verification.lossy.typical import Typical
@@ -19,6 +20,7 @@ __all__ = [
     "LenientRejection",
     "LossyRule",
     "LossyVerification",
+    "Scheduled",
     "Seen",
     "States",
     "Tolerance",
