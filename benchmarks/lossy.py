@@ -36,7 +36,8 @@ from adaspec_rl.comparison.answers import (
     write_answers,
     write_one_by_one,
 )
-from adaspec_rl.comparison.benchmark import AUTOREGRESSIVE, Record, run_benchmark
+from adaspec_rl.comparison.benchmark import Record, run_benchmark
+from adaspec_rl.comparison.identity import AUTOREGRESSIVE
 from adaspec_rl.comparison.statistics import paired_ratio, paired_ratio_interval
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.controller import Controller
