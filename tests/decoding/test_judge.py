@@ -122,8 +122,9 @@ def test_a_judge_reads_live_what_it_was_trained_on(pair, constant, threshold, mo
     keeps = Judge.keeps
 
     def watched(judge, seen):
-        for number, row in enumerate(judge_features(seen)):
-            read.setdefault((len(session.sequence) + number, int(seen.tokens[number])), row)
+        right = int(seen.agrees.long().cumprod(0).sum())  # tokens that stand
+        for number, row in enumerate(judge_features(seen)[: right + 1]):
+            read[len(session.sequence) + number] = row
         return keeps(judge, seen)
 
     monkeypatch.setattr(Judge, "keeps", watched)
@@ -133,13 +134,9 @@ def test_a_judge_reads_live_what_it_was_trained_on(pair, constant, threshold, mo
     while session.finished is None:
         assert session.step(Action(3, threshold=threshold)).distance == 0  # nothing is kept
     expected, drafted = seen_in(pair, judged_drafter(pair, 0), prompt, session.tokens)
-    compared = 0
-    for number, token in enumerate(drafted):
-        found = read.get((len(prompt) + number, token))
-        if token != session.tokens[number] and found is not None:
-            assert torch.allclose(found, expected[number], atol=1e-3)
-            compared += 1
-    assert compared >= 3
+    places = [position - len(prompt) for position in read]
+    assert any(drafted[n] != session.tokens[n] for n in places) and len(places) > 1
+    assert torch.allclose(torch.stack(list(read.values())), expected[places], atol=1e-3)
 
 
 def test_a_judge_that_keeps_everything_leaves_the_text_to_the_drafter(pair, constant):
