@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,28 @@ def run(script: str, *arguments: str, cwd: Path, code: int = 0, **env: str) -> s
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture
+def run_here(monkeypatch, capfd) -> Callable[..., str]:
+    """`run` in this process, which spares the imports of one of its own."""
+
+    def played(script: str, *arguments: str, cwd: Path, code: int = 0) -> str:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("COLUMNS", "80")
+        threads, status = torch.get_num_threads(), 0
+        try:
+            {"train_policy.py": train, "evaluate.py": evaluate}[script]()
+        except SystemExit as ended:
+            status = ended.code
+        torch.set_num_threads(threads)
+        printed = "".join(capfd.readouterr())
+        assert status == code, printed
+        return printed
+
+    return played
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +112,9 @@ def test_evaluation_takes_the_newest_policy_and_says_so(trained):
     assert set(results["domains"]) == {"code", "prose", "dialogue"}
 
 
-def test_sampling_and_a_fixed_controller(trained):
+def test_sampling_and_a_fixed_controller(trained, run_here):
     folder, _ = trained
-    run(
+    run_here(
         "evaluate.py", SMOKE, "controller=fixed", "controller.length=2", "env.temperature=0.8",
         "evaluation.lengths=[1]", cwd=folder,
     )  # fmt: skip
@@ -106,11 +129,13 @@ REPLAYED = (SMOKE, "controllers=[svip,learned,hindsight,oracle]", "evaluation.mo
 
 
 @pytest.mark.slow
-def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupted(trained):
+def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupted(
+    trained, run_here
+):
     folder, _ = trained
-    run("evaluate.py", *REPLAYED, cwd=folder)
+    run_here("evaluate.py", *REPLAYED, cwd=folder)
     first = newest(folder, "evaluate")
-    run("evaluate.py", *REPLAYED, cwd=folder)
+    run_here("evaluate.py", *REPLAYED, cwd=folder)
     second = newest(folder, "evaluate")
     assert first != second
     names = {path.name for path in first.iterdir() if path.suffix != ".log" and path.is_file()}
@@ -130,7 +155,7 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"[{")
     for name in names - {journal.name, "run.json"}:
         (second / name).unlink()
-    run("evaluate.py", *REPLAYED, f"resume={second.relative_to(folder)}", cwd=folder)
+    run_here("evaluate.py", *REPLAYED, f"resume={second.relative_to(folder)}", cwd=folder)
     changed = {"results.json", "report.html"}  # they hold the command
     for name in names - changed:
         assert (second / name).read_bytes() == found[name], name
@@ -141,30 +166,30 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
         ("seed=1", "seed=0 there, 1 here"),
         ("controller.guard=false", "controller.guard=null there, False here"),
     ):
-        printed = run("evaluate.py", *REPLAYED, setting, resume, cwd=folder, code=2)
+        printed = run_here("evaluate.py", *REPLAYED, setting, resume, cwd=folder, code=2)
         assert f"began otherwise ({message})" in printed
     assert {path: path.read_bytes() for path in second.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow
-def test_a_comparison_of_another_policy_is_not_gone_on_with(trained):
+def test_a_comparison_of_another_policy_is_not_gone_on_with(trained, run_here):
     folder, _ = trained
     fast = ("agent=hindsight", "agent.total_steps=512", "evaluation.lengths=[1]")
-    run("train_policy.py", SMOKE, *fast, "seed=3", cwd=folder)
+    run_here("train_policy.py", SMOKE, *fast, "seed=3", cwd=folder)
     other = newest(folder) / "policy"
     mine = first_run(folder) / "policy"
     replayed = (SMOKE, "evaluation.mode=replay", "evaluation.lengths=[1]")
-    run("evaluate.py", *replayed, f"policy={mine}", "hydra.run.dir=compared", cwd=folder)
+    run_here("evaluate.py", *replayed, f"policy={mine}", "hydra.run.dir=compared", cwd=folder)
     results = (folder / "compared" / "results.json").read_bytes()
-    printed = run(
+    printed = run_here(
         "evaluate.py", *replayed, f"policy={other}", "resume=compared", cwd=folder, code=2
     )
     assert re.search(r"holds another comparison \(policy=\w+ there, \w+ here", printed)
     assert (folder / "compared" / "results.json").read_bytes() == results
 
 
-def test_a_baseline_decodes_without_any_policy(tmp_path):
-    run(
+def test_a_baseline_decodes_without_any_policy(tmp_path, run_here):
+    run_here(
         "evaluate.py", SMOKE, "controller=svip", "controller.parameters.threshold=0.5",
         "controller.guard=true", "evaluation.lengths=[1]", "cost.samples=1", cwd=tmp_path,
     )  # fmt: skip
@@ -174,14 +199,14 @@ def test_a_baseline_decodes_without_any_policy(tmp_path):
     assert figures["lossless"]["identical"] == figures["lossless"]["compared"] == 9
 
 
-def test_training_resumes_from_its_last_checkpoint(trained):
+def test_training_resumes_from_its_last_checkpoint(trained, run_here):
     folder, _ = trained
     whole = first_run(folder)
     killed = folder / "killed"  # as a run leaves it that was killed after 1024 of 2048 steps
     shutil.copytree(whole, killed)
     for name in ("step_1536.pt", "step_2048.pt"):
         (killed / "checkpoints" / name).unlink(missing_ok=True)
-    printed = run("train_policy.py", SMOKE, "resume=killed", cwd=folder)
+    printed = run_here("train_policy.py", SMOKE, "resume=killed", cwd=folder)
     assert "resuming from" in printed and "step_1024.pt" in printed
     for name in ("policy.safetensors", "policy.json"):  # the same bundle as in one go
         assert (newest(folder) / "policy" / name).read_bytes() == (
@@ -201,36 +226,36 @@ def first_run(folder: Path) -> Path:
         ("model.drafters=[ngram]", "there, ['ngram'] here"),
     ],
 )
-def test_a_training_of_another_task_is_not_gone_on_with(trained, setting, message):
+def test_a_training_of_another_task_is_not_gone_on_with(trained, setting, message, run_here):
     folder, _ = trained
     began = f"resume={first_run(folder)}"
-    printed = run("train_policy.py", SMOKE, setting, began, cwd=folder, code=2)
+    printed = run_here("train_policy.py", SMOKE, setting, began, cwd=folder, code=2)
     assert "began otherwise" in printed and message in printed
 
 
 @pytest.mark.slow
-def test_a_folder_that_holds_a_run_takes_no_other(trained, tmp_path):
+def test_a_folder_that_holds_a_run_takes_no_other(trained, tmp_path, run_here):
     folder, _ = trained
     begun = tmp_path / "begun"
     shutil.copytree(first_run(folder), begun)
     before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
     where, again = f"hydra.run.dir={begun}", f"resume={begun}"
-    printed = run("train_policy.py", SMOKE, where, cwd=folder, code=2)
+    printed = run_here("train_policy.py", SMOKE, where, cwd=folder, code=2)
     assert f"{begun} holds a run already: choose another folder" in printed
     for place in (where, again):
-        printed = run("evaluate.py", SMOKE, place, cwd=folder, code=2)
+        printed = run_here("evaluate.py", SMOKE, place, cwd=folder, code=2)
         assert "holds a run of train_policy.py, not of evaluate.py" in printed
     (begun / "run.json").unlink()
-    printed = run("evaluate.py", SMOKE, again, cwd=folder, code=2)
+    printed = run_here("evaluate.py", SMOKE, again, cwd=folder, code=2)
     assert "holds no comparison to resume (it has no run.json)" in printed
-    printed = run("train_policy.py", SMOKE, again, cwd=folder, code=2)
+    printed = run_here("train_policy.py", SMOKE, again, cwd=folder, code=2)
     assert "cannot be resumed (it has no run.json)" in printed
     del before[begun / "run.json"]
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.slow
-def test_other_ways_to_learn(trained):
+def test_other_ways_to_learn(trained, run_here):
     folder, _ = trained
     policy = newest(folder) / "policy"
     for arguments in (
@@ -241,7 +266,7 @@ def test_other_ways_to_learn(trained):
             "agent.total_steps=32", "env.verification=rejection", "env.temperature=0.8",
         ],
     ):  # fmt: skip
-        run("train_policy.py", SMOKE, "evaluation.lengths=[1]", *arguments, cwd=folder)
+        run_here("train_policy.py", SMOKE, "evaluation.lengths=[1]", *arguments, cwd=folder)
         results = comparison(newest(folder))
         assert "learned" in results["methods"], arguments
 
@@ -253,10 +278,12 @@ def test_other_ways_to_learn(trained):
         (3, 4, "covers 3 drafters but the pair has 2"),
     ],
 )
-def test_costs_of_something_else_are_refused_before_recording(tmp_path, drafters, covered, message):
+def test_costs_of_something_else_are_refused_before_recording(
+    tmp_path, drafters, covered, message, run_here
+):
     path = tmp_path / "costs.json"
     nominal_costs(drafters, covered).save(path)
-    printed = run("train_policy.py", SMOKE, f"cost={path}", cwd=tmp_path, code=2)
+    printed = run_here("train_policy.py", SMOKE, f"cost={path}", cwd=tmp_path, code=2)
     assert message in printed and "Traceback" not in printed
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
 
@@ -285,12 +312,15 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("runs/*/*/policy/policy.json")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 200
+        while not list(tmp_path.glob("runs/*/*/policy/policy.json")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()  # if it still runs
     assert process.returncode == 130
     assert "the best policy so far:" in printed and "Traceback" not in printed
     (bundle,) = tmp_path.glob("runs/*/*/policy")
@@ -370,25 +400,13 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing_behind(
-    tmp_path, monkeypatch, capfd, script, arguments, message
+    tmp_path, run_here, script, arguments, message
 ):
-    printed = ended_with_mistake(script, arguments, tmp_path, monkeypatch, capfd)
+    printed = run_here(script, *arguments, cwd=tmp_path, code=2)
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0], printed
     assert "Traceback" not in printed
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def ended_with_mistake(script, arguments, folder, monkeypatch, capfd) -> str:
-    """What a script prints, run in this process, which spares the imports of one of its own."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    threads = torch.get_num_threads()
-    with pytest.raises(SystemExit) as ended:
-        {"train_policy.py": train, "evaluate.py": evaluate}[script]()
-    torch.set_num_threads(threads)
-    assert ended.value.code == 2
-    return "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize(
