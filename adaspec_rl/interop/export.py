@@ -7,7 +7,7 @@ that nothing was fitted on. `export.json` says all that, what was lost, and what
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,8 +39,10 @@ class Kind(Protocol):
     """A module that writes the files of one kind of export, and loads them back."""
 
     INTERFACE: str
-    write: Callable[[Workshop, Path], list[Part]]
-    replayables: Callable[[Path, Export], dict[str, Replayable]]
+
+    def write(self, shop: Workshop, folder: Path) -> list[Part]: ...
+
+    def replayables(self, folder: Path, export: Export) -> dict[str, Replayable]: ...
 
 
 KINDS: dict[str, Kind] = {

@@ -138,7 +138,7 @@ def simulated(found: Fit, depth: int, seed: int = 0) -> Trace:
     own = request_chances(found, rng)
     deeper = np.repeat(own[:, -1:], max(0, depth - own.shape[1]), axis=1)
     own = np.concatenate([own, deeper], axis=1)[:, :depth]
-    order = np.resize(np.arange(len(own)), max(TEXTS, len(own)))
+    order = np.resize(np.arange(len(own)), max(TEXTS, len(own))).tolist()
     lengths = [_tokens(found, number) for number in order]
     kept = np.concatenate(
         [

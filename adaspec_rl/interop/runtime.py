@@ -62,7 +62,8 @@ def copied(
         room: tokens that the text may still grow by drafts; None: any number.
     """
     most = action.length if room is None else min(action.length, room)
-    suffix, tokens, previous, chance = text.suffix(), [], text.tokens[-1], 1.0
+    tokens: list[int] = []
+    suffix, previous, chance = text.suffix(), text.tokens[-1], 1.0
     while suffix.guess is not None and len(tokens) < most:
         token = suffix.guess
         tokens.append(token)

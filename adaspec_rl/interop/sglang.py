@@ -172,12 +172,15 @@ class LearnedSteps(_Graphs):
         """Take in a round; the new number of steps, or None where it stays."""
         before = self.get_steps_for_batch(batch_size)
         drafted = before if num_steps is None else num_steps
-        accepted = sum(num_correct_drafts_per_req) / len(num_correct_drafts_per_req)
+        count = len(num_correct_drafts_per_req)
+        accepted = sum(num_correct_drafts_per_req) / count
+        reached = sum(min(kept + 1, drafted) for kept in num_correct_drafts_per_req) / count
         one = np.ones(1)
         self._observer.update(
             RoundArrays(
                 drafted=one * drafted,
                 accepted=one * accepted,
+                reached=one * reached,
                 emitted=one * (accepted + 1),
                 target=np.zeros((1, 2)),
                 draft=np.zeros((1, 5)),

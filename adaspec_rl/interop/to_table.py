@@ -88,7 +88,9 @@ class _Cells:
         self._count = len(CONTEXTS) * len(ACCEPTANCES)
         self._rate = 1.0  # speedup reached so far, which rounds are measured against
 
-    def best(self, at: np.ndarray, cell: np.ndarray, before: np.ndarray | None = None):
+    def best(
+        self, at: np.ndarray, cell: np.ndarray, before: np.ndarray | None = None
+    ) -> np.ndarray:
         """The action of each cell: most tokens for the steps, over positions `at` in `cell`."""
         worth = self._found.emitted[:, at] / self._rate - self._steps[:, at]
         sums = np.stack([np.bincount(cell, row, self._count) for row in worth])  # [A, cells]

@@ -1,6 +1,7 @@
 """For vLLM: draft lengths by batch size, and the lookup under the policy as a proposer."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def replayables(folder: Path, export: Export) -> dict[str, Replayable]:
     for part in export.parts:
         if part.name == SCHEDULE:
             schedule = read_schedule(strict_json.read(folder / CONFIG, CONFIG))
-            found[part.name] = Replayable(lambda s=schedule: controller(s), part.drafter)
+            found[part.name] = Replayable(partial(controller, schedule), part.drafter)
         else:
             assert part.drafter is not None
             found[part.name] = lookup_replayable(folder, part.drafter)
