@@ -19,9 +19,10 @@ from rich.console import Console
 
 from adaspec_rl.comparison.benchmark import ProfileTime, run_benchmark
 from adaspec_rl.comparison.statistics import paired_ratio, paired_ratio_interval
-from adaspec_rl.control.baselines.bandits import Thompson, Ucb1
 from adaspec_rl.control.baselines.exp3 import Exp3
 from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.baselines.thompson import Thompson
+from adaspec_rl.control.baselines.ucb1 import Ucb1
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LearnedPolicy

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adaspec_rl.decoding.drafters import DraftModel
 from adaspec_rl.engine.memory import MIB, PeakMemory, weight_bytes
-from adaspec_rl.pairs.pair import Pair
+from adaspec_rl.pairs.pair import Pair, own_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,6 @@ def models_memory(pair: Pair) -> dict[str, float]:
     target = pair.target
     found = {target.name: weight_bytes(target.weights) / MIB}
     for drafter in pair.drafters:
-        if isinstance(drafter, DraftModel):
-            found[drafter.name] = weight_bytes(drafter.model.weights, target.weights) / MIB
+        if model := own_model(drafter, target):
+            found[drafter.name] = weight_bytes(model.weights, target.weights) / MIB
     return found

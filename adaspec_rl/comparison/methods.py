@@ -8,7 +8,6 @@ from typing import Any
 import optuna
 
 from adaspec_rl.control.baselines.adaedl import AdaEdl
-from adaspec_rl.control.baselines.bandits import Thompson, Ucb1
 from adaspec_rl.control.baselines.batch_table import BatchTable
 from adaspec_rl.control.baselines.exp3 import Exp3
 from adaspec_rl.control.baselines.fixed import FixedLength
@@ -21,9 +20,12 @@ from adaspec_rl.control.baselines.sliding_window import SlidingWindow
 from adaspec_rl.control.baselines.specdec_pp import SpecDecPlusPlus
 from adaspec_rl.control.baselines.switching import Switching
 from adaspec_rl.control.baselines.tapout import TapOut
+from adaspec_rl.control.baselines.thompson import Thompson
+from adaspec_rl.control.baselines.ucb1 import Ucb1
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.stopping.confidence import ConfidenceStop, CumulativeConfidenceStop
-from adaspec_rl.control.stopping.entropy import SvipStop
+from adaspec_rl.control.stopping.confidence import ConfidenceStop
+from adaspec_rl.control.stopping.cumulative_confidence import CumulativeConfidenceStop
+from adaspec_rl.control.stopping.svip import SvipStop
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import StopRule

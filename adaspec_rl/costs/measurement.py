@@ -26,10 +26,11 @@ from adaspec_rl.costs.timed_text import (
     stretched,
     timed_forward,
 )
-from adaspec_rl.decoding.drafters import Drafter, DraftModel
+from adaspec_rl.decoding.drafters import Drafter
 from adaspec_rl.decoding.drafters.hidden_state import unknown_features
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.engine.language_model import LanguageModel
+from adaspec_rl.pairs.pair import own_model
 
 REPEATS = 4  # timings of each part between two readings of the prompt
 BATCHED = 6  # timings of each forward at a batch size above 1
@@ -308,7 +309,7 @@ def _batched(
 
     verification = interpolated(widths, timed(session.target, widths), single.max_length + 1)
     drafts = [
-        timed(drafter.model, [1])[0] if isinstance(drafter, DraftModel) else step
+        timed(own, [1])[0] if (own := own_model(drafter, session.target)) else step
         for drafter, step in zip(session.models, single.draft_step)
     ]
     rest = single.autoregressive_step - single.verification[0]

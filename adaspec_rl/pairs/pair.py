@@ -176,6 +176,11 @@ def load_pair(
     )
 
 
+def own_model(drafter: Drafter, target: LanguageModel) -> LanguageModel | None:
+    """The model that a drafter runs besides the target; None: it needs none."""
+    return None if drafter.model is target else drafter.model
+
+
 def draft_model(model: LanguageModel, target: LanguageModel) -> DraftModel:
     """The drafter of a loaded model: of one that reads features, a reader of hidden states."""
     if isinstance(model, LeanModel) and model.architecture.reads_features:

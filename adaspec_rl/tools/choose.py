@@ -44,7 +44,7 @@ from adaspec_rl.files import new_file, write_atomically
 from adaspec_rl.from_config import set_threads
 from adaspec_rl.limits import ListOf, Number, Whole, Words
 from adaspec_rl.pairs.drafter_names import short_names
-from adaspec_rl.pairs.pair import Pair, load_pair
+from adaspec_rl.pairs.pair import Pair, load_pair, own_model
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import best_fixed
@@ -195,8 +195,8 @@ def _measured(
 def _alone(pair: Pair, trace: Trace, profile: CostProfile, number: int, name: str) -> Candidate:
     table, point = trace.drafters[number], profile.at()
     action, speedup = best_fixed(trace.of_drafters([number]), profile.of_drafters([number]))
-    model = getattr(pair.drafters[number], "model", None)
-    own = None if model in (None, pair.target) else model.weights
+    model = own_model(pair.drafters[number], pair.target)
+    own = None if model is None else model.weights
     return Candidate(
         name=name,
         acceptance=float((table.accepted > 0).mean()),

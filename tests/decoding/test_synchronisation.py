@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from adaspec_rl.control.stopping.confidence import ConfidenceStop
-from adaspec_rl.control.stopping.entropy import SvipStop
+from adaspec_rl.control.stopping.svip import SvipStop
 from adaspec_rl.costs.measurement import measure
 from adaspec_rl.decoding.drafters import (
     Drafter,

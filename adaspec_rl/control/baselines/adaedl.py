@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaspec_rl.control.checks import check_between
-from adaspec_rl.control.stopping.entropy import EntropyBoundStop
+from adaspec_rl.control.stopping.entropy_bound import EntropyBoundStop
 from adaspec_rl.decoding.round import Action, Round
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adaspec_rl.control.baselines.bandits import Ucb1
+from adaspec_rl.control.baselines.ucb1 import Ucb1
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import Action, Round
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from adaspec_rl.control.baselines.bandits import Ucb1
+from adaspec_rl.control.baselines.ucb1 import Ucb1
 from adaspec_rl.control.checks import check_between
-from adaspec_rl.control.stopping.confidence import ConfidenceStop, CumulativeConfidenceStop
-from adaspec_rl.control.stopping.entropy import EntropyBoundStop, SvipStop
+from adaspec_rl.control.stopping.confidence import ConfidenceStop
+from adaspec_rl.control.stopping.cumulative_confidence import CumulativeConfidenceStop
+from adaspec_rl.control.stopping.entropy_bound import EntropyBoundStop
+from adaspec_rl.control.stopping.svip import SvipStop
 from adaspec_rl.decoding.round import Action, Round, StopRule
 
 

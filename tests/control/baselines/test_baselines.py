@@ -8,7 +8,6 @@ import pytest
 
 from adaspec_rl.control.baselines.adaedl import AdaEdl
 from adaspec_rl.control.baselines.bandit import Bandit
-from adaspec_rl.control.baselines.bandits import Thompson, Ucb1
 from adaspec_rl.control.baselines.batch_table import BatchTable
 from adaspec_rl.control.baselines.exp3 import Exp3
 from adaspec_rl.control.baselines.fixed import FixedLength, fixed_lengths
@@ -19,11 +18,15 @@ from adaspec_rl.control.baselines.sglang_tiers import SglangTiers
 from adaspec_rl.control.baselines.sliding_window import SlidingWindow
 from adaspec_rl.control.baselines.specdec_pp import SpecDecPlusPlus
 from adaspec_rl.control.baselines.tapout import TapOut
+from adaspec_rl.control.baselines.thompson import Thompson
+from adaspec_rl.control.baselines.ucb1 import Ucb1
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import Generation, generate
 from adaspec_rl.control.observation import CostFeatures
-from adaspec_rl.control.stopping.confidence import ConfidenceStop, CumulativeConfidenceStop
-from adaspec_rl.control.stopping.entropy import EntropyBoundStop, SvipStop
+from adaspec_rl.control.stopping.confidence import ConfidenceStop
+from adaspec_rl.control.stopping.cumulative_confidence import CumulativeConfidenceStop
+from adaspec_rl.control.stopping.entropy_bound import EntropyBoundStop
+from adaspec_rl.control.stopping.svip import SvipStop
 from adaspec_rl.decoding.round import FALLBACK, Action, DraftedToken, Round, StopRule
 from adaspec_rl.decoding.session import Session
 from adaspec_rl.replay.session import ReplaySession
