@@ -222,15 +222,16 @@ def _checked(
     deterministic = (sampling.temperature == 0 and not is_lossy(rule)) or rule == "coupled"
     if mode == REPLAY or not deterministic:  # a replayed text is the recorded one
         return None, None
+    exact = str(rule)
     ids = {item.prompt.id: item.ids for item in prompts}
     lossless = compare_texts(
-        records, ids, pair.target, verification=rule, sampling=sampling, seed=config.seed
+        records, ids, pair.target, verification=exact, sampling=sampling, seed=config.seed
     )
     trace = entered.bench.held_out if entered.bench else None
     if trace is None:
         return lossless, None
     return lossless, compare_with_recording(
-        records, trace, ids, pair.target, verification=rule, sampling=sampling, seed=config.seed
+        records, trace, ids, pair.target, verification=exact, sampling=sampling, seed=config.seed
     )
 
 

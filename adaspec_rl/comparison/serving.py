@@ -59,8 +59,8 @@ class Service:
             self.pair.target, self.pair.drafters, self.rows, rules=self.rules, survival=self.heads
         )
         requests = [
-            Asked(self.prompts[prompt].ids, int(prompt), float(at))
-            for prompt, at in zip(asked, arrived)
+            Asked(self.prompts[prompt].ids, prompt, at)
+            for prompt, at in zip(asked.tolist(), arrived.tolist())
         ]
         made = generate_batch(batch, controller, requests, features=self.costs.features)
         return live_figures(made, arrived)
