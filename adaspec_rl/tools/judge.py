@@ -23,6 +23,7 @@ from adaspec_rl.data.problems import gsm8k_problems, word_problems
 from adaspec_rl.decoding.verification.lossy import Judge
 from adaspec_rl.decoding.verification.lossy.judge import fit_judge
 from adaspec_rl.decoding.verification.lossy.judge_file import save_judge
+from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.limits import ListOf, Number, Whole
 from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.settings import describe, one_line_errors, parse, setting
@@ -64,7 +65,10 @@ def train_judge(config: JudgeConfig, console: Console) -> Judge:
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     device, dtype = config.model.placement()
     pair = load_pair(
-        config.model.target, config.model.target, config.drafters, dtype=dtype, device=device
+        config.model.target,
+        config.model.target,
+        config.drafters,
+        LoadOptions(dtype=dtype, device=device),
     )
     drafter = judged_drafter(pair, config.drafter)
     if config.data == "embedded":
