@@ -36,6 +36,7 @@ TOOLS = {  # what each one's settings are called
     "adaspec_rl.tools.distill": "DistillConfig",
     "adaspec_rl.tools.choose": "ChooseConfig",
     "adaspec_rl.tools.table": "TableConfig",
+    "adaspec_rl.tools.tune": "TuneConfig",
     "adaspec_rl.interop.export": "ExportConfig",
     "adaspec_rl.interop.predict": "PredictConfig",
 }
