@@ -37,17 +37,22 @@ NODES = (1, 2, 4, 8, 16, 32)
 PLAIN = "plain"
 
 
-def median_ms(call: Callable[[], object], after: Callable[[], None], repeats: int) -> float:
+Clock = Callable[[], float]
+
+
+def median_ms(
+    call: Callable[[], object], after: Callable[[], None], repeats: int, clock: Clock
+) -> float:
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         call()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
         after()
     return 1000 * statistics.median(seconds)
 
 
-def forward_costs(pair: Pair, context: int, repeats: int) -> dict[str, float]:
+def forward_costs(pair: Pair, context: int, repeats: int, clock: Clock) -> dict[str, float]:
     """Passes over the last token and a draft of so many nodes, after `context` tokens."""
     target, figures = pair.target, {}
     text = torch.arange(context)[None] % 1000 + 100
@@ -62,7 +67,7 @@ def forward_costs(pair: Pair, context: int, repeats: int) -> dict[str, float]:
         chain, forks = range(-1, nodes), [-1, *((n - 1) // 2 for n in range(1, nodes + 1))]
         for name, parents in (("chain", list(chain)), ("tree", forks)):
             figures[f"{name}_{nodes}_{context}"] = median_ms(
-                partial(target.extend_tree, tokens, parents), back, repeats
+                partial(target.extend_tree, tokens, parents), back, repeats, clock
             )
     parents = [-1, 0, 0, 1, 2, 3, 4]
 
@@ -72,7 +77,7 @@ def forward_costs(pair: Pair, context: int, repeats: int) -> dict[str, float]:
 
     again()
     figures[f"keep_ms_{context}"] = median_ms(
-        lambda: target.keep_path(context, (0, 2, 4, 6)), again, repeats
+        lambda: target.keep_path(context, (0, 2, 4, 6)), again, repeats, clock
     )
     return figures
 
@@ -121,11 +126,13 @@ def speeds(
     *,
     temperature: float,
     max_new_tokens: int,
+    clock: Clock,
 ) -> dict[str, dict[str, float]]:
     """By method: speedup over plain decoding, tokens a round, drafted tokens a round."""
     session = pair.session(
         max_new_tokens=max_new_tokens, sampling=Sampling(temperature), verification="coupled"
     )
+    session.clock = clock
     sums = {name: [0, 0.0, 0, 0] for name in methods}  # tokens, seconds, rounds, drafted
     for number, ids in enumerate(track(prompts, "methods")):
         texts = set()
@@ -174,10 +181,10 @@ def best_of(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 def prompts_of(pair: Pair, options: argparse.Namespace) -> list[list[int]]:
     prompts = embedded_prompts("train")
     if options.data is not None:
-        prompts = as_asked(jsonl_prompts(options.data, "train", 0.0), "auto", pair.tokenizer)
-    encoded = [encode(pair.tokenizer, prompt) for prompt in prompts]
-    short = {item.prompt: item.ids for item in encoded if len(item.ids) <= 512}
-    return [short[prompt] for prompt in balanced(list(short), options.prompts)]
+        prompts = jsonl_prompts(options.data, "train", 0.0)
+    short = [prompt for prompt in prompts if len(prompt.text) <= options.most]
+    asked = as_asked(balanced(short, options.prompts), "auto", pair.tokenizer)
+    return [encode(pair.tokenizer, prompt).ids for prompt in asked]
 
 
 def main() -> None:
@@ -195,13 +202,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--methods", nargs="*", help="their names in the table; all by default")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--most", type=int, default=1500, help="characters of a prompt")
+    parser.add_argument(
+        "--busy", action="store_true", help="the machine is: one thread, whose own time counts"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1 if options.busy else options.threads)
+    clock = time.process_time if options.busy else time.perf_counter
     pair = load_pair("trees", options.target, options.drafters, LoadOptions(dtype=options.dtype))
     figures: dict[str, float] = {}
     for context in options.contexts:
-        figures |= forward_costs(pair, context, options.repeats)
+        figures |= forward_costs(pair, context, options.repeats, clock)
     names = [drafter.name.rpartition(":")[2] for drafter in pair.drafters]
     methods = {
         name: action
@@ -214,6 +226,7 @@ def main() -> None:
         methods,
         temperature=options.temperature,
         max_new_tokens=options.max_new_tokens,
+        clock=clock,
     )
     table = Table("method", "speedup", "tokens a round", "drafted")
     for name, row in sorted(found.items(), key=lambda item: -item[1]["speedup"]):
