@@ -128,11 +128,17 @@ def policy(
 
 
 def fastest(
-    session: LiveSession, profile: CostProfile, prompts: Sequence[EncodedPrompt], rule: LossyRule
+    session: LiveSession,
+    profile: CostProfile,
+    prompts: Sequence[EncodedPrompt],
+    rule: LossyRule,
+    lengths: Sequence[int] = LENGTHS,
 ) -> Entered:
     """The rule with the draft length whose rounds cost least a token by the cost profile."""
+    if len(lengths) == 1:
+        return Entered(Lossy(FixedLength(lengths[0]), rule, name=str(rule)), rule, lengths[0])
     costs, found = profile.at(), {}
-    for length in LENGTHS:
+    for length in lengths:
         controller = Lossy(FixedLength(length), rule, name=str(rule))
         made = [generate(session, controller, item.ids, cost=costs.features()) for item in prompts]
         seconds = sum(costs.seconds(0, p.drafted) for text in made for p in text.rounds)
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--timed", type=int, default=24, help="of them, decoded in turn")
     parser.add_argument("--rows", type=int, default=16, help="texts side by side, untimed")
+    parser.add_argument("--length", type=int, help="every rule's draft; the fastest without it")
     parser.add_argument("--seconds", type=float, default=12, help="for measuring costs")
     parser.add_argument("--train-prompts", type=int, default=24, help="to record, a domain")
     parser.add_argument("--fit-steps", type=int, default=100_000, help="states to fit to")
@@ -269,8 +276,10 @@ def main() -> None:
     session = pair.session(max_new_tokens=limit, sampling=Sampling(), survival=survival)
     entered = [Entered(FixedLength(length), None, length) for length in (0, *LENGTHS)]
     entered.append(Entered(exact, None, None))
-    entered += [fastest(session, profile, tuning, rule) for rule in rules(options.judge, pair)]
-    solved_on = asked(pair, word_problems(JOINT, "train"), False)
+    lengths = (options.length,) if options.length else LENGTHS
+    for rule in rules(options.judge, pair):
+        entered.append(fastest(session, profile, tuning, rule, lengths))
+    solved_on = asked(pair, word_problems(min(JOINT, options.problems), "train"), False)
     plain = write_answers(pair, [p.ids for p in solved_on], "greedy", 0, max_new_tokens=limit,
                           rows=options.rows)  # fmt: skip
     entered += joint(pair, profile, [(p.ids, text) for p, (text, _) in zip(solved_on, plain)])

@@ -11,7 +11,7 @@ import torch
 from adaspec_rl.comparison.benchmark import Record
 from adaspec_rl.comparison.identity import AUTOREGRESSIVE
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.verification import Greedy, Verification, new_verification
+from adaspec_rl.decoding.verification import Greedy, Rule, Verification, new_verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.recording.trace import Trace
 
@@ -49,7 +49,7 @@ def compare_texts(
     prompts: Mapping[str, Sequence[int]],
     target: LanguageModel,
     *,
-    verification: str = "greedy",
+    verification: Rule = "greedy",
     sampling: Sampling = Sampling(),
     seed: int = 0,
 ) -> Losslessness:
@@ -78,7 +78,7 @@ def compare_with_recording(
     prompts: Mapping[str, Sequence[int]],
     target: LanguageModel,
     *,
-    verification: str = "greedy",
+    verification: Rule = "greedy",
     sampling: Sampling = Sampling(),
     seed: int = 0,
 ) -> Losslessness:

@@ -280,7 +280,8 @@ class LiveSession:
             assert self._told.last_hidden is not None
             sequence.know(n - 1, self._told.last_hidden[0, read])
         proposed = [*(tree.tokens[node] for node in path), token]
-        signals, survivals, target = _NOTHING, (), (0.0, 0.0)
+        signals, target = _NOTHING, [0.0, 0.0]
+        survivals: tuple[float, ...] = ()
         if self._signals:  # of the text as it was before the round
             chain = drafts.trees[action.drafter].chain()
             signals = chain_signals(chain)
