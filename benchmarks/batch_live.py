@@ -9,7 +9,7 @@ must be the one of plain decoding.
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from adaspec_rl.control.batch_generation import Asked, generate_batch
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
-from adaspec_rl.costs.batch_measurement import measure_batch_costs
+from adaspec_rl.costs.batch_measurement import measure_batch_costs, measure_looking
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.survival import Survival
@@ -174,8 +174,23 @@ def prepared(
         LIVE_GROUPS, config.env.max_length, alone.target.vocab_size, len(alone.drafters)
     )
     loads = [1 << n for n in range(rows.bit_length())]
+    short = replace(rules, max_new_tokens=min(32, rules.max_new_tokens))
+
+    def batch_of(size: int) -> Batch:
+        return Batch(
+            batched.target, batched.drafters, size, rules=short, survival=heads, clock=clock
+        )
+
+    asked = [Asked(prompt.ids) for prompt in training]
     makers = contestants(
-        BatchTables(trace), costs, spec, options.tuning_texts, console, loads=loads, tuned=(1, rows)
+        BatchTables(trace),
+        costs,
+        spec,
+        options.tuning_texts,
+        console,
+        loads=loads,
+        tuned=(1, rows),
+        looking=lambda controller: measure_looking(batch_of, controller, asked, rows),
     )
     held_out = list(prompts_from(config, "test", alone, console, options.prompts))
     np.random.default_rng(0).shuffle(held_out)  # mixed domains in every group

@@ -2,11 +2,13 @@
 
 Replays the embedded pair's held-out prompts in batches of 1 to 512 rows at the costs of a file, by
 default those modelled for an H200, under every batch controller. What has settings is tuned, and
-what learns has learned, on the training prompts.
+what learns has learned, on the training prompts. Every controller is charged the time that it takes
+on this machine, in NumPy on one core, to observe, decide, allot and learn.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
 from adaspec_rl.from_config import pair_from, recording_from, set_threads
 from adaspec_rl.prompts import prompts_from
-from adaspec_rl.replay.batch_replay import Totals, replay
+from adaspec_rl.replay.batch_replay import Totals, measure_deciding, replay
 from adaspec_rl.replay.batch_rows import BatchTables
 
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
@@ -81,12 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     makers = contestants(BatchTables(trace), costs, spec, options.tuning_texts, console)
     tables = BatchTables(held_out)
+    deciding = {name: measure_deciding(tables, costs, make) for name, make in makers.items()}
     figures: dict[str, float] = {}
     loads = []
     for rows in options.loads:
         order = order_of(held_out, rows, options.texts, 0)
         played = {
-            name: replay(tables, costs, make(rows), order, rows) for name, make in makers.items()
+            name: replay(tables, costs, make(rows), order, rows, deciding[name])
+            for name, make in makers.items()
         }
         loads.append(figures_of(rows, played))
         ratio, low, high = loads[-1]["learned_vs_best_baseline"]
@@ -99,7 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         figures[f"learned_vs_best_baseline_{rows}"] = ratio
         figures[f"learned_vs_plain_{rows}"] = speedups[LEARNED]
-    finish(figures, options.json, details={"costs": costs.device, "loads": loads})
+    finish(
+        figures,
+        options.json,
+        details={
+            "costs": costs.device,
+            "deciding": {name: asdict(found) for name, found in deciding.items()},
+            "loads": loads,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Batch controllers that are compared: tuned, or trained, on recorded texts."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,12 +76,21 @@ def contestants(
     *,
     loads: Sequence[int] = LOADS,
     tuned: Sequence[int] = TUNED,
+    looking: Callable[[BatchController], tuple[float, float]] | None = None,
 ) -> dict[str, Callable[[int], BatchController]]:
-    """Every controller, given the load, tuned or trained on the texts of `tables`."""
+    """Every controller, given the load, tuned or trained on the texts of `tables`.
+
+    Args:
+        looking: measures what a look takes, once and for each row; None: `costs` says it.
+    """
     trace = tables.trace
     depth, drafters = trace.max_length, len(trace.drafters)
     outlook = fit_outlook(tables, spec, costs, AGENT, depth=depth, seed=0, sizes=loads)
     say(console, "trained")
+    if looking is not None:
+        once, each = looking(PlannedBatch(outlook, costs, longest=0))
+        costs = replace(costs, policy=once, policy_row=each)
+        say(console, f"a look takes {once * 1e3:.2f} ms and {each * 1e3:.2f} ms a row")
     levels = np.arange(1, depth + 1)
     survivals = [(table.accepted[:, None] >= levels).mean(axis=0) for table in trace.drafters]
     table = length_table(survivals, costs, loads, float(tables.context.mean()))

@@ -1,7 +1,7 @@
 """Requests that arrive by themselves, decoded in batches under every batch controller."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from adaspec_rl.control.batch_controller import BatchController
 from adaspec_rl.control.batch_generation import Asked, BatchGeneration, generate_batch
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
-from adaspec_rl.costs.batch_measurement import measure_batch_costs
+from adaspec_rl.costs.batch_measurement import measure_batch_costs, measure_looking
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.survival import Survival
@@ -108,8 +108,24 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
     )
     loads = [1 << n for n in range(asked.rows.bit_length())]
     tuned = sorted({1, loads[-1]})
+    short = replace(rules, max_new_tokens=min(32, rules.max_new_tokens))
+    texts = [Asked(prompt.ids) for prompt in training]
+
+    def batch_of(size: int) -> Batch:
+        return Batch(pair.target, pair.drafters, size, rules=short, survival=heads)
+
+    def looking(controller: BatchController) -> tuple[float, float]:
+        return measure_looking(batch_of, controller, texts, asked.rows)
+
     makers = contestants(
-        BatchTables(trace), costs, spec, TUNING_TEXTS, console, loads=loads, tuned=tuned
+        BatchTables(trace),
+        costs,
+        spec,
+        TUNING_TEXTS,
+        console,
+        loads=loads,
+        tuned=tuned,
+        looking=None if asked.batch_cost else looking,
     )
     prompts = prompts_from(config, "test", pair, console, asked.prompts)
     results: dict[str, Any] = {"load": asked.load, "rows": asked.rows, "costs": costs.device}

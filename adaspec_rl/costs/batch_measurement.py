@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from adaspec_rl.control.batch_controller import BatchController
+from adaspec_rl.control.batch_generation import Asked, generate_batch
 from adaspec_rl.costs.batch_costs import BatchCosts, DrafterCosts
 from adaspec_rl.costs.estimates import Timings
 from adaspec_rl.costs.forward_costs import ForwardCosts
@@ -239,3 +241,18 @@ def line(
     if once < 0:
         once, each = 0.0, (found / rows).mean()
     return max(0.0, float(once)), max(0.0, float(each))
+
+
+def measure_looking(
+    make: Callable[[int], Batch], controller: BatchController, asked: Sequence[Asked], rows: int
+) -> tuple[float, float]:
+    """Seconds that a controller takes in a live round, once and for each row, with observations.
+
+    Args:
+        make: a batch of so many rows, all free.
+    """
+    found = {}
+    for size in sorted({1, rows}):
+        made = generate_batch(make(size), controller, asked[: 2 * size])
+        found[size] = made.controller_seconds / made.rounds
+    return line(list(found), (0,), lambda _, size: found[size])

@@ -57,7 +57,7 @@ class SpecDecodeBatchEnv(gym.Env[np.ndarray, np.ndarray]):
                 f"expected sizes and rounds of at least 1, got {list(sizes)} and {rounds}"
             )
         self.tables, self.costs, self.sizes, self.rounds = tables, costs, tuple(sizes), rounds
-        self.policy = PlannedBatch(outlook, costs)
+        self.policy = PlannedBatch(outlook, costs, longest=0)
         self.action_space = gym.spaces.MultiDiscrete([len(FACTORS), len(FACTORS)])
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (len(FEATURES),), np.float32)
         self._batch: BatchReplay | None = None

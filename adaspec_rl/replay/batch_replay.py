@@ -1,5 +1,7 @@
 """Batched decoding replayed from a trace, under the controllers of live batched decoding."""
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,9 +9,22 @@ import numpy as np
 
 from adaspec_rl.control.batch_controller import BatchController, Load
 from adaspec_rl.costs.batch_costs import BatchCosts
+from adaspec_rl.costs.batch_measurement import line
 from adaspec_rl.decoding.round import Action, Round, check_chain
 from adaspec_rl.replay.batch_rows import BatchRounds, BatchRows, BatchTables
 from adaspec_rl.replay.outcomes import check_action
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionCosts:
+    """Seconds that a controller takes in a round: once, and for each row."""
+
+    looking: tuple[float, float] = (0.0, 0.0)  # in a round before which it looks
+    other: tuple[float, float] = (0.0, 0.0)
+
+    def seconds(self, rows: int, looks: bool) -> float:
+        once, each = self.looking if looks else self.other
+        return once + each * rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +42,27 @@ class BatchReplay:
     """One batch of rows that hold recorded texts; a controller decides every round.
 
     Rounds come to the controller without signals, and `Round.seconds` is the whole batch's.
+
+    Attributes:
+        spent: with a `clock`, of each round its rows, whether the controller looked, and the
+            seconds that it took to observe, decide, allot and learn.
     """
 
     def __init__(
-        self, tables: BatchTables, costs: BatchCosts, controller: BatchController, rows: int
+        self,
+        tables: BatchTables,
+        costs: BatchCosts,
+        controller: BatchController,
+        rows: int,
+        *,
+        deciding: DecisionCosts | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`deciding` is what the controller takes; None: what `costs` says of looks."""
         self.tables, self.costs, self.controller = tables, costs, controller
+        self.deciding = deciding or DecisionCosts((costs.policy, costs.policy_row))
+        self.spent: list[tuple[int, bool, float]] = []
+        self._clock = clock
         self.state = BatchRows(tables, np.zeros(rows, dtype=np.int64), [costs], controller.observes)
         self._tokens = [text.tokens.tolist() for text in tables.trace.texts]
         self._checked: set[Action] = set()
@@ -59,20 +89,30 @@ class BatchReplay:
         state, controller = self.state, self.controller
         rows = np.flatnonzero(state.active)
         listed = rows.tolist()
+        clock = self._clock
+        began = clock()
         asked = controller.observes is not None and controller.looks
         seen = state.observation()[rows] if asked else None
         actions = controller.decide(listed, seen, Load(len(listed), waiting))
+        spent = clock() - began
         survivals = self._draft(rows, actions)
         lengths = np.count_nonzero(survivals, axis=1)
         offered = [survival[:length] for survival, length in zip(survivals, lengths)]
         verified = np.zeros(len(state.active), dtype=np.int64)
-        verified[rows] = controller.allot(listed, offered)
+        began = clock()
+        if controller.allots:
+            verified[rows] = controller.allot(listed, offered)
+        else:
+            verified[rows] = lengths
+        spent += clock() - began
         before, texts = state.at[rows], state.text[rows]
         played = state.verify(verified)
         seconds = float(played.seconds[0])
-        if asked:
-            seconds += self.costs.deciding(len(listed))
-        controller.observe(listed, self._rounds(rows, before, played, seconds), seconds)
+        seconds += self.deciding.seconds(len(listed), asked)
+        told = self._rounds(rows, before, played, seconds)
+        began = clock()
+        controller.observe(listed, told, seconds)
+        self.spent.append((len(listed), asked, spent + clock() - began))
         ended = np.flatnonzero(played.finished).tolist()
         return Played(listed, texts, played, ended, seconds)
 
@@ -149,14 +189,14 @@ def replay(
     controller: BatchController,
     order: Sequence[int],
     rows: int,
-    progress: Callable[[], None] = lambda: None,
+    deciding: DecisionCosts | None = None,
 ) -> Totals:
     """Decode the texts in this order with up to `rows` at a time, each row taking the next one.
 
     All rows are in use until the last text has begun; what comes after is not counted, so that
     figures are those of a full batch.
     """
-    batch = BatchReplay(tables, costs, controller, rows)
+    batch = BatchReplay(tables, costs, controller, rows, deciding=deciding)
     count = len(tables.trace.texts)
     totals = Totals(np.zeros(count), np.zeros(count))
     waiting = list(order)[::-1]
@@ -169,4 +209,30 @@ def replay(
             if not waiting:
                 return totals
             batch.admit(row, waiting.pop())
-        progress()
+
+
+def measure_deciding(
+    tables: BatchTables,
+    costs: BatchCosts,
+    make: Callable[[int], BatchController],
+    sizes: Sequence[int] = (1, 8, 64),
+    rounds: int = 40,
+    clock: Callable[[], float] = time.process_time,
+) -> DecisionCosts:
+    """What a controller takes here: the medians at `sizes` rows, and a line through them."""
+    found: dict[bool, dict[int, float]] = {True: {}, False: {}}
+    for size in sizes:
+        batch = BatchReplay(tables, costs, make(size), size, clock=clock)
+        for _ in range(rounds):
+            for row in batch.free:
+                batch.admit(row, (row + len(batch.spent)) % len(tables.trace.texts))
+            batch.step()
+        for looks, medians in found.items():
+            spent = [seconds for _, asked, seconds in batch.spent if asked == looks]
+            if spent:
+                medians[size] = statistics.median(spent)
+    looking, other = (
+        line(list(medians), (0,), lambda _, size, own=medians: own[size]) if medians else (0.0, 0.0)
+        for medians in found.values()
+    )
+    return DecisionCosts(looking, other)

@@ -48,7 +48,7 @@ def fit_outlook(
     outlook = _fit(tables, spec, states, config, depth, rng, generator)
     progress(0.5)
     for number, size in enumerate(sizes):
-        policy = PlannedBatch(outlook, costs)
+        policy = PlannedBatch(outlook, costs, longest=0)
         states.append(_visited(tables, costs, policy, size, half // len(sizes), rng))
         progress(0.5 + 0.5 * (number + 1) / (len(sizes) + 1))
     return _fit(tables, spec, states, config, depth, rng, generator)

@@ -1,5 +1,6 @@
 """Batches of replayed rows: one row is a session, and rows share a round's cost."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,12 @@ from adaspec_rl.costs.forward_costs import ForwardCosts
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.envs.replay import nominal_costs
-from adaspec_rl.replay.batch_replay import BatchReplay, replay
+from adaspec_rl.replay.batch_replay import (
+    BatchReplay,
+    DecisionCosts,
+    measure_deciding,
+    replay,
+)
 from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.replay.session import ReplaySession
 from tests.recording.recordings import toy_trace
@@ -41,6 +47,7 @@ class Recorded(BatchRule):
     """Random actions; keeps what it is told."""
 
     name = "random"
+    allots = True
 
     def __init__(self, rows_seen=None, keep=None, observes=None):
         self.rng = np.random.default_rng(0)
@@ -150,3 +157,24 @@ def test_what_was_not_recorded_is_refused(trace):
     batch.admit(0, 0)
     with pytest.raises(ValueError, match="drafts 5 tokens but the trace holds drafts of up to 4"):
         batch.step()
+
+
+def test_every_controller_is_charged_what_it_takes(tmp_path) -> None:
+    """By a clock that ticks once a call: two ticks around deciding, allotting and learning each."""
+    tables = BatchTables(toy_trace(tmp_path))
+    ticks = itertools.count()
+    found = measure_deciding(
+        tables,
+        flat_costs(),
+        lambda rows: FixedForAll(2),
+        sizes=(1, 2, 4),
+        rounds=6,
+        clock=lambda: float(next(ticks)),
+    )
+    assert found.looking == (0.0, 0.0) and found.other == pytest.approx((3.0, 0.0))
+    free, charged = (
+        replay(tables, flat_costs(), FixedForAll(2), [0, 1, 2], 2, deciding)
+        for deciding in (None, DecisionCosts(other=(3.0, 0.5)))
+    )
+    more = (charged.seconds.sum() - free.seconds.sum()) / free.rounds
+    assert more == pytest.approx(4.0) and charged.rounds == free.rounds

@@ -27,8 +27,10 @@ class PlannedBatch(BatchRule):
     drafted, the likeliest tokens are verified, as in `VerificationBudget`, as long as they are
     worth the seconds that they take.
 
-    Looking takes time as well: after a plan that is worth less than it took to make, the policy
-    rests for a round without drafts, twice as long each time, until rows come or leave in number.
+    Looking takes time as well. What all rows would draft best if they drafted alike is a plan that
+    holds for a while: after a look that brought less beyond it than it took, the policy rests for a
+    round, in which rows draft alike and all is verified; twice as long each time, until rows come
+    or leave in number.
 
     `verify`, `draft` and `read` are factors on the prices of a verified token, of a drafted one and
     of one that a drafter has to catch up on first: 1 is what the cost model says.
@@ -44,7 +46,10 @@ class PlannedBatch(BatchRule):
         verify: float = 1.0,
         draft: float = 1.0,
         read: float = 1.0,
+        longest: int = LONGEST,
     ) -> None:
+        """`longest` rounds, at most, pass without a look; 0: it always looks."""
+        self._longest = longest
         self._outlook, self._prices = outlook, prices
         self.observes = outlook.spec
         self.verify, self.draft, self.read = verify, draft, read
@@ -57,7 +62,8 @@ class PlannedBatch(BatchRule):
         self._weight = 0.0
         self._unread = np.zeros((rows, self._outlook.spec.drafters))
         self._drafting: tuple[list[int], list[int]] = ([], [])  # rows and their drafters
-        self._rest, self._resting, self._size = 0, 0, 0
+        self._rest = self._resting = self._coming = self._size = 0
+        self._same = FALLBACK
 
     @property
     def looks(self) -> bool:  # type: ignore[override]
@@ -67,7 +73,7 @@ class PlannedBatch(BatchRule):
     @property
     def allots(self) -> bool:  # type: ignore[override]
         """Only what was drafted."""
-        return bool(self._drafting[0])
+        return bool(self._drafting[0]) and not self._resting
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
         self._contexts.admit(row, prompt)
@@ -77,7 +83,7 @@ class PlannedBatch(BatchRule):
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
         if self._resting:
-            return [FALLBACK] * len(rows)
+            return self._alike(rows)
         assert observations is not None, "a learned policy needs its observations"
         self._size = len(rows).bit_length()
         count, context = float(len(rows)), np.array(self._contexts.mean(rows))
@@ -98,10 +104,39 @@ class PlannedBatch(BatchRule):
         }
         used = length > 0
         self._drafting = (np.array(rows)[used].tolist(), drafter[used].tolist())
-        pays = gain > self._rate * self._prices.deciding(len(rows))
-        self._rest = 0 if pays else min(max(1, 2 * self._rest), LONGEST)
-        self._resting = self._rest + 1 if self._rest else 0  # this round is counted as well
+        if self._longest:
+            token = self._rate * each + price
+            shared = self._rate * np.array([once, begins + count * begun])
+            self._same, together = self._best_alike(observations, token, shared)
+            pays = gain - together > self._rate * self._prices.deciding(len(rows))
+            self._rest = 0 if pays else min(max(1, 2 * self._rest), self._longest)
+            self._coming = self._rest  # rounds of rest, from the next one on
+            if together > gain:
+                return self._alike(rows)
         return [known[pair] for pair in zip(drafter.tolist(), length.tolist())]
+
+    def _best_alike(
+        self, observations: np.ndarray, token: np.ndarray, shared: np.ndarray
+    ) -> tuple[Action, float]:
+        """What all rows should draft if they drafted alike for a while, and what a round is worth.
+
+        Args:
+            token: `[D]` price of a token that a row drafts and has verified.
+            shared: `[2, D]` prices of a level, and of a round in which all rows draft.
+        """
+        accepted, _ = self._outlook(observations, 0.0, 0.0)
+        levels = accepted.sum(axis=0) - len(accepted) * token[:, None] - shared[0][:, None]
+        value = np.cumsum(levels, axis=1) - shared[1][:, None]  # [D, K]
+        drafter, depth = np.unravel_index(value.argmax(), value.shape)
+        if value[drafter, depth] <= 0:
+            return FALLBACK, 0.0
+        return Action(int(depth) + 1, int(drafter)), float(value[drafter, depth])
+
+    def _alike(self, rows: Sequence[int]) -> list[Action]:
+        """The action of all rows during a rest."""
+        used = list(rows) if self._same.length else []
+        self._drafting = (used, [self._same.drafter] * len(used))
+        return [self._same] * len(rows)
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
         offered = padded(survivals)
@@ -112,7 +147,8 @@ class PlannedBatch(BatchRule):
         return top(offered, int(worth.argmax())).tolist()
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        self._resting = max(0, self._resting - 1)
+        self._resting = max(0, self._resting - 1) + self._coming
+        self._coming = 0
         if len(rows).bit_length() != self._size:
             self._rest = self._resting = 0
         self._contexts.observe(rows, rounds)

@@ -22,9 +22,10 @@ class Priced(Linear):
 
 
 def planned(worth: float, **prices: float) -> PlannedBatch:
-    """A policy that expects `worth` of every token, all of which are drafted."""
+    """A policy that expects `worth` of every token less its price; all are drafted."""
     spec = ObservationSpec(("context",), DEPTH)
     weight = np.zeros((len(spec) + PRICES, 2 * DEPTH), dtype=np.float32)
+    weight[len(spec), :DEPTH] = -1.0
     bias = np.array([worth] * DEPTH + [1.0] * DEPTH, dtype=np.float32)
     return PlannedBatch(Outlook(Actor((weight,), (bias,)), spec, DEPTH), Priced(0.1, **prices))
 
@@ -41,7 +42,6 @@ def played(policy: PlannedBatch, sizes: list[int]) -> list[tuple[bool, int]]:
         seen = np.zeros((count, len(policy.observes)), np.float32) if looks else None
         actions = policy.decide(rows, seen, Load(count))
         found.append((looks, sum(action.length for action in actions)))
-        assert policy.allots == (found[-1][1] > 0)
         policy.observe(rows, [Round(0, 0, 0, (1,), 10.4)] * count, 10.4)
     return found
 
@@ -61,8 +61,27 @@ def test_it_looks_at_once_when_rows_become_few() -> None:
     assert found[41][0]
 
 
-def test_it_goes_on_where_they_pay() -> None:
-    assert played(planned(0.5), [4] * 20) == [(True, 4 * DEPTH)] * 20
+def test_rows_draft_alike_while_a_look_brings_nothing_more() -> None:
+    found = played(planned(0.5), [4] * 200)
+    assert all(drafted == 4 * DEPTH for _, drafted in found)
+    assert sum(looks for looks, _ in found) < 12
+
+
+def test_it_looks_at_every_round_where_rows_differ() -> None:
+    policy = planned(0.0)
+    network = policy._outlook.network
+    network.weights[0][0, :DEPTH] = 0.9  # of rows whose first feature is 1
+    network.biases[0][:DEPTH] = -0.3
+    policy.reset(4)
+    for row in range(4):
+        policy.admit(row, [1], 0)
+    seen = np.zeros((4, len(policy.observes)), np.float32)
+    seen[:2, 0] = 1.0
+    for _ in range(20):
+        assert policy.looks
+        actions = policy.decide(range(4), seen, Load(4))
+        assert [action.length for action in actions] == [DEPTH, DEPTH, 0, 0]
+        policy.observe(range(4), [Round(0, 0, 0, (1,), 10.4)] * 4, 10.4)
 
 
 @pytest.mark.parametrize("begins, drafts", [(10.0, True), (40.0, False)])
