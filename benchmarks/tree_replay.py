@@ -5,11 +5,14 @@
     python benchmarks/tree_replay.py --plot FILE FILE --out docs/tree_gain.png
 
 The first command measures what decoding costs here, trees included. The second records training and
-held-out prompts and replays, at that cost and at several prices of one more verified token (in
-plain steps; all else as measured), on the held-out prompts: a policy with all actions beside one
-with chains alone, the best fixed tree, the best two drafters together, the best fixed chain, each
-chosen on the training prompts, and Hedge over all drafters' chains. Gains have 95% intervals over
-prompts. OVERRIDES are settings of `train_policy.py`.
+held-out prompts. On the held-out ones it replays, at that cost and at several prices of one more
+verified token, a policy with all actions beside one with chains alone, the best fixed tree, the
+best two drafters together and the best fixed chain, each chosen on the training prompts, and Hedge
+over all drafters' chains. Gains have 95% intervals over prompts.
+
+A price is a share of a plain step. One more node of a level costs a draft model the same share of
+its own step, and a table a whole step; all else is as measured. OVERRIDES are settings of
+`train_policy.py`.
 """
 
 import argparse
@@ -42,9 +45,10 @@ from adaspec_rl.replay.tree_shapes import tree_families
 from adaspec_rl.training.hindsight import fit_hindsight
 from adaspec_rl.training.judge import deciding
 
-PRICES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of one more verified token, in plain steps
+PRICES = (0.001, 0.01, 0.03, 0.1)  # of one more verified token, in plain steps
 FEATURES = ("cost", "context", "lookup")
 RESAMPLES = 2000
+BATCH = 512  # states of one update
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,10 +87,11 @@ def main(arguments: list[str] | None = None) -> None:
     for temperature in options.temperatures:
         env = replace(config.env, temperature=temperature)
         texts = Texts.of(replace(config, env=env), pair, options, console)
-        curve = [compared(texts, item, options.steps) for item in priced(profile)]
+        curve = []
+        for item in priced(profile, [drafter.model is not None for drafter in pair.drafters]):
+            curve.append(compared(texts, item, options.steps))
+            console.print(curve[-1])
         details["curves"][f"t{temperature:g}"] = curve
-        for point in curve:
-            console.print(point)
         own = curve[0]
         for name in ("all_over_chains", "pairs_over_one"):
             figures[f"{name}_t{temperature:g}"] = own[name][0]
@@ -117,8 +122,8 @@ class Texts:
         return cls(learned, held_out, config.env.max_length, pair.target.vocab_size)
 
 
-def priced(profile: CostProfile) -> list[tuple[float | None, CostProfile]]:
-    """The profile as measured, and with other prices of a verified token."""
+def priced(profile: CostProfile, models: Sequence[bool]) -> list[tuple[float | None, CostProfile]]:
+    """The profile as measured, and with other prices; `models` says which drafters run one."""
 
     def at(point: RoundCosts, price: float) -> RoundCosts:
         base, step = point.verification[0], price * point.autoregressive_step
@@ -126,6 +131,10 @@ def priced(profile: CostProfile) -> list[tuple[float | None, CostProfile]]:
             point,
             verification=tuple(base + step * n for n in range(point.max_length + 1)),
             tree_verification=tuple(base + step * n for n in range(point.max_nodes + 1)),
+            levels=tuple(
+                tuple(first * (1 + rise * more) for more in range(point.max_nodes))
+                for first, rise in zip(point.draft_step, (price if m else 1.0 for m in models))
+            ),
         )
 
     return [
@@ -188,7 +197,9 @@ def learned(
     game = ReplayGame(tables, spec, points, policy=policy, streams=256)
     best = fixed_steps(texts.learned, lengths_of(texts.learned), profile).sum(axis=1).min()
     game.streams.rates[:] = max(1.0, texts.learned.starts[-1] / best)
-    agent = configured([f"agent.total_steps={states}", "agent=hindsight"]).agent
+    agent = configured(
+        [f"agent.total_steps={states}", "agent=hindsight", f"agent.batch_size={BATCH}"]
+    ).agent
     decide = deciding(fit_hindsight(game, agent, 0))
     held = ReplayTables(texts.held_out, actions)
     streams = ReplayStreams(held, spec, points, policy=policy, streams=len(texts.held_out.texts))

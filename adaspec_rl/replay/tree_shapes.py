@@ -17,6 +17,7 @@ from adaspec_rl.recording.trace import DraftTable, Trace
 from adaspec_rl.replay.branches import drafted_shape, tree_work
 
 BUDGETS = (2, 4, 8, 16, 32, 64)  # nodes
+DEPTHS = (1, 2, 3, 4, 5, 6, 8)  # levels of trees that are tried, beside the most recorded
 RANKS = 64  # choices of one node that are told apart
 USUAL = 8  # ranks of the choices on a path that is likely to be in a tree
 
@@ -115,11 +116,14 @@ def tree_family(
 ) -> list[TreeShape]:
     """For each number of nodes the tree of the depth at which a drafter's rounds are fastest.
 
-    A shape that several budgets share is there once.
+    A shape that several budgets share is there once. Sizes whose rounds are slower than plain
+    decoding, on average over all positions, are left out: nothing can be learned from them but
+    what they cost.
     """
     assert table.ranks is not None
     acceptance = Acceptance.of(table.ranks)
-    depths = range(1, table.ranks.shape[1] + 1)
+    most = table.ranks.shape[1]
+    depths = sorted({*(depth for depth in DEPTHS if depth < most), most})
     trees = [best_trees(acceptance, budgets, depth) for depth in depths]  # [depth][budget]
 
     def speed(shape: TreeShape) -> float:
@@ -127,7 +131,8 @@ def tree_family(
         work = tree_work(drafter, shape, shape.depth)
         return (1 + acceptance.worth(shape)) / costs.of(work)
 
-    return list(dict.fromkeys(max(found, key=speed) for found in zip(*trees)))
+    best = dict.fromkeys(max(found, key=speed) for found in zip(*trees))
+    return [shape for shape in best if speed(shape) * costs.autoregressive_step >= 1]
 
 
 def tree_families(
