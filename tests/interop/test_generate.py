@@ -181,10 +181,11 @@ def distribution(model, tokens, **options):
     return exact
 
 
-def sampled(seed, **options):
-    torch.manual_seed(seed)
+def sampled(seed, model=None, **options):
+    model, drafter = model or model_of("mistral"), drafter_of("mistral")
     tokens, mask = prompts(2)
-    return model_of("mistral").generate(
+    torch.manual_seed(seed)  # now, as the models are made of random numbers
+    return model.generate(
         tokens,
         attention_mask=mask,
         pad_token_id=0,
@@ -192,7 +193,7 @@ def sampled(seed, **options):
         do_sample=True,
         typical_p=0.9,
         custom_generate=interop.generate,
-        draft_model=drafter_of("mistral"),
+        draft_model=drafter,
         **options,
     )
 
@@ -201,6 +202,7 @@ def test_a_sampled_text_depends_on_the_seed_and_not_on_the_drafts():
     plain = sampled(1, policy=FixedLength(0))
     assert torch.equal(sampled(1, policy=FixedLength(3)), plain)
     assert torch.equal(sampled(1), plain)
+    assert torch.equal(sampled(1, fresh("mistral")), plain)  # of a model that is made ready first
     assert not torch.equal(sampled(2), plain)
 
 

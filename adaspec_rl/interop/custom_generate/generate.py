@@ -75,15 +75,16 @@ def generate(
     criteria = StoppingCriteriaList(stopping_criteria)
     if stop_strings is not None:
         criteria.append(StopStringCriteria(_tokenizer(model), stop_strings))
-    prepared = prepare(model, drafters, weights)
+    # First, as it draws seeds: what is prepared once may draw random numbers, too.
     wanted = _wanted(
-        prepared.target.device,
+        model.device,
         input_ids,
         inputs.get("attention_mask"),
         generation_config,
         logits_processor,
         criteria,
     )
+    prepared = prepare(model, drafters, weights)
     limit = prepared.target.context_length
     if wanted.max_length > limit:
         raise ValueError(
