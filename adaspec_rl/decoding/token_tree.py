@@ -45,7 +45,8 @@ class TokenTree:
 
     def path(self, text: Sequence[int]) -> list[int]:
         """The nodes that spell the beginning of `text`, as far as they do."""
-        children, found, node = self.children, [], -1
+        found: list[int] = []
+        children, node = self.children, -1
         for token in text:
             node = children[node].get(token, -1)
             if node < 0:

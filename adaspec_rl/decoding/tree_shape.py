@@ -83,7 +83,8 @@ class TreeShape:
     @cached_property
     def spine(self) -> tuple[int, ...]:
         """The nodes of first choices only: the drafter's chain, as far as it is in the tree."""
-        found, below = [], self.children[-1]
+        found: list[int] = []
+        below = self.children[-1]
         while below:
             found.append(below[0])
             below = self.children[below[0]]

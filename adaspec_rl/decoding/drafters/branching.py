@@ -45,8 +45,8 @@ def grown(choices: Choices, shape: TreeShape, *, drawn: bool) -> TokenTree:
     tokens: list[int] = []
     parents: list[int] = []
     draws: dict[int, tuple[tuple[int, int], ...]] = {}
-    level, first, end = [(-1, -1)], [], -1  # `end`: the last node of first choices only
-    asked = 0
+    first: list[int] = []
+    level, end, asked = [(-1, -1)], -1, 0  # `end`: the last node of first choices only
     while level:  # nodes to go on from, and where they are in `shape`
         most = [len(shape.children[there]) for _, there in level]
         found = choices.after([node for node, _ in level], tokens, parents, most)
@@ -151,11 +151,11 @@ def perturbed(
 def top(scores: torch.Tensor, count: int) -> list[int]:
     """Places of the `count` largest of `scores` `[C]`, of equals the first; none that are -inf."""
     if scores.device.type != "cpu":
-        found = scores.topk(min(count, len(scores)))
-        values, places = found.values.tolist(), found.indices.tolist()
+        largest = scores.topk(min(count, len(scores)))
+        values, places = largest.values.tolist(), largest.indices.tolist()
         return [place for value, place in zip(values, places) if value > -np.inf]
     left = scores.numpy() if count == 1 else scores.numpy().copy()
-    found = []
+    found: list[int] = []
     for _ in range(min(count, len(left))):  # for a few, faster than sorting
         place = int(left.argmax())
         if left[place] == -np.inf:

@@ -20,7 +20,8 @@ def agreeing(picks: Sequence[int], children: Sequence[Mapping[int, int]]) -> tup
 
     `picks` are by node, the root's first: the target's own choice after each.
     """
-    path, node = [], -1
+    path: list[int] = []
+    node = -1
     while (below := children[node].get(picks[node + 1])) is not None:
         path.append(below)
         node = below
