@@ -19,8 +19,7 @@ from adaspec_rl.decoding.drafters import Drafter, NgramLookup
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.text import DecodingRules
 from adaspec_rl.engine.extension import Extension
-from adaspec_rl.engine.language_model import LanguageModel
-from adaspec_rl.engine.lean_model import LeanModel
+from adaspec_rl.engine.language_model import LanguageModel, RowModel
 
 SPAN = 48  # tokens written at a context before it has grown too far from its name
 UNREAD = 9  # tokens that a drafter catches up on when that is timed
@@ -110,7 +109,7 @@ class _Timed:
         return len(self.batch.free) + len(self.batch.taken)
 
     def _time_drafter(
-        self, context: int, rows: Sequence[int], number: int, model: LeanModel | None
+        self, context: int, rows: Sequence[int], number: int, model: RowModel | None
     ) -> None:
         """What drafts of two lengths take of which nothing is verified; passes of two widths."""
         size = len(rows)
@@ -131,11 +130,11 @@ class _Timed:
         nothing = (lambda rows, survivals: [0] * len(rows)) if action.length else None
         return self.batch.step({row: action for row in rows}, nothing).seconds
 
-    def _forward(self, model: LeanModel, rows: Sequence[int], width: int) -> float:
+    def _forward(self, model: RowModel, rows: Sequence[int], width: int) -> float:
         """Seconds of a pass, which is forgotten."""
         tokens = torch.ones(width, dtype=torch.long, device=model.device)
         known = None
-        if model.architecture.reads_features:
+        if isinstance(model, LeanModel) and model.architecture.reads_features:
             known = torch.zeros(width, model.architecture.hidden_size, device=model.device)
         before = model.lengths.tolist()
         extensions = [Extension(row, tokens, width, width, known) for row in rows]
@@ -184,7 +183,7 @@ class _Timed:
     def _drafter(
         self,
         number: int,
-        model: LeanModel | None,
+        model: RowModel | None,
         table: Callable[[Callable[[int, int, int], float], Sequence[int]], ForwardCosts],
         contexts: Sequence[int],
     ) -> DrafterCosts:

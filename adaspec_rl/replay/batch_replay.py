@@ -231,8 +231,8 @@ def measure_deciding(
             spent = [seconds for _, asked, seconds in batch.spent if asked == looks]
             if spent:
                 medians[size] = statistics.median(spent)
-    looking, other = (
-        line(list(medians), (0,), lambda _, size, own=medians: own[size]) if medians else (0.0, 0.0)
-        for medians in found.values()
-    )
-    return DecisionCosts(looking, other)
+
+    def through(medians: dict[int, float]) -> tuple[float, float]:
+        return line(list(medians), (0,), lambda _, size: medians[size]) if medians else (0.0, 0.0)
+
+    return DecisionCosts(through(found[True]), through(found[False]))
