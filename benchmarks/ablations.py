@@ -12,16 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from policy import HeldOut, configured, interval
+from policy import Place, configured, interval
 from report import finish
 from rich.console import Console
 
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import GROUPS, ObservationSpec
-from adaspec_rl.from_config import pair_from, recording_from, set_threads
-from adaspec_rl.prompts import prompts_from
-from adaspec_rl.training.train import Task, learn, prepare
+from adaspec_rl.from_config import set_threads
+from adaspec_rl.training.train import Task, learn
 
 DEFAULT = "default"
 VARIANTS: dict[str, list[str]] = {
@@ -66,12 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     set_threads(None)
     console = Console()
-    config = configured(options.overrides)
-    pair = pair_from(config.model, config.engine)
-    task = prepare(config, pair, console)
-    prompts = prompts_from(config, "test", pair, console, options.prompts)
-    trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
-    held = HeldOut.of(trace, task.profile)
+    place = Place.of(options.overrides, options.prompts, console)
+    task, held = place.task, place.held
     found: dict[str, dict[str, Any]] = {}
     for name in options.variants:
         changed = configured([*options.overrides, *VARIANTS[name]])

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from policy import HeldOut, configured
+from policy import HeldOut, Place
 from report import finish
 from rich.console import Console
 
@@ -28,11 +28,10 @@ from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LearnedPolicy
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import FALLBACK, Action
-from adaspec_rl.from_config import pair_from, recording_from, set_threads
-from adaspec_rl.prompts import prompts_from
+from adaspec_rl.from_config import set_threads
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.session import ReplaySession
-from adaspec_rl.training.train import learn, prepare
+from adaspec_rl.training.train import learn
 
 ARMS = (1, 2, 4, 8)  # draft lengths that bandits choose among, for every drafter
 
@@ -91,11 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     set_threads(None)
     console = Console()
-    config = configured(options.overrides)
-    pair = pair_from(config.model, config.engine)
-    task = prepare(config, pair, console)
-    prompts = prompts_from(config, "test", pair, console, options.prompts)
-    trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
+    place = Place.of(options.overrides, options.prompts, console)
+    config, task = place.config, place.task
+    prompts, trace = place.prompts, place.held.trace
     order = arranged(prompts, options.run)
     prompts, trace = [prompts[n] for n in order], trace.select(order)
     if options.stale:
@@ -110,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     controllers: list[Controller] = [
         FixedLength(0),
         fixed,
-        *online(config.env.max_length, len(pair.drafters)),
+        *online(config.env.max_length, len(task.pair.drafters)),
         unguarded,
         Guarded(inner, trusted=True),
     ]

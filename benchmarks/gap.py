@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from policy import HeldOut, configured, interval
+from policy import HeldOut, Place, interval
 from report import finish
 from rich.console import Console
 
 from adaspec_rl.control.learned import Actor
-from adaspec_rl.from_config import pair_from, recording_from, sampling_from, set_threads
-from adaspec_rl.prompts import prompts_from
+from adaspec_rl.from_config import sampling_from, set_threads
 from adaspec_rl.recording.chances import survival_chances
 from adaspec_rl.replay.foreseeable import foreseeable_speedup
-from adaspec_rl.training.train import Task, learn, prepare
+from adaspec_rl.training.train import Task, learn
 
 ALL = "all"
 
@@ -56,13 +55,14 @@ def temperature_parts(
     options: argparse.Namespace, temperature: float, console: Console
 ) -> dict[str, dict[str, Any]]:
     """Of all kinds of text at one temperature."""
-    config = configured([f"env.temperature={temperature}", *options.overrides])
-    pair = pair_from(config.model, config.engine)
-    task = prepare(config, pair, console)
-    prompts = prompts_from(config, "test", pair, console, options.prompts)
-    trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
-    held = HeldOut.of(trace, task.profile)
-    chances = survival_chances(pair.target, pair.drafters, trace.texts, sampling_from(config.env))
+    place = Place.of(
+        [f"env.temperature={temperature}", *options.overrides], options.prompts, console
+    )
+    config, task = place.config, place.task
+    held = place.held
+    chances = survival_chances(
+        task.pair.target, task.pair.drafters, held.trace.texts, sampling_from(config.env)
+    )
     actors = []
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from policy import HeldOut, configured, interval
+from policy import HeldOut, Place, interval
 from report import finish
 from rich.console import Console
 from stable_baselines3 import DQN
@@ -34,14 +34,13 @@ from adaspec_rl.control.learned import Actor
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.envs.stable_baselines import AdaSpecVecEnv
 from adaspec_rl.envs.vector import ReplayGame
-from adaspec_rl.from_config import pair_from, recording_from, set_threads
-from adaspec_rl.prompts import prompts_from
+from adaspec_rl.from_config import set_threads
 from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.training.hindsight import EXPLORATION, fit_hindsight, network_of
 from adaspec_rl.training.hindsight import actor_of as regression_actor
 from adaspec_rl.training.judge import fixed_speedups
 from adaspec_rl.training.ppo import SHARPNESS, actor_of, new_ppo, warm_start
-from adaspec_rl.training.train import Task, prepare
+from adaspec_rl.training.train import Task
 
 CHECKS = 8  # of a curve
 PLANNING = 0.9
@@ -219,14 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     set_threads(None)
     console = Console()
-    config = configured(options.overrides)
-    pair = pair_from(config.model, config.engine)
-    task = prepare(config, pair, console)
+    place = Place.of(options.overrides, options.prompts, console)
+    config, task = place.config, place.task
     if options.catch_up is not None:
         task = replace(task, profile=with_catch_up(task.profile, options.catch_up))
-    prompts = prompts_from(config, "test", pair, console, options.prompts)
-    trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
-    held = HeldOut.of(trace, task.profile)
+    held = HeldOut.of(place.held.trace, task.profile)
     curves: dict[str, list[list[Point]]] = {name: [] for name in options.learners}
     for seed in range(options.seeds):
         for name in options.learners:

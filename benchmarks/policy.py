@@ -107,6 +107,26 @@ class HeldOut:
         return play_all(streams, deciding(actor)).speedup
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pair on this machine: what is learned there, and what is held out."""
+
+    config: TrainConfig
+    task: Task
+    prompts: list[EncodedPrompt]  # held out
+    held: HeldOut
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], prompts: int | None, console: Console) -> "Place":
+        """Recorded, or found recorded; of the held-out prompts so many a domain, or all."""
+        config = configured(overrides)
+        pair = pair_from(config.model, config.engine)
+        task = prepare(config, pair, console)
+        wanted = prompts_from(config, "test", pair, console, prompts)
+        trace, _ = recording_from(config, pair, wanted, console, heads=task.survival)
+        return cls(config, task, wanted, HeldOut.of(trace, task.profile))
+
+
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, and the half width of a 95% interval over seeds (Student's t)."""
     quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
@@ -121,12 +141,8 @@ def temperature_figures(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """All figures of one temperature."""
     overrides = [f"env.temperature={temperature}", *options.overrides]
-    config = configured(overrides)
-    pair = pair_from(config.model, config.engine)
-    task = prepare(config, pair, console)
-    prompts = prompts_from(config, "test", pair, console, options.prompts)
-    trace, _ = recording_from(config, pair, prompts, console, heads=task.survival)
-    held = HeldOut.of(trace, task.profile)
+    place = Place.of(overrides, options.prompts, console)
+    config, task, prompts, held = place.config, place.task, place.prompts, place.held
     console.print(
         f"temperature {temperature:g}: best fixed ({held.best_action}) {held.best_fixed:.3f}, "
         f"by domain {held.domain_fixed:.3f}, oracle {held.oracle:.3f}"

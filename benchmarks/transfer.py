@@ -9,68 +9,50 @@ one trained there decodes texts of this one, each under its own pair's costs.
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from policy import HeldOut, configured, interval
+from policy import HeldOut, Place, interval
 from report import finish
 from rich.console import Console
 
-from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.learned import Actor
-from adaspec_rl.from_config import pair_from, recording_from, set_threads
-from adaspec_rl.prompts import prompts_from
-from adaspec_rl.training.train import Task, learn, prepare
+from adaspec_rl.from_config import set_threads
+from adaspec_rl.training.train import learn
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A pair on this machine: what is learned there, and what is held out."""
+def learned(place: Place, chosen: Sequence[int], seeds: int, console: Console) -> list[Actor]:
+    """Policies that learned from some of the training texts, by number."""
+    own = replace(place.task, trace=place.task.trace.select(chosen))
+    actors = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            config = replace(place.config, seed=seed)
+            actors.append(learn(config, own, Path(folder), console).actor)
+    return actors
 
-    config: TrainConfig
-    task: Task
-    held: HeldOut
 
-    @classmethod
-    def of(cls, overrides: Sequence[str], prompts: int | None, console: Console) -> "Place":
-        """Recorded, or found recorded."""
-        config = configured(overrides)
-        pair = pair_from(config.model, config.engine)
-        task = prepare(config, pair, console)
-        wanted = prompts_from(config, "test", pair, console, prompts)
-        trace, _ = recording_from(config, pair, wanted, console, heads=task.survival)
-        return cls(config, task, HeldOut.of(trace, task.profile))
+def speedups(place: Place, actors: Sequence[Actor], kind: str | None = None) -> dict[str, Any]:
+    """On the held-out texts of one kind, or on all."""
+    held = place.held
+    if kind is not None:
+        rows = [n for n, name in enumerate(held.domains) if name == kind]
+        held = HeldOut.of(held.trace.select(rows), held.profile)
+    found = [held.speedup(actor, place.task) for actor in actors]
+    mean, low, high = interval(found)
+    best = held.best_fixed
+    return {"mean": mean, "ci95": [low, high], "seeds": found, "best_fixed": best}
 
-    def learned(self, chosen: Sequence[int], seeds: int, console: Console) -> list[Actor]:
-        """Policies that learned from some of the training texts, by number."""
-        own = replace(self.task, trace=self.task.trace.select(chosen))
-        actors = []
-        for seed in range(seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                config = replace(self.config, seed=seed)
-                actors.append(learn(config, own, Path(folder), console).actor)
-        return actors
 
-    def speedups(self, actors: Sequence[Actor], kind: str | None = None) -> dict[str, Any]:
-        """On the held-out texts of one kind, or on all."""
-        held = self.held
-        if kind is not None:
-            rows = [n for n, name in enumerate(held.domains) if name == kind]
-            held = HeldOut.of(held.trace.select(rows), held.profile)
-        found = [held.speedup(actor, self.task) for actor in actors]
-        mean, low, high = interval(found)
-        best = held.best_fixed
-        return {"mean": mean, "ci95": [low, high], "seeds": found, "best_fixed": best}
-
-    def texts(self, kind: str | None = None, most: int | None = None) -> list[int]:
-        """Numbers of training texts: of one kind, or the first `most` of each kind."""
-        found: list[int] = []
-        for name in dict.fromkeys(self.task.trace.domains):
-            if kind in (None, name):
-                own = [n for n, domain in enumerate(self.task.trace.domains) if domain == name]
-                found += own[:most]
-        return found
+def texts(place: Place, kind: str | None = None, most: int | None = None) -> list[int]:
+    """Numbers of training texts: of one kind, or the first `most` of each kind."""
+    found: list[int] = []
+    for name in dict.fromkeys(place.task.trace.domains):
+        if kind in (None, name):
+            own = [n for n, domain in enumerate(place.task.trace.domains) if domain == name]
+            found += own[:most]
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,25 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = list(dict.fromkeys(here.task.trace.domains))
     across: dict[str, Any] = {}
     for kind in kinds:
-        actors = here.learned(here.texts(kind), options.seeds, console)
-        across[kind] = {other: here.speedups(actors, other) for other in kinds}
-    whole = here.learned(here.texts(), options.seeds, console)
-    across["all"] = {other: here.speedups(whole, other) for other in kinds}
+        actors = learned(here, texts(here, kind), options.seeds, console)
+        across[kind] = {other: speedups(here, actors, other) for other in kinds}
+    whole = learned(here, texts(here), options.seeds, console)
+    across["all"] = {other: speedups(here, whole, other) for other in kinds}
     few: dict[int, Any] = {}
     count = 2  # the fewest that leave one to choose the best policy by
     while count < len(here.task.trace.texts) // len(kinds):
-        few[count] = here.speedups(here.learned(here.texts(most=count), options.seeds, console))
+        few[count] = speedups(here, learned(here, texts(here, most=count), options.seeds, console))
         count *= 2
-    few[len(here.task.trace.texts) // len(kinds)] = here.speedups(whole)
+    few[len(here.task.trace.texts) // len(kinds)] = speedups(here, whole)
     details: dict[str, Any] = {"across_kinds": across, "prompts_of_each_kind": few}
     if options.to:
         there = Place.of(options.to, options.prompts, console)
-        own = there.learned(there.texts(), options.seeds, console)
+        own = learned(there, texts(there), options.seeds, console)
         details["across_pairs"] = {
-            "here": here.speedups(whole),
-            "from_there": here.speedups(own),
-            "there": there.speedups(own),
-            "from_here": there.speedups(whole),
+            "here": speedups(here, whole),
+            "from_there": speedups(here, own),
+            "there": speedups(there, own),
+            "from_here": speedups(there, whole),
         }
     figures = {
         f"{kind}_to_{other}": item["mean"] / across["all"][other]["mean"]

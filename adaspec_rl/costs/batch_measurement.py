@@ -20,6 +20,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.text import DecodingRules
 from adaspec_rl.engine.extension import Extension
 from adaspec_rl.engine.language_model import LanguageModel, RowModel
+from adaspec_rl.engine.lean_model import LeanModel
 
 SPAN = 48  # tokens written at a context before it has grown too far from its name
 UNREAD = 9  # tokens that a drafter catches up on when that is timed
