@@ -94,7 +94,7 @@ LIMITS: Mapping[str, Limit] = {
     "env.top_k": Whole(0, 10**9),
     "env.top_p": Number(0, 1, above=True),
     "env.verification": Words(
-        "greedy", "rejection", "coupled",
+        "greedy", "rejection", "traversal", "coupled",
         "lossy.top_k", "lossy.typical", "lossy.fuzzy", "lossy.tolerance", "lossy.judge",
     ),
     "env.lossy.k": Whole(2, 32),

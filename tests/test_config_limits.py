@@ -116,6 +116,9 @@ def ends(limit: Limit) -> tuple[list[str], list[str]]:
             bad += ["[]"] * (least > 0) + [f"[{good[0]},{good[0]}]"] * (not repeated)
             bad += [f"[{','.join([good[0]] * (most + 1))}]"]
             return [f"[{value}]" for value in good], bad
+        case Either(Number() as one, _):
+            good, bad = ends(one)
+            return [*good, f"[{good[0]}]"], [value for value in bad if value != "[1]"]
         case Either(_, _):
             return ["all", "[fixed,oracle]", "ucb1"], [
                 "abc",

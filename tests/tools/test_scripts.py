@@ -1,6 +1,7 @@
 """The two scripts as a newcomer runs them, on the embedded pair at its smallest."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -45,11 +46,14 @@ def run_here(monkeypatch, capfd) -> Callable[..., str]:
         monkeypatch.setenv("WANDB_MODE", "offline")
         monkeypatch.setenv("COLUMNS", "80")
         threads, status = torch.get_num_threads(), 0
+        handlers, level = logging.root.handlers[:], logging.root.level
         try:
             {"train_policy.py": train, "evaluate.py": evaluate}[script]()
         except SystemExit as ended:
             status = ended.code
         torch.set_num_threads(threads)
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
         printed = "".join(capfd.readouterr())
         assert status == code, printed
         return printed

@@ -136,7 +136,7 @@ def target_of(model: PreTrainedModel, weights: str) -> RowModel:
         except ValueError as error:
             if weights == "packed":
                 raise ValueError(f"weights='packed' needs the lean engine, but {error}") from None
-            logger.info("%s runs through transformers' own forward: %s", name, error)
+            logger.info("%s runs through transformers' own forward: %s", name, str(error))
             lean = None
         if lean is not None:
             return lean
