@@ -93,7 +93,7 @@ class EnvConfig:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    # greedy (always at temperature 0), rejection, traversal, coupled; lossy.NAME: other texts, faster
+    # greedy (always so at 0), rejection, traversal, coupled; lossy.NAME: other texts, faster
     verification: str = "coupled"
     lossy: LossyConfig = field(default_factory=LossyConfig)
     distance_price: float = 0.0  # what 1 in total variation from the target costs of the reward
