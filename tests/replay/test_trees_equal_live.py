@@ -13,7 +13,7 @@ from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.tree_shape import TreeShape
-from adaspec_rl.engine.cpu.build import loaded
+from adaspec_rl.engine.cpu.build import compiled
 from adaspec_rl.pairs.pair import Pair, load_pair
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.replay.session import ReplaySession
@@ -55,7 +55,8 @@ def assert_same_rounds(live: list[Round], replayed: list[Round], short: set[int]
     assert len(live) == len(replayed)
     for a, b in zip(live, replayed):
         if a.drafter in short and len(a.levels) == 1:
-            assert all(n <= most for n, most in zip(a.levels[0], b.levels[0], strict=True))
+            assert len(a.levels[0]) <= len(b.levels[0])
+            assert all(n <= most for n, most in zip(a.levels[0], b.levels[0]))
             b = replace(b, drafted=a.drafted, levels=a.levels)
         same = replace(b, seconds=a.seconds, target_entropy=0.0, target_top_probability=0.0)
         own = replace(a, target_entropy=0.0, target_top_probability=0.0)
@@ -135,7 +136,7 @@ def random_shape(rng: np.random.Generator, nodes: int, depth: int) -> TreeShape:
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_two_hundred_prompts_with_random_shapes_drafters_and_budgets(tmp_path, temperature):
-    if loaded() is None:
+    if not compiled("auto"):
         pytest.skip("logits are the same bits at any width in the compiled decoder alone")
     pair: Pair = load_pair(
         "tiny", "tiny:target", ["tiny:draft", "early_exit:3", "ngram", "tiny:table"]
