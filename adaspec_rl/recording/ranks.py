@@ -121,7 +121,7 @@ def _ranks_among(
     """Ranks of `tokens` `[...]` by `scores` `[..., C]` of all tokens, or of the ascending `ids`."""
     if ids is None:
         return ranks_of(scores, tokens)
-    places = torch.searchsorted(ids, tokens).clamp_max(len(ids) - 1)
+    places = torch.searchsorted(ids, tokens.contiguous()).clamp_max(len(ids) - 1)
     return ranks_of(scores, places).masked_fill(ids[places] != tokens, BEYOND)
 
 
