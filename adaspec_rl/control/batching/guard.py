@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaspec_rl.control.batch_controller import BatchController, Load
-from adaspec_rl.control.batching.prices import Contexts, Prices
+from adaspec_rl.control.batching.prices import Contexts, VerificationPrices
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
@@ -33,7 +33,7 @@ class GuardedBatch:
     def __init__(
         self,
         controller: BatchController,
-        prices: Prices,
+        prices: VerificationPrices,
         *,
         trial: float = 4.0,
         limit: float = 16.0,

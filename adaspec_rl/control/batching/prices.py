@@ -9,12 +9,16 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.decoding.round import Round
 
 
-class Prices(Protocol):
-    """Seconds of the parts of a round; `costs.batch_costs.BatchCosts` is one."""
+class VerificationPrices(Protocol):
+    """Seconds of a round's verification, or how they grow, in any unit."""
 
     def verifying(self, rows: np.ndarray, verified: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Of a round of `rows` that verifies `verified` drafted tokens; arrays that broadcast."""
         ...
+
+
+class Prices(VerificationPrices, Protocol):
+    """Seconds of the parts of a round; `costs.batch_costs.BatchCosts` is one."""
 
     def drafting(
         self,

@@ -27,29 +27,10 @@ NO_COSTS = CostFeatures(0.1, 0.02, 0.05)  # of a policy that looks at none
 
 
 class Roughly:
-    """How plain rounds grow with rows, in no unit: the guard measures what they take.
-
-    See `control.batching.prices`; nothing here asks for the prices of drafts.
-    """
+    """How plain rounds grow with rows, in no unit: the guard measures what they take."""
 
     def verifying(self, rows: np.ndarray, verified: np.ndarray, context: np.ndarray) -> np.ndarray:
         return 1.0 + (np.asarray(rows) + verified) / 8
-
-    def drafting(
-        self,
-        drafter: int,
-        rows: np.ndarray,
-        context: np.ndarray,
-        unread: np.ndarray | float = 0.0,
-        stopping: bool = False,
-    ) -> np.ndarray:
-        raise NotImplementedError
-
-    def beginning(self, drafter: int, rows: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
-
-    def deciding(self, rows: int) -> float:
-        raise NotImplementedError
 
     def features(self, rows: int, context: float) -> CostFeatures:
         return NO_COSTS
