@@ -46,7 +46,7 @@ def test_without_a_compiler(
     config, tensors = model.config.to_dict(), model.state_dict()
     with pytest.raises(ValueError, match=f"engine.kernels=compiled: .*{reason}.*install a compil"):
         LeanModel.from_tensors(config, tensors.items(), "m", kernels="compiled")
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger=build.__name__):
         slower = LeanModel.from_tensors(config, tensors.items(), "m")
         LeanModel.from_tensors(config, tensors.items(), "m")
     assert [record.levelname for record in caplog.records] == ["WARNING"]  # once
