@@ -227,6 +227,7 @@ class EvaluateConfig(Config):
     """`evaluate.py`."""
 
     policy: str | None = None  # a bundle's folder; null: the newest under `runs`
+    rivals: dict[str, str] = field(default_factory=dict)  # other policies' folders, by name
     resume: str | None = None  # an interrupted comparison's folder: go on from there
 
 

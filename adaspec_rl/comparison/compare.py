@@ -1,6 +1,6 @@
 """Compare controllers on held-out prompts, live or replayed, and print the table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,10 +65,12 @@ def compare(
     console: Console,
     *,
     mode: str = LIVE,
+    rivals: Mapping[str, PolicyBundle] | None = None,
 ) -> Comparison:
     """Run every method on the held-out prompts, interleaved, and print the table.
 
-    Goes on where it was if `folder` holds a part of this very comparison.
+    Goes on where it was if `folder` holds a part of this very comparison. `rivals` are other
+    policies that take part under these names.
     """
     sampling = sampling_from(config.env)
     prompts, selection = compared_prompts(config, pair, folder, console)
@@ -80,12 +82,13 @@ def compare(
         console,
         replayed=mode == REPLAY,
         measured=folder / f"cost_profile-t{sampling.temperature:g}.json",
+        rivals=rivals or {},
     )
     # Refuses before files are made.
     session, timing = _session(config, pair, prompts, entered, console, mode)
     journal = Journal(
         folder / generations_file(mode, f"{sampling.temperature:g}"),
-        _settings(config, pair, prompts, entered, bundle, mode),
+        _settings(config, pair, prompts, entered, bundle, mode, rivals or {}),
         prompts=[item.prompt.id for item in prompts],
     )
     with progress(console, f"comparing {mode}, temperature {sampling.temperature:g}") as update:
@@ -156,6 +159,7 @@ def _settings(
     entered: Contestants,
     bundle: PolicyBundle | None,
     mode: str,
+    rivals: Mapping[str, PolicyBundle],
 ) -> dict[str, object]:
     """What generations depend on: those of other settings are not gone on with."""
     bench = entered.bench
@@ -164,6 +168,7 @@ def _settings(
         "mode": mode,
         "pair": pair.fingerprint,
         "policy": bundle.checksum[:12] if bundle else None,
+        "rivals": {name: rival.checksum[:12] for name, rival in rivals.items()},
         "prompts": digest([asdict(item) for item in prompts]),
         "training_texts": bench.trace.fingerprint if bench else None,
         "costs": digest(bench.profile.to_dict()) if bench else None,

@@ -1,7 +1,7 @@
 """Who takes part in a comparison: built, tuned and guarded as configured."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.survival import Survival, same_survival
 from adaspec_rl.decoding.verification.lossy import LOSSY
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.from_config import (
@@ -175,11 +175,17 @@ def contestants(
     *,
     replayed: bool,
     measured: Path,
+    rivals: Mapping[str, PolicyBundle],
 ) -> Contestants:
-    """Autoregressive decoding, the configured fixed lengths, and the configured controllers.
+    """Autoregressive decoding, the configured fixed lengths, controllers and other policies.
 
     Args:
         measured: where costs are kept if they have to be measured; they are measured once.
+        rivals: other policies, by the name that they get.
+
+    Raises:
+        ValueError: a name that a method has already, or survival estimates that are not the
+            policy's own: one session has one of each drafter.
     """
     names = chosen_names(config, pair)
     if LEARNED in names and bundle is None:
@@ -199,6 +205,7 @@ def contestants(
             console,
             held_out=replayed or several or ORACLE in names,
             measured=measured,
+            rivals=list(rivals.values()),
         )
     lengths = list(config.evaluation.lengths)
     if several:
@@ -211,6 +218,15 @@ def contestants(
     parameters = _parameters(config, [name for name in names if name in METHODS], bench, console)
     adaptive = [_adaptive(name, config, bundle, bench, parameters.get(name, {})) for name in names]
     entered = {one.identity.name: one for one in (Contestant.fixed(0), *fixed, *adaptive)}
+    for name, rival in rivals.items():
+        if name in entered or name in NAMES:
+            raise ValueError(f"rivals.{name} is the name of another method: choose another name")
+        if survival is None or not all(map(same_survival, rival.survival, survival)):
+            raise ValueError(
+                f"rivals.{name} has other survival estimates than the policy: train both on the "
+                "same prompts, drafters and temperature"
+            )
+        entered[name] = _rival(name, rival, config)
     cost = bundle.costs(config.cost.batch_size) if bundle else NOTHING
     return Contestants(list(entered.values()), cost, survival, bench)
 
@@ -245,6 +261,13 @@ def _adaptive(
         controller = bundle.guarded() if name == LEARNED and bundle else Guarded(controller)
         controller.name = name  # as results call it; that it is guarded, they say elsewhere
     return Contestant(adaptive_method(name, source, parameters, guarded), controller)
+
+
+def _rival(name: str, rival: PolicyBundle, config: Config) -> Contestant:
+    guarded = _guarded(LEARNED, config)
+    controller: Controller = rival.guarded() if guarded else rival.controller()
+    controller.name = name
+    return Contestant(adaptive_method(name, "another policy", guarded=guarded), controller)
 
 
 def _guarded(name: str, config: Config) -> bool:
@@ -306,11 +329,12 @@ def workbench(
     *,
     held_out: bool,
     measured: Path,
+    rivals: Sequence[PolicyBundle] = (),
 ) -> tuple[Workbench, list[Survival]]:
     """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
     tried_on = replace(config, data=training_data(config.data, bundle))
     training = prompts_from(tried_on, "train", pair, console, config.replay.prompts)
-    ranks = bundle is not None and most_nodes(bundle.actions) > 0
+    ranks = any(most_nodes(policy.actions) > 0 for policy in (bundle, *rivals) if policy)
     trace, survival = recording_from(config, pair, training, console, ranks=ranks)
     if bundle and bundle.training.get("recording") != trace.fingerprint:
         survival = list(bundle.survival)

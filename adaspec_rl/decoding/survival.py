@@ -161,6 +161,14 @@ class SurvivalHead:
         return cls(**{name: tensors[name] for name in _TENSORS})
 
 
+def same_survival(a: Survival, b: Survival) -> bool:
+    """Whether both estimate the same of everything."""
+    if isinstance(a, SurvivalHead) and isinstance(b, SurvivalHead):
+        theirs = b.tensors()
+        return all(np.array_equal(own, theirs[name]) for name, own in a.tensors().items())
+    return type(a) is type(b)
+
+
 _TENSORS = ("agreement", "surprise", "token", "previous")
 
 

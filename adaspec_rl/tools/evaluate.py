@@ -67,10 +67,11 @@ def _evaluate(config: EvaluateConfig, folder: Path, console: Console) -> Results
     bundles = [_bundle(own, pair, console) for own in wanted]
     for own, bundle in zip(wanted, bundles):
         check_comparison(own, pair, policy=bundle is not None)
+    rivals = {name: _checked(Path(path), config, pair) for name, path in config.rivals.items()}
     found = []
     for own, bundle in zip(wanted, bundles):
         for mode in MODES[config.evaluation.mode]:
-            found.append(compare(own, pair, bundle, folder, console, mode=mode))
+            found.append(compare(own, pair, bundle, folder, console, mode=mode, rivals=rivals))
     return conclude(config, pair, found, folder)
 
 
@@ -92,6 +93,11 @@ def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundl
     if path is None:
         path = newest_bundle(Path(config.runs), config.env.temperature)
     say(console, f"policy: {path}" + ("" if config.policy else " (the newest)"))
+    return _checked(path, config, pair)
+
+
+def _checked(path: Path, config: EvaluateConfig, pair: Pair) -> PolicyBundle:
+    """The policy in `path`, which must fit the pair and the rule of verification."""
     bundle = load_bundle(path)
     bundle.check_pair(pair)
     if config.env.temperature > 0:
