@@ -177,6 +177,7 @@ class EvaluationConfig:
     minutes: float | None = 5.0  # that decoding them may take; null: as long as it needs
     max_new_tokens: int = 128
     lengths: list[int] = field(default_factory=list)  # fixed draft lengths to compare with
+    best_first: list[int] = field(default_factory=list)  # nodes of trees that take part, live
     warmup: int = 2  # prompts
     mode: str = "live"  # live, replay, both
     temperatures: list[float] = field(default_factory=list)  # empty: env.temperature alone

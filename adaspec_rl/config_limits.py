@@ -41,7 +41,7 @@ SHAPE = Words("llama8b", "llama1b", "test")
 CONTROLLER = Words(
     "fixed", "heuristic", "confidence", "cumulative_confidence", "svip", "adaedl",
     "sliding_window", "hysteresis", "specdec_pp", "ucb1", "exp3", "thompson", "tapout",
-    "sglang_tiers", "markov", "switching", "switching_stop", "batch_table",
+    "sglang_tiers", "markov", "switching", "switching_stop", "together", "batch_table",
     "hindsight", "learned", "oracle",
 )  # fmt: skip
 
@@ -147,6 +147,7 @@ LIMITS: Mapping[str, Limit] = {
     "evaluation.minutes": OrNull(Number(0, 10**6, above=True)),
     "evaluation.max_new_tokens": TOKENS,
     "evaluation.lengths": ListOf(LENGTH, least=1),
+    "evaluation.best_first": ListOf(Whole(1, 64)),
     "evaluation.warmup": Whole(0, 1000),
     "evaluation.mode": Words("live", "replay", "both"),
     "evaluation.temperatures": ListOf(TEMPERATURE),

@@ -24,15 +24,17 @@ from adaspec_rl.comparison.tuning import spread, tuned
 from adaspec_rl.config import AgentConfig, Config, DataConfig
 from adaspec_rl.console import progress
 from adaspec_rl.control.action import most_nodes
-from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedAction, FixedLength
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import Survival, same_survival
+from adaspec_rl.decoding.tree_shape import TreeGrowth
 from adaspec_rl.decoding.verification.lossy import LOSSY
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.from_config import (
@@ -51,6 +53,7 @@ from adaspec_rl.training.bundle import PolicyBundle
 from adaspec_rl.training.hindsight import fit_hindsight
 
 BEST_LENGTHS = 3  # of each of several drafters
+WIDTH = 4  # children of a node of a tree that grows best first
 NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
 NOTHING = CostFeatures(0.0, 0.0, 0.0)  # shown where nobody looks at costs
 
@@ -102,6 +105,8 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
     wanted = config.controllers
     present = {drafter.name for drafter in pair.drafters}
     lacking = {name: sorted(m.drafters - present) for name, m in METHODS.items()}
+    if len(present) < 2:
+        lacking["together"] = sorted({"draft", "ngram"} - present)
     for name, method in METHODS.items():
         if method.drafters == present:  # it switches between them and a model
             lacking[name] = ["draft"]
@@ -218,6 +223,9 @@ def contestants(
     parameters = _parameters(config, [name for name in names if name in METHODS], bench, console)
     adaptive = [_adaptive(name, config, bundle, bench, parameters.get(name, {})) for name in names]
     entered = {one.identity.name: one for one in (Contestant.fixed(0), *fixed, *adaptive)}
+    if not replayed:
+        for one in best_first(config, pair):
+            entered[one.identity.name] = one
     for name, rival in rivals.items():
         if name in entered or name in NAMES:
             raise ValueError(f"rivals.{name} is the name of another method: choose another name")
@@ -247,6 +255,24 @@ def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -
     return found
 
 
+def best_first(config: Config, pair: Pair) -> list[Contestant]:
+    """Trees that each drafter with several choices grows where it is confident.
+
+    As they are not recorded, they cannot be tuned in replay: the sizes to compare are given.
+    """
+    found = []
+    for number, name in enumerate(short_names([drafter.name for drafter in pair.drafters])):
+        if isinstance(pair.drafters[number], NgramLookup):
+            continue
+        for nodes in config.evaluation.best_first:
+            growth = TreeGrowth(nodes, min(nodes, config.env.max_length), min(nodes, WIDTH))
+            title = f"best_first_{nodes}_{name}"
+            action = Action(growth.depth, number, tree=growth)
+            source = "OPT-Tree (arXiv:2406.17276): the likeliest nodes"
+            found.append(Contestant(adaptive_method(title, source), FixedAction(action, title)))
+    return found
+
+
 def _adaptive(
     name: str,
     config: Config,
@@ -265,7 +291,7 @@ def _adaptive(
 
 def _rival(name: str, rival: PolicyBundle, config: Config) -> Contestant:
     guarded = _guarded(LEARNED, config)
-    controller: Controller = rival.guarded() if guarded else rival.controller()
+    controller = rival.guarded() if guarded else rival.controller()
     controller.name = name
     return Contestant(adaptive_method(name, "another policy", guarded=guarded), controller)
 

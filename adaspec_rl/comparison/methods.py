@@ -7,10 +7,11 @@ from typing import Any
 
 import optuna
 
+from adaspec_rl.control.action import action_list
 from adaspec_rl.control.baselines.adaedl import AdaEdl
 from adaspec_rl.control.baselines.batch_table import BatchTable
 from adaspec_rl.control.baselines.exp3 import Exp3
-from adaspec_rl.control.baselines.fixed import FixedLength
+from adaspec_rl.control.baselines.fixed import FixedAction, FixedLength
 from adaspec_rl.control.baselines.heuristic import Heuristic
 from adaspec_rl.control.baselines.hysteresis import Hysteresis
 from adaspec_rl.control.baselines.markov import Markov
@@ -29,9 +30,10 @@ from adaspec_rl.control.stopping.svip import SvipStop
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import StopRule
+from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.markov_solver import solve
-from adaspec_rl.replay.oracle import best_fixed, lengths_of
+from adaspec_rl.replay.oracle import best_fixed, fixed_steps, lengths_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,21 @@ def _batch_table(bench: Workbench) -> Controller:
     return BatchTable(bench.max_length, batch_size=bench.batch_size, table=table)
 
 
+def _together(bench: Workbench) -> Controller:
+    """The two drafters, and the length or threshold, that are fastest on the training texts."""
+    names = [table.name for table in bench.trace.drafters]
+    unbranched: list[list[TreeShape]] = [[] for _ in names]
+    actions = action_list("all", bench.max_length, len(names), trees=unbranched)
+    pairs = [action for action in actions if action.also]
+    if not pairs:
+        raise ValueError(
+            f"controller=together needs two drafters, but the pair has {names[0]} alone: add one "
+            "to model.drafters"
+        )
+    steps = fixed_steps(bench.trace, pairs, bench.profile, batch_size=bench.batch_size)
+    return FixedAction(pairs[int(steps.sum(axis=1).argmin())], "together")
+
+
 def _tiers(bench: Workbench, step: int, **parameters: Any) -> Controller:
     tiers = [1 + step * n for n in range(4)]
     return SglangTiers(bench.max_length, tiers=tiers, **parameters)
@@ -313,6 +330,7 @@ METHODS: dict[str, Method] = {
             },
             drafters=frozenset({NgramLookup.name}),
         ),
+        Method("together", "always the same two drafters, merged into one tree", _together),
         Method("batch_table", "vLLM's table of lengths by batch size, measured here", _batch_table),
     )
 }

@@ -34,6 +34,10 @@ class Pick:
         """Of the token in what it was picked from, in nats."""
         return float(self.weights[self.index]) - _log_total(self.weights)
 
+    def confidence(self) -> float:
+        """Log-probability of the token among scores, noise included."""
+        return float(self.scores[self.index]) - _log_total(self.scores)
+
     def signals(self, noise: bool = True) -> tuple[float, float, float, float]:
         """In the order of `signals.SIGNALS`; `noise=False`: the choice's margin without noise."""
         scores = self.scores if noise else self.weights
@@ -76,7 +80,7 @@ def spread(picks: Sequence[Pick], vocab_size: int, device: torch.device) -> torc
 
 
 def _log_total(weights: np.ndarray) -> float:
-    largest = float(weights[0])
+    largest = float(weights.max())
     return largest + math.log(np.exp(weights - largest).sum())
 
 

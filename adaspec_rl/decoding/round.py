@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 
 if TYPE_CHECKING:  # it needs torch, which is not there where policies decide for other engines
     from adaspec_rl.decoding.verification.lossy import LossyRule
@@ -34,7 +34,8 @@ class Action:
     Drafting stops early after a token at which the estimated chance that everything drafted so far
     survives falls under `threshold` (0 = never), or at which `rule` says so.
 
-    With a `tree`, a token tree of this shape is drafted, to its end; `length` is its depth. The
+    With a `tree`, a token tree of this shape, or one that grows so, is drafted to its end; `length`
+    is its depth. The
     drafters in `also` draft a chain each, of up to `length` tokens and with the same threshold:
     all of it is merged into one tree, shared prefixes once, and verified together.
 
@@ -45,7 +46,7 @@ class Action:
     drafter: int = 0
     threshold: float = 0.0
     rule: StopRule | None = None
-    tree: TreeShape | None = None  # None: a chain
+    tree: TreeShape | TreeGrowth | None = None  # None: a chain
     also: tuple[int, ...] = ()  # further drafters
     lossy: "LossyRule | None" = None  # None: verified as the session does
 

@@ -12,6 +12,7 @@ from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.text import DraftStop, Text
 from adaspec_rl.decoding.token_tree import TokenTree, chain_tree
+from adaspec_rl.decoding.tree_shape import TreeGrowth
 from adaspec_rl.decoding.verification import Traversal
 
 
@@ -35,12 +36,18 @@ class TreeDrafts:
         """Draft what `action` says; `room` is how many nodes the target's cache has room for.
 
         Raises:
-            ValueError: several drafters under traversal verification.
+            ValueError: several drafters under traversal verification, or a tree that grows where
+                tokens are drawn.
         """
         if action.also and isinstance(text.rule, Traversal):
             raise ValueError(
                 f"traversal verifies the draft of one drafter, got '{action}': let one draft, or "
                 "use verification=rejection or coupled"
+            )
+        if isinstance(action.tree, TreeGrowth) and text.rule.needs_log_probs:
+            raise ValueError(
+                f"{action.tree} leaves out tokens that were drawn, which under rejection sampling "
+                "changes what is written: use verification=coupled"
             )
         self._drafters, self._text, self._action = drafters, text, action
         self._vocab_size = vocab_size

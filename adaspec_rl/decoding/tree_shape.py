@@ -1,4 +1,4 @@
-"""The shape of a token tree, given by ranks: it can be drafted anywhere."""
+"""What token trees are drafted to: a shape given by ranks, or growth by confidence."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +90,11 @@ class TreeShape:
             below = self.children[below[0]]
         return tuple(found)
 
+    @property
+    def chain_length(self) -> int:
+        """Tokens that a drafter with one choice a node drafts."""
+        return len(self.spine)
+
     def cut(self, depth: int, nodes: int) -> "TreeShape | None":
         """Its first `nodes` nodes of at most this depth; None: there are none."""
         kept = [node for node in range(self.nodes) if self.depths[node] <= depth][: max(0, nodes)]
@@ -109,3 +114,45 @@ class TreeShape:
             return f"a chain of {self.nodes}"
         widths = "-".join(str(len(level)) for level in self.levels)
         return f"a tree of {self.nodes} nodes, {widths} by depth"
+
+
+@dataclass(frozen=True, slots=True)
+class TreeGrowth:
+    """A token tree that grows best first: of all paths, the ones that the drafter thinks likeliest.
+
+    A path's confidence is the product of its choices' own. Level by level, nodes that are among the
+    `nodes` best so far get up to `width` children each; of one level, the `width` best do. Without
+    that limit it is OPT-Tree (arXiv:2406.17276), with it EAGLE-2's (arXiv:2406.16858).
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    nodes: int
+    depth: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if min(self.nodes, self.depth, self.width) < 1:
+            raise ValueError(
+                f"a tree needs 1 node, 1 level and a width of 1 or more, got {self.nodes}, "
+                f"{self.depth} and {self.width}"
+            )
+
+    @property
+    def chain_length(self) -> int:
+        """Tokens that a drafter with one choice a node drafts."""
+        return min(self.nodes, self.depth)
+
+    def cut(self, depth: int, nodes: int) -> "TreeGrowth | None":
+        """The same to at most this depth, with room for so many nodes; None: for none.
+
+        A drafter may read nodes that then are not drafted: on all levels but the last, its width.
+        """
+        if min(depth, nodes) < 1:
+            return None
+        deepest = 1 + nodes // self.width
+        return TreeGrowth(min(self.nodes, nodes), min(self.depth, depth, deepest), self.width)
+
+    def __str__(self) -> str:
+        return f"a tree of the {self.nodes} likeliest nodes"

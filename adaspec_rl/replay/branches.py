@@ -14,7 +14,7 @@ import numpy as np
 from adaspec_rl.costs.work import PLAIN_STEP, DraftWork, RoundWork
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.recording.ranks import BEYOND
 from adaspec_rl.recording.trace import DraftTable
 
@@ -32,8 +32,9 @@ class Branches:
     parts: np.ndarray
 
 
-def drafted_shape(table: DraftTable, shape: TreeShape) -> TreeShape:
+def drafted_shape(table: DraftTable, shape: TreeShape | TreeGrowth) -> TreeShape:
     """What of a tree a drafter drafts: a lookup has first choices only."""
+    assert isinstance(shape, TreeShape), "replay refuses trees that grow by confidence"
     return TreeShape.chain(len(shape.spine)) if table.name == NgramLookup.name else shape
 
 

@@ -11,6 +11,7 @@ from adaspec_rl.costs.work import PLAIN_STEP, RoundWork
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.forecast import forecasts
 from adaspec_rl.decoding.round import Action, check_exact
+from adaspec_rl.decoding.tree_shape import TreeGrowth
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.branches import (
     Branches,
@@ -142,6 +143,10 @@ def check_action(trace: Trace, action: Action) -> None:
             )
     if action.tree is None:
         return
+    if isinstance(action.tree, TreeGrowth):
+        raise ValueError(
+            f"replay knows ranks, no confidence, got '{action}': decode live, or take a shape"
+        )
     if action.also:
         raise ValueError(
             f"replay merges chains of several drafters, no trees, got '{action}': give each a chain"

@@ -25,7 +25,7 @@ from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.files import new_folder
 from adaspec_rl.strict_json import typed
 
@@ -85,6 +85,7 @@ class _Action:
     @classmethod
     def of(cls, action: Action) -> "_Action":
         tree = action.tree
+        assert not isinstance(tree, TreeGrowth), "trees that grow by confidence are no policy's"
         parents, ranks = (tree.parents, tree.ranks) if tree else ((), ())
         return cls(
             action.length, action.drafter, action.threshold, None, parents, ranks, action.also

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from adaspec_rl.decoding.round import Action
+from adaspec_rl.decoding.tree_shape import TreeGrowth
 from tests.decoding.test_tree_shape import shapes
 
 
@@ -21,6 +22,15 @@ def trees(draw: st.DrawFn, drafters: int) -> Action:
     shape, order = draw(shapes()), draw(st.permutations(range(drafters)))
     also = order[1 : draw(st.integers(1, min(3, drafters)))]
     return Action(shape.depth, order[0], tree=shape, also=tuple(also))
+
+
+@st.composite
+def growing(draw: st.DrawFn, drafters: int) -> Action:
+    """A tree that grows where one drafter is confident, and chains by some of the others."""
+    growth = draw(st.builds(TreeGrowth, st.integers(1, 9), st.integers(1, 5), st.integers(1, 4)))
+    order = draw(st.permutations(range(drafters)))
+    also = order[1 : draw(st.integers(1, min(3, drafters)))]
+    return Action(growth.depth, order[0], tree=growth, also=tuple(also))
 
 
 @st.composite

@@ -1,16 +1,19 @@
 """Token trees and drafters that draft together: lossless, whatever the tree."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaspec_rl.decoding.drafters import NgramLookup, TableDrafter
+from adaspec_rl.decoding.drafters.branching import grown
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.tree_shape import TreeShape
-from tests.decoding.actions import anything
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
+from tests.decoding.actions import anything, growing
 from tests.decoding.tables import random_table
 from tests.toy import ToyModel, greedy_text, similar, toy_session
 
@@ -24,7 +27,7 @@ def session_of(target: ToyModel, **options):
     return toy_session(target, [*models, NgramLookup(), table], **options)
 
 
-schedules = st.lists(anything(DRAFTERS), min_size=12, max_size=12)
+schedules = st.lists(anything(DRAFTERS) | growing(DRAFTERS), min_size=12, max_size=12)
 
 
 @settings(deadline=None, max_examples=80)
@@ -121,14 +124,69 @@ def test_two_branches_accept_what_either_would():
     assert accepted(Action(2, 0, also=(1,))) > max(accepted(Action(2, n)) for n in (0, 1))
 
 
+class Told:
+    """A drafter whose choices after every path are given."""
+
+    def __init__(self, confidences: dict[tuple[int, ...], list[float]]) -> None:
+        self.given = confidences
+
+    def after(self, nodes, tokens, parents, most):
+        def path(node):
+            return () if node < 0 else (*path(parents[node]), tokens[node])
+
+        self.last = [self.given.get(path(node), [])[:count] for node, count in zip(nodes, most)]
+        return [list(range(len(found))) for found in self.last]
+
+    def confidences(self):
+        return [[math.log(value) for value in found] for found in self.last]
+
+    def renumber(self, nodes):
+        self.kept = list(nodes)
+
+    def chain(self, asked):
+        return asked
+
+
+@pytest.mark.parametrize(("nodes", "width"), [(1, 3), (4, 3), (7, 3), (12, 3), (7, 2), (7, 1)])
+def test_a_tree_grows_best_first(nodes, width):
+    """As with a heap: always the likeliest path that is left, its parent taken before."""
+    random, depth = np.random.default_rng(0), 4
+    paths = [path for n in range(depth) for path in itertools.product(range(3), repeat=n)]
+    given = {path: sorted(random.dirichlet([0.5] * 3), reverse=True) for path in paths}
+    chances = {(): 1.0}
+    for path in paths:
+        chances |= {(*path, token): chances[path] * given[path][token] for token in range(width)}
+        for token in range(width, 3):
+            chances[(*path, token)] = 0.0
+    best = sorted(filter(None, chances), key=lambda path: -chances[path])[:nodes]
+    tree = grown(Told(given), TreeGrowth(nodes, depth, width), drawn=False)
+    made = []
+    for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents)):
+        assert parent < node
+        made.append((*(made[parent] if parent >= 0 else ()), token))
+    if width == 3:  # nothing was left out for width
+        assert set(made) == set(best)
+    assert len(made) == min(nodes, depth if width == 1 else nodes)
+    spine = [path for path in made if not any(path)]
+    assert len(tree.chain()) == len(spine)
+
+
+def test_a_tree_that_grows_is_refused_where_tokens_are_drawn():
+    session = toy_session(target := ToyModel(5, seed=3), [similar(target, 0.3)], temperature=1.0)
+    session.start([1])
+    with pytest.raises(ValueError, match="the 4 likeliest nodes leaves out tokens .*coupled"):
+        session.step(Action(3, tree=TreeGrowth(4, 3, 2)))
+
+
 def test_drafters_keep_what_was_accepted_of_their_trees():
     target = ToyModel(seed=6, context_length=200)
     session = toy_session(target, [similar(target, 0.4)], max_new_tokens=100)
     session.start([1, 2])
     model = session.models[0].model
     shape = TreeShape((-1, -1, 0, 0, 1, 1, 2), (0, 1, 0, 1, 0, 1, 0))
+    turns = itertools.cycle([shape, TreeGrowth(7, 3, 3)])
     while not session.finished:
-        session.step(Action(3, tree=shape))
+        session.step(Action(3, tree=next(turns)))
         assert model.cache == session.sequence.tokens[: len(model.cache)]
         assert target.cache == session.sequence.tokens[:-1]
 

@@ -99,7 +99,7 @@ def test_training_writes_everything_and_says_where(trained):
 
 def test_evaluation_takes_the_newest_policy_and_says_so(trained):
     folder, _ = trained
-    printed = run("evaluate.py", SMOKE, cwd=folder)
+    printed = run("evaluate.py", SMOKE, "evaluation.best_first=[3]", cwd=folder)
     made = newest(folder)
     assert f"policy: {Path('runs') / made.relative_to(folder / 'runs')}/policy (the newest)" in (
         printed.replace("\n", "")
@@ -107,6 +107,7 @@ def test_evaluation_takes_the_newest_policy_and_says_so(trained):
     results = comparison(newest(folder, "evaluate"))
     assert set(results["methods"]) == {
         "autoregressive", "fixed_1", "fixed_4", "fixed_1_ngram", "fixed_4_ngram", "learned",
+        "best_first_3_draft",
     }  # fmt: skip
     for key in ("mode", "pair", "temperature", "best_fixed", "lossless"):
         assert key in results
@@ -189,6 +190,7 @@ def test_a_comparison_of_another_policy_is_not_gone_on_with(trained, run_here):
         "evaluate.py", *replayed, f"policy={other}", "resume=compared", cwd=folder, code=2
     )
     assert re.search(r"holds another comparison \(policy=\w+ there, \w+ here", printed)
+    assert (folder / "compared" / "results.json").read_bytes() == results
 
 
 def test_another_policy_takes_part_under_its_name(trained, run_here):
@@ -203,7 +205,6 @@ def test_another_policy_takes_part_under_its_name(trained, run_here):
     assert methods["same"]["learned_ahead_ci95"] is not None
     printed = run_here("evaluate.py", *replayed, f"+rivals.fixed_1={mine}", cwd=folder, code=2)
     assert "rivals.fixed_1 is the name of another method: choose another name" in printed
-    assert (folder / "compared" / "results.json").read_bytes() == results
 
 
 def test_a_baseline_decodes_without_any_policy(tmp_path, run_here):

@@ -1,4 +1,4 @@
-"""Fixed draft lengths."""
+"""Fixed draft lengths, and other actions that are taken throughout."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 
-class FixedLength:
-    """The same draft length in every round; length 0 is autoregressive decoding."""
+class FixedAction:
+    """The same action in every round."""
 
     observes = None
 
-    def __init__(self, length: int, drafter: int = 0, name: str | None = None) -> None:
-        self.action = Action(length, drafter) if length else FALLBACK
-        self.name = name or (f"fixed_{length}" if length else "autoregressive")
+    def __init__(self, action: Action, name: str) -> None:
+        self.action = action
+        self.name = name
 
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         pass
@@ -25,6 +25,14 @@ class FixedLength:
 
     def observe(self, round_: Round) -> None:
         pass
+
+
+class FixedLength(FixedAction):
+    """The same draft length in every round; length 0 is autoregressive decoding."""
+
+    def __init__(self, length: int, drafter: int = 0, name: str | None = None) -> None:
+        action = Action(length, drafter) if length else FALLBACK
+        super().__init__(action, name or (f"fixed_{length}" if length else "autoregressive"))
 
 
 def fixed_lengths(max_length: int, drafter: int = 0) -> tuple[Action, ...]:

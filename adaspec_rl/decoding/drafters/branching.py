@@ -1,4 +1,4 @@
-"""Drafting token trees: the best few choices after each node, level by level."""
+"""Drafting token trees, level by level: to a given shape, or where choices are likeliest."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.drafter import assembled
 from adaspec_rl.decoding.drafters.tree_reader import TreeReader
 from adaspec_rl.decoding.token_tree import TokenTree
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.decoding.verification import Choice, Rejection, Verification
 
 
@@ -28,6 +28,14 @@ class Choices(Protocol):
         """
         ...
 
+    def confidences(self) -> list[list[float]]:
+        """Of what `after` gave last: log-probabilities, in the scores that ranked the choices."""
+        ...
+
+    def renumber(self, nodes: Sequence[int]) -> None:
+        """Of the tree, these nodes are drafted; their numbers are now 0, 1, 2, ..."""
+        ...
+
     def log_probs(self) -> torch.Tensor:
         """What tokens were drawn from under rejection sampling, `[R, V]`, by order of asking."""
         ...
@@ -37,11 +45,14 @@ class Choices(Protocol):
         ...
 
 
-def grown(choices: Choices, shape: TreeShape, *, drawn: bool) -> TokenTree:
-    """Draft a tree of this shape, level by level; `drawn`: under rejection sampling.
+def grown(choices: Choices, shape: TreeShape | TreeGrowth, *, drawn: bool) -> TokenTree:
+    """Draft a tree, level by level; `drawn`: under rejection sampling.
 
     Where there are not as many choices, it has fewer nodes.
     """
+    if isinstance(shape, TreeGrowth):
+        assert not drawn, "tokens that were drawn must all be verified"
+        return _likeliest(choices, shape)
     tokens: list[int] = []
     parents: list[int] = []
     draws: dict[int, tuple[tuple[int, int], ...]] = {}
@@ -72,6 +83,48 @@ def grown(choices: Choices, shape: TreeShape, *, drawn: bool) -> TokenTree:
     )
 
 
+def _likeliest(choices: Choices, growth: TreeGrowth) -> TokenTree:
+    """The tree of the likeliest paths.
+
+    A node that is not among the best so far never will be, nor anything after it.
+    """
+    tokens: list[int] = []
+    parents: list[int] = []
+    confidence: list[float] = []  # of the path to a node
+    begins: dict[int, int] = {}  # by node, in order of asking, where its children begin
+    best: list[int] = []
+    level = [-1]
+    for _ in range(growth.depth):
+        begin = len(tokens)
+        found = choices.after(level, tokens, parents, [growth.width] * len(level))
+        for node, made, own in zip(level, found, choices.confidences()):
+            begins[node] = len(tokens)
+            above = confidence[node] if node >= 0 else 0.0
+            tokens += made
+            parents += [node] * len(made)
+            confidence += [above + min(0.0, value) for value in own]
+        order = sorted(range(len(tokens)), key=lambda node: -confidence[node])
+        best = order[: growth.nodes]  # of equals the first, so that parents come with their nodes
+        level = sorted([node for node in best if node >= begin][: growth.width])
+        if not level:
+            break
+    kept = sorted(best)
+    choices.renumber(kept)
+    numbers = {node: number for number, node in enumerate(kept)} | {-1: -1}
+    asked = {node: number for number, node in enumerate(begins)}
+    first, end = [], -1
+    while (below := begins.get(end)) in numbers and parents[below] == end:
+        first.append(asked[end])
+        end = below
+    return TokenTree(
+        tuple(tokens[node] for node in kept),
+        tuple(numbers[parents[node]] for node in kept),
+        ((),) * (len(kept) + 1),
+        None,
+        partial(choices.chain, first),
+    )
+
+
 class ModelChoices:
     """Those of a model, ranked by their perturbed scores.
 
@@ -98,6 +151,7 @@ class ModelChoices:
         self._depth = 0
         self._logits: list[torch.Tensor] = []  # [C], by order of asking
         self._choices: list[Choice] = []  # the first one after each node
+        self._ranked: list[tuple[torch.Tensor, list[int]]] = []  # scores, and the best places
 
     def after(
         self, nodes: Sequence[int], tokens: Sequence[int], parents: Sequence[int], most: list[int]
@@ -107,6 +161,7 @@ class ModelChoices:
         self._depth += 1
         log_probs, scores = perturbed(self._rule, logits, positions, self._ids)
         found = [top(row, count) for row, count in zip(scores, most)]
+        self._ranked = list(zip(scores, found))
         drawn = self._rule.needs_log_probs
         for row, places in enumerate(found):
             own = logits[row]
@@ -117,6 +172,12 @@ class ModelChoices:
         if self._ids is None:
             return found
         return [self._ids[places].tolist() for places in found]
+
+    def confidences(self) -> list[list[float]]:
+        return [(row[best] - row.logsumexp(0)).tolist() for row, best in self._ranked]
+
+    def renumber(self, nodes: Sequence[int]) -> None:
+        self._reader.renumber(nodes)
 
     def _first(
         self, places: Sequence[int], log_probs: torch.Tensor, scores: torch.Tensor

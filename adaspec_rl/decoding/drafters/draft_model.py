@@ -17,7 +17,7 @@ from adaspec_rl.decoding.drafters.offloading import Offloading
 from adaspec_rl.decoding.drafters.tree_reader import TreeReader
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.decoding.verification.lossy import Lenient
 from adaspec_rl.engine.language_model import LanguageModel
@@ -97,7 +97,9 @@ class DraftModel:
         """The hidden states of the last forward pass, `[1, W, hidden]`, where they are kept."""
         return self.model.last_hidden if isinstance(self.model, LeanModel) else None
 
-    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+    def branch(
+        self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
+    ) -> TokenTree:
         if not self._ready():
             return TokenTree((), ())
         self._branch = TreeReader(self, sequence.on_device[None, self._read :])

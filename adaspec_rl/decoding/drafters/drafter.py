@@ -10,7 +10,7 @@ from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.decoding.verification import Choice, PointMass, Verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
@@ -59,7 +59,9 @@ class Drafter(Protocol):
         """
         ...
 
-    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+    def branch(
+        self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
+    ) -> TokenTree:
         """Draft a tree of this shape after `sequence`; empty where it has nothing to say.
 
         A drafter that has one choice only drafts the chain of first choices that is in the tree.

@@ -10,7 +10,7 @@ from adaspec_rl.decoding.drafters.drafter import Stop, draft_at_once, draft_by_f
 from adaspec_rl.decoding.drafters.tree_reader import TreeReader
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.decoding.verification import Verification
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -66,7 +66,9 @@ class EarlyExit:
         self.model.rollback(n - 1)
         return draft
 
-    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+    def branch(
+        self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
+    ) -> TokenTree:
         n, last = len(sequence), self._last(sequence)
         reader = TreeReader(self, last[None], layers=self.layers)
         choices = ModelChoices(reader, rule, n, self.vocab_size)

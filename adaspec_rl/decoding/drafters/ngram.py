@@ -9,7 +9,7 @@ from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree, chain_tree
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.decoding.verification import PointMass, Verification
 
 
@@ -52,9 +52,11 @@ class NgramLookup:
         found = torch.tensor(tokens, dtype=torch.long)
         return Draft(found.to(sequence.buffer.device, non_blocking=True))
 
-    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+    def branch(
+        self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
+    ) -> TokenTree:
         """A chain, as there is one guess only: the tree's first choices."""
-        draft = self.propose(sequence, len(shape.spine), rule)
+        draft = self.propose(sequence, shape.chain_length, rule)
         return chain_tree(draft, 0, drawn=rule.needs_log_probs)
 
     def keep_path(self, length: int, nodes: Sequence[int]) -> None:

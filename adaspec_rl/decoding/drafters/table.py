@@ -14,7 +14,7 @@ from adaspec_rl.decoding.picks import Pick, spread
 from adaspec_rl.decoding.suffix_automaton import Suffix
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.decoding.trigrams import NONE, Candidates, TrigramTable
 from adaspec_rl.decoding.verification import Rejection, Verification
 
@@ -60,7 +60,9 @@ class TableDrafter:
             suffix.append(last)
         return _draft(picks, sequence.buffer.device, self.vocab_size, rule)
 
-    def branch(self, sequence: TokenSequence, shape: TreeShape, rule: Verification) -> TokenTree:
+    def branch(
+        self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
+    ) -> TokenTree:
         choices = _TableChoices(self.table, sequence, rule, self.vocab_size)
         return grown(choices, shape, drawn=rule.needs_log_probs)
 
@@ -95,12 +97,13 @@ class _TableChoices:
         previous = sequence.tokens[-2] if len(sequence) > 1 else NONE
         root = _Place(previous, sequence.tokens[-1], len(sequence), sequence.automaton.suffix())
         self._places = {-1: root}
-        self._picks: list[Pick] = []
+        self._picks: list[Pick] = []  # the first one after each node
+        self._ranked: list[list[Pick]] = []
 
     def after(
         self, nodes: Sequence[int], tokens: Sequence[int], parents: Sequence[int], most: list[int]
     ) -> list[list[int]]:
-        found = []
+        self._ranked = []
         for node, count in zip(nodes, most):
             if node not in self._places:
                 self._places[node] = self._places[parents[node]].followed(tokens[node])
@@ -108,8 +111,14 @@ class _TableChoices:
             candidates = self._table.after(place.previous, place.last, place.suffix)
             picks = ranked(self._rule, candidates, place.position, count)
             self._picks.append(picks[0])
-            found.append([pick.token for pick in picks])
-        return found
+            self._ranked.append(picks)
+        return [[pick.token for pick in picks] for picks in self._ranked]
+
+    def confidences(self) -> list[list[float]]:
+        return [[pick.confidence() for pick in picks] for picks in self._ranked]
+
+    def renumber(self, nodes: Sequence[int]) -> None:
+        pass  # nothing was read
 
     def log_probs(self) -> torch.Tensor:
         return spread(self._picks, self._vocab_size, self._device)

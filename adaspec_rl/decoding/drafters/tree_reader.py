@@ -58,6 +58,11 @@ class TreeReader:
         """Of a path, the nodes that were read, by the order of reading."""
         return [self._order[node] for node in nodes if node in self._order]
 
+    def renumber(self, nodes: Sequence[int]) -> None:
+        """These nodes are left, and get the numbers 0, 1, 2, ...; nothing more is read."""
+        order = enumerate(nodes)
+        self._order = {new: self._order[old] for new, old in order if old in self._order}
+
     def _read_text(self) -> torch.Tensor:
         unread, model = self._drafter.readable(self._unread), self._drafter.model
         if self._layers is not None:
