@@ -15,6 +15,7 @@ SPAN = 32.0  # rounds over which throughput is averaged
 HOPE = 1.2  # times plain throughput, where it begins
 CERTAIN = 0.98  # no price is higher
 LONGEST = 64  # rounds without a look, at most
+ALIKE = (0.0, 0.5, 0.8)  # thresholds under which rows may draft alike
 
 
 class PlannedBatch(BatchRule):
@@ -29,8 +30,8 @@ class PlannedBatch(BatchRule):
 
     Looking takes time as well. What all rows would draft best if they drafted alike is a plan that
     holds for a while: after a look that brought less beyond it than it took, the policy rests for a
-    round, in which rows draft alike and all is verified; twice as long each time, until rows come
-    or leave in number.
+    round, in which rows draft alike, to one length or under one threshold, and all is verified;
+    twice as long each time, until rows come or leave in number.
 
     `verify`, `draft` and `read` are factors on the prices of a verified token, of a drafted one and
     of one that a drafter has to catch up on first: 1 is what the cost model says.
@@ -120,17 +121,22 @@ class PlannedBatch(BatchRule):
     ) -> tuple[Action, float]:
         """What all rows should draft if they drafted alike for a while, and what a round is worth.
 
+        They draft to the same length, or as far as the same threshold lets each of them.
+
         Args:
             token: `[D]` price of a token that a row drafts and has verified.
             shared: `[2, D]` prices of a level, and of a round in which all rows draft.
         """
-        accepted, _ = self._outlook(observations, 0.0, 0.0)
-        levels = accepted.sum(axis=0) - len(accepted) * token[:, None] - shared[0][:, None]
-        value = np.cumsum(levels, axis=1) - shared[1][:, None]  # [D, K]
-        drafter, depth = np.unravel_index(value.argmax(), value.shape)
-        if value[drafter, depth] <= 0:
-            return FALLBACK, 0.0
-        return Action(int(depth) + 1, int(drafter)), float(value[drafter, depth])
+        best, most = FALLBACK, 0.0
+        for threshold in ALIKE:
+            accepted, drafted = self._outlook(observations, 0.0, threshold)
+            levels = (accepted - token[:, None] * drafted).sum(axis=0) - shared[0][:, None]
+            value = np.cumsum(levels, axis=1) - shared[1][:, None]  # [D, K]
+            drafter, depth = np.unravel_index(value.argmax(), value.shape)
+            if value[drafter, depth] > most:
+                most = float(value[drafter, depth])
+                best = Action(int(depth) + 1, int(drafter), threshold)
+        return best, most
 
     def _alike(self, rows: Sequence[int]) -> list[Action]:
         """The action of all rows during a rest."""
