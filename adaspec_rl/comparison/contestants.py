@@ -21,7 +21,7 @@ from adaspec_rl.comparison.identity import (
 )
 from adaspec_rl.comparison.methods import METHODS, Parameters, Workbench
 from adaspec_rl.comparison.tuning import spread, tuned
-from adaspec_rl.config import AgentConfig, Config, DataConfig
+from adaspec_rl.config import AgentConfig, Config, DataConfig, EvaluateConfig
 from adaspec_rl.console import progress
 from adaspec_rl.control.action import most_nodes
 from adaspec_rl.control.baselines.fixed import FixedAction, FixedLength
@@ -134,7 +134,9 @@ def expected_methods(config: Config, pair: Pair) -> int:
     lengths = len(config.evaluation.lengths)
     if len(pair.drafters) > 1:
         lengths = len(pair.drafters) * min(BEST_LENGTHS, lengths)
-    return 1 + lengths + len(names)
+    trees = len(best_first(config, pair)) if config.evaluation.mode != "replay" else 0
+    rivals = len(config.rivals) if isinstance(config, EvaluateConfig) else 0
+    return 1 + lengths + len(names) + trees + rivals
 
 
 def _alone(config: Config, names: Sequence[str]) -> bool:
