@@ -166,6 +166,7 @@ LIMITS: Mapping[str, Limit] = {
     "threads": THREADS,
     "runs": TEXT,
     "policy": OrNull(TEXT),
+    "rivals": TableOf(TEXT),
     "resume": OrNull(TEXT),
 }  # fmt: skip
 

@@ -138,7 +138,7 @@ def ends(limit: Limit) -> tuple[list[str], list[str]]:
 
 
 def script_of(key: str) -> str:
-    return "evaluate" if key == "policy" else "train_policy"
+    return "evaluate" if key in ("policy", "rivals") else "train_policy"
 
 
 @pytest.mark.parametrize("key", sorted(LIMITS))
