@@ -196,7 +196,7 @@ def compared(texts: Texts, item: tuple[float | None, CostProfile], states: int) 
 def learned(
     texts: Texts, actions: Sequence[Action], profile: CostProfile, states: int
 ) -> tuple[np.ndarray, float, dict[str, float]]:
-    """A policy with `actions`: steps `[N]` of held-out texts and of all withheld ones, its kinds."""
+    """A policy with `actions`: steps `[N]` of held-out texts, of all withheld ones, its kinds."""
     branches = any(action.branches for action in actions)
     spec = ObservationSpec(
         FEATURES, texts.max_length, texts.vocab_size, len(texts.learned.drafters), branches
