@@ -1,4 +1,4 @@
-"""Many texts at once: a row each, one verification of all of them in a round."""
+"""Decodes many texts at once, one per row; each round verifies all of them in one pass."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ Allot = Callable[[Sequence[int], Sequence[np.ndarray]], list[int]]  # see `Batch
 
 @dataclass(frozen=True, slots=True)
 class BatchRound:
-    """What one round did, by row. A row that failed has no round, but the error that ended it."""
+    """What one round did, by row. A row that failed is in `errors` and not in `rounds`."""
 
     rounds: dict[int, Round]
     errors: dict[int, Exception]
@@ -53,9 +53,9 @@ class _Row:
 class Batch:
     """A target and its drafters, decoding up to `rows` texts side by side.
 
-    Texts join and leave between rounds. Each has its own action, its own random state and its own
-    end; what a text becomes does not depend on the texts beside it. A text that goes wrong ends
-    with its error, and the others go on.
+    Texts join and leave between rounds. Each has its own actions and its own random state, and the
+    texts beside it do not change what it becomes. A text that fails ends with its error; the others
+    go on.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Batch:
     ) -> None:
         """
         Args:
-            survival: estimates, by drafter, the chance that drafted tokens are accepted.
-            signals: whether rounds carry their signals, which take time.
-
+            survival: for each drafter, an estimate of the chance that its tokens are accepted.
+            signals: whether rounds report signals, which take time to compute.
         Raises:
-            ValueError: the target or a drafter decodes one text at a time only, or there is no row.
+            ValueError: the target, a drafter or the rule decodes only one text at a time, or `rows`
+                is below 1.
         """
         if not isinstance(target, RowModel):
             raise ValueError(
@@ -124,7 +124,7 @@ class Batch:
         Returns: the row.
 
         Raises:
-            ValueError: no row is free, or the prompt is no such text (see `Text`).
+            ValueError: no row is free, or the prompt is not valid (see `Text`).
         """
         if not self.free:
             raise ValueError(f"all {len(self._rows)} rows are taken: wait until a text ends")
@@ -134,7 +134,7 @@ class Batch:
         return number
 
     def leave(self, row: int, *, erase: bool = False) -> None:
-        """Free a row. `erase` what it holds, where a NaN may be among it."""
+        """Free a row. With `erase`, also zero its memory, in case it holds a NaN."""
         self._row(row)
         self._rows[row] = None
         self.target.free_row(row, erase=erase)
@@ -142,7 +142,7 @@ class Batch:
             drafter.start(row)
 
     def forecast(self, row: int) -> Forecast:
-        """What an n-gram lookup would bring; zeros where there is none among the drafters."""
+        """What an n-gram lookup would gain now; zeros if no drafter is an n-gram lookup."""
         for number in self._lookup:
             return forecast(self.text(row).sequence.automaton, self.survival[number])
         return NO_FORECAST
@@ -150,13 +150,15 @@ class Batch:
     def step(self, actions: Mapping[int, Action], allot: Allot | None = None) -> BatchRound:
         """Play one round of the rows in `actions`: draft, allot, verify, commit.
 
-        A row whose text ends stays taken until it leaves; one that fails has left.
+        A row whose text ends stays taken until `leave` is called; a row that fails is freed at
+        once.
 
         Args:
-            allot: how many drafted tokens of each row are verified; None: all.
+            allot: decides how many drafted tokens of each row are verified; None: all are.
 
         Raises:
-            ValueError: a row has no text, or one that is finished, or there is no such drafter.
+            ValueError: a row has no text or a finished one, or an action names a drafter that does
+                not exist.
         """
         for number, action in actions.items():
             self._check(number, action)
@@ -222,7 +224,7 @@ class Batch:
             self.leave(number, erase=True)
 
     def _read_prompts(self, playing: Mapping[int, _Row]) -> None:
-        """Let the target read new texts but for their last token."""
+        """Let the target read all but the last token of each new text."""
         reading = []
         for number, row in playing.items():
             prompt = row.text.sequence.on_device[:-1]
@@ -236,7 +238,7 @@ class Batch:
                 playing[part.row].text.sequence.know(0, seen.hidden)
 
     def _draft(self, playing: Mapping[int, _Row]) -> dict[int, Exception]:
-        """Drafts of all rows, drafter by drafter."""
+        """Draft for all rows, drafter by drafter. Returns what went wrong, by row."""
         errors: dict[int, Exception] = {}
         for number, drafter in enumerate(self.drafters):
             requests = [
@@ -264,7 +266,7 @@ class Batch:
         return Request(number, text.sequence, length, text.rule, row.stop)
 
     def _estimate(self, row: _Row) -> None:
-        """The signals of a row's draft and the estimated survival of its tokens."""
+        """Compute the signals of a row's draft and the estimated survival of its tokens."""
         draft = row.draft
         if draft is None:
             return
@@ -285,7 +287,7 @@ class Batch:
         )
 
     def _allot(self, playing: Mapping[int, _Row], allot: Allot) -> None:
-        """Throw away what is not to be verified."""
+        """Drop the drafted tokens that will not be verified."""
         rows = list(playing)
         survivals = [known_before(playing[number]) for number in rows]
         for number, count in zip(rows, allot(rows, survivals), strict=True):
@@ -311,7 +313,7 @@ class Batch:
         return self.target.extend_rows(reading) if reading else []
 
     def _commit(self, number: int, row: _Row, seen: Extended) -> Callable[[float], Round]:
-        """Keep what stands; the round, once it is known how long it took."""
+        """Keep the accepted tokens. Returns a function that makes the `Round` from its seconds."""
         text, draft = row.text, row.draft
         sequence = text.sequence
         n, drafted = len(sequence), len(draft or ())
@@ -357,11 +359,11 @@ class Batch:
 
 
 def known_before(row: _Row) -> np.ndarray:
-    """Estimated survivals `[k]` by which the row's drafted tokens are allotted.
+    """The estimated survivals `[k]` that decide which of the row's drafted tokens are verified.
 
-    Where drafts are drawn at random (rejection sampling), whether a token is verified must not
-    depend on which token was drawn: then unlikely draws would be replaced by fresh ones, and the
-    text would no longer have the target's distribution. So each token has the survival of those
+    Where drafts are drawn at random (rejection sampling), the decision to verify a token must not
+    depend on which token was drawn. Otherwise fresh draws would replace unlikely ones, and the text
+    would no longer have the target's distribution. So each token gets the survival of the tokens
     before it.
     """
     if not row.text.rule.needs_log_probs:

@@ -16,17 +16,17 @@ class Draft:
     logits: torch.Tensor | None = None  # [k, C], the drafter's; None for a drafter without any
     log_probs: torch.Tensor | None = None  # [k, C], what they were drawn from; None: a point mass
     scores: torch.Tensor | None = None  # [k, C], what they were chosen from (`Verification.weigh`)
-    normalised: bool = False  # the log-probabilities are so, and not up to a constant
-    picks: Sequence[Pick] = ()  # [k], where they were picked from short lists, without logits
-    ids: torch.Tensor | None = None  # [C], the tokens that it chose from; None: all of them
-    among: torch.Tensor | None = None  # [k], the places of `tokens` among `ids`
+    normalised: bool = False  # whether `log_probs` are normalised, not just up to a constant
+    picks: Sequence[Pick] = ()  # [k], if the tokens were picked from short lists, without logits
+    ids: torch.Tensor | None = None  # [C], the tokens that the columns stand for; None: all of them
+    among: torch.Tensor | None = None  # [k], the indices of `tokens` in `ids`
     hidden: torch.Tensor | None = None  # [k, hidden], the drafter's normalised states, if known
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def first(self, count: int) -> "Draft":
-        """Its first `count` tokens."""
+        """The draft's first `count` tokens."""
         if count == len(self):
             return self
 
@@ -50,7 +50,7 @@ class Draft:
         return self.tokens if self.among is None else self.among
 
     def own_log_probs(self, vocab_size: int) -> torch.Tensor:
-        """The drafter's own distribution, untempered, `[k, V]`: -inf for tokens it did not have."""
+        """The drafter's own untempered log-probabilities `[k, V]`; -inf outside `ids`."""
         assert self.logits is not None
         own = self.logits.log_softmax(-1)
         if self.ids is None:
@@ -59,7 +59,7 @@ class Draft:
         return whole.index_copy_(1, self.ids, own)
 
     def all_log_probs(self, vocab_size: int) -> torch.Tensor | None:
-        """`log_probs` of the whole vocabulary, `[k, V]`: -inf for tokens that it did not have."""
+        """`log_probs` over the whole vocabulary, `[k, V]`; -inf for tokens outside `ids`."""
         if self.ids is None or self.log_probs is None:
             return self.log_probs
         whole = self.log_probs.new_full((len(self), vocab_size), -torch.inf)

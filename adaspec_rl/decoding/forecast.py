@@ -1,4 +1,4 @@
-"""What an n-gram lookup would bring now, known before anything is drafted, and nearly for free."""
+"""What an n-gram lookup would gain now, estimated before drafting and at almost no cost."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Survival
 
 DEPTH = 8  # tokens that are looked ahead
-NEGLIGIBLE = 0.05  # chance to survive from which on the rest is left out
+NEGLIGIBLE = 0.05  # chance of survival below which the rest is left out
 
 Forecast = tuple[float, float]  # tokens expected to be accepted; chance of the first one
 NO_FORECAST: Forecast = (0.0, 0.0)
 
 
 def forecast(text: SuffixAutomaton, survival: Survival) -> Forecast:
-    """Of a draft of up to `DEPTH` tokens after `text`, by the lookup's survival estimate."""
+    """Forecast a draft of up to `DEPTH` tokens after `text`, by the lookup's survival estimate."""
     suffix, previous = text.suffix(), text.tokens[-1]
     chance, expected, first = 1.0, 0.0, 0.0
     for depth in range(DEPTH):
@@ -30,7 +30,7 @@ def forecast(text: SuffixAutomaton, survival: Survival) -> Forecast:
 
 
 def forecasts(tokens: np.ndarray, survival: np.ndarray) -> np.ndarray:
-    """The same `[M, 2]` from recorded drafts `[M, K]` (-1: none) and their survival `[M, K]`."""
+    """Forecasts `[M, 2]` of recorded drafts `[M, K]` (-1: no token) with survival `[M, K]`."""
     chances = np.where(tokens >= 0, survival, 0.0)[:, :DEPTH].astype(np.float64)
     before = np.column_stack([np.ones(len(chances)), chances[:, :-1]])
     expected = np.where(before >= NEGLIGIBLE, chances, 0.0).sum(axis=1)

@@ -1,8 +1,8 @@
 """Gumbel noise as a function of seed, position and token, from a counter-based generator.
 
-Every step is integer arithmetic or one correctly rounded float32 operation after another, so that
-CPUs of any kind and GPUs find the same bits, in any order of evaluation. There are three forms:
-tensors on any device, arrays on CPUs, and `engine/cpu/noise.cpp` where models run compiled.
+Every step is integer arithmetic or a single correctly rounded float32 operation, so all CPUs and
+GPUs compute the same bits, in any order of evaluation. There are three implementations: tensors on
+any device, arrays on CPUs, and `engine/cpu/noise.cpp` where models run compiled.
 """
 
 import ctypes
@@ -18,8 +18,8 @@ from adaspec_rl.engine.cpu.build import loaded
 LOW = 0xFFFFFFFF  # the low 32 bits
 MULTIPLIERS, INCREMENTS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
 STEPS = 10  # bits of a mantissa that choose among a table's entries; 23 - STEPS interpolate
-KEPT = 32  # positions that are kept at least: more than two rounds read
-KEPT_VALUES = 1 << 20  # and as many as hold these, where the vocabulary is small
+KEPT = 32  # at least this many positions are kept: more than two rounds read
+KEPT_VALUES = 1 << 20  # and more, up to so many values, where the vocabulary is small
 CHUNK = 1 << 15  # values that are computed at a time on CPUs, which keeps them in the cache
 AHEAD = 16  # positions computed at a time on other devices, where calls cost most
 
@@ -27,9 +27,9 @@ AHEAD = 16  # positions computed at a time on other devices, where calls cost mo
 class GumbelNoise:
     """Standard Gumbel noise, a pure function of (seed, position, token).
 
-    Target and drafter see the same noise at the same position, so that they pick alike wherever
-    their distributions are alike: coupling without communication (arXiv:2408.07978). Noise of the
-    positions asked for last is kept; that of others is computed again.
+    Target and drafter see the same noise at the same position, so they tend to pick the same token
+    wherever their distributions are similar: coupling without communication (arXiv:2408.07978). The
+    noise of recently used positions is kept; for other positions it is computed again.
     """
 
     def __init__(self, seed: int, vocab_size: int, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class GumbelNoise:
     ) -> None:
         """Add the noise of `positions` to the rows of `values` `[len(positions), C]`.
 
-        Columns are all of the vocabulary, or the tokens `ids` `[C]`.
+        The columns are the whole vocabulary, or the tokens `ids` `[C]`.
         """
         size, done = self._block_size, 0
         while done < len(positions):
@@ -69,8 +69,8 @@ class GumbelNoise:
     def of(self, tokens: np.ndarray, position: int) -> np.ndarray:
         """Noise `[C]` float32 of some tokens at one position, on the host.
 
-        On CPUs the position's noise is made, and kept for the target. On other devices it stays
-        there, and is computed once more for these tokens, so that the host does not wait.
+        On CPUs the position's noise is computed and kept for the target. On other devices the host
+        computes the noise of these tokens itself, so that it does not wait for the device.
         """
         if self.device.type == "cpu":
             index, offset = divmod(position, self._block_size)
@@ -94,9 +94,9 @@ def gumbel(
 ) -> torch.Tensor:
     """Gumbel noise `[len(positions), vocab_size]` float32; positions from 0 to 2^32 - 1.
 
-    Token t at position p has word t % 4 of Philox4x32-10 with counter (t // 4, p, 0, 0) and key
-    `seed`, whose highest 31 bits are rounded to a float32 of 24: noise is at most 22.2 and at
-    least -3.1, and at most 2e-6 away from what its bits stand for.
+    Token t at position p uses word t % 4 of Philox4x32-10 with counter (t // 4, p, 0, 0) and key
+    `seed`. The word's highest 31 bits are rounded to a float32, which has 24. The noise is at most
+    22.2 and at least -3.1, and within 2e-6 of the exact value for these bits.
     """
     if device.type != "cpu":
         return gumbel_of(words(seed, positions, vocab_size, device))
@@ -121,7 +121,7 @@ def _gumbel_compiled(
 
 
 def gumbel_in_arrays(seed: int, positions: range, vocab_size: int) -> torch.Tensor:
-    """`gumbel` on CPUs on which nothing is compiled."""
+    """`gumbel` on CPUs without the compiled code."""
     found = np.empty((len(positions), vocab_size), dtype=np.float32)
     rows = max(1, CHUNK // vocab_size)
     for first in range(0, len(positions), rows):
@@ -133,9 +133,9 @@ def gumbel_in_arrays(seed: int, positions: range, vocab_size: int) -> torch.Tens
 def philox4x32(counter: Sequence[Any], key: tuple[int, int], rounds: int = 10) -> Sequence[Any]:
     """The four words of Philox4x32 (Salmon et al., 2011, doi:10.1145/2063384.2063405).
 
-    `counter` has four of them, each below 2^32: Python's integers, NumPy's arrays of uint64 or
-    int64 tensors, which are broadcast. So what rounds compute is computed once where words do not
-    depend on all that the counter does.
+    `counter` has four words, each below 2^32: Python integers, NumPy uint64 arrays or int64
+    tensors. They are broadcast as late as possible, so that what depends on only some of them is
+    computed once.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -164,7 +164,7 @@ def words(seed: int, positions: range, vocab_size: int, device: torch.device) ->
 
 
 def _words_array(seed: int, positions: range, vocab_size: int) -> np.ndarray:
-    """The same as uint32."""
+    """`words` as a uint32 array."""
     quarters = np.arange(-(-vocab_size // 4), dtype=np.uint64)
     places = np.array(positions, dtype=np.uint64)[:, None]
     found = np.empty((len(positions), len(quarters), 4), dtype=np.uint32)
@@ -174,14 +174,14 @@ def _words_array(seed: int, positions: range, vocab_size: int) -> np.ndarray:
 
 
 def _words_of(seed: int, position: int, tokens: np.ndarray) -> np.ndarray:
-    """Those of some tokens at one position, `[C]` uint32."""
+    """The random words of some tokens at one position, `[C]` uint32."""
     wanted = tokens.astype(np.uint64)
     found = philox4x32((wanted >> np.uint64(2), np.uint64(position), 0, 0), _key(seed))
     return np.choose((wanted & np.uint64(3)).astype(np.intp), found).astype(np.uint32)
 
 
 def gumbel_of(words: torch.Tensor) -> torch.Tensor:
-    """Gumbel noise float32 of random words below 2^32, int64."""
+    """Gumbel noise (float32) from random words below 2^32 (int64)."""
     odd = ((words | 1) ^ 0x80000000) - 0x80000000  # as a signed number of 32 bits
     bits = odd.to(torch.float32).view(torch.int32)
     entry = ((bits >> (23 - STEPS)) & 0x7FFFF).long()
@@ -190,7 +190,7 @@ def gumbel_of(words: torch.Tensor) -> torch.Tensor:
 
 
 def _gumbel_of_array(words: np.ndarray) -> np.ndarray:
-    """The same of uint32."""
+    """`gumbel_of` for a uint32 array."""
     bits = (words | np.uint32(1)).view(np.int32).astype(np.float32).view(np.uint32)
     entry = (bits >> np.uint32(23 - STEPS)).astype(np.intp)
     bits &= np.uint32(0x1FFF)
@@ -203,10 +203,11 @@ def _gumbel_of_array(words: np.ndarray) -> np.ndarray:
 
 @cache
 def noise_table() -> tuple[np.ndarray, np.ndarray]:
-    """Noise and its rise by one unit of the mantissa, `[2^19]` float32, by a float32's high bits.
+    """Noise, and its rise per unit of the mantissa, `[2^19]` float32, by a float32's high bits.
 
-    The float32 c between 1 and 2^31 stands for noise that is exceeded with probability c / 2^32;
-    -c for noise that exceeds others with that probability. So both tails are resolved finely.
+    A float32 c between 1 and 2^31 stands for the value that noise exceeds with probability c /
+    2^32, and -c for the value that noise stays below with that probability. So both tails are
+    finely resolved.
     """
     exponents, mantissas = np.arange(31.0), 1 + np.arange(0, 1, 2.0**-STEPS)
     points = np.append(np.ldexp(mantissas, exponents[:, None].astype(int)).reshape(-1), 2.0**31)

@@ -19,7 +19,7 @@ class Pick:
 
     candidates: Candidates
     index: int  # among them
-    weights: np.ndarray  # [C] log-probabilities up to a constant, all else had no chance
+    weights: np.ndarray  # [C] log-probabilities up to a constant; other tokens had no chance
     scores: np.ndarray  # [C] float32
 
     @property
@@ -31,15 +31,15 @@ class Pick:
         return self.token, _lead(self.scores, self.index)
 
     def log_prob(self) -> float:
-        """Of the token in what it was picked from, in nats."""
+        """The token's log-probability in the distribution it was picked from, in nats."""
         return float(self.weights[self.index]) - _log_total(self.weights)
 
     def confidence(self) -> float:
-        """Log-probability of the token among scores, noise included."""
+        """The token's log-probability under the scores, noise included."""
         return float(self.scores[self.index]) - _log_total(self.scores)
 
     def signals(self, noise: bool = True) -> tuple[float, float, float, float]:
-        """In the order of `signals.SIGNALS`; `noise=False`: the choice's margin without noise."""
+        """In the order of `signals.SIGNALS`; `noise=False`: with the choice margin before noise."""
         scores = self.scores if noise else self.weights
         return (
             self.log_prob(),
@@ -50,7 +50,7 @@ class Pick:
 
 
 def signals_of(picks: Sequence[Pick], noise: bool = True) -> np.ndarray:
-    """Of each pick, `[k, 4]` float32."""
+    """The signals of each pick, `[k, 4]` float32."""
     return np.array([pick.signals(noise) for pick in picks], dtype=np.float32)
 
 
@@ -66,7 +66,7 @@ def sharpened(candidates: Candidates, sampling: Sampling) -> np.ndarray:
 
 
 def draw(weights: np.ndarray, luck: float) -> int:
-    """An index, each as likely as the exponential of its weight; `luck` is from 0 to below 1."""
+    """Draw an index with probability proportional to exp(weight); `luck` is in [0, 1)."""
     mass = np.exp(weights - weights[0]).cumsum(dtype=np.float64)
     return min(int(mass.searchsorted(luck * mass[-1], side="right")), len(mass) - 1)
 

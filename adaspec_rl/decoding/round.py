@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 
-if TYPE_CHECKING:  # it needs torch, which is not there where policies decide for other engines
+if TYPE_CHECKING:  # this needs torch, which may be missing where policies decide for other engines
     from adaspec_rl.decoding.verification.lossy import LossyRule
 
 
 @dataclass(frozen=True, slots=True)
 class DraftedToken:
-    """What a `StopRule` is told of the newest token of a draft."""
+    """What a `StopRule` is told about the newest token of a draft."""
 
     depth: int  # tokens in the draft so far, this one included
     probability: float  # of the token, in the distribution that it was chosen from
@@ -20,9 +20,9 @@ class DraftedToken:
 
 
 class StopRule(Protocol):
-    """Decides within a round: asked after each drafted token but the last, whether to stop."""
+    """Decides within a round whether to stop; it is asked after each drafted token but the last."""
 
-    needs: frozenset[str]  # of `entropy` and `survival`, both of which take time
+    needs: frozenset[str]  # which of `entropy` and `survival` it reads; both take time
 
     def __call__(self, token: DraftedToken) -> bool: ...
 
@@ -31,15 +31,16 @@ class StopRule(Protocol):
 class Action:
     """Draft up to `length` tokens with drafter number `drafter`; 0 tokens is the fallback.
 
-    Drafting stops early after a token at which the estimated chance that everything drafted so far
-    survives falls under `threshold` (0 = never), or at which `rule` says so.
+    Drafting stops early after a token if the estimated chance that everything drafted so far
+    survives is below `threshold` (0 = never), or if `rule` says so.
 
-    With a `tree`, a token tree of this shape, or one that grows so, is drafted to its end; `length`
-    is its depth. The
-    drafters in `also` draft a chain each, of up to `length` tokens and with the same threshold:
-    all of it is merged into one tree, shared prefixes once, and verified together.
+    With a `tree`, the drafter drafts a token tree of this shape, or one that grows like this, to
+    its end; `length` is the tree's depth. Each drafter in `also` drafts a chain of up to `length`
+    tokens with the same threshold. All drafts are merged into one tree, where shared prefixes
+    appear once, and verified together.
 
-    With a rule in `lossy`, mismatches that it keeps stand in this round. Live decoding only.
+    With a rule in `lossy`, mismatches that the rule accepts are kept in this round. Live decoding
+    only.
     """
 
     length: int
@@ -68,12 +69,12 @@ class Action:
 
     @property
     def branches(self) -> bool:
-        """Whether what is drafted may be more than one chain."""
+        """Whether the draft may be more than one chain."""
         return self.tree is not None or bool(self.also)
 
     @property
     def stops(self) -> bool:
-        """Whether anything is asked while drafting."""
+        """Whether the draft may stop early."""
         return self.threshold > 0 or self.rule is not None
 
     def __post_init__(self) -> None:
@@ -112,7 +113,7 @@ def check_chain(action: Action, who: str) -> None:
     """Refuse token trees and drafters that draft together.
 
     Raises:
-        ValueError: `action` branches, which `who` cannot do.
+        ValueError: `action` branches, which `who` does not support.
     """
     if action.branches:
         raise ValueError(f"{who} takes one drafter's chain a round, got '{action}'")
@@ -122,7 +123,7 @@ def check_exact(action: Action, who: str) -> None:
     """Refuse lossy verification.
 
     Raises:
-        ValueError: `action` is lossy, which `who` cannot be.
+        ValueError: `action` is lossy, which `who` does not support.
     """
     if action.lossy is not None:
         raise ValueError(f"{who} verifies exactly, got '{action}': decode one text at a time, live")
@@ -132,8 +133,9 @@ def check_exact(action: Action, who: str) -> None:
 class Round:
     """What one round did. It emits `accepted + 1` tokens, or fewer where the text ends.
 
-    The signals after `rejected` are empty where the session was started without them. Those of a
-    token tree are the first drafter's chain of first choices, as far as it is in the tree.
+    The `draft_...` and `target_...` fields are signals; they are empty or 0 if the session was
+    started without signals. For a token tree they describe the first drafter's chain of first
+    choices, as far as it is in the tree.
     """
 
     drafter: int
@@ -149,14 +151,15 @@ class Round:
     draft_survivals: tuple[float, ...] = ()  # estimated chance that all up to this token survive
     target_entropy: float = 0.0  # nats, at the last verified position
     target_top_probability: float = 0.0  # likewise
-    at_leaf: bool = False  # the accepted path of a token tree ends where nothing was drafted after
+    at_leaf: bool = False  # the accepted path of a token tree ends at a leaf
     distance: float = 0.0  # lossy rules: total variation from the target, the sum over `tokens`
-    levels: tuple[tuple[int, ...], ...] = ()  # of what branches: by drafter, its tokens by depth
+    levels: tuple[tuple[int, ...], ...] = ()  # token trees: by drafter, its tokens at each depth
 
     @property
     def reached(self) -> int:
-        """Drafted positions that verification looked at: up to the first rejection, included.
+        """Drafted positions that verification looked at, up to and including the first rejection.
 
-        Where the text ends in the accepted draft, nothing was rejected and nothing emitted after.
+        If the text ends within the accepted draft, nothing was rejected and nothing emitted after
+        it.
         """
         return min(self.accepted + (not self.at_leaf), self.drafted, len(self.tokens))

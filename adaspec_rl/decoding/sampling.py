@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-SAMPLER = 2  # grows when the same seed and settings give other texts: these are never mixed
+SAMPLER = 2  # raised when the same seed and settings give other texts: versions are never mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,16 @@ class Sampling:
 
     @property
     def truncates(self) -> bool:
-        """Whether tokens are left out, however likely."""
+        """Whether top-k or top-p leaves tokens out."""
         return self.top_k > 0 or self.top_p < 1
 
 
 def warp_logits(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Logits `[..., V]` after temperature, top-k and top-p, in that order; -inf: never chosen.
 
-    They are log-probabilities up to a constant. Top-k keeps the `top_k` largest, top-p the fewest
-    of the largest whose mass reaches `top_p`; of equal logits, those of lower ids come first.
+    They are log-probabilities up to a constant. Top-k keeps the `top_k` largest logits. Top-p keeps
+    the fewest of the largest logits whose mass reaches `top_p`. Of equal logits, those of lower
+    token ids come first.
     """
     logits = logits / sampling.divisor
     top_k = sampling.top_k if 0 < sampling.top_k < logits.shape[-1] else None
@@ -57,7 +58,7 @@ def warp_logits(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def sample(probs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """One index a row, `[...]` int64, from weights `[..., V]` that need not sum to 1."""
+    """One index per row, `[...]` int64, from weights `[..., V]` that need not sum to 1."""
     mass = probs.cumsum(-1, dtype=torch.float64)
     luck = torch.rand(
         (*probs.shape[:-1], 1), dtype=torch.float64, device=probs.device, generator=generator
@@ -91,17 +92,18 @@ def truncated(logits: torch.Tensor, top_k: int | None, top_p: float) -> torch.Te
 
 
 def _kept(row: torch.Tensor, top_k: int | None, top_p: float) -> np.ndarray:
-    """Ids of the tokens that top-k and top-p keep of logits `[V]` on the CPU.
+    """Ids of the tokens that top-k and top-p keep, from logits `[V]` on the CPU.
 
-    Top-p's are among those of a probability of at least (1 - top_p) / V, as all others together
-    have less than 1 - top_p: few where the model knows anything, so that nothing else is sorted.
+    Top-p keeps only tokens whose probability is at least (1 - top_p) / V, because all others
+    together have less than 1 - top_p. These are few if the model is fairly sure, and only they are
+    sorted.
     """
     values = row.numpy()
     if top_k is None:
         probs = row.softmax(-1).numpy()
-        least = 0.999 * (1 - top_p) / len(row)  # less by more than sums are rounded
+        least = 0.999 * (1 - top_p) / len(row)  # 0.999 allows for the rounding of sums
         likely = np.flatnonzero(probs >= least)
-        # Sorted each for itself, as NumPy sorts values many times faster than it finds their order.
+        # Sorted separately, as NumPy sorts values many times faster than it finds their order.
         ordered, probs = (-np.sort(-part[likely]) for part in (values, probs))
     else:
         largest = row.topk(top_k).values
@@ -117,5 +119,5 @@ def _kept(row: torch.Tensor, top_k: int | None, top_p: float) -> np.ndarray:
 
 
 def _enough(top_p: float) -> float:
-    """The mass that top-p waits for; never reached where it is off, however sums are rounded."""
+    """The mass at which top-p stops; infinite if it is off, so that rounding cannot reach it."""
     return top_p if top_p < 1 else math.inf

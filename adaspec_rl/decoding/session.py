@@ -1,4 +1,4 @@
-"""One generation, round by round: decide (elsewhere), draft, verify, commit."""
+"""One generation, round by round: draft, verify, commit. Controllers choose the actions."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ from adaspec_rl.engine.lean_model import LeanModel
 
 
 class Session(Protocol):
-    """A sequence being generated, live or replayed; nobody above can tell which."""
+    """A sequence being generated, live or replayed; its user cannot tell which."""
 
     @property
     def finished(self) -> str | None:
@@ -48,7 +48,7 @@ class Session(Protocol):
         ...
 
     def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
-        """Begin a new sequence; `signals=False` spares what only an observer wants to know."""
+        """Begin a new sequence; `signals=False` skips what only an observer reads."""
         ...
 
     def step(self, action: Action) -> Round:
@@ -56,20 +56,19 @@ class Session(Protocol):
         ...
 
     def forecast(self) -> Forecast:
-        """What an n-gram lookup would bring now; zeros where there is none among the drafters."""
+        """What an n-gram lookup would gain now; zeros if no drafter is an n-gram lookup."""
         ...
 
 
 class LiveSession:
-    """A target and its drafters, decoding for real (batch 1).
+    """A target and its drafters, decoding live at batch size 1.
 
-    A round costs one forward pass of the target, plus what the drafter takes for its draft.
-    The target's cache always lacks exactly the last committed token, which the next round reads
-    together with the draft.
+    A round costs one forward pass of the target, plus the time of the draft. The target's cache
+    always lacks exactly the last committed token; the next round reads it together with the draft.
 
-    Sessions may share models and take turns: one whose models were used for something else since
-    its last round reads its own text anew, in one pass that counts towards that round. The same
-    goes for one that was pickled.
+    Sessions may share models and take turns. A session whose models were used for something else
+    since its last round reads its text again, in one pass that counts towards the round. So does a
+    session that was pickled.
 
     Attributes:
         sequence: the text, prompt included.
@@ -87,10 +86,10 @@ class LiveSession:
         survival: Sequence[Survival] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`survival` estimates, by drafter, what thresholds are compared with.
+        """`survival` holds each drafter's estimate, which thresholds are compared with.
 
         Raises:
-            ValueError: settings that do not fit together.
+            ValueError: the settings do not fit together.
         """
         self._rules = DecodingRules(frozenset(eos_ids), max_new_tokens, sampling, verification)
         new_verification(verification, sampling, 0, target.vocab_size, target.device)  # checks
@@ -130,7 +129,7 @@ class LiveSession:
 
     @property
     def text(self) -> Text:
-        """The text that is written, with its verification rule."""
+        """The text being written, with its verification rule."""
         return self._started
 
     @property
@@ -139,9 +138,9 @@ class LiveSession:
         return self._text
 
     def prepare(self, length: int, progress: Callable[[float], None] = lambda share: None) -> None:
-        """Do all that texts of `length` tokens need done once, such as to capture CUDA graphs.
+        """Do the one-off work for texts of `length` tokens, such as capturing CUDA graphs.
 
-        `start` does it where it has not been done; by then somebody may be measuring time.
+        `start` does it if it has not been done, but by then somebody may be measuring time.
         """
         share = 1 / (1 + len(self.models))
         self.target.prepare(length, progress=part_of(progress, 0.0, share))
@@ -150,7 +149,7 @@ class LiveSession:
             drafter.prepare(most, part_of(progress, number * share, share))
 
     def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
-        """Begin: the target reads the prompt but for its last token; drafters read nothing yet.
+        """Begin a text: the target reads all but the prompt's last token, the drafters nothing yet.
 
         Raises:
             ValueError: the prompt is empty, or leaves no room in the target's context.
@@ -162,7 +161,7 @@ class LiveSession:
         self._read_text()
 
     def _read_text(self) -> None:
-        """Let the target read all committed tokens but the last, and drafters begin anew."""
+        """Let the target read all committed tokens but the last; drafters start over."""
         self.target.reset()
         for drafter in self.models:
             drafter.start()
@@ -175,17 +174,18 @@ class LiveSession:
 
     @property
     def _uses(self) -> tuple[int, ...]:
-        """Changes when anybody else begins something with the target or a drafter."""
+        """Counters that change when anybody else starts to use the target or a drafter."""
         return (self.target.resets, *(drafter.starts for drafter in self.models))
 
     def step(self, action: Action) -> Round:
         """Play one round.
 
-        The draft is never longer than the token budget less the one token that verification adds,
-        nor than the drafter's own context allows.
+        The draft leaves room in the token budget for the one token that verification adds, and fits
+        the drafter's own context.
 
         Raises:
-            ValueError: the generation is finished, or there is no such drafter.
+            ValueError: the generation is finished, or the action names a drafter that does not
+                exist.
         """
         if self.finished is not None:
             raise ValueError(f"the generation is finished ({self.finished}): call start() first")
@@ -261,7 +261,7 @@ class LiveSession:
         )
 
     def _step_tree(self, action: Action, began: float) -> Round:
-        """A round whose draft branches."""
+        """Play a round whose draft branches."""
         text, sequence = self._started, self._started.sequence
         if self._uses != self._begun:
             self._read_text()
@@ -318,7 +318,7 @@ class LiveSession:
         return NO_FORECAST
 
     def _watched(self, *drafters: int) -> dict[LanguageModel, torch.Tensor]:
-        """The models of a round that say only when they are asked if something is wrong."""
+        """The models of a round that report errors only when asked, with their reports."""
         models = [self.target, *(self.models[drafter].model for drafter in drafters)]
         return {
             model: model.pending
@@ -347,7 +347,7 @@ def _check_judge(judge: Judge, target: LanguageModel, drafters: Sequence[Drafter
     """Refuse a judge that could not judge anything.
 
     Raises:
-        ValueError: it knows none of the drafters, or their hidden states cannot be had.
+        ValueError: the judge's drafter is missing, or a model does not keep its hidden states.
     """
     known = {drafter.name: drafter for drafter in drafters}.get(judge.drafter)
     if not isinstance(known, DraftModel):
@@ -364,7 +364,7 @@ def _check_judge(judge: Judge, target: LanguageModel, drafters: Sequence[Drafter
 
 
 def _inform(rule: Lenient, target: LanguageModel, draft: Draft, drafter: str) -> None:
-    """Tell a judge what both models thought of a draft, if it knows the drafter."""
+    """Give a judge both models' hidden states of a draft, if it was trained for the drafter."""
     if not isinstance(rule.rule, Judge) or rule.rule.drafter != drafter:
         return
     if draft.hidden is None or not isinstance(target, LeanModel):
@@ -385,9 +385,9 @@ def _report(
     pending: Sequence[torch.Tensor],
     signals: bool,
 ) -> torch.Tensor:
-    """All that the host learns of a round, in one float64 vector.
+    """Everything that the host learns about a round, in one float64 vector.
 
-    `[what is pending of each model, accepted, drafted tokens (k), next token]` and, with `signals`,
+    `[each model's pending report, accepted, drafted tokens (k), next token]` and, with `signals`,
     `[target entropy, target top probability]` and the signals of each drafted token.
     """
     drafted = [] if draft is None else [draft.tokens]

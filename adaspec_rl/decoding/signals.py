@@ -1,4 +1,4 @@
-"""What is known of a drafted token before the target has seen it."""
+"""What is known about a drafted token before the target has seen it."""
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ def draft_signals(
 ) -> torch.Tensor:
     """Signals `[..., 4]` float32 of `tokens` `[...]` drafted with finite `logits` `[..., V]`.
 
-    In the order of `SIGNALS`: the token's log-probability in the distribution it was chosen from;
-    the entropy of the drafter's own, untempered one (both in nats); the gap between the drafter's
-    first and second choice; how far the token's score is above every other's. `log_probs` and
-    `scores` `[..., V]` are what `Verification.weigh` said; None, or the logits: a greedy choice.
-    `normalised`: the log-probabilities are so, and not up to a constant.
+    In the order of `SIGNALS`: the token's log-probability in the distribution it was chosen from,
+    in nats; the entropy of the drafter's own untempered distribution, in nats; the gap between the
+    drafter's first and second choice; how far the token's score is above every other score.
+
+    Args:
+        log_probs: `[..., V]`, from `Verification.weigh`; None, or `logits`: a greedy choice.
+        scores: likewise.
+        normalised: whether `log_probs` are normalised, not just up to a constant.
     """
     if log_probs is logits:
         log_probs = None
@@ -49,7 +52,7 @@ def draft_signals(
 def _few_signals(
     x: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray | None, scores: np.ndarray | None
 ) -> np.ndarray:
-    """The same in NumPy: for a few rows it is several times as fast, as calls cost most."""
+    """`draft_signals` in NumPy: several times as fast for a few rows, where calls cost most."""
     rows = np.arange(len(x))
     first = tokens if scores is None else x.argmax(1)  # greedy: the token is the first choice
     top = x[rows, first]

@@ -19,7 +19,7 @@ from adaspec_rl.engine.reading import Reading
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of a drafted token; what was not asked for is 0."""
+    """What is known about a drafted token; a field that was not asked for is 0."""
 
     token: int
     log_prob: float = 0.0  # nats, in what it was chosen from
@@ -30,10 +30,10 @@ class Seen:
 def look(
     logits: torch.Tensor | None, choice: Choice | PointMass | Pick, needs: frozenset[str]
 ) -> Callable[[], Seen]:
-    """Ask for fields of `Seen`; the answer says them, as late as it is wanted.
+    """Ask for fields of `Seen`; the function returned gives them when they are wanted.
 
-    On the CPU nothing is computed before. Elsewhere the device computes them now, and they come to
-    the host while it goes on: only the call waits.
+    On the CPU, that function computes them. On other devices, the device computes them now and
+    sends them to the host in the background, and only that function waits.
     """
     if isinstance(choice, PointMass):
         return partial(Seen, choice.token)
@@ -88,10 +88,10 @@ def _arrived(reading: Reading, needs: frozenset[str]) -> Seen:
 
 
 class RunningSurvival:
-    """Follows one draft: the estimated chance that all of its tokens so far survive.
+    """Follows one draft and estimates the chance that all of its tokens so far survive.
 
     Attributes:
-        chances: estimated for each token.
+        chances: the estimate for each token.
         needs: the fields of `Seen` that estimates are made from.
     """
 
@@ -106,13 +106,13 @@ class RunningSurvival:
         self._all = 1.0
 
     def append(self, seen: Seen) -> float:
-        """The chance that the draft survives with this token at its end."""
+        """Add a token. Returns the chance that the draft survives up to and including it."""
         survival, suffix = self._survival, self._suffix
         if suffix is None:
             chance = survival.one(0, 0, seen.log_prob, 0.0, 0, False)
         else:
             token = seen.token
-            if self.chances:  # only now is it known that the token before is of use
+            if self.chances:  # only now is the token before needed
                 suffix.append(self._previous)
             agrees = suffix.guess == token
             chance = survival.one(
@@ -140,7 +140,7 @@ class ThresholdStop:
 
 
 class RuleStop:
-    """Asks a rule, telling it what it needs to know."""
+    """Stops a draft when a rule says so."""
 
     def __init__(self, rule: StopRule, running: RunningSurvival | None) -> None:
         """`running` is None where the rule does not need the survival."""
@@ -163,7 +163,7 @@ class RuleStop:
 
 
 def agreement(text: SuffixAutomaton, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:
-    """Match length before each drafted token, and whether the token is what followed there."""
+    """Match length before each drafted token, and whether the token is what followed the match."""
     suffix = text.suffix()
     match, agrees = [], []
     for token in drafted:

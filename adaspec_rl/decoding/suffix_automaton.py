@@ -1,17 +1,17 @@
-"""Where the end of a text occurred before, and what followed: a free guess at what comes next.
+"""Finds where the end of a text occurred before and what followed: a free guess.
 
-A suffix automaton (Blumer et al. 1985, doi:10.1016/0304-3975(85)90157-4), grown token by token: its
-states stand for all distinct runs of tokens in the text, those that end at the same places in one
-state. A state's link leads to the longest end of its runs that occurs elsewhere too.
+It is a suffix automaton (Blumer et al. 1985, doi:10.1016/0304-3975(85)90157-4), grown token by
+token. Each state stands for all runs of tokens that end at the same places in the text. A state's
+link leads to the longest suffix of its runs that also occurs elsewhere.
 """
 
 from collections.abc import Iterable
 
-RECENT = 32  # ends of the text, the longest first, whose latest occurrence is kept up to date
+RECENT = 32  # suffixes of the text, the longest first, whose latest occurrence is kept up to date
 
 
 class SuffixAutomaton:
-    """All runs of tokens in a text; grows by a token in a few microseconds, however long it is."""
+    """All runs of tokens in a text; appending a token takes a few microseconds at any length."""
 
     def __init__(self, text: Iterable[int] = ()) -> None:
         self.start(text)
@@ -41,7 +41,7 @@ class SuffixAutomaton:
         self._grow(token)
 
     def _keep_up(self) -> None:
-        """The text's ends occur here too. Said only now, as they should have a successor."""
+        """Note that the text's suffixes also occur here; done late, once a token follows."""
         link, stop, here = self._link, self._stop, len(self.tokens)
         state = link[self._last]
         for _ in range(RECENT):
@@ -63,7 +63,7 @@ class SuffixAutomaton:
         if length[known] == length[state] + 1:
             link[new] = known
             return
-        # Some of the runs that end where `known` does now also end here: they part company.
+        # Some of the runs that end where `known` does now also end here: they need their own state.
         shorter = self._new(dict(following[known]), length[state] + 1, self._stop[known])
         link[shorter] = link[known]
         link[known] = link[new] = shorter
@@ -80,7 +80,7 @@ class SuffixAutomaton:
 
     @property
     def match(self) -> int:
-        """Tokens in the longest end of the text that occurred earlier."""
+        """Tokens in the longest suffix of the text that occurred earlier."""
         return self._length[max(0, self._link[self._last])]
 
     def suffix(self) -> "Suffix":
@@ -92,8 +92,8 @@ class Suffix:
     """The end of a text and its draft; earlier occurrences are looked for in the text alone.
 
     Attributes:
-        match: tokens in the longest end that occurs in the text, followed by something.
-        guess: what followed there, as a rule the last time; None: there is no match.
+        match: tokens in the longest suffix that occurs in the text with a token after it.
+        guess: that next token, usually of the latest occurrence; None: there is no match.
     """
 
     __slots__ = ("_state", "_text", "guess", "match")
@@ -107,7 +107,7 @@ class Suffix:
         self._look()
 
     def append(self, token: int) -> None:
-        """Draft `token`."""
+        """Append a drafted token."""
         text, state = self._text, self._state
         following, link = text._next, text._link
         if token not in following[state]:

@@ -14,17 +14,17 @@ from typing import Protocol
 import numpy as np
 
 MATCH_LIMIT = 16  # tokens; longer matches of the text's end count as this
-# No match, or one of 1, 2-3, 4-7, 8-15 or more tokens that disagrees or agrees.
+# No match, or a match of 1, 2-3, 4-7, 8-15 or more tokens whose guess is wrong or right.
 AGREEMENTS = 2 * MATCH_LIMIT.bit_length() + 1
-# Nats, where the head's curves have their knots; straight in between, level at the ends.
+# In nats, the knots of the head's curves: linear in between, constant beyond the ends.
 MARGINS = (*(n / 5 for n in range(11)), 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
 SURPRISES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-LARGEST_ODDS = 100.0  # of one looked-up number; the exponential of a sum of four is still finite
+LARGEST_ODDS = 100.0  # of one looked-up number, so that the exponential of a sum of four is finite
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an estimate may use, of `N` drafted tokens."""
+    """What an estimate may use, for `N` drafted tokens."""
 
     token: np.ndarray  # [N] integers
     previous: np.ndarray  # [N] integers, the token before it
@@ -41,7 +41,7 @@ class Survival(Protocol):
 
     @property
     def needs_match(self) -> bool:
-        """Also which tokens they are, and their margins."""
+        """Whether it reads matches, tokens and margins."""
         ...
 
     @property
@@ -54,12 +54,12 @@ class Survival(Protocol):
     def one(
         self, token: int, previous: int, log_prob: float, margin: float, match: int, agrees: bool
     ) -> float:
-        """The same of a single token; what is not needed may be anything."""
+        """The chance of a single token; arguments that are not needed may be anything."""
         ...
 
 
 class ProductSurvival:
-    """Takes the drafter at its word: its own probability of the token."""
+    """Trusts the drafter: the estimate is its own probability of the token."""
 
     name = "product"
     needs_match = False
@@ -76,12 +76,12 @@ class ProductSurvival:
 
 @dataclass(frozen=True)
 class SurvivalHead:
-    """A calibrated estimate: log-odds that are a sum of looked-up numbers, fitted on recordings.
+    """A calibrated estimate: its log-odds are a sum of looked-up numbers, fitted on recordings.
 
-    They say how much the drafter's confidence means, given what an n-gram lookup says; which tokens
-    the drafter is usually right about; and after which ones. Asking costs a few microseconds and no
-    array operation, which decides how often asking pays: with a network on the drafter's hidden
-    state, as good an estimate took a quarter of a small drafter's forward pass
+    The numbers say how much the drafter's confidence means given what an n-gram lookup says, which
+    tokens the drafter is usually right about, and after which tokens. An estimate takes a few
+    microseconds and no array operation, so that it pays to ask often. A network on the drafter's
+    hidden state was as good, but took a quarter of a small drafter's forward pass
     (`recording.fitting`).
     """
 
@@ -135,7 +135,7 @@ class SurvivalHead:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "SurvivalHead":
-        """Back from `tensors`.
+        """The head with these `tensors`.
 
         Raises:
             ValueError: an array is missing, or of the wrong shape or type, or not finite.
@@ -162,7 +162,7 @@ class SurvivalHead:
 
 
 def same_survival(a: Survival, b: Survival) -> bool:
-    """Whether both estimate the same of everything."""
+    """Whether both give the same estimate for everything."""
     if isinstance(a, SurvivalHead) and isinstance(b, SurvivalHead):
         theirs = b.tensors()
         return all(np.array_equal(own, theirs[name]) for name, own in a.tensors().items())
@@ -203,7 +203,7 @@ Curve = tuple[list[float], list[float]]  # values at the knots, and slopes after
 
 
 def _curves(values: np.ndarray, knots: tuple[float, ...]) -> list[Curve]:
-    """Of each row of `values` `[N, knots]`."""
+    """The curve of each row of `values` `[N, knots]`."""
     values = values.astype(np.float64)
     slopes = np.diff(values, axis=1, append=values[:, -1:]) / np.diff(knots, append=math.inf)
     return list(zip(values.tolist(), slopes.tolist()))

@@ -20,7 +20,7 @@ DraftStop = ThresholdStop | RuleStop
 
 @dataclass(frozen=True, slots=True)
 class DecodingRules:
-    """How texts are written, all of a session's or of a batch's.
+    """How all texts of a session or a batch are decoded.
 
     Raises:
         ValueError: `max_new_tokens` is not at least 1.
@@ -41,7 +41,7 @@ class Text:
 
     Attributes:
         sequence: its tokens, prompt included.
-        prompt_length: those of the prompt.
+        prompt_length: the number of prompt tokens.
         rule: the verification rule, with the text's own random state.
         room: the most tokens that it can have, prompt included.
         finished: None while it is written, then `eos`, `length` (token budget) or `context` (the
@@ -57,7 +57,7 @@ class Text:
         *,
         hidden_size: int | None = None,
     ) -> None:
-        """`hidden_size` is the target's, where a drafter reads its hidden states.
+        """`hidden_size` is the target's; needed if a drafter reads the target's hidden states.
 
         Raises:
             ValueError: the prompt is empty, leaves no room in the target's context, or has tokens
@@ -81,16 +81,16 @@ class Text:
         return self.sequence.tokens[self.prompt_length :]
 
     def draft_length(self, length: int, context_length: int) -> int:
-        """How much of a draft of `length` tokens there is room for.
+        """How many of `length` drafted tokens there is room for.
 
-        A draft is never longer than the token budget less the one token that verification adds, nor
-        than the drafter's own context allows.
+        A draft leaves room in the token budget for the one token that verification adds, and fits
+        the drafter's own context.
         """
         n = len(self.sequence)
         return min(length, self.room - n - 1, context_length - n + 1)
 
     def stop(self, action: Action, survival: Survival) -> DraftStop | None:
-        """What may end a draft of `action` early; None: nothing."""
+        """What may end a draft of `action` early; None: nothing does."""
         if not action.length or not action.stops:
             return None
         if action.rule is not None and "survival" not in action.rule.needs:
@@ -111,7 +111,7 @@ class Text:
         """The estimated chance that each of `drafted` and all before it are accepted.
 
         Args:
-            stop: which knows it of the tokens that it saw.
+            stop: already has the chances of the tokens that it saw.
             signals: of the draft, `[k, 4]`.
         """
         found = stop.running.chances if stop and stop.running else []
@@ -125,7 +125,7 @@ class Text:
         """Keep the accepted draft and the token after it, up to the end of the text.
 
         Args:
-            proposed: the draft, which lies in the sequence's buffer, and the next token.
+            proposed: the drafted tokens, already in the sequence's buffer, and then the next token.
 
         Returns: how much of the draft was kept, and all tokens that were added.
         """
@@ -143,7 +143,7 @@ class Text:
 
 
 def check_prompt(prompt: Sequence[int], target: LanguageModel) -> None:
-    """Refuse a prompt that `target` cannot go on from.
+    """Refuse a prompt that `target` cannot continue.
 
     Raises:
         ValueError: it is empty, leaves no room in the context, or has unknown tokens.

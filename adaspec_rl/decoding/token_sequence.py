@@ -1,4 +1,4 @@
-"""The text that a session writes, where everybody finds it."""
+"""The text of a session, shared by everything that reads or extends it."""
 
 from collections.abc import Iterable
 
@@ -13,8 +13,9 @@ class TokenSequence:
     Attributes:
         tokens: all committed tokens, prompt included.
         buffer: `[room]` int64 on the device; begins with `tokens`. What follows them is scratch.
-        features: `[room, hidden]` float32 on the device: before each token, the target's normalised
-            hidden state, zeros before the first one; None where no drafter reads it.
+        features: `[room, hidden]` float32 on the device: for each token, the target's normalised
+            hidden state at the token before it, zeros for the first one; None if no drafter reads
+            it.
     """
 
     def __init__(
@@ -28,8 +29,8 @@ class TokenSequence:
         """Begin with `tokens`.
 
         Args:
-            room: tokens that the text may have in the end; None: it stays as it is.
-            hidden_size: the target's, where a drafter reads its hidden states.
+            room: the most tokens that the text may grow to; None: it does not grow.
+            hidden_size: the target's, if a drafter reads its hidden states.
         """
         self.tokens: list[int] = []
         given = list(tokens)
@@ -51,7 +52,7 @@ class TokenSequence:
 
     @property
     def automaton(self) -> SuffixAutomaton:
-        """Of all committed tokens; made when it is first asked for."""
+        """The suffix automaton of all committed tokens; built on first use."""
         if self._automaton is None:
             self._automaton = SuffixAutomaton(self.tokens)
         return self._automaton
@@ -59,7 +60,7 @@ class TokenSequence:
     def know(self, position: int, hidden: torch.Tensor) -> None:
         """Keep the target's hidden states `[w, hidden]` from `position` on."""
         assert self.features is not None
-        first = position + 1  # each is known before the token after it
+        first = position + 1  # a state is kept with the token after its own
         last = min(first + len(hidden), len(self.features))  # nobody reads it at the text's end
         self.features[first:last] = hidden[: last - first]
 

@@ -1,4 +1,4 @@
-"""Proposed tokens that branch, of one drafter or of several."""
+"""A tree of proposed tokens, from one drafter or several."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class TokenTree:
     """Drafted tokens, each after its parent. No two children of a node are the same token.
 
     Under rejection sampling a tree also says how it was drawn. A draw is a node and the row of
-    `log_probs` that it comes from. Draws from one row after one parent are made without
-    replacement; others know nothing of each other, and may have met in one node.
+    `log_probs` that the node was drawn from. Draws from the same row after the same parent are made
+    without replacement. All other draws are independent, and may have hit the same node.
     """
 
     tokens: tuple[int, ...]
@@ -29,7 +29,7 @@ class TokenTree:
 
     @property
     def depths(self) -> list[int]:
-        """By node; those after the last committed token have 1."""
+        """The depth of each node; children of the last committed token have depth 1."""
         found: list[int] = []
         for parent in self.parents:
             found.append(1 if parent < 0 else found[parent] + 1)
@@ -37,14 +37,14 @@ class TokenTree:
 
     @property
     def children(self) -> list[dict[int, int]]:
-        """By node, the children by their tokens; the root's come last."""
+        """For each node, its children by token; the root's children come last."""
         found: list[dict[int, int]] = [{} for _ in range(len(self) + 1)]
         for node, (token, parent) in enumerate(zip(self.tokens, self.parents)):
             found[parent][token] = node
         return found
 
     def path(self, text: Sequence[int]) -> list[int]:
-        """The nodes that spell the beginning of `text`, as far as they do."""
+        """The longest path of nodes that spells the beginning of `text`."""
         found: list[int] = []
         children, node = self.children, -1
         for token in text:
@@ -56,7 +56,7 @@ class TokenTree:
 
 
 def chain_tree(draft: Draft, vocab_size: int, drawn: bool) -> TokenTree:
-    """A chain as a tree; `drawn`: under rejection sampling."""
+    """A chain as a tree; `drawn` says that rejection sampling drew it."""
     tokens = tuple(draft.tokens.tolist())
     count = len(tokens)
     log_probs = draft.all_log_probs(vocab_size) if drawn else None
@@ -69,7 +69,7 @@ def chain_tree(draft: Draft, vocab_size: int, drawn: bool) -> TokenTree:
 
 
 def merged(trees: Sequence[TokenTree]) -> TokenTree:
-    """All of `trees` in one, shared prefixes once. The first one's nodes keep their numbers."""
+    """All `trees` in one, where shared prefixes appear once. The first tree keeps its numbers."""
     if len(trees) == 1:
         return trees[0]
     tokens: list[int] = []

@@ -20,7 +20,7 @@ class TreeDrafts:
     """The trees that drafters propose after a text, before they are merged.
 
     Attributes:
-        trees: by drafter, the action's first drafter first; empty ones included.
+        trees: the tree of each drafter, the action's first drafter first; trees may be empty.
         stop: what may have ended the first drafter's chain.
     """
 
@@ -33,11 +33,11 @@ class TreeDrafts:
         vocab_size: int,
         room: int,
     ) -> None:
-        """Draft what `action` says; `room` is how many nodes the target's cache has room for.
+        """Draft what `action` says; the target's cache has room for `room` nodes.
 
         Raises:
-            ValueError: several drafters under traversal verification, or a tree that grows where
-                tokens are drawn.
+            ValueError: several drafters draft under traversal verification, or a tree should grow
+                under rejection sampling.
         """
         if action.also and isinstance(text.rule, Traversal):
             raise ValueError(
@@ -61,7 +61,7 @@ class TreeDrafts:
                 self.stop = stop
 
     def _draft(self, number: int, stop: DraftStop | None, room: int) -> TokenTree:
-        """Never deeper than the token budget less the one token that verification adds."""
+        """Draft with one drafter, leaving room in the token budget for verification's own token."""
         drafter, text, rule = self._drafters[number], self._text, self._text.rule
         length = min(text.draft_length(self._action.length, drafter.context_length), room)
         if length < 1:
@@ -84,7 +84,7 @@ class TreeDrafts:
         return tuple(tuple(map(d.count, range(1, max(d, default=0) + 1))) for d in depths)
 
     def keep(self, length: int, accepted: Sequence[int]) -> None:
-        """After a text of `length`, `accepted` was committed: say so to all drafters."""
+        """Tell all drafters that `accepted` was committed after a text of `length` tokens."""
         for number, drafter in enumerate(self._drafters):
             tree = self.trees.get(number)
             if not tree:
@@ -96,7 +96,7 @@ class TreeDrafts:
 
 
 def chain_signals(draft: Draft | None) -> np.ndarray:
-    """Of each token of a chain, `[k, 4]` float32; zeros for a drafter that has no logits."""
+    """The signals of a chain's tokens, `[k, 4]` float32; zeros if the drafter has no logits."""
     if not draft:
         return np.zeros((0, len(SIGNALS)), dtype=np.float32)
     if draft.picks:

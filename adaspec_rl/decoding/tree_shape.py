@@ -1,4 +1,4 @@
-"""What token trees are drafted to: a shape given by ranks, or growth by confidence."""
+"""How token trees are drafted: to a shape given by ranks, or growing by confidence."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ class TreeShape:
         ranks: by node; siblings have 0, 1, 2, ... in this order.
 
     Raises:
-        ValueError: it has no nodes, or these are not a tree.
+        ValueError: there are no nodes, or they do not form a tree.
     """
 
     parents: tuple[int, ...]
@@ -43,7 +43,7 @@ class TreeShape:
 
     @classmethod
     def chain(cls, length: int) -> "TreeShape":
-        """First choices only, one after the other."""
+        """A chain of `length` first choices."""
         return cls(tuple(range(-1, length - 1)), (0,) * length)
 
     @property
@@ -53,7 +53,7 @@ class TreeShape:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """By node; those after the last committed token have 1."""
+        """The depth of each node; children of the last committed token have depth 1."""
         found: list[int] = []
         for parent in self.parents:
             found.append(1 if parent < 0 else found[parent] + 1)
@@ -61,7 +61,7 @@ class TreeShape:
 
     @property
     def depth(self) -> int:
-        """Tokens of its longest path: at most so many are accepted."""
+        """Tokens on the longest path, the most that can be accepted."""
         return max(self.depths)
 
     @cached_property
@@ -74,7 +74,7 @@ class TreeShape:
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """By node, in order of their ranks; those of the last committed token come last."""
+        """Each node's children in order of rank; those of the last committed token come last."""
         found: list[list[int]] = [[] for _ in range(self.nodes + 1)]
         for node, parent in enumerate(self.parents):
             found[parent].append(node)
@@ -82,7 +82,7 @@ class TreeShape:
 
     @cached_property
     def spine(self) -> tuple[int, ...]:
-        """The nodes of first choices only: the drafter's chain, as far as it is in the tree."""
+        """The path of first choices: the drafter's chain, as far as it is in the tree."""
         found: list[int] = []
         below = self.children[-1]
         while below:
@@ -92,11 +92,11 @@ class TreeShape:
 
     @property
     def chain_length(self) -> int:
-        """Tokens that a drafter with one choice a node drafts."""
+        """Tokens drafted by a drafter that has one choice per node."""
         return len(self.spine)
 
     def cut(self, depth: int, nodes: int) -> "TreeShape | None":
-        """Its first `nodes` nodes of at most this depth; None: there are none."""
+        """The first `nodes` nodes of at most this depth; None: no node is left."""
         kept = [node for node in range(self.nodes) if self.depths[node] <= depth][: max(0, nodes)]
         if len(kept) == self.nodes:
             return self
@@ -118,11 +118,11 @@ class TreeShape:
 
 @dataclass(frozen=True, slots=True)
 class TreeGrowth:
-    """A token tree that grows best first: of all paths, the ones that the drafter thinks likeliest.
+    """A token tree that grows best first: it keeps the paths that the drafter thinks likeliest.
 
-    A path's confidence is the product of its choices' own. Level by level, nodes that are among the
-    `nodes` best so far get up to `width` children each; of one level, the `width` best do. Without
-    that limit it is OPT-Tree (arXiv:2406.17276), with it EAGLE-2's (arXiv:2406.16858).
+    A path's confidence is the product of the confidences of its choices. On each level, up to
+    `width` nodes that are among the `nodes` best so far get up to `width` children each. EAGLE-2
+    (arXiv:2406.16858) has the same limit per level; OPT-Tree (arXiv:2406.17276) has none.
 
     Raises:
         ValueError: a size is not positive.
@@ -141,13 +141,14 @@ class TreeGrowth:
 
     @property
     def chain_length(self) -> int:
-        """Tokens that a drafter with one choice a node drafts."""
+        """Tokens drafted by a drafter that has one choice per node."""
         return min(self.nodes, self.depth)
 
     def cut(self, depth: int, nodes: int) -> "TreeGrowth | None":
-        """The same to at most this depth, with room for so many nodes; None: for none.
+        """The same growth with at most this depth and this many nodes; None: there is no room.
 
-        A drafter may read nodes that then are not drafted: on all levels but the last, its width.
+        The drafter may read up to `width` nodes per level (but for the last) that are dropped in
+        the end, so the depth is limited too.
         """
         if min(depth, nodes) < 1:
             return None

@@ -1,7 +1,7 @@
-"""What a language model says after two given tokens, on average: short lists in a few megabytes.
+"""What a language model says on average after two given tokens, as short lists.
 
-What followed the last time in the very text at hand is mixed in (a cache, Kuhn and De Mori 1990,
-doi:10.1109/34.56193), the more the longer the match.
+The token that followed the last match in the current text is mixed in (a cache, Kuhn and De Mori
+1990, doi:10.1109/34.56193), with more weight for longer matches. A table takes a few megabytes.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Candidates:
         return math.log(total) + float(self.log_probs[0]) - mean
 
     def mixed(self, token: int, weight: float) -> "Candidates":
-        """With so much of the probability on `token`, if they sum to 1, and the rest as it was."""
+        """Mix with a point mass of `weight` on `token`; the probabilities must sum to 1."""
         tokens, probs = self.tokens, np.exp(self.log_probs) * np.float32(1 - weight)
         known = tokens == token
         if known.any():
@@ -54,10 +54,10 @@ class Candidates:
 
 
 class TrigramTable:
-    """Candidates by the last two tokens, else by the last one, else those of any text.
+    """Candidates after the last two tokens, else after the last one, else after any text.
 
-    Row 0 is for any text, row `1 + b` for texts that end with token `b` (it may be empty), the
-    other `T` for texts that end with `a, b`, in ascending order of `(b, a)`.
+    Row 0 is for any text. Row `1 + b` is for texts that end with token `b`, and may be empty. The
+    other `T` rows are for texts that end with `a, b`, in ascending order of `(b, a)`.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class TrigramTable:
         sharpness: np.ndarray,
         vocabulary: str,
     ) -> None:
-        """Of `E` candidates and a vocabulary of `V`.
+        """A table of `E` candidates, over a vocabulary of `V` tokens.
 
         Args:
-            sizes: `[1 + V + T]` uint8, candidates of each row.
-            tokens: `[E]` unsigned integers, those of all rows, row by row.
+            sizes: `[1 + V + T]` uint8, the number of candidates in each row.
+            tokens: `[E]` unsigned integers, the candidates of all rows, row by row.
             surprises: `[E]` uint8, their negative log-probabilities in `UNIT`, ascending in a row.
-            counts: `[V]` unsigned integers, how many rows there are for `a, b`, by `b`.
+            counts: `[V]` unsigned integers, for each `b` the number of rows `a, b`.
             before: `[T]` unsigned integers, `a` of each of these rows.
-            repetition: `[R]` float32, the weight of what followed the last time, by tokens in the
-                match: 1, 2, ... `R` or more.
-            sharpness: `[1]` float32, the exponent that probabilities are used with: the mean of
-                many distributions is flatter than each of them.
+            repetition: `[R]` float32, the weight of the token that followed the last match, for a
+                match of 1, 2, ... `R` or more tokens.
+            sharpness: `[1]` float32, the exponent applied to probabilities: the mean of many
+                distributions is flatter than each of them.
             vocabulary: a hash of what its tokens stand for.
 
         Raises:
@@ -131,9 +131,9 @@ class TrigramTable:
         )
 
     def after(self, previous: int, last: int, suffix: Suffix) -> Candidates:
-        """What may follow `previous, last`; `NONE` in place of `previous`: `last` is the first.
+        """The candidates after `previous, last`; `previous` is `NONE` if `last` is the first token.
 
-        `suffix` is the text's end, with these two tokens.
+        `suffix` is the text's end, up to and including `last`.
         """
         found = self.usual(previous, last)
         if suffix.guess is not None and self._repetition:
@@ -143,9 +143,9 @@ class TrigramTable:
         return Candidates(found.tokens, found.log_probs * self._sharpness)
 
     def usual(self, previous: int, last: int) -> Candidates:
-        """The same without regard to earlier occurrences in the text, and not sharpened.
+        """`after` without earlier occurrences in the text, and not sharpened.
 
-        Probabilities sum to 1.
+        The probabilities sum to 1.
         """
         row = 0
         if last < self.vocab_size:
@@ -165,7 +165,7 @@ class TrigramTable:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of all that it says."""
+        """A short hash of the table's contents."""
         digest = hashlib.sha256(self.vocabulary.encode())
         for name in _ARRAYS:
             values = self.arrays[name]
@@ -180,7 +180,7 @@ class TrigramTable:
 
     @classmethod
     def load(cls, path: Path) -> "TrigramTable":
-        """Back from a file.
+        """Read a table from a file.
 
         Raises:
             ValueError: there is no such file, or it holds no table.
@@ -202,7 +202,7 @@ def _ends(counts: np.ndarray) -> np.ndarray:
 
 
 def _normalised(sizes: np.ndarray, starts: np.ndarray, surprises: np.ndarray) -> np.ndarray:
-    """Log-probabilities `[E]` float32 of which each row's sum to 1."""
+    """Log-probabilities `[E]` float32; the probabilities of each row sum to 1."""
     filled = np.flatnonzero(sizes)
     weights = np.exp(-UNIT * surprises.astype(np.float64))
     totals = np.add.reduceat(weights, starts[filled])

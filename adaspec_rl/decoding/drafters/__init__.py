@@ -1,4 +1,4 @@
-"""What proposes tokens, behind one protocol; any of them can be combined in a session."""
+"""The drafters, behind one protocol; a session can combine any of them."""
 
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.draft_model import DraftModel, summon

@@ -1,4 +1,4 @@
-"""Drafting token trees, level by level: to a given shape, or where choices are likeliest."""
+"""Drafts token trees level by level, to a given shape or along the likeliest paths."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,39 +16,39 @@ from adaspec_rl.decoding.verification import Choice, Rejection, Verification
 
 
 class Choices(Protocol):
-    """What a drafter says after the nodes of a growing tree. It is asked for each node once."""
+    """A drafter's choices after each node of a growing tree. Each node is asked about once."""
 
     def after(
         self, nodes: Sequence[int], tokens: Sequence[int], parents: Sequence[int], most: list[int]
     ) -> list[list[int]]:
-        """The best tokens after each of `nodes`, at most so many, the best first.
+        """The best next tokens after each of `nodes`, best first; at most `most[n]` for node n.
 
-        The nodes are one level of a tree of `tokens` and `parents`, in ascending order; the first
-        call asks for node -1, the last committed token.
+        `nodes` is one level of the tree given by `tokens` and `parents`, in ascending order. The
+        first call asks about node -1, the last committed token.
         """
         ...
 
     def confidences(self) -> list[list[float]]:
-        """Of what `after` gave last: log-probabilities, in the scores that ranked the choices."""
+        """Log-probabilities of what `after` returned last, under the scores that ranked it."""
         ...
 
     def renumber(self, nodes: Sequence[int]) -> None:
-        """Of the tree, these nodes are drafted; their numbers are now 0, 1, 2, ..."""
+        """Keep only these nodes of the tree, and number them 0, 1, 2, ..."""
         ...
 
     def log_probs(self) -> torch.Tensor:
-        """What tokens were drawn from under rejection sampling, `[R, V]`, by order of asking."""
+        """Log-probabilities `[R, V]` that rejection sampling drew from, in the order of asking."""
         ...
 
     def chain(self, asked: Sequence[int]) -> Draft:
-        """The first choices after nodes that are given by order of asking."""
+        """The chain of first choices after nodes, which are numbered in the order of asking."""
         ...
 
 
 def grown(choices: Choices, shape: TreeShape | TreeGrowth, *, drawn: bool) -> TokenTree:
-    """Draft a tree, level by level; `drawn`: under rejection sampling.
+    """Draft a tree level by level; `drawn` says that rejection sampling draws its tokens.
 
-    Where there are not as many choices, it has fewer nodes.
+    The tree has fewer nodes where the drafter has fewer choices.
     """
     if isinstance(shape, TreeGrowth):
         assert not drawn, "tokens that were drawn must all be verified"
@@ -86,7 +86,8 @@ def grown(choices: Choices, shape: TreeShape | TreeGrowth, *, drawn: bool) -> To
 def _likeliest(choices: Choices, growth: TreeGrowth) -> TokenTree:
     """The tree of the likeliest paths.
 
-    A node that is not among the best so far never will be, nor anything after it.
+    A node that is not among the best so far can never become one of the best, and neither can any
+    node below it.
     """
     tokens: list[int] = []
     parents: list[int] = []
@@ -104,7 +105,7 @@ def _likeliest(choices: Choices, growth: TreeGrowth) -> TokenTree:
             parents += [node] * len(made)
             confidence += [above + min(0.0, value) for value in own]
         order = sorted(range(len(tokens)), key=lambda node: -confidence[node])
-        best = order[: growth.nodes]  # of equals the first, so that parents come with their nodes
+        best = order[: growth.nodes]  # first on ties: a kept node's parent is kept too
         level = sorted([node for node in best if node >= begin][: growth.width])
         if not level:
             break
@@ -126,11 +127,11 @@ def _likeliest(choices: Choices, growth: TreeGrowth) -> TokenTree:
 
 
 class ModelChoices:
-    """Those of a model, ranked by their perturbed scores.
+    """A model's choices, ranked by their perturbed scores.
 
-    Greedily these are the logits; coupled, they have the position's own noise; under rejection
-    sampling fresh noise, which draws without replacement (Gumbel-top-k, arXiv:1903.06059). What
-    the rule gives no chance is left out.
+    Greedy verification ranks by the logits. Coupled verification adds the position's own noise.
+    Rejection sampling adds fresh noise, which draws without replacement (Gumbel-top-k,
+    arXiv:1903.06059). Tokens that have no chance under the rule are left out.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class ModelChoices:
         """
         Args:
             position: where the first drafted token will stand.
-            ids: `[C]`, the tokens that logits are of; None: the vocabulary.
+            ids: `[C]`, the tokens that the logits stand for; None: the whole vocabulary.
         """
         self._reader, self._rule, self._ids = reader, rule, ids
         self._depth_0, self._vocab_size = position, vocab_size
@@ -210,7 +211,7 @@ def perturbed(
 
 
 def top(scores: torch.Tensor, count: int) -> list[int]:
-    """Places of the `count` largest of `scores` `[C]`, of equals the first; none that are -inf."""
+    """Indices of the `count` largest `scores` `[C]`, without -inf; of equal scores, the first."""
     if scores.device.type != "cpu":
         largest = scores.topk(min(count, len(scores)))
         values, places = largest.values.tolist(), largest.indices.tolist()

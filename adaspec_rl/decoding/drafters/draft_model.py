@@ -27,14 +27,14 @@ PADDING = -1e4  # the logit of tokens that only the target knows: no chance, and
 
 
 class DraftModel:
-    """A small language model. One forward pass a drafted token; the first one also catches up.
+    """A small language model that drafts one token per forward pass.
 
-    Tokens that only the target knows are read as the last one that the model knows: what it drafts
-    after them is less likely to be accepted, and no less valid. A model whose output is trimmed
-    (`output_tokens`) drafts no other tokens.
+    The first pass also reads the text that is new since the last draft. Tokens that only the target
+    knows are read as the model's last token: drafts after them stay valid, but are accepted less
+    often. A model whose output is trimmed (`output_tokens`) drafts only those tokens.
 
     Attributes:
-        offloading: what may take its weights off the device; None: nothing does.
+        offloading: may move the model's weights off the device; None: nothing does.
     """
 
     needs_hidden = False
@@ -52,7 +52,7 @@ class DraftModel:
         self._branch = TreeReader(self, torch.empty(1, 0))  # of the newest tree
 
     def prepare(self, length: int, progress: Callable[[float], None]) -> None:
-        if self.offloading is None:  # else its weights may be elsewhere, and come back elsewhere
+        if self.offloading is None:  # offloaded weights may return to another address
             self.model.prepare(length, progress=progress)
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class DraftModel:
         self.forget()
 
     def forget(self) -> None:
-        """Read the sequence anew when it is needed next."""
+        """Forget what was read; the next draft reads the whole sequence again."""
         self._read = 0
 
     def propose(
@@ -94,7 +94,7 @@ class DraftModel:
         )
 
     def _state(self) -> torch.Tensor | None:
-        """The hidden states of the last forward pass, `[1, W, hidden]`, where they are kept."""
+        """The hidden states `[1, W, hidden]` of the last forward pass; None if not kept."""
         return self.model.last_hidden if isinstance(self.model, LeanModel) else None
 
     def branch(
@@ -117,7 +117,7 @@ class DraftModel:
         self._read = length + len(path)
 
     def _ready(self) -> bool:
-        """Have the model at hand, with what it knows of the sequence."""
+        """Prepare the model to read the sequence. Returns whether it can draft now."""
         if self.offloading is not None and not self.offloading.ready(self):
             return False
         if self.model.resets != self._resets:  # somebody else has used it
@@ -129,19 +129,19 @@ class DraftModel:
 
     @property
     def output_tokens(self) -> torch.Tensor | None:
-        """The tokens that the model's logits are of, `[C]`; None: all of the vocabulary."""
+        """The tokens `[C]` that the model's logits stand for; None: the whole vocabulary."""
         return self.model.output_tokens
 
     def _features(self, sequence: TokenSequence) -> torch.Tensor | None:
-        """What the model reads beside the tokens that it has not read, `[1, n, hidden]`."""
+        """The features `[1, n, hidden]` that the model reads with its unread tokens; None: none."""
         return None
 
     def _has_read(self, sequence: TokenSequence, drafted: int) -> None:
-        """All of the sequence, and so many tokens that were drafted after it."""
+        """Note that the model has read the whole sequence and `drafted` tokens after it."""
         self._read = len(sequence) + drafted
 
     def _reader(self, sequence: TokenSequence) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What `draft_by_forwards` calls for a draft after `sequence`."""
+        """The function that `draft_by_forwards` calls to draft after `sequence`."""
         return self._logits
 
     def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -159,12 +159,12 @@ class DraftModel:
             self.offloading.rest(self)
 
     def readable(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`tokens`, of which the target may know more, as the model reads them."""
+        """`tokens` as the model reads them: a token that it does not know becomes its last one."""
         known = self.model.vocab_size
         return tokens if known >= self.vocab_size else tokens.clamp_max(known - 1)
 
     def fit(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `[..., V]` of the target's vocabulary, cut or padded; trimmed ones stay so."""
+        """Logits cut or padded to the target's vocabulary, `[..., V]`; trimmed ones unchanged."""
         if self.output_tokens is not None:
             return logits
         missing = self.vocab_size - logits.shape[-1]  # embeddings padded to another size
@@ -174,6 +174,6 @@ class DraftModel:
 
 
 def summon(drafter: Drafter) -> None:
-    """Have a drafter's weights, if it has any of its own, on the device."""
+    """Bring a drafter's own weights to the device, if they were moved off it."""
     if isinstance(drafter, DraftModel) and drafter.offloading is not None:
         drafter.offloading.bring(drafter)

@@ -1,4 +1,4 @@
-"""What a drafter is. It keeps its own state and catches up only when it is asked."""
+"""The drafter protocol. A drafter keeps its own state and reads new text only when it drafts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,11 +20,11 @@ class Stop(Protocol):
     """Decides, token by token, where a draft ends."""
 
     def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass | Pick) -> None:
-        """The draft has one more token, from logits `[V]`; None: there are none."""
+        """Report the draft's newest token, chosen from logits `[V]`; None: there are no logits."""
         ...
 
     def __call__(self) -> bool:
-        """Whether the token that was told last ends the draft; may wait for the device."""
+        """Whether the token that was reported last ends the draft; may wait for the device."""
         ...
 
 
@@ -33,16 +33,16 @@ class Drafter(Protocol):
 
     name: str
     context_length: int  # the most tokens that it can read
-    starts: int  # sequences begun: where several sessions use it by turns, it grows
+    starts: int  # sequences begun; it grows when another session uses the drafter
     needs_hidden: bool  # whether it reads the target's hidden states, `TokenSequence.features`
 
     @property
     def model(self) -> LanguageModel | None:
-        """What it runs, whose `check` is the session's business; None: nothing."""
+        """The model that it runs, or None. The session calls the model's `check`."""
         ...
 
     def prepare(self, length: int, progress: Callable[[float], None]) -> None:
-        """Do all that texts of `length` tokens need done once; see `LanguageModel.prepare`."""
+        """Do the one-off work for texts of `length` tokens; see `LanguageModel.prepare`."""
         ...
 
     def start(self) -> None:
@@ -54,20 +54,20 @@ class Drafter(Protocol):
     ) -> Draft:
         """Draft up to `length` tokens after `sequence`.
 
-        `stop` is asked after each token but the last; None: never stop early. A drafter that has
-        nothing to say returns an empty draft.
+        `stop` is asked after each token but the last; None: never stop early. A drafter with
+        nothing to propose returns an empty draft.
         """
         ...
 
     def branch(
         self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
     ) -> TokenTree:
-        """Draft a tree of this shape after `sequence`; empty where it has nothing to say.
+        """Draft a tree of this shape after `sequence`; empty if there is nothing to propose.
 
-        A drafter that has one choice only drafts the chain of first choices that is in the tree.
+        A drafter with one choice per node drafts only the shape's chain of first choices.
 
         Raises:
-            ValueError: its model reads no trees.
+            ValueError: the drafter's model cannot read trees.
         """
         ...
 
@@ -80,7 +80,7 @@ class Drafter(Protocol):
         ...
 
     def rest(self) -> None:
-        """A round was played without it."""
+        """A round was played without this drafter."""
         ...
 
 
@@ -96,12 +96,13 @@ def draft_at_once(
 ) -> Draft | None:
     """Draft at `positions` in one call of a compiled model, which reads `unread` `[1, n]` first.
 
-    None where that cannot be: another kind of model, a smaller vocabulary, a `rule` that draws.
+    Returns None if the model cannot do that, if its vocabulary is smaller than the target's, or if
+    `rule` draws at random.
 
     Args:
         vocab_size: the target's; tokens that only `model` knows are not drafted.
         features: `[1, n, hidden]`, for a model that reads them.
-        layers: draft with the first ones only.
+        layers: draft with only this many of the first layers.
     """
     if not isinstance(model, LeanModel) or not model.drafts_at_once():
         return None
@@ -141,15 +142,17 @@ def draft_by_forwards(
     ids: torch.Tensor | None = None,
     state: Callable[[], torch.Tensor | None] | None = None,
 ) -> Draft:
-    """Draft with a model, one forward pass a token; the first one reads all of `unread` `[n]`.
+    """Draft with a model, one forward pass per token; the first pass reads all of `unread` `[n]`.
 
-    `read` maps tokens `[1, n]` to the logits `[C]` after them, of all tokens or of `ids` `[C]`;
-    `position` is the first draft's; `state` gives the hidden states `[1, W, hidden]` of the last
-    pass, where somebody wants them.
+    On the CPU, `stop` is asked before the next pass and may save it. On other devices it is asked
+    once the next pass has started, so that the device never waits for the host; where the draft
+    ends, that pass is wasted.
 
-    On the CPU, `stop` is asked before the next pass, which it may spare. Elsewhere it is asked once
-    that pass is under way, so that the device never waits for the host; where the draft ends, the
-    pass was in vain.
+    Args:
+        read: maps tokens `[1, n]` to the logits `[C]` after them.
+        position: of the first drafted token.
+        ids: `[C]`, the tokens that the logits stand for; None: the whole vocabulary.
+        state: returns the hidden states `[1, W, hidden]` of the last pass, if they are wanted.
     """
     unread = unread[None]
     late = unread.device.type != "cpu"
@@ -179,7 +182,7 @@ def draft_by_forwards(
 def assembled(
     rows: Sequence[torch.Tensor], choices: Sequence[Choice], ids: torch.Tensor | None
 ) -> Draft:
-    """A draft of the `choices` from logits `rows` `[C]` each, of all tokens or of `ids` `[C]`."""
+    """A draft of `choices`, each from logits `rows` `[C]` over all tokens or over `ids` `[C]`."""
     logits = torch.stack(list(rows))
     plain = choices[0].scores is rows[0]  # greedy: chosen from the logits as they are
     return Draft(

@@ -18,8 +18,8 @@ from adaspec_rl.engine.lean_model import LeanModel
 class EarlyExit:
     """Runs the first layers of the target, then its final norm and output matrix.
 
-    It shares the target's weights and, of these layers, the KV cache: no memory of its own, and
-    never anything to catch up on. What it writes there, verification writes again.
+    It shares the target's weights and, for these layers, its KV cache. So it needs no memory of its
+    own and never has to catch up. Verification overwrites what it writes to the cache.
     """
 
     needs_hidden = False
@@ -29,7 +29,7 @@ class EarlyExit:
         """Exit after `layers` layers.
 
         Raises:
-            ValueError: the target has no more than these.
+            ValueError: `layers` is below 1, or not below the target's number of layers.
         """
         depth = target.architecture.layers
         if not 0 < layers < depth:
@@ -96,9 +96,9 @@ class EarlyExit:
         pass
 
     def readable(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The vocabulary is the target's own."""
+        """`tokens` unchanged: the vocabulary is the target's own."""
         return tokens
 
     def fit(self, logits: torch.Tensor) -> torch.Tensor:
-        """Likewise."""
+        """`logits` unchanged, for the same reason."""
         return logits

@@ -1,4 +1,4 @@
-"""A draft model that reads what the target knew, its hidden state (EAGLE, arXiv:2401.15077)."""
+"""A draft model that also reads the target's hidden states (EAGLE, arXiv:2401.15077)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from adaspec_rl.engine.lean_model import LeanModel
 class HiddenStateDrafter(DraftModel):
     """Reads with each token the target's normalised hidden state at the position before it.
 
-    After the last token whose state is known, its own hidden state stands in for the target's. What
-    it has read of its own drafts is forgotten, and read again with the target's states once these
-    tokens are committed: so a draft is a function of the committed text alone.
+    Where the target's state is not known yet, the drafter's own hidden state stands in for it. The
+    drafter forgets what it read of its own drafts, and reads those tokens again with the target's
+    states once they are committed. So a draft depends on the committed text alone.
     """
 
     model: LeanModel
     needs_hidden = True
 
     def __init__(self, model: LeanModel, target: LeanModel, name: str | None = None) -> None:
-        """`model` reads features of the width of the target's hidden state."""
+        """`model` must read features as wide as the target's hidden state."""
         super().__init__(model, target.vocab_size, name)
         self.target = target
 
@@ -32,7 +32,7 @@ class HiddenStateDrafter(DraftModel):
         return sequence.features[None, self._read : len(sequence)]
 
     def _has_read(self, sequence: TokenSequence, drafted: int) -> None:
-        self._read = len(sequence)  # what it reads beyond, it reads again
+        self._read = len(sequence)  # its own drafts are read again
 
     def _reader(self, sequence: TokenSequence) -> Callable[[torch.Tensor], torch.Tensor]:
         features = self._features(sequence)
@@ -53,7 +53,7 @@ class HiddenStateDrafter(DraftModel):
             self.model.rollback(self._read)
 
     def keep_path(self, length: int, nodes: Sequence[int]) -> None:
-        self.keep(length)  # what it has read of its own drafts it reads again
+        self.keep(length)  # it reads its own drafts again
 
 
 def target_states(target: LeanModel, tokens: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ def target_states(target: LeanModel, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def unknown_features(model: LanguageModel, tokens: torch.Tensor) -> dict[str, Any]:
-    """Arguments of `extend` beside `tokens` `[B, W]` where no hidden state is known: zeros."""
+    """Further arguments of `extend` for `tokens` `[B, W]` without known hidden states: zeros."""
     if not isinstance(model, LeanModel) or not model.architecture.reads_features:
         return {}
     hidden = model.architecture.hidden_size

@@ -1,4 +1,4 @@
-"""Drafters for many texts at once: a row each."""
+"""Drafters for many texts at once, one row each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from adaspec_rl.engine.language_model import RowModel
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A draft that is wanted of up to `length` tokens, 1 or more, after a row's text."""
+    """A request for a draft of up to `length` tokens (at least 1) after a row's text."""
 
     row: int
     sequence: TokenSequence
@@ -39,19 +39,19 @@ class RowDrafter(Protocol):
 
     @property
     def model(self) -> RowModel | None:
-        """What it runs; None: nothing."""
+        """The model that it runs, or None."""
         ...
 
     def reset(self, rows: int) -> None:
-        """Make room for texts in so many rows, all empty."""
+        """Make room for `rows` texts; all rows are empty."""
         ...
 
     def start(self, row: int) -> None:
-        """Another text begins in `row`, or none: what was there is forgotten."""
+        """Forget the text in `row`; another one may begin there."""
         ...
 
     def propose(self, requests: Sequence[Request]) -> "list[Proposal]":
-        """A draft for each request, which may be empty, or what went wrong with it."""
+        """A draft for each request, which may be empty, or the error that prevented it."""
         ...
 
     def keep(self, row: int, length: int) -> None:
@@ -60,7 +60,7 @@ class RowDrafter(Protocol):
 
 
 class LookupInRows:
-    """A drafter that runs no model and keeps no state: each text by itself."""
+    """Wraps a drafter without a model or state; it drafts for each text separately."""
 
     model: RowModel | None = None
 
@@ -91,7 +91,7 @@ class ModelInRows:
     def __init__(self, drafter: DraftModel) -> None:
         """
         Raises:
-            ValueError: the model runs through transformers, where all rows have one length.
+            ValueError: the model runs through transformers, where all rows have the same length.
         """
         if not isinstance(drafter.model, RowModel):
             raise ValueError(
@@ -103,7 +103,7 @@ class ModelInRows:
         self.name, self.context_length = drafter.name, drafter.context_length
         self.needs_hidden = drafter.needs_hidden
         self._read: list[int] = []  # tokens in the model's cache, by row
-        self._given: list[int] = []  # those before its own drafts
+        self._given: list[int] = []  # of these, the tokens before its own drafts
 
     def reset(self, rows: int) -> None:
         self.model.reset(rows)
@@ -135,7 +135,7 @@ class ModelInRows:
         return _Growing(wanted, Extension(wanted.row, unread, 1, 1, features))
 
     def _append(self, draft: "_Growing", seen: Extended) -> None:
-        """The next token, and what is read after it."""
+        """Append the next token, and note what the model reads next."""
         wanted = draft.wanted
         draft.finite = seen.finite
         if not seen.finite:
@@ -169,7 +169,7 @@ class ModelInRows:
 
 @dataclass(slots=True)
 class _Growing:
-    """A draft in the making."""
+    """A draft that is still growing."""
 
     wanted: Request
     reads: Extension  # what the model reads next
@@ -179,7 +179,7 @@ class _Growing:
 
     @property
     def ends(self) -> bool:
-        """Whether no token follows."""
+        """Whether the draft is complete."""
         stop = self.wanted.stop
         if not self.finite or len(self.choices) == self.wanted.length:
             return True
@@ -190,10 +190,10 @@ class _Growing:
 
 
 def in_rows(drafter: Drafter) -> RowDrafter:
-    """The drafter for many texts at once.
+    """Wrap `drafter` so that it drafts for many texts at once.
 
     Raises:
-        ValueError: it is of a kind that drafts for one text at a time.
+        ValueError: this kind of drafter drafts for one text at a time.
     """
     if drafter.model is None:
         return LookupInRows(drafter)

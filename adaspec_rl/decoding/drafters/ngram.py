@@ -1,4 +1,4 @@
-"""A drafter without a model: what followed the last time, it says, will follow again."""
+"""A drafter without a model: it proposes what followed the last time."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ class NgramLookup:
     """Copies what followed the longest earlier occurrence of the text's end, prompt included.
 
     Known as prompt lookup or n-gram drafting (arXiv:2304.04487); here the n-grams have any length.
-    A draft is a point mass; where nothing has occurred before, it is empty.
+    Each drafted token is a point mass. The draft is empty if the text's end has not occurred
+    before.
     """
 
     name = "ngram"
@@ -55,7 +56,7 @@ class NgramLookup:
     def branch(
         self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
     ) -> TokenTree:
-        """A chain, as there is one guess only: the tree's first choices."""
+        """The tree's chain of first choices, as there is only one guess per node."""
         draft = self.propose(sequence, shape.chain_length, rule)
         return chain_tree(draft, 0, drawn=rule.needs_log_probs)
 

@@ -16,7 +16,7 @@ class Movable(Protocol):
     offloading: "Offloading | None"
 
     def forget(self) -> None:
-        """Read the sequence anew when it is needed next."""
+        """Forget what was read; the next draft reads the whole sequence again."""
 
 
 @dataclass(slots=True)
@@ -33,10 +33,11 @@ class _Guest:
 class Offloading:
     """Decides which draft models are on the device.
 
-    One that no round has asked for in `idle_rounds` leaves. One that is asked for while it is away
-    is fetched: the copy runs beside the target's plain steps, which rounds are until it is there
-    (its drafts are empty). Where `limit` leaves no room for it, those unused longest leave first.
-    It forgets the text when it leaves and reads it anew, in one pass, when it is used again.
+    A model that no round has asked for in `idle_rounds` rounds leaves the device. A model that is
+    asked for while it is away is fetched in the background; until it arrives its drafts are empty,
+    so rounds are plain steps of the target. If `limit` leaves no room for it, the models unused for
+    longest leave first. A model that leaves forgets the text, and reads it again in one pass when
+    it is used next.
 
     Attributes:
         moves: how often weights were moved to the device.
@@ -60,12 +61,12 @@ class Offloading:
         ]
 
     def add(self, drafter: Movable, besides: Any = None) -> None:
-        """Take charge of a draft model on the device; where there is no room for it, it leaves.
+        """Take charge of a draft model that is on the device; it leaves if there is no room for it.
 
         Tensors that it shares with `besides` never move.
 
         Raises:
-            ValueError: it would not fit if it were alone.
+            ValueError: the model would not fit even if it were alone.
         """
         guest = _Guest(drafter, HostCopy(drafter.model, besides))
         if self.limit is not None and guest.copy.bytes > self.limit:
@@ -80,7 +81,7 @@ class Offloading:
             guest.leave()
 
     def ready(self, drafter: Movable) -> bool:
-        """Whether it can draft now; if not, it is on its way."""
+        """Whether the drafter can draft now; if not, its weights are on their way."""
         guest = self._guests[drafter.name]
         guest.idle = 0
         if not guest.copy.here and not guest.copy.coming:
@@ -88,12 +89,12 @@ class Offloading:
         return guest.copy.arrive()
 
     def bring(self, drafter: Movable) -> None:
-        """Have it on the device, however long that takes."""
+        """Bring the drafter's weights to the device, however long that takes."""
         self.ready(drafter)
         self._guests[drafter.name].copy.arrive(wait=True)
 
     def rest(self, drafter: Movable) -> None:
-        """A round was played without it."""
+        """A round was played without this drafter."""
         guest = self._guests[drafter.name]
         guest.idle += 1
         if guest.idle >= self.idle_rounds and guest.copy.arrive():
@@ -110,6 +111,6 @@ class Offloading:
         self.moved += guest.copy.bytes
 
     def _excess(self, more: int) -> int:
-        """Bytes above the limit if `more` came."""
+        """Bytes above the limit if `more` bytes were added."""
         held = sum(self._guests[name].copy.bytes for name in self.resident)
         return 0 if self.limit is None else held + more - self.limit

@@ -1,4 +1,4 @@
-"""A drafter that looks up what its target usually says, and what it has said before."""
+"""A drafter that looks up what its target usually writes, and what the text has said before."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ from adaspec_rl.decoding.verification import Rejection, Verification
 
 
 class TableDrafter:
-    """Picks from short lists, by the verification rule: with its noise, or at random.
+    """Picks tokens from short lists as the verification rule would: with its noise, or at random.
 
-    It runs no model. A token takes some microseconds.
+    It runs no model and takes a few microseconds per token.
     """
 
     context_length = sys.maxsize
@@ -87,7 +87,7 @@ def _draft(
 
 
 class _TableChoices:
-    """What the table says after the nodes of a tree."""
+    """The table's choices after the nodes of a tree."""
 
     def __init__(
         self, table: TrigramTable, sequence: TokenSequence, rule: Verification, vocab_size: int
@@ -130,7 +130,7 @@ class _TableChoices:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The end of a text with some draft."""
+    """A place in a text and its draft, given by what comes before it."""
 
     previous: int
     last: int
@@ -144,9 +144,9 @@ class _Place:
 
 
 def ranked(rule: Verification, candidates: Candidates, position: int, count: int) -> list[Pick]:
-    """The `count` best, or fewer, as `Verification.pick` would choose them, the best first.
+    """Up to `count` picks as `Verification.pick` would choose them, best first.
 
-    At random, they are drawn without replacement.
+    Under rejection sampling they are drawn without replacement.
     """
     best = rule.pick(candidates, position)
     if count == 1:

@@ -1,4 +1,4 @@
-"""Reading a token tree into a drafter's model."""
+"""Reads a token tree into a drafter's model."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from adaspec_rl.engine.lean_model import LeanModel
 
 
 class ReadsTokens(Protocol):
-    """What a `TreeReader` asks of a drafter."""
+    """What a `TreeReader` needs from a drafter."""
 
     @property
     def model(self) -> LanguageModel: ...
@@ -21,11 +21,11 @@ class ReadsTokens(Protocol):
 
 
 class TreeReader:
-    """Reads a tree into a drafter's model, with what the model has not read of the text first.
+    """Reads the unread text, and then a tree, into a drafter's model.
 
     Attributes:
-        features: `[1, n, hidden]`, of the unread text, for a model that reads them. After it, the
-            model's own hidden states stand in for them, each node's parent's.
+        features: `[1, n, hidden]` of the unread text, if the model reads features. For a node of
+            the tree, the model's own hidden state at the node's parent stands in for them.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class TreeReader:
         """`unread` is `[1, n]`; `layers` as in `LeanModel.forward`."""
         self._drafter, self._unread, self._layers = drafter, unread, layers
         self.features: torch.Tensor | None = None
-        self._order: dict[int, int] = {}  # of the nodes that were read
+        self._order: dict[int, int] = {}  # by node that was read: its number in reading order
         self._hidden: dict[int, torch.Tensor] = {}  # by node, [hidden]
 
     def __call__(
@@ -55,11 +55,11 @@ class TreeReader:
         return self._drafter.fit(logits)
 
     def read(self, nodes: Sequence[int]) -> list[int]:
-        """Of a path, the nodes that were read, by the order of reading."""
+        """The nodes of a path that were read, as numbers in reading order."""
         return [self._order[node] for node in nodes if node in self._order]
 
     def renumber(self, nodes: Sequence[int]) -> None:
-        """These nodes are left, and get the numbers 0, 1, 2, ...; nothing more is read."""
+        """Keep only these nodes, numbered 0, 1, 2, ...; no more nodes are read after this."""
         order = enumerate(nodes)
         self._order = {new: self._order[old] for new, old in order if old in self._order}
 

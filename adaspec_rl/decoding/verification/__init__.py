@@ -1,4 +1,4 @@
-"""The rules that decide how many drafted tokens stand, and what follows them."""
+"""The rules that decide how many drafted tokens are accepted, and what follows them."""
 
 from adaspec_rl.decoding.picks import LARGEST_MARGIN
 from adaspec_rl.decoding.sampling import best

@@ -9,13 +9,13 @@ def row(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def leading(kept: torch.Tensor) -> torch.Tensor:
-    """How many leading entries of a boolean `[k]` hold."""
+    """How many leading entries of a boolean `[k]` are true."""
     return kept.long().cumprod(0).sum()
 
 
 def agreement(picks: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many of `tokens` `[k]` `picks` `[k + 1]` begin with, and the pick after them."""
-    if picks.device.type == "cpu":  # few calls: after a forward each finds its code out of cache
+    """How many leading entries of `tokens` `[k]` and `picks` `[k + 1]` agree, and the next pick."""
+    if picks.device.type == "cpu":  # few calls: after a forward pass their code is out of cache
         found, drafted = picks.tolist(), tokens.tolist()
         accepted = next((n for n, (a, b) in enumerate(zip(found, drafted)) if a != b), len(drafted))
         return torch.tensor(accepted), picks[accepted]

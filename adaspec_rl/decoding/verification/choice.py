@@ -16,11 +16,11 @@ class Choice:
     log_probs: torch.Tensor  # [C], what `verify` needs
     scores: torch.Tensor  # [C]
     normalised: bool = True  # whether `log_probs` sum to 1; else they are up to a constant
-    among: torch.Tensor | None = None  # [1], its place among the `C`; None: its id
+    among: torch.Tensor | None = None  # [1], its index among the `C`; None: its id
 
     @property
     def place(self) -> torch.Tensor:
-        """The token's place among those that it was chosen from, `[1]`."""
+        """The token's index among those that it was chosen from, `[1]`."""
         return self.token if self.among is None else self.among
 
     def weighed(self) -> tuple[int, float]:
@@ -40,18 +40,18 @@ class Choice:
         return log_probs.numpy().item(int(self.place.item()))
 
     def margin_on_device(self) -> torch.Tensor:
-        """What `weighed` says of the score, scalar."""
+        """The margin that `weighed` returns, as a scalar tensor."""
         return choice_margin(self.scores, self.place[0])
 
     def log_prob_on_device(self) -> torch.Tensor:
-        """What `log_prob` says, scalar."""
+        """The value that `log_prob` returns, as a scalar tensor."""
         value = self.log_probs.gather(0, self.place)[0]
         return value if self.normalised else value - self.log_probs.logsumexp(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:
-    """A token is chosen whose logit / `temperature` + `noise` is largest."""
+    """How a token is chosen: the one whose logit / `temperature` + `noise` is largest."""
 
     temperature: float = 1.0
     noise: torch.Tensor | None = None  # [k, C] float32; None: none
@@ -59,16 +59,16 @@ class Perturbation:
 
 @dataclass(frozen=True, slots=True)
 class PointMass:
-    """A drafter's token that was chosen from nothing: all the probability is on it."""
+    """A drafter's token without alternatives: it has all the probability."""
 
     token: int
 
     def weighed(self) -> tuple[int, float]:
-        """Like `Choice.weighed`; no other token has a score, which counts as no margin at all."""
+        """Like `Choice.weighed`; the margin is 0, as no other token has a score."""
         return self.token, 0.0
 
     def log_prob(self) -> float:
-        """In nats."""
+        """The token's log-probability, in nats."""
         return 0.0
 
 
@@ -90,7 +90,7 @@ def chosen(
     *,
     normalised: bool,
 ) -> Choice:
-    """The choice of the token at `place` `[1]` among `ids` `[C]`; None: all of the vocabulary."""
+    """The choice of the token at index `place` `[1]` of `ids` `[C]`; None: of the vocabulary."""
     if ids is None:
         return Choice(place, log_probs, scores, normalised)
     return Choice(ids.index_select(0, place), log_probs, scores, normalised, place)

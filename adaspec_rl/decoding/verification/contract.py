@@ -1,7 +1,7 @@
-"""What every rule does that decides how many drafted tokens stand, and what follows them.
+"""The protocol of rules, which decide how many drafted tokens are accepted and what follows.
 
-A rule sees the target's logits `[k + 1, V]` at the drafted positions and the one after, and keeps
-a prefix of the draft. All work stays on the device; the results are tensors.
+A rule sees the target's logits `[k + 1, V]` at the drafted positions and the one after, and keeps a
+prefix of the draft. All work stays on the device; the results are tensors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ from adaspec_rl.decoding.verification.choice import Choice, Perturbation
 class Verification(Protocol):
     """One rule, holding the random state of one sequence.
 
-    A drafter may know `C` tokens only, whose `ids` `[C]` are then said; None: all of them.
+    If a drafter knows only `C` tokens, `ids` `[C]` says which ones; None: it knows all of them.
     """
 
     @property
     def needs_log_probs(self) -> bool:
-        """Whether `verify` looks at what drafted tokens were drawn from."""
+        """Whether `verify` reads the distributions that drafted tokens were drawn from."""
         ...
 
     def propose(
@@ -34,11 +34,11 @@ class Verification(Protocol):
     def perturbation(
         self, positions: Sequence[int], ids: torch.Tensor | None = None
     ) -> Perturbation | None:
-        """How `propose` chooses at `positions`, if it is by the largest perturbed logit."""
+        """The perturbation that `propose` uses at `positions`; None: it chooses differently."""
         ...
 
     def pick(self, candidates: Candidates, position: int) -> Pick:
-        """The same from a short list."""
+        """Choose a drafter's token for `position` from a short list."""
         ...
 
     def weigh(
@@ -46,9 +46,9 @@ class Verification(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and scores `[k, C]` at `k` positions, from logits `[k, C]`.
 
-        Greedy and coupled choices are the scores' argmax; a sampled one is a draw from the
-        log-probabilities, which are normalised only there: else they are so up to a constant.
-        Greedily, both are the logits themselves.
+        Greedy and coupled choices are the argmax of the scores; a sampled choice is a draw from the
+        log-probabilities. The log-probabilities are normalised only for sampling, and otherwise
+        known up to a constant. For greedy choices, both results are the logits themselves.
         """
         ...
 
@@ -61,20 +61,21 @@ class Verification(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(accepted, next token)`, scalars, for the draft `tokens` `[k]` from `position` on.
 
-        `draft_log_probs` `[k, V]` are the drafter's; None is a point mass on each drafted token.
+        `draft_log_probs` `[k, V]` are the drafter's; None stands for a point mass on each drafted
+        token.
         """
         ...
 
 
 @runtime_checkable
 class Walks(Protocol):
-    """A rule that goes through token trees in its own way."""
+    """A rule that walks through token trees in its own way."""
 
     def walk(
         self, logits: torch.Tensor, children: Sequence[Mapping[int, int]], position: int
     ) -> tuple[list[int], int]:
         """The nodes of the accepted path, and the token after it; see `verify_tree`.
 
-        `children` are by node and token, the root's last.
+        `children` maps each node's tokens to its children; the root's children come last.
         """
         ...

@@ -1,4 +1,4 @@
-"""Drafter and target with the same noise."""
+"""Verification where drafter and target use the same noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from adaspec_rl.decoding.verification.choice import Choice, Perturbation, chosen
 
 @dataclass
 class Coupled:
-    """Drafter and target pick with the same Gumbel noise; a drafted token stands iff they agree.
+    """Drafter and target pick with the same Gumbel noise; a draft is accepted where they agree.
 
-    The output is a function of (prompt, seed) alone, whatever drafts (arXiv:2408.07978).
+    The output depends on (prompt, seed) alone, whatever the drafter (arXiv:2408.07978).
     """
 
     sampling: Sampling

@@ -12,7 +12,7 @@ from adaspec_rl.decoding.verification.choice import Choice, Perturbation, chosen
 
 
 class Greedy:
-    """Temperature 0: a drafted token stands iff it is the target's most probable one."""
+    """Temperature 0: a drafted token is accepted iff it is the target's most probable token."""
 
     needs_log_probs = False
 

@@ -15,10 +15,10 @@ from adaspec_rl.decoding.verification.choice import Choice, Perturbation, chosen
 
 @dataclass
 class Rejection:
-    """Speculative sampling (arXiv:2211.17192, arXiv:2302.01318): the target's distribution.
+    """Speculative sampling (arXiv:2211.17192, arXiv:2302.01318): keeps the target's distribution.
 
-    Accept x ~ q with probability min(1, p(x) / q(x)); at the first rejection sample from the
-    normalised positive part of p - q, after full acceptance from p.
+    Accept x ~ q with probability min(1, p(x) / q(x)). After the first rejection, sample from the
+    normalised positive part of p - q; after full acceptance, from p.
     """
 
     sampling: Sampling
@@ -71,6 +71,6 @@ class Rejection:
                 q = torch.zeros_like(residual).scatter(0, row(drafted, rejected), 1.0)
             else:
                 q = row(draft_log_probs, rejected).exp()
-            # After full acceptance nothing is taken off.
+            # After full acceptance nothing is subtracted.
             residual = (residual - q * (accepted < len(tokens))).clamp_min(0)
         return accepted, sample(residual, self.generator)

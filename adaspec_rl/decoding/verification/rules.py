@@ -1,4 +1,4 @@
-"""The rules by name, and what several say at once."""
+"""The rules by name, and weighing by several rules at once."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from adaspec_rl.decoding.verification.rejection import Rejection
 from adaspec_rl.decoding.verification.traversal import Traversal
 
 RULES = ("greedy", "rejection", "traversal", "coupled")
-Rule = str | LossyRule  # an exact one by name, or a lossy one with its settings
+Rule = str | LossyRule  # the name of an exact rule, or a lossy rule with its settings
 
 
 def weigh_rows(
@@ -29,7 +29,7 @@ def weigh_rows(
     positions: Sequence[Sequence[int]],
     ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `rules[b].weigh` says of `logits[b]` at `positions[b]`, `[B, W, C]` both, in one go."""
+    """`rules[b].weigh` for `logits[b]` at `positions[b]`, stacked to `[B, W, C]` both."""
     if all(isinstance(rule, Greedy) for rule in rules):
         return logits, logits
     coupled = [rule for rule in rules if isinstance(rule, Coupled)]
@@ -44,17 +44,18 @@ def weigh_rows(
 
 
 def is_lossy(rule: Rule) -> bool:
-    """Whether texts may be others than the target's."""
+    """Whether texts may differ from the target's."""
     return not isinstance(rule, str) or rule in LOSSY
 
 
 def new_verification(
     rule: Rule, sampling: Sampling, seed: int, vocab_size: int, device: torch.device
 ) -> Verification:
-    """An exact rule by its name, one of `RULES`, or a lossy one.
+    """An exact rule by its name, one of `RULES`, or a lossy rule.
 
-    Temperature 0 is greedy, but for lossy rules. These are lenient with the target's own picks:
-    greedy ones at temperature 0, else coupled ones; `Fuzzy` is then lenient rejection sampling.
+    At temperature 0, exact rules become greedy. A lossy rule is lenient about the target's own
+    picks, which are greedy at temperature 0 and coupled above it; `Fuzzy` above temperature 0 is
+    lenient rejection sampling.
     """
     if not isinstance(rule, str):
         return _lossy(rule, sampling, seed, vocab_size, device)
@@ -79,10 +80,10 @@ def new_verification(
 
 
 def lenient(exact: Verification, lossy: LossyRule | None) -> Verification:
-    """`exact` with some mismatches that stand; None: as it is. Random state is shared.
+    """`exact` with `lossy` accepting some mismatches; None: `exact` itself. Shares random state.
 
     Raises:
-        ValueError: `lossy` is lenient with the picks of another rule.
+        ValueError: `lossy` does not work with this exact rule.
     """
     if lossy is None:
         return exact

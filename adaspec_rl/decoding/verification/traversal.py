@@ -14,10 +14,10 @@ from adaspec_rl.decoding.verification.tree_walks import POINT_MASS, draw, traver
 
 @dataclass
 class Traversal(Rejection):
-    """Keeps more than `Rejection`, at the target's distribution too (arXiv:2505.12398).
+    """Keeps more than `Rejection`, also at the target's distribution (arXiv:2505.12398).
 
-    On a chain it is block verification (arXiv:2403.10444): a token may be refused alone and yet
-    stand with those after it.
+    On a chain it is block verification (arXiv:2403.10444): a token that would be rejected on its
+    own may be accepted together with those after it.
     """
 
     def verify(
@@ -48,13 +48,13 @@ class Traversal(Rejection):
 
 
 def lucky(generator: torch.Generator, most: int) -> Callable[[], float]:
-    """At most so many numbers from 0 to below 1, which come to the host at once."""
+    """A source of `most` random numbers in [0, 1), brought to the host in one transfer."""
     device = generator.device
     numbers = torch.rand(most, dtype=torch.float64, device=device, generator=generator)
     return iter(numbers.tolist()).__next__
 
 
 def on_host(values: torch.Tensor) -> np.ndarray:
-    """As an array."""
+    """The values as an array on the host."""
     found: np.ndarray = values.cpu().numpy()
     return found

@@ -1,7 +1,7 @@
-"""Walks through a verified token tree: which path stands, and what follows it.
+"""Walks through a verified token tree: which path is accepted, and what follows it.
 
-Pure functions over NumPy arrays on the host. Node -1 is the last committed token; `draws` and
-`children` are those of `TokenTree`, so that index -1 finds the root's.
+These are pure functions over NumPy arrays on the host. Node -1 is the last committed token; `draws`
+and `children` are those of `TokenTree`, so index -1 finds the root's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 POINT_MASS = -1  # in place of a row: the drafter offered nothing else
 
-Distribution = Callable[[int], np.ndarray]  # [V], by node or by row of drawn probabilities
+Distribution = Callable[[int], np.ndarray]  # [V], by node, or by row of `log_probs`
 Draws = Sequence[Sequence[tuple[int, int]]]
 Luck = Callable[[], float]  # from 0 to below 1
 
@@ -18,7 +18,7 @@ Luck = Callable[[], float]  # from 0 to below 1
 def agreeing(picks: Sequence[int], children: Sequence[Mapping[int, int]]) -> tuple[list[int], int]:
     """The path that spells the target's picks, and the pick after it.
 
-    `picks` are by node, the root's first: the target's own choice after each.
+    `picks` holds the target's own choice after each node, the root's first.
     """
     path: list[int] = []
     node = -1
@@ -33,9 +33,9 @@ def recursive_rejection(
 ) -> tuple[list[int], np.ndarray]:
     """Recursive rejection (SpecInfer, arXiv:2305.09781; without replacement, arXiv:2402.12374).
 
-    After each node: accept the first draw x ~ q with min(1, p(x) / q(x)); if it is refused, the
-    next one has p <- norm (p - q)+ and q <- q without x; and so on. Where all are refused, the
-    token comes from what is left of p.
+    After each node, accept the first draw x ~ q with probability min(1, p(x) / q(x)). If it is
+    refused, the next draw has p <- norm (p - q)+ and q <- q without x, and so on. If all are
+    refused, the token comes from what is left of p.
 
     Returns: the accepted path and the weights `[V]` of the token after it.
     """
@@ -60,9 +60,10 @@ def traversal(
     """Traversal verification (arXiv:2505.12398): leaves first. On a chain, it is block verification
     (arXiv:2403.10444).
 
-    Every node has a chance c to stand with all before it; the root has 1, a draw x ~ q after a node
-    with p and c has min(1, c p(x) / q(x)). A leaf stands with its chance. One that does not leaves
-    the tree, and with r = (c p - q)+ and s = sum r its parent goes on with
+    Every node has a chance c of being accepted together with all nodes before it. The root's chance
+    is 1. A draw x ~ q after a node with p and c has the chance min(1, c p(x) / q(x)). A leaf is
+    accepted with its chance. If it is refused it leaves the tree, and with r = (c p - q)+ and s =
+    sum r its parent continues with
 
         p <- r / s,   c <- s / (s + 1 - c),   q <- q without x.
 
@@ -91,7 +92,7 @@ def traversal(
 
 
 def draw(weights: np.ndarray, luck: float) -> int:
-    """An index, each as likely as its weight in `weights` `[V]` says."""
+    """Draw an index with probability proportional to its weight in `weights` `[V]`."""
     mass = weights.cumsum(dtype=np.float64)
     return int(mass.searchsorted(min(luck * mass[-1], np.nextafter(mass[-1], 0)), side="right"))
 
@@ -102,7 +103,7 @@ def residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def without(q: np.ndarray, token: int) -> np.ndarray:
-    """What is left of `q` once `token` has been drawn, normalised; zeros where nothing is."""
+    """What is left of `q` once `token` has been drawn, normalised; zeros if nothing is left."""
     rest = q.copy()
     rest[token] = 0
     return _normalised(rest, rest)
@@ -110,18 +111,18 @@ def without(q: np.ndarray, token: int) -> np.ndarray:
 
 def _normalised(weights: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     total = weights.sum()
-    return weights / total if total > 0 else otherwise  # nothing is left by rounding alone
+    return weights / total if total > 0 else otherwise  # only rounding can leave nothing
 
 
 class _Offered:
-    """What each draw after one node comes from, as draws are refused."""
+    """The distributions that draws after one node come from, updated as draws are refused."""
 
     def __init__(self, q: Distribution, vocab_size: int) -> None:
         self._q, self._size = q, vocab_size
         self._left: dict[int, np.ndarray] = {}  # by row
 
     def of(self, row: int, token: int) -> np.ndarray:
-        """The distribution of the next draw from `row`, which is `token`."""
+        """The distribution that the next draw from `row`, `token`, comes from."""
         if row == POINT_MASS:
             point = np.zeros(self._size, dtype=np.float32)
             point[token] = 1

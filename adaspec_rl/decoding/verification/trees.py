@@ -1,4 +1,4 @@
-"""Verification of token trees, by every rule that has one."""
+"""Verification of token trees, under every rule that supports them."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Lossy rules: faster, and not the target's text. Opt-in, and labelled wherever they are used."""
+"""Lossy rules: faster, but the text is not the target's. Opt-in, and labelled wherever used."""
 
 from adaspec_rl.decoding.verification.lossy.distance import LossyVerification, distance_of
 from adaspec_rl.decoding.verification.lossy.fuzzy import Fuzzy, LenientRejection

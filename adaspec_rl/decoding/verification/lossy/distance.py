@@ -10,7 +10,7 @@ LossyVerification = Lenient | LenientRejection
 def distance_of(rule: Verification, emitted: int) -> float:
     """Total variation from the target, summed over the `emitted` tokens of the last `verify`.
 
-    0 for exact rules.
+    It is 0 for exact rules.
     """
     if not isinstance(rule, LossyVerification):
         return 0.0

@@ -1,4 +1,4 @@
-"""A drafted token stands with probability min(1, T p / q)."""
+"""A drafted token is accepted with probability min(1, T p / q)."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ MOST_LENIENCE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Fuzzy:
-    """Lenient speculative sampling (arXiv:2211.17192, A.5), `lenience` T is 1 / l there.
+    """Lenient speculative sampling (arXiv:2211.17192, A.5); `lenience` T is 1 / l there.
 
-    No token becomes more than T times as likely as it is by the target. At temperature 0 a token
-    stands if T p(x) >= max p, with p untempered. T = 1 is exact.
+    No token becomes more than T times as likely as under the target. At temperature 0 a token is
+    accepted if T p(x) >= max p, with p untempered. T = 1 is exact.
 
     Raises:
         ValueError: `lenience` is not from 1 to 4.
@@ -37,7 +37,7 @@ class Fuzzy:
             )
 
     def keeps(self, seen: Seen) -> torch.Tensor:
-        """At temperature 0, where no token was drawn."""
+        """Which mismatches are accepted at temperature 0, where no token was drawn."""
         return seen.own + math.log(self.lenience) >= seen.log_probs[:-1].amax(-1)
 
     def __str__(self) -> str:
@@ -50,8 +50,8 @@ class LenientRejection(Rejection):
     T p - q.
 
     Attributes:
-        distances: `[k + 1]` after `verify`: the total variation between the target's distribution
-            and that of the token which this rule emits, at each position.
+        distances: `[k + 1]` after `verify`: at each position, the total variation between the
+            target's distribution and that of the token emitted by this rule.
     """
 
     rule: Fuzzy = field(kw_only=True)
@@ -76,12 +76,12 @@ class LenientRejection(Rejection):
         luck = torch.empty_like(ratio).uniform_(generator=self.generator)
         accepted = leading(luck < ratio)
         self.distances = _distances(p, torch.minimum(q, lenient), residual)
-        after = torch.cat([residual, p[-1:]])  # after full acceptance nothing is taken off
+        after = torch.cat([residual, p[-1:]])  # after full acceptance nothing is subtracted
         return accepted, sample(row(after, accepted), self.generator)
 
 
 def _distances(p: torch.Tensor, kept: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """Total variation `[k + 1]` between `p` and what is emitted: `kept`, else of `residual`."""
+    """Total variation `[k + 1]` between `p` and the emitted token: `kept`, else from `residual`."""
     rest = 1 - kept.sum(-1, keepdim=True)
     emitted = kept + rest * residual / residual.sum(-1, keepdim=True).clamp_min(1e-30)
     found = (emitted - p[:-1]).abs().sum(-1) / 2

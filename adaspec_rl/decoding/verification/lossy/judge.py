@@ -1,4 +1,4 @@
-"""A mismatch stands if a learned judge expects the same answer with it."""
+"""A mismatch is accepted if a learned judge expects the same answer with it."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,14 +9,14 @@ import torch
 from adaspec_rl.decoding.verification.lossy.rule import Seen
 
 SCALARS = ("target_own", "target_pick", "draft_own", "draft_pick", "target_entropy")
-LEAST_LOG_PROB = -20.0  # nats: what is rarer looks the same to the judge
+LEAST_LOG_PROB = -20.0  # nats: all rarer tokens look the same to the judge
 
 
 def judge_features(seen: Seen) -> torch.Tensor:
-    """What a judge reads of each drafted token, `[k, hidden + drafter's hidden + 5]` float32.
+    """What a judge reads about each drafted token, `[k, hidden + drafter's hidden + 5]` float32.
 
-    Both models' states where the token stands, and `SCALARS`: log-probabilities of the drafted
-    token and of the target's own pick by both models, and the target's entropy.
+    These are both models' states at the token, and `SCALARS`: the log-probabilities, under both
+    models, of the drafted token and of the target's own pick, and the target's entropy.
     """
     states = seen.states
     assert states is not None
@@ -32,7 +32,7 @@ def judge_features(seen: Seen) -> torch.Tensor:
 class Judge:
     """AutoJudge (arXiv:2504.20039): a logistic regression says whether a swap changes the answer.
 
-    It knows the drafts of one drafter; all others are verified exactly.
+    It judges the drafts of one drafter; all others are verified exactly.
 
     Raises:
         ValueError: `threshold` is not above 0 and below 1.
@@ -40,12 +40,12 @@ class Judge:
 
     weights: torch.Tensor  # [features] float32
     bias: float
-    mean: torch.Tensor  # [features], by which these are centred
-    scale: torch.Tensor  # [features], by which they are then divided
-    drafter: str  # the name of the one it knows
+    mean: torch.Tensor  # [features], subtracted from the features
+    scale: torch.Tensor  # [features], by which the features are then divided
+    drafter: str  # the name of the drafter whose drafts it judges
     fingerprint: str  # of the pair it was trained for
     pair: str  # that pair's name
-    threshold: float = 0.5  # a mismatch stands where a change of the answer is less likely
+    threshold: float = 0.5  # accept a mismatch if the answer changes with less chance
     name: ClassVar[str] = "lossy.judge"
     needs_states: ClassVar[bool] = True
 
@@ -56,11 +56,11 @@ class Judge:
             )
 
     def at(self, threshold: float) -> "Judge":
-        """The same judge, more or less strict."""
+        """The same judge with another threshold."""
         return replace(self, threshold=threshold)
 
     def check_pair(self, name: str, fingerprint: str) -> None:
-        """Refuse any pair but the one it was trained for."""
+        """Refuse any pair but the one that the judge was trained for."""
         if fingerprint != self.fingerprint:
             raise ValueError(
                 f"the judge was trained for the pair {self.pair} ({self.fingerprint}) but this is "
@@ -83,15 +83,16 @@ class Judge:
 def fit_judge(
     features: torch.Tensor, important: torch.Tensor, *, decay: float = 1e-2, steps: int = 200
 ) -> tuple[torch.Tensor, float, torch.Tensor, torch.Tensor]:
-    """Weights, bias, mean and scale of a logistic regression, by L-BFGS.
+    """Fit a logistic regression by L-BFGS. Returns its weights, bias, mean and scale.
 
     Args:
         features: `[N, F]`.
-        important: boolean `[N]`: whether the swap changed the answer.
-        decay: of the squared weights of standardised features, which has one minimum.
+        important: boolean `[N]`, whether the swap changed the answer.
+        decay: penalty on the squared weights of the standardised features; it makes the minimum
+            unique.
 
     Raises:
-        ValueError: all swaps are alike, so that there is nothing to tell apart.
+        ValueError: all swaps have the same label, so that there is nothing to learn.
     """
     if important.all() or not important.any():
         answer = "changed" if important.any() else "kept"

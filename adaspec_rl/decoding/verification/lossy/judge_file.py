@@ -31,7 +31,7 @@ class _Description:
 
 
 def save_judge(judge: Judge, training: Mapping[str, Any], folder: Path) -> None:
-    """Write `judge` to `folder`, with what is to be said of its training."""
+    """Write `judge` to `folder`, together with a record of its training."""
     description = {
         "schema": SCHEMA,
         "pair": judge.pair,

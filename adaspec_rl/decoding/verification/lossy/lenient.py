@@ -1,4 +1,4 @@
-"""An exact rule some of whose mismatches stand all the same."""
+"""An exact rule that also accepts some mismatches."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from adaspec_rl.decoding.verification.lossy.rule import LossyRule, Seen, States
 
 
 class Lenient:
-    """Greedy or coupled verification under which `rule` keeps some mismatches. Lossy.
+    """Greedy or coupled verification under which `rule` accepts some mismatches. Lossy.
 
     The token after the accepted draft is the target's own pick.
 
@@ -33,7 +33,7 @@ class Lenient:
         self._states: States | None = None
 
     def see(self, states: States | None) -> None:
-        """What a rule that `needs_states` is to know of the draft verified next; None: nothing."""
+        """Set the states of the next draft, for a rule that `needs_states`; None: it gets none."""
         self._states = states
 
     def propose(

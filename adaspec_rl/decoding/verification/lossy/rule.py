@@ -1,4 +1,4 @@
-"""What a lossy rule is: it says which mismatches with the target's own pick stand all the same."""
+"""The protocol of lossy rules, which say what mismatches with the target's pick are accepted."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -8,16 +8,16 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """What both models thought where the tokens of a draft stand."""
+    """Both models' hidden states at the tokens of a draft."""
 
-    target: torch.Tensor  # [k, hidden], normalised, behind the target's logits
-    draft: torch.Tensor  # [k, hidden], likewise the drafter's
+    target: torch.Tensor  # [k, hidden], normalised, from which the target's logits are computed
+    draft: torch.Tensor  # [k, hidden], the same for the drafter
     draft_log_probs: torch.Tensor  # [k, V], the drafter's own distribution; -inf: not drafted
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a rule sees of a draft."""
+    """What a rule sees about a draft."""
 
     log_probs: torch.Tensor  # [k + 1, V] the target's, normalised; at temperature 0 untempered
     tokens: torch.Tensor  # [k], drafted
@@ -26,7 +26,7 @@ class Seen:
 
     @property
     def own(self) -> torch.Tensor:
-        """The drafted tokens' log-probabilities by the target, `[k]`."""
+        """The log-probabilities of the drafted tokens under the target, `[k]`."""
         return self.log_probs[:-1].gather(1, self.tokens[:, None])[:, 0]
 
     @property
@@ -36,20 +36,20 @@ class Seen:
 
     @property
     def entropies(self) -> torch.Tensor:
-        """Of the target at each drafted token, nats, `[k]`."""
+        """The target's entropy at each drafted token, in nats, `[k]`."""
         return torch.special.entr(self.log_probs[:-1].exp()).sum(-1)
 
 
 class LossyRule(Protocol):
-    """Settings of one rule, and its decision. It changes the text: opt-in, and labelled so."""
+    """The settings of one rule, and its decision. It changes the text: opt-in, and labelled."""
 
-    name: ClassVar[str]  # as `env.verification` has it
+    name: ClassVar[str]  # its name in `env.verification`
     needs_states: ClassVar[bool]  # whether `keeps` reads `Seen.states`
 
     def keeps(self, seen: Seen) -> torch.Tensor:
-        """Which mismatches stand, boolean `[k]`; what it says of agreeing tokens is not read."""
+        """Which mismatches are accepted, boolean `[k]`; values for agreeing tokens are ignored."""
         ...
 
     def __str__(self) -> str:
-        """The name with its settings, for tables."""
+        """The rule's name and settings, for tables."""
         ...

@@ -1,4 +1,4 @@
-"""Each drafted token has a leniency of its own."""
+"""A lossy rule with a separate lenience for each drafted token."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,9 +11,10 @@ from adaspec_rl.decoding.verification.lossy.rule import Seen
 
 @dataclass(eq=False, slots=True)
 class Scheduled:
-    """A drafted token stands if T p(x) >= max p, T chosen for it while it was drafted.
+    """A drafted token is accepted if T p(x) >= max p; its T was chosen while it was drafted.
 
-    For controllers that decide both (`control.joint`); tokens without a T have to be the best.
+    For controllers that decide on drafting and lenience together (`control.joint`). A token without
+    a T must be the target's most probable one.
     """
 
     leniences: list[float] = field(default_factory=list)

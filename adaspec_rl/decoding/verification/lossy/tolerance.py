@@ -1,4 +1,4 @@
-"""A mismatch stands if the target goes on as the draft does."""
+"""A mismatch is accepted if the target then continues as the draft does."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,12 +12,13 @@ from adaspec_rl.decoding.verification.lossy.rule import Seen
 class Tolerance:
     """FLy's deferred window (arXiv:2511.22972): a mismatch waits for the next drafted tokens.
 
-    It stands if the `window` drafted tokens after it are all there and all the target's own picks
-    given the mismatch, and if the target was not sure where it stands: an entropy of at least
-    `entropy` (FLy's gate; 0 = none). Deviates: the entropy is in nats, not a share of the largest.
+    It is accepted if the `window` drafted tokens after it all exist and are all the target's own
+    picks given the mismatch, and if the target was unsure at the mismatch, with an entropy of at
+    least `entropy` (FLy's gate; 0 = none). Deviates: the entropy is in nats, not a share of the
+    largest.
 
     Raises:
-        ValueError: `window` is under 1, or `entropy` under 0.
+        ValueError: `window` is below 1, or `entropy` below 0.
     """
 
     window: int = 4
@@ -34,7 +35,7 @@ class Tolerance:
     def keeps(self, seen: Seen) -> torch.Tensor:
         agrees = seen.agrees
         kept = torch.zeros_like(agrees)
-        follow = agrees[1:]  # what stands after each token
+        follow = agrees[1:]  # whether each token's successor is accepted
         if len(follow) >= self.window:
             windows = follow.unfold(0, self.window, 1).all(-1)
             kept[: len(windows)] = windows

@@ -1,4 +1,4 @@
-"""A mismatch stands if it is among the target's `k` most probable tokens."""
+"""A mismatch is accepted if it is among the target's `k` most probable tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar

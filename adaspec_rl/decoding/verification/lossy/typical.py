@@ -1,4 +1,4 @@
-"""A mismatch stands if it is typical of what the target would say."""
+"""A mismatch is accepted if it is typical of what the target would say."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from adaspec_rl.decoding.verification.lossy.rule import Seen
 class Typical:
     """Medusa's typical acceptance (arXiv:2401.10774): p(x) > min(epsilon, delta * exp(-H(p))).
 
-    The defaults are Medusa's. After the accepted draft stands the target's own pick.
+    The defaults are Medusa's. The token after the accepted draft is the target's own pick.
 
     Raises:
         ValueError: `epsilon` or `delta` is not above 0 and at most 1.
     """
 
-    epsilon: float = 0.09  # a token of this probability always stands
-    delta: float = 0.3  # how much less probable it may be than tokens usually are there
+    epsilon: float = 0.09  # a token of more than this probability is always accepted
+    delta: float = 0.3  # how much less probable the token may be than is typical there
     name: ClassVar[str] = "lossy.typical"
     needs_states: ClassVar[bool] = False
 
