@@ -1,4 +1,4 @@
-"""Fixed lists of actions, the action space of an environment."""
+"""Fixed lists of actions, which form the action space of an environment."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -12,7 +12,7 @@ TOGETHER = (2, 4, 8)  # draft lengths of two drafters in one round
 
 
 def branching(kind: str) -> bool:
-    """Whether actions of this kind verify more than chains, which takes ranks to replay."""
+    """Whether actions of this kind verify more than chains; replay then needs ranks."""
     return kind in ("tree", "all")
 
 
@@ -23,15 +23,15 @@ def action_list(
     thresholds: Sequence[float] | None = None,
     trees: Sequence[Sequence[TreeShape]] | None = None,
 ) -> list[Action]:
-    """The actions `Discrete(len(list))` stands for; number 0 is always the fallback.
+    """The actions that `Discrete(len(list))` stands for; number 0 is always the fallback.
 
     `length`: every draft length up to `max_length`. `length_threshold`: these, and `max_length`
-    with each early-stopping threshold (None: `THRESHOLDS`). `tree`: these, and those of a drafter's
-    `trees` that are no chains. All once for each drafter. `all`: these, and any two drafters
-    together, with some draft lengths, and with `max_length` and each threshold.
+    with each early-stopping threshold (None: `THRESHOLDS`). `tree`: these, and all of the drafter's
+    `trees` that are not chains. Each drafter gets these actions once. `all`: these, and any two
+    drafters together, with some draft lengths, and with `max_length` and each threshold.
 
     Raises:
-        ValueError: there is no such kind, or it lacks the trees.
+        ValueError: there is no such kind, or its trees are missing.
     """
     thresholds = THRESHOLDS if thresholds is None else thresholds
     if max_length < 1:
@@ -63,7 +63,7 @@ def action_list(
 
 
 def most_nodes(actions: Iterable[Action]) -> int:
-    """Nodes of the largest tree that any of `actions` may have verified; 0: they are chains."""
+    """Nodes of the largest tree that any of `actions` may verify; 0 if they are all chains."""
     return max((_nodes(action) for action in actions if action.branches), default=0)
 
 

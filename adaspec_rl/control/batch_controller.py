@@ -1,4 +1,4 @@
-"""What decides for many texts at once: an action for each row, and how much is verified."""
+"""The protocol of controllers for many texts: an action per row, and how much is verified."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from adaspec_rl.decoding.round import Action, Round
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of a decoder at this moment."""
+    """The current load of a decoder."""
 
     rows: int  # texts that are being written
     waiting: int = 0  # requests that have no row yet
@@ -21,31 +21,32 @@ class Load:
 class BatchController(Protocol):
     """Chooses the actions of all rows, round by round.
 
-    A round: `decide`, all rows draft, `allot`, one verification of all rows, `observe`.
+    In each round, `decide` is called, all rows draft, `allot` is called, all rows are verified in
+    one pass, and `observe` is called.
     """
 
     @property
     def name(self) -> str:
-        """As results call it."""
+        """The name that results use."""
         ...
 
     @property
     def observes(self) -> ObservationSpec | None:
-        """What `decide` is given; None: nothing. The same for good."""
+        """What `decide` is given; None: nothing. It never changes."""
         ...
 
     @property
     def looks(self) -> bool:
-        """Whether the next `decide` reads its observations; else it is given None."""
+        """Whether the next `decide` reads its observations; if not, it is given None."""
         ...
 
     @property
     def allots(self) -> bool:
-        """Whether `allot` is asked, for which survivals are estimated; else all is verified."""
+        """Whether `allot` is called, which needs estimated survivals; if not, all is verified."""
         ...
 
     def reset(self, rows: int) -> None:
-        """A decoder with `rows` rows begins; none is taken."""
+        """Decoding starts with `rows` rows, all free."""
         ...
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
@@ -63,14 +64,14 @@ class BatchController(Protocol):
         ...
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
-        """How many tokens of each row's draft are verified; the rest is thrown away.
+        """How many tokens of each row's draft are verified; the rest are dropped.
 
         Args:
-            survivals: for each of `rows`, for each token of its draft, the estimated chance that
-                it and all before it survive, `[k]` falling; empty where nothing was drafted.
+            survivals: for each of `rows`, the estimated chance `[k]` that each token of its draft
+                and all tokens before it survive, so never rising; empty where nothing was drafted.
         """
         ...
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        """Learn what the round did, which took `seconds`; `drafted` is what was verified."""
+        """Learn from the round, which took `seconds`; `drafted` counts the verified tokens."""
         ...

@@ -1,4 +1,4 @@
-"""Many texts decoded under one controller; they take rows as these become free."""
+"""Decodes many texts under one controller; a waiting text takes a row when one becomes free."""
 
 import time
 from collections import deque
@@ -14,12 +14,12 @@ from adaspec_rl.decoding.batch import Batch, BatchRound
 from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import Round
 
-Features = Callable[[int, float], CostFeatures]  # of so many rows, at an average context
+Features = Callable[[int, float], CostFeatures]  # from the number of rows and their mean context
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A text that is wanted."""
+    """A text to be decoded."""
 
     prompt: Sequence[int]
     seed: int = 0
@@ -28,12 +28,12 @@ class Asked:
 
 @dataclass(slots=True)
 class Answered:
-    """What became of it. Times are seconds after the start."""
+    """The result for one text. Times are in seconds after the start."""
 
     tokens: list[int] = field(default_factory=list)
     finished: str = ""  # as `Text.finished`, or `error`
-    error: str = ""  # in words
-    first: float = 0.0  # when its first tokens were there
+    error: str = ""  # the error message
+    first: float = 0.0  # when its first tokens were ready
     ended: float = 0.0
     rounds: int = 0
     accepted: int = 0
@@ -41,7 +41,7 @@ class Answered:
 
 @dataclass(slots=True)
 class BatchGeneration:
-    """All texts, in the order in which they were asked for, and the work that they took."""
+    """All texts, in the order in which they were asked for, and the work they took."""
 
     answers: list[Answered]
     seconds: float = 0.0  # all of it
@@ -58,10 +58,11 @@ class BatchGeneration:
 
 
 class RowsObserver:
-    """Observations of the rows of a batch, worked out when they are asked for.
+    """Observations of the rows of a batch, computed only when asked for.
 
-    While nobody asks, rounds are only kept, and of many without drafts only what will matter: a
-    controller that plays plain rounds for a while has nothing to pay for what it does not look at.
+    Until then, rounds are only stored, and long runs of rounds without drafts are merged. A
+    controller that plays plain rounds for a while therefore pays nothing for observations that it
+    does not read.
     """
 
     def __init__(self, observer: Observer, batch: Batch, features: Features | None) -> None:
@@ -69,8 +70,8 @@ class RowsObserver:
         spec = observer.spec
         self._reads, self._foresees = "context" in spec.groups, spec.needs_forecast
         self._texts = [TextFeatures() for _ in range(observer.batch)]
-        self._read = [0] * observer.batch  # tokens that the features know
-        self._kept = [_Kept() for _ in range(observer.batch)]  # not yet taken in
+        self._read = [0] * observer.batch  # tokens that the features have read
+        self._kept = [_Kept() for _ in range(observer.batch)]  # rounds not observed yet
 
     def start(self, row: int) -> None:
         """A text begins in `row`."""
@@ -78,7 +79,7 @@ class RowsObserver:
         self._read[row] = 0
 
     def update(self, rounds: Mapping[int, Round]) -> None:
-        """A round of all rows that hold a text was played."""
+        """Store a round, which all rows that hold a text played."""
         for row, round_ in rounds.items():
             self._kept[row].rounds.append(round_)
 
@@ -94,7 +95,7 @@ class RowsObserver:
         return self._observer.observation()[list(rows)]
 
     def _take_in(self) -> None:
-        """What rows without a text see means nothing."""
+        """Read all stored rounds; what is observed for a row without a text has no meaning."""
         rows, needs = range(self._observer.batch), self._observer.spec.needs_signals
         nothing = [self._texts[0].values] * len(rows), [NO_FORECAST] * len(rows)  # read later
         for kept in self._kept:
@@ -127,18 +128,18 @@ class RowsObserver:
 _IDLE = Round(drafter=0, drafted=0, accepted=0, tokens=(), seconds=0.0)
 
 
-SETTLED = 8  # rounds without drafts after which one more changes nothing but the tokens
+SETTLED = 8  # after this many rounds without drafts, one more changes nothing but the tokens
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A row's rounds that its observation has not taken in."""
+    """A row's rounds that its observation has not read yet."""
 
     fresh: bool = False  # whether a text began before them
     rounds: list[Round] = field(default_factory=list)
 
     def settle(self) -> None:
-        """Make one round of all but the last of those without drafts at the end."""
+        """If the newest rounds have no drafts, merge all but the last few of them into one."""
         rounds = self.rounds
         first = len(rounds)
         while first and not rounds[first - 1].drafted:
@@ -149,11 +150,11 @@ class _Kept:
             rounds[first:last] = [replace(_IDLE, tokens=tokens)]
 
     def begins(self, step: int) -> bool:
-        """Whether the text began before the round that many from the end."""
+        """Whether the text began before the round at index `step`, counted from the end."""
         return self.fresh and len(self.rounds) == -step
 
     def at(self, step: int) -> Round:
-        """The round that many from the end."""
+        """The round at index `step`, counted from the end."""
         return self.rounds[step] if len(self.rounds) >= -step else _IDLE
 
 
@@ -165,13 +166,13 @@ def generate_batch(
     features: Features | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> BatchGeneration:
-    """Decode all texts, `controller` choosing every round.
+    """Decode all texts; `controller` chooses every round's actions.
 
-    A text takes a row as soon as it has arrived and one is free; `batch` begins with all rows free.
-    What cannot be decoded is answered with its error, and the others go on.
+    A text takes a row as soon as it has arrived and a row is free; `batch` starts with all rows
+    free. A text that cannot be decoded is answered with its error, and the others go on.
 
     Args:
-        features: what decoding costs, for controllers that observe it.
+        features: the cost of decoding, for controllers that observe it.
     """
     run = _Run(batch, controller, asked, features)
     while run.open:
@@ -185,11 +186,11 @@ def generate_batch(
 
 
 class _Run:
-    """Where a batch generation is.
+    """The state of a batch generation.
 
     Attributes:
-        waiting: numbers of the texts that have no row yet, by arrival.
-        request_of: the number of the text in each row that is taken.
+        waiting: the numbers of the texts that have no row yet, by arrival.
+        request_of: for each taken row, the number of its text.
     """
 
     def __init__(
@@ -211,12 +212,12 @@ class _Run:
         self.waiting = deque(sorted(range(len(asked)), key=lambda n: asked[n].arrives))
         self.request_of: dict[int, int] = {}
         self._began = batch.clock()
-        self._reads = False  # whether the next round begins with prompts
-        self._learning = 0.0  # seconds after the last round, which count with the next one
+        self._reads = False  # whether the next round reads prompts first
+        self._learning = 0.0  # seconds spent after the last round, which count towards the next one
 
     @property
     def open(self) -> bool:
-        """Whether a text is still to be decoded."""
+        """Whether any text remains to be decoded."""
         return bool(self.waiting or self.request_of)
 
     @property

@@ -1,4 +1,4 @@
-"""What decides: one interface for fixed lengths, heuristics and learned policies."""
+"""The protocol of controllers: fixed lengths, heuristics and learned policies."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,12 +14,12 @@ class Controller(Protocol):
 
     @property
     def name(self) -> str:
-        """As results call it."""
+        """The name that results use."""
         ...
 
     @property
     def observes(self) -> ObservationSpec | None:
-        """What `decide` must be given; None: nothing."""
+        """What `decide` is given; None: nothing."""
         ...
 
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
@@ -31,5 +31,5 @@ class Controller(Protocol):
         ...
 
     def observe(self, round_: Round) -> None:
-        """Learn what the round did."""
+        """Learn from a round."""
         ...

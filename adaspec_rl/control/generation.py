@@ -24,7 +24,7 @@ class Generation:
     seconds: float = 0.0  # all of it: prompt, rounds, decisions
     controller_seconds: float = 0.0  # observations and decisions alone
     actions: list[Action] = field(default_factory=list, repr=False)  # what each round was told
-    forecasts: list[Forecast] = field(default_factory=list, repr=False)  # before each, where seen
+    forecasts: list[Forecast] = field(default_factory=list, repr=False)  # before each, if observed
 
 
 class StreamObserver:
@@ -37,7 +37,7 @@ class StreamObserver:
         self._seen: np.ndarray | None = None  # the observation, until it changes
 
     def start(self, prompt: Sequence[int], forecast: Forecast = NO_FORECAST) -> None:
-        """A text begins. `forecast` is the session's, where the observation has the group."""
+        """A text begins. `forecast` is the session's, if the observation has that group."""
         if self._reads:
             self._text.start(prompt)
         self.observer.reset(text=self._text.values, forecast=forecast)
@@ -53,12 +53,12 @@ class StreamObserver:
             self.observer.update(
                 RoundArrays.from_rounds([round_], [text], [forecast], spec.needs_signals)
             )
-        else:  # a fraction of the work
+        else:  # takes a fraction of the time
             self.observer.read(text, forecast)
         self._seen = None
 
     def follow(self, prompt: Sequence[int], made: "Generation") -> Iterator[Round]:
-        """The rounds of a generation; the observation is the one before each."""
+        """Yield the rounds of a generation; at each, the observation is that before the round."""
         ahead = (
             [*made.forecasts, NO_FORECAST]
             if made.forecasts
@@ -85,7 +85,7 @@ def generate(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Generation:
-    """Generate from `prompt` until the text ends, `controller` choosing every round."""
+    """Generate from `prompt` until the text ends; `controller` chooses every round's action."""
     spec = controller.observes
     observer = StreamObserver(Observer(spec, cost)) if spec else None
     began = clock()

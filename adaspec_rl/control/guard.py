@@ -9,19 +9,19 @@ from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.step_time import NOISE, StepTime
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
-SLACK = 0.6  # steps that a spell of probes may lose after one was accepted
-RESERVE = 32.0  # the most steps that are put aside for losses to come
-FRESH = 32  # tokens in which a step hardly changes
+SLACK = 0.6  # steps that a spell of probes may lose once a probe was accepted
+RESERVE = 32.0  # the most steps that are saved for later losses
+FRESH = 32  # tokens within which the time of a step hardly changes
 TRUST = 5.0  # steps that a controller known to pay may lose at first
-EARNED = 10.0  # steps put aside, above which a dismissed controller is trusted with a new sequence
+EARNED = 10.0  # saved steps above which a dismissed controller is trusted with a new sequence
 
 
 class Guarded:
     """Plays another controller's actions while they beat autoregressive decoding.
 
-    Gains and losses are measured in autoregressive steps (`StepTime`): a round gains its tokens
-    less its seconds, but loses no more than 2 steps, as the rest is noise. A spell of speculation
-    has a balance of them, and the guard is in one of three states:
+    Gains and losses are measured in autoregressive steps (`StepTime`). A round gains its tokens
+    minus its seconds, but loses at most 2 steps, as the rest is noise. The balance of a spell of
+    speculation is the sum of its gains. The guard is in one of three states:
 
                      the wait is over                    balance >= proof
         ┌─────────┐ ───────────────────> ┌─────────┐ ────────────────────> ┌───────────┐
@@ -31,23 +31,24 @@ class Guarded:
              └───────────────────────────────────────────────────────────────────┘
                                           balance < 0
 
-    Waiting decodes plainly. Probes draft one token, with the drafter that the controller would use.
-    In charge, the controller does as it likes. (Before it is dismissed, the step is measured anew
-    if that was some time ago; then the spell begins again at 0.)
+    While waiting, the guard decodes plainly. While probing, it drafts one token per round, with the
+    drafter that the controller would use. In charge, the controller acts freely. (Before it is
+    dismissed, the step is measured again if that was some time ago; the spell then restarts at 0.)
 
-    A wait takes `longest` tokens where nothing of the spell was accepted, else `shortest` ones, and
-    twice as many each time this happens again. And it always takes until a probe can be afforded:
-    a reserve, which `advance` and all that speculation wins go to, pays for all that it loses;
-    `allowance` steps a token decoded plainly fill it up. So in total, decoding never falls behind
-    `1 - allowance` times autoregressive speed by more than `advance` steps and one round.
+    If nothing in the spell was accepted, the wait is `longest` tokens. Otherwise it is `shortest`
+    tokens, and doubles each time this happens again. A wait also lasts until a probe can be
+    afforded. A reserve pays for all losses of speculation: it starts at `advance`, receives all
+    gains, and grows by `allowance` steps per token decoded plainly. In total, decoding therefore
+    never falls behind `1 - allowance` times autoregressive speed by more than `advance` steps and
+    one round.
 
-    A new sequence may be of another kind. Where more than 10 steps are put aside, the controller is
-    in charge of it with 2 steps to lose; where fewer are, a probe comes as soon as it can be
-    afforded. All else persists from sequence to sequence.
+    A new sequence may be of another kind. If more than 10 steps are saved, the controller is in
+    charge of it with 2 steps to lose; if fewer are saved, a probe comes as soon as it can be
+    afforded. Everything else persists from sequence to sequence.
 
-    The controller observes the rounds that it chose, and no others: no probes, and no plain steps
-    of the guard's. Its decision may be overridden, and parts of the text go by without it. A
-    fallback of its own choice is always played. The time that the guard takes is not counted.
+    The controller observes only the rounds that it chose: no probes, and none of the guard's plain
+    steps. So its decision may be overridden, and parts of the text go by without it. A fallback
+    that it chooses is always played. The time that the guard itself takes is not counted.
     """
 
     def __init__(
@@ -66,20 +67,20 @@ class Guarded:
         """Called `guarded_` and the other controller's name.
 
         Args:
-            controller: Whom to guard.
+            controller: The controller to guard.
             allowance: Share of autoregressive speed that probes may cost in the long run.
-            advance: Steps that they may cost beyond that, once.
+            advance: Steps that probes may cost beyond that, once.
             shortest: The least tokens from a fallback to the next probe.
-            longest: The most, as long as the reserve lasts.
+            longest: The most such tokens, as long as the reserve lasts.
             proof: Steps that probes must win before `controller` is in charge.
-            limit: Highest balance of a spell, which is to be lost before a fallback.
+            limit: Highest balance of a spell; it must be lost before a fallback.
             refresh: Tokens without a plain step after which one is taken.
-            trusted: `controller` is known to pay, such as a validated policy: it needs no probes,
-                is in charge once the 2 plain steps are taken that everything is measured by, and
-                has 5 steps more to lose, once.
+            trusted: `controller` is known to pay, such as a validated policy. It needs no probes,
+                is in charge after the 2 plain steps that everything is measured by, and may lose 5
+                steps more, once.
 
         Raises:
-            ValueError: settings outside their range.
+            ValueError: a setting is outside its range.
         """
         if not 0 < allowance < 1:
             raise ValueError(f"allowance must be in (0, 1), got {allowance}")
@@ -103,7 +104,7 @@ class Guarded:
         self._interval = shortest  # tokens of the next wait
         self._reserve = advance + self._balance
         self._step = StepTime(refresh)
-        self._obeyed = False  # this round is the controller's choice
+        self._obeyed = False  # whether this round is the controller's choice
 
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         self.controller.reset(prompt, seed)
@@ -138,7 +139,7 @@ class Guarded:
             self._reserve = min(self._reserve + self.allowance, RESERVE)
 
     def _count(self, gain: float) -> None:
-        """Let a round's gain change the state."""
+        """Update the state with a round's gain."""
         self._reserve = min(self._reserve + gain, RESERVE)
         self._balance = min(self._balance + gain, self.limit)
         if self._balance == self.limit:

@@ -1,10 +1,11 @@
 """Draft length and verification threshold decided together, token by token. Lossy.
 
-JointAdaSpec's decision process: after each drafted token, how leniently it will be verified (one of
-`LENIENCES`) and whether to draft another, for a reward of the accepted tokens less `MILLISECOND`
-for each millisecond and `price` for each token that is not the target's own. Deviates: the state is
-the depth, the drafter's probability of the newest token (by bucket) and the chance that all tokens
-so far stand; it is solved exactly, on what the target thought of drafts in its own texts.
+This is JointAdaSpec's decision process: after each drafted token, it decides how leniently the
+token will be verified (one of `LENIENCES`) and whether to draft another. The reward is the number
+of accepted tokens, less `MILLISECOND` for each millisecond and `price` for each token that is not
+the target's own. Deviates: the state is the depth, the drafter's probability of the newest token
+(by bucket) and the chance that all tokens so far are accepted; it is solved exactly, on the
+target's probabilities of drafted tokens in its own texts.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action, DraftedToken, Round
 from adaspec_rl.decoding.verification.lossy import Scheduled
 
 LENIENCES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)  # T of T p(x) >= max p
-MILLISECOND = 0.01  # its price in accepted tokens
+MILLISECOND = 0.01  # its price, in accepted tokens
 BUCKETS = 8
 SURVIVALS = np.linspace(0.0, 1.0, 21)
 
@@ -27,11 +28,11 @@ class JointTable:
     """The best decisions after the drafted token at each depth, `[depth, survival, bucket]`."""
 
     edges: np.ndarray  # [BUCKETS - 1], of the drafter's probability
-    stands: np.ndarray  # [bucket, T]: the chance that a token stands
+    stands: np.ndarray  # [bucket, T]: the chance that a token is accepted
     lenience: np.ndarray  # index of T for the token
     goes_on: np.ndarray  # whether another token is drafted
     drafts: bool  # whether to draft at all
-    value: float  # of a round beyond a plain step's
+    value: float  # worth of a round beyond a plain step's
 
     @property
     def max_length(self) -> int:
@@ -49,15 +50,15 @@ def solve_joint(
     """Solve the decision process by backward induction.
 
     Args:
-        texts: of each, position by position, the drafter's probability `[n]` of its own first
-            choice, and by what share of its most probable token's the target thought that token
-            likely, `[n]`: 1 where the two agree.
-        token_ms: what drafting one more token and verifying it takes.
-        round_ms: what a round with a draft takes besides, beyond a plain step.
-        price: of a token that is not the target's own, in accepted tokens.
+        texts: for each text, two arrays `[n]` over its positions: the drafter's probability of its
+            own first choice, and the target's probability of that token as a share of its most
+            probable token's (1 where the two agree).
+        token_ms: milliseconds to draft and verify one more token.
+        round_ms: further milliseconds of a round with a draft, beyond a plain step.
+        price: the cost of a token that is not the target's own, in accepted tokens.
 
     Raises:
-        ValueError: no position, or a `price` or a length that cannot be.
+        ValueError: there are no positions, or `price` or `max_length` is out of range.
     """
     check_between("max_length", max_length, 1, 64)
     check_between("price", price, 0)
@@ -72,9 +73,9 @@ def solve_joint(
     lenience, goes_on = np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool)
     gain = SURVIVALS[:, None, None] * (stands - price * lossy)  # [survival, bucket, T]
     survival = SURVIVALS[:, None, None] * stands  # after the token
-    value = gain[:, :, 0]  # at the last depth, which no decision follows: exact
+    value = gain[:, :, 0]  # the last depth: no decision follows, and the token is verified exactly
     for depth in range(max_length - 2, -1, -1):
-        after = value @ following.T  # [survival, bucket]: of another token after each
+        after = value @ following.T  # [survival, bucket]: the value of one more token
         more = np.stack(
             [np.interp(survival[:, b], SURVIVALS, after[:, b]) for b in range(BUCKETS)], axis=1
         )
@@ -90,9 +91,9 @@ def solve_joint(
 def _outcomes(
     texts: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By bucket and T `[BUCKETS, T]`: chances that a token stands, and that it is a mismatch too.
+    """By bucket and T `[BUCKETS, T]`: the chance that a token is accepted, and as a mismatch.
 
-    Each bucket counts one exact token more, so that none is empty.
+    Each bucket starts with one exact token, so that none is empty.
     """
     stands, lossy = np.ones((2, BUCKETS, len(LENIENCES))) * [[[1.0]], [[0.0]]]
     count = np.ones(BUCKETS)
@@ -108,7 +109,7 @@ def _outcomes(
 def _buckets(
     texts: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How likely a bucket is `[BUCKETS]`, and after each bucket `[BUCKETS, BUCKETS]`."""
+    """The probability of each bucket `[BUCKETS]`, and after each bucket `[BUCKETS, BUCKETS]`."""
     first, following = np.zeros(BUCKETS), np.full((BUCKETS, BUCKETS), 1 / BUCKETS)
     for probability, _ in texts:
         bucket = edges.searchsorted(probability, side="right")
@@ -118,7 +119,7 @@ def _buckets(
 
 
 class JointStop:
-    """Decides after each drafted token, and notes how leniently it is to be verified."""
+    """Decides after each drafted token, and notes how leniently it will be verified."""
 
     needs = frozenset[str]()
 

@@ -8,7 +8,7 @@ import numpy as np
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import Action, Round
 
-LARGEST = 1e18  # of a weight; products of such numbers are still finite in float32
+LARGEST = 1e18  # the largest weight; products of such numbers are still finite in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Actor:
 
     @property
     def finite(self) -> bool:
-        """Whether every observation leads to preferences that are numbers."""
+        """Whether every observation gives finite preferences."""
         arrays = (*self.weights, *self.biases)
         return all(bool((np.abs(array) <= LARGEST).all()) for array in arrays)
 

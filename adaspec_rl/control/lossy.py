@@ -1,4 +1,4 @@
-"""Any controller, its rounds verified leniently."""
+"""Any controller, with its rounds verified leniently."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from adaspec_rl.decoding.verification.lossy import LossyRule
 
 
 class Lossy:
-    """Decides as `controller` does, and has `rule` keep mismatches. Its name says so."""
+    """Decides as `controller` does, but lets `rule` accept mismatches. Its name says so."""
 
     def __init__(self, controller: Controller, rule: LossyRule, name: str | None = None) -> None:
         self.controller, self.rule = controller, rule

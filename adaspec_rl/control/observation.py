@@ -1,7 +1,7 @@
-"""What a policy sees: one definition, computed from rounds, in batch form.
+"""What a policy observes: one definition, computed from rounds, for a batch of streams.
 
-Training (hundreds of streams) and decoding (one) run this very code. Features come in groups that
-can be switched off; each is divided by its scale, so that values lie near 0 to 1.
+Training (hundreds of streams) and decoding (one stream) run the same code. Features come in groups
+that can be switched off. Each feature is divided by its scale, so that values lie near 0 to 1.
 """
 
 import math
@@ -43,13 +43,13 @@ class CostFeatures:
 
 @dataclass(frozen=True, slots=True)
 class ObservationSpec:
-    """Which features, in which order, at which scale. Travels with the policy."""
+    """Which features are observed, in which order, at which scale. It travels with the policy."""
 
     groups: tuple[str, ...] = GROUPS
     max_length: int = 8
     vocab_size: int = 4096
     drafters: int = 1
-    trees: bool = False  # whether actions branch: what that costs belongs to the group `cost`
+    trees: bool = False  # whether actions branch; the cost of branching is in the group `cost`
     names: tuple[str, ...] = field(init=False)
     scales: tuple[float, ...] = field(init=False)
 
@@ -90,12 +90,12 @@ class ObservationSpec:
 
     @property
     def needs_forecast(self) -> bool:
-        """Whether sessions are to be asked for their forecasts."""
+        """Whether sessions must be asked for their forecasts."""
         return "lookup" in self.groups
 
     @property
     def needs_rounds(self) -> bool:
-        """Whether it takes more than the text to compute it."""
+        """Whether the observation depends on more than the text and the costs."""
         return any(group not in ("context", "lookup", "cost") for group in self.groups)
 
     @property
@@ -165,9 +165,9 @@ class RoundArrays:
         forecast: Sequence[Forecast],
         signals: bool = True,
     ) -> "RoundArrays":
-        """Rounds of several streams, each stream's `TextFeatures.values` and forecast after it.
+        """Rounds of several streams, and each stream's `TextFeatures.values` and forecast after.
 
-        `signals=False` spares the groups `target` and `draft`, which are then 0.
+        `signals=False` skips the groups `target` and `draft`, which are then 0.
         """
         if signals:
             table = np.array([_numbers(round_) for round_ in rounds])  # [B, 11]
@@ -207,7 +207,7 @@ class Observer:
     """Turns the rounds of `batch` streams into observations."""
 
     def __init__(self, spec: ObservationSpec, cost: CostFeatures | None, batch: int = 1) -> None:
-        """`cost` holds for all streams; None: `set_costs` says what each one costs."""
+        """`cost` holds for all streams; None: `set_costs` sets the costs of each stream."""
         self.spec = spec
         self.batch = batch
         table = spec.table()
@@ -235,9 +235,9 @@ class Observer:
         self.reset()
 
     def set_costs(self, values: np.ndarray, rows: np.ndarray | slice = slice(None)) -> None:
-        """What decoding costs in `rows`: `CostFeatures.values` `[C]` of all, or `[rows, C]`.
+        """Set the costs of decoding in `rows`: `CostFeatures.values` `[C]` for all, or `[rows, C]`.
 
-        Drafters that the observation has no features for are left out.
+        Costs of drafters that the observation has no features for are left out.
         """
         known = min(values.shape[-1], len(self._costs))
         found = values[..., :known]
@@ -251,7 +251,8 @@ class Observer:
     ) -> None:
         """Begin new sequences in `rows` (all by default): texts `[rows, 4]`, forecasts `[rows, 2]`.
 
-        Texts are `TextFeatures.values`. One of each stands for all.
+        Texts are given by their `TextFeatures.values`. A single text or forecast applies to all
+        rows.
         """
         self._values[: -len(self._costs), rows] = 0.0
         self._emas[:, rows] = PRIOR_ACCEPTANCE
@@ -260,7 +261,7 @@ class Observer:
         self.read(text, forecast, rows)
 
     def update(self, rounds: RoundArrays) -> None:
-        """Take in one round of every stream. Groups that nobody sees are not kept up."""
+        """Add one round of every stream. Groups that are not observed are not updated."""
         groups = self.spec.groups
         if "history" in groups or "draft" in groups or "drafters" in groups:
             drafting = rounds.drafted > 0
@@ -281,7 +282,7 @@ class Observer:
         forecast: np.ndarray | Forecast,
         rows: np.ndarray | slice = slice(None),
     ) -> None:
-        """Take in what texts say, and what is forecast, as `reset` does."""
+        """Set the text features and forecasts, in the shapes that `reset` takes."""
         self._text.T[rows] = text
         self._lookup.T[rows] = forecast
 
@@ -311,5 +312,5 @@ class Observer:
 
 
 def _acceptance_rate(rounds: RoundArrays) -> np.ndarray:
-    """Accepted drafted tokens by those that verification looked at, `[B]`; 0 without a draft."""
+    """Accepted tokens divided by the drafted tokens looked at, `[B]`; 0 without a draft."""
     return rounds.accepted / np.maximum(rounds.reached, 1)

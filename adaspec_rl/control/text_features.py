@@ -1,4 +1,4 @@
-"""What a text says by itself about the text to come, however it was drafted."""
+"""What a text alone says about the text to come, however it was drafted."""
 
 import math
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ _DECAYS = tuple(math.exp(-1.0 / span) for span in LOOKUP_SPANS)
 
 
 class TextFeatures:
-    """Follows one text: how far its end has occurred before, and whether looking up has paid.
+    """Follows one text: how far its end has occurred before, and whether lookup has paid.
 
     Attributes:
-        values: ln(1 + tokens generated); log2(1 + tokens in the longest end that occurred earlier);
-            and for each of `LOOKUP_SPANS` the share of recent tokens, prompt included, that were
-            what followed such an end the last time. Nothing has to be drafted to know it.
-        text: the prompt and all that came after.
+        values: ln(1 + tokens generated); log2(1 + length of the longest suffix that occurred
+            earlier); and for each of `LOOKUP_SPANS` the share of recent tokens, prompt included,
+            that followed the last occurrence of such a suffix. Computing these needs no draft.
+        text: the prompt and everything after it.
     """
 
     values: tuple[float, ...]

@@ -10,12 +10,12 @@ from adaspec_rl.decoding.round import Action, Round
 
 
 class AdaEdl:
-    """Stops by the entropy bound, whose threshold follows the acceptance that drafts meet.
+    """Stops by the entropy bound, whose threshold adapts to the acceptance of drafts.
 
     AdaEDL (arXiv:2410.18351). The threshold moves as in Draft & Verify (arXiv:2309.08168): up by
-    `step` while the smoothed share of accepted tokens is under `target`, else down, and smoothed
-    itself. Deviates: the share counts all drafted tokens, also those behind a rejection, and the
-    threshold stays in [0, 1]. It goes on from text to text.
+    `step` while the smoothed share of accepted tokens is under `target`, else down; the threshold
+    is smoothed too. Deviates: the share counts all drafted tokens, including those after a
+    rejection, and the threshold stays in [0, 1]. It persists from text to text.
     """
 
     name = "adaedl"

@@ -1,4 +1,4 @@
-"""What every bandit shares: arms, and what a round is worth."""
+"""What all bandits share: arms, and the worth of a round."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,10 @@ from adaspec_rl.decoding.round import Action, Round
 class Bandit:
     """Plays arms, which are actions, and learns which one is worth most.
 
-    A reward is a round's worth, its tokens a second, divided by the largest worth seen so far. What
-    was learned stays from text to text. Over draft lengths this is BanditSpec (arXiv:2505.15141).
-    Deviates: BanditSpec counts rounds, as its arms cost alike, and starts anew with every prompt.
+    A round is worth its tokens per second; the reward is that worth divided by the largest worth so
+    far. What was learned persists from text to text. With draft lengths as arms this is BanditSpec
+    (arXiv:2505.15141). Deviates: BanditSpec counts rounds, as its arms cost alike, and starts anew
+    with every prompt.
     """
 
     name: str
@@ -22,7 +23,7 @@ class Bandit:
     def __init__(
         self, max_length: int, drafter: int = 0, arms: Sequence[Action] | None = None
     ) -> None:
-        """Without `arms`, these are the fallback and every draft length."""
+        """Without `arms`, the arms are the fallback and every draft length."""
         self.arms = fixed_lengths(max_length, drafter) if arms is None else tuple(arms)
         if not self.arms:
             raise ValueError("a bandit needs at least 1 arm, got none")
@@ -57,4 +58,4 @@ class Bandit:
         raise NotImplementedError
 
     def learn(self, arm: int, reward: float) -> None:
-        """What else to do with a reward in [0, 1]; `plays` and `means` know of it already."""
+        """Use a reward in [0, 1] further; `plays` and `means` already include it."""

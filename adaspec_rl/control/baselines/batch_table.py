@@ -12,9 +12,9 @@ EXAMPLE = ((1, 64, 3), (65, 128, 1), (129, 512, 0))  # vLLM's documentation
 class BatchTable(FixedLength):
     """The draft length that a table holds for a batch size, in every round.
 
-    vLLM's dynamic speculative decoding (`num_speculative_tokens_per_batch_size`), whose table comes
-    from measurements on the machine. Deviates: one batch size for good, where vLLM looks it up at
-    every step; and no more than `max_length` tokens.
+    This is vLLM's dynamic speculative decoding (`num_speculative_tokens_per_batch_size`), whose
+    table comes from measurements on the machine. Deviates: the batch size is fixed, where vLLM
+    looks it up at every step; and drafts have at most `max_length` tokens.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Bandits side by side: which one decides depends on how much of the text's end occurred before."""
+"""Several bandits; the length of the text's earlier match selects the one that decides."""
 
 from bisect import bisect
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from adaspec_rl.control.baselines.ucb1 import Ucb1
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import Action, Round
 
-BOUNDS = (1, 2, 5)  # tokens of an earlier occurrence at which another bandit begins
+BOUNDS = (1, 2, 5)  # lengths of the match at which the next bandit begins
 
 
 class Rotating(Ucb1):
-    """UCB1 that asks for its unplayed arms by turns: one that is overridden is not insisted on."""
+    """UCB1 that takes turns among its unplayed arms, so as not to insist on an overridden one."""
 
     _turn = 0
 
@@ -26,10 +26,10 @@ class Rotating(Ucb1):
 
 
 class ByMatch:
-    """Learns online which action pays, where a lookup has nothing, little or much to go by.
+    """Learns online which action pays, depending on how much a lookup has to go by.
 
-    A contextual bandit with the length of the longest earlier occurrence of the text's end as its
-    context, cut at `BOUNDS`; UCB1 in each part. What was learned stays from text to text.
+    A contextual bandit. Its context is the length of the longest earlier occurrence of the text's
+    end, cut at `BOUNDS`, with UCB1 in each part. What was learned persists from text to text.
     """
 
     name = "by_match"
@@ -37,10 +37,10 @@ class ByMatch:
     def __init__(
         self, arms: Sequence[Action], lookups: Sequence[int] = (), exploration: float = 0.15
     ) -> None:
-        """`arms` beside plain decoding; `lookups` are drafters that draft nothing without a match.
+        """`arms` come on top of plain decoding; `lookups` are drafters that need a match.
 
         Raises:
-            ValueError: settings outside their range.
+            ValueError: a setting is outside its range.
         """
         self.observes = ObservationSpec(("context",))
         self._place = self.observes.names.index("suffix_match")

@@ -1,4 +1,4 @@
-"""What rounds cost, learned while decoding."""
+"""The seconds of rounds, learned while decoding."""
 
 from adaspec_rl.control.observation import CostFeatures
 
@@ -7,7 +7,7 @@ class CostLine:
     """Seconds of a round by tokens drafted: averages over about `span` rounds, and a line."""
 
     def __init__(self, max_length: int, cost: CostFeatures, span: float) -> None:
-        """`cost` is what the line is drawn to as long as little was seen."""
+        """`cost` gives the line's prior, which counts most while few rounds were seen."""
         self.seen = [0] * (max_length + 1)  # rounds, by tokens drafted
         self._seconds = [0.0] * (max_length + 1)  # average, likewise
         self._span = span
@@ -15,7 +15,7 @@ class CostLine:
 
     @property
     def plain(self) -> float:
-        """Of a round without a draft; 0 as long as there was none."""
+        """Seconds of a round without a draft; 0 until there was one."""
         return self._seconds[0]
 
     def observe(self, drafted: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The bandit that assumes nothing of its rewards."""
+"""A bandit that makes no assumptions about its rewards."""
 
 import math
 import random

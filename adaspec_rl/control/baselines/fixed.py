@@ -1,4 +1,4 @@
-"""Fixed draft lengths, and other actions that are taken throughout."""
+"""Fixed draft lengths, and other actions that never change."""
 
 from collections.abc import Sequence
 
@@ -36,6 +36,6 @@ class FixedLength(FixedAction):
 
 
 def fixed_lengths(max_length: int, drafter: int = 0) -> tuple[Action, ...]:
-    """The fallback and every length up to `max_length` with one drafter, by length."""
+    """The fallback and every length up to `max_length` with one drafter, in order of length."""
     check_between("max_length", max_length, 1)
     return (FALLBACK, *(Action(length, drafter) for length in range(1, max_length + 1)))

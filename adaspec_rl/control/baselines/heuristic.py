@@ -1,4 +1,4 @@
-"""The draft length that follows the last round."""
+"""A draft length that adapts to the last round."""
 
 from collections.abc import Sequence
 

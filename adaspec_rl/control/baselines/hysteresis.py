@@ -1,4 +1,4 @@
-"""The draft length that climbs and falls with recent acceptance."""
+"""A draft length that climbs and falls with recent acceptance."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from adaspec_rl.decoding.round import Action, Round
 class Hysteresis:
     """One token more while the acceptance rate is above `up`, one less while it is under `down`.
 
-    The rate is that of the last `window` drafts. Under `off`, once the window is full, `pause`
-    rounds of plain decoding follow, and then a draft of one token that decides alone whether to
-    go on. A common recipe of serving engines rather than of one paper; llama.cpp's adaptive n-gram
-    drafts (ggml-org/llama.cpp pull request 19744) use 0.7 and 0.4. Goes on from text to text.
+    The rate is that of the last `window` drafts. If it is under `off` once the window is full,
+    `pause` rounds of plain decoding follow, and then a draft of one token alone decides whether
+    drafting resumes. This is a common recipe of serving engines rather than of one paper;
+    llama.cpp's adaptive n-gram drafts (ggml-org/llama.cpp pull request 19744) use 0.7 and 0.4. The
+    state persists from text to text.
     """
 
     name = "hysteresis"

@@ -23,14 +23,14 @@ class MarkovPolicy:
     prior: float  # recent acceptance at the start of a text, and where it goes without drafts
 
     def after(self, acceptance: float, round_: Round) -> float:
-        """Recent acceptance once this round is over."""
+        """Recent acceptance after this round."""
         share = round_.accepted / round_.reached if round_.drafted else self.prior
         return acceptance + (share - acceptance) / self.span
 
 
 @dataclass(frozen=True, slots=True)
 class TableStop:
-    """Stops where a table says so, by tokens so far and the newest one's entropy."""
+    """Stops where a table says so, given the tokens drafted so far and the newest one's entropy."""
 
     edges: tuple[float, ...]
     stops: tuple[tuple[bool, ...], ...]
@@ -43,10 +43,11 @@ class TableStop:
 class Markov:
     """Plays a solved tabular Markov decision process.
 
-    Its states are classes of recent acceptance at the start of a round and, after each drafted
-    token, its position in the draft and its entropy as well; it decides on drafting at all, then
-    on going on. No one paper's: the tabular counterpart of learned stopping policies, which
-    SpecDec++ (arXiv:2405.19715) formulates as such a process.
+    At the start of a round, the state is the class of recent acceptance; after each drafted token,
+    it also has the token's position in the draft and its entropy. The policy decides whether to
+    draft at all, and then whether to continue. It follows no single paper: it is the tabular
+    counterpart of learned stopping policies, which SpecDec++ (arXiv:2405.19715) formulates as such
+    a process.
     """
 
     name = "markov"

@@ -13,10 +13,11 @@ class SglangTiers:
     """The tier that fits a running average of acceptance lengths.
 
     SGLang's adaptive speculative decoding (`srt/speculative/adaptive_spec_params.py`, its strategy
-    `ema` and its defaults for batch size 1): the next tier up while the average is over the tier
-    - 0.5 + `up`, down while it is at most the lower tier - 0.5 + `down`, looked at every `interval`
-    rounds after `warmup` ones. Deviates: one sequence a batch, tiers above `max_length` are cut to
-    it, and `ceiling_coeff` is left out, as it is off by default. Goes on from text to text.
+    `ema` and its defaults for batch size 1). Every `interval` rounds, after `warmup` rounds, it
+    moves up a tier while the average is above the tier - 0.5 + `up`, and down a tier while the
+    average is at most the lower tier - 0.5 + `down`. Deviates: one sequence per batch, tiers above
+    `max_length` are cut to it, and `ceiling_coeff` is left out, as it is off by default. The state
+    persists from text to text.
     """
 
     name = "sglang_tiers"
@@ -41,7 +42,7 @@ class SglangTiers:
         self._actions = fixed_lengths(max_length, drafter)
         self._tiers = sorted({min(tier, max_length) for tier in tiers})
         self._at = len(self._tiers) // 2
-        self._average = self._tiers[self._at] - 1.0  # of accepted tokens; fits the tier as it is
+        self._average = self._tiers[self._at] - 1.0  # of accepted tokens; fits the first tier
         self._rate, self._up, self._down = rate, up, down
         self._interval, self._left = interval, warmup + interval
 
@@ -55,7 +56,7 @@ class SglangTiers:
         self.learn(round_.accepted)
 
     def learn(self, accepted: float) -> None:
-        """A round's acceptance length, or the mean of a batch's."""
+        """Add a round's acceptance length, or the mean of a batch's."""
         if self._tiers[self._at]:
             self._average += self._rate * (accepted - self._average)
         self._left -= 1
@@ -79,5 +80,5 @@ class SglangTiers:
 
 
 def _drop(lower: int) -> float:
-    """The average at which `lower` tokens are enough; no draft at all: without a hit in two."""
+    """The average at which `lower` tokens are enough; for 0, one accepted in two rounds."""
     return lower - 0.5 if lower else 0.5

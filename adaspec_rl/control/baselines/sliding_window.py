@@ -1,4 +1,4 @@
-"""The draft length of the largest expected speed, from running averages."""
+"""The draft length with the largest expected speed, from running averages."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,13 @@ from adaspec_rl.decoding.round import Action, Round
 
 
 class SlidingWindow:
-    """Maximises (1 - a^(k+1)) / ((1 - a) cost(k)), a being the acceptance rate of late.
+    """Maximises (1 - a^(k+1)) / ((1 - a) cost(k)), where a is the recent acceptance rate.
 
-    The closed form of Leviathan et al. (arXiv:2211.17192), who choose k once, from a known rate.
-    Deviates: the rate and the seconds of rounds are averaged online over about `span` rounds, from
-    `prior` and `cost` on, and from text to text. To learn what it costs, the first round is plain,
-    and later one in at most 8 `pause`; after `pause` rounds without a draft, one token is drafted.
+    This is the closed form of Leviathan et al. (arXiv:2211.17192), who choose k once, from a known
+    rate. Deviates: the rate and the seconds of rounds are averaged online over about `span` rounds,
+    starting from `prior` and `cost`, and persist from text to text. To learn the cost of plain
+    rounds, the first round is plain, and later one in at most 8 `pause` rounds. After `pause`
+    rounds without a draft, one token is drafted.
     """
 
     name = "sliding_window"
@@ -37,7 +38,7 @@ class SlidingWindow:
         check_between("pause", pause, 1)
         self._actions = fixed_lengths(max_length, drafter)
         self._span, self._pause = span, pause
-        self._accepted, self._reached = prior, 1.0  # averages a round
+        self._accepted, self._reached = prior, 1.0  # averages per round
         self._costs = CostLine(max_length, cost, span)
         self._length = 0
         self._idle = 0  # rounds since the last draft

@@ -1,4 +1,4 @@
-"""Switching between drafters by a rule: an n-gram lookup where it has much to go by."""
+"""Switches between drafters by a rule: an n-gram lookup if it has a long match, else a model."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from adaspec_rl.decoding.round import Action, Round
 
 
 class Switching:
-    """The lookup if the text's end has occurred before for `match` tokens or more, else the model.
+    """Drafts by lookup if the text's end has occurred before for at least `match` tokens.
 
-    The static ensemble that deployments use: prompt lookup first (arXiv:2304.04487), a draft model
-    where it finds too little.
+    Otherwise the model drafts. This is the static combination used in deployments: prompt lookup
+    first (arXiv:2304.04487), and a draft model where the lookup finds too little.
     """
 
     def __init__(
@@ -27,10 +27,10 @@ class Switching:
         threshold: float = 0.0,
         name: str = "switching",
     ) -> None:
-        """`lookup` and `model` are the drafters' numbers, `threshold` is the model's.
+        """`lookup` and `model` are drafter numbers; `threshold` applies to the model.
 
         Raises:
-            ValueError: settings outside their range.
+            ValueError: a setting is outside its range.
         """
         check_between("match", match, 1)
         check_between("lookup_length", lookup_length, 1)

@@ -12,7 +12,7 @@ from adaspec_rl.decoding.round import Action, Round, StopRule
 
 
 def default_rules() -> list[StopRule]:
-    """A rule of each kind, none of them tuned."""
+    """One rule of each kind, untuned."""
     return [
         ConfidenceStop(0.4),
         ConfidenceStop(0.8),
@@ -25,9 +25,9 @@ def default_rules() -> list[StopRule]:
 class TapOut(Ucb1):
     """UCB1 whose arms are stopping rules; it chooses one for each draft.
 
-    TapOut (arXiv:2511.02017), in the variant that chooses by sequence. A round is worth a blend of
-    its acceptance length and of its accepted share: `blend` accepted / max_length + (1 - `blend`)
-    accepted / drafted. Deviates: its rules on margins and on differences of entropy are left out,
+    TapOut (arXiv:2511.02017), in its variant that chooses per sequence. The worth of a round blends
+    its acceptance length and its accepted share: `blend` accepted / max_length + (1 - `blend`)
+    accepted / drafted. Deviates: TapOut's rules on margins and on entropy differences are left out,
     as rules are not told these; AdaEDL's threshold is fixed; the cumulative confidence is added.
     """
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def padded(survivals: Sequence[np.ndarray]) -> np.ndarray:
-    """`[rows, K]` from survivals of each row; 0 where nothing was drafted."""
+    """A table `[rows, K]` of each row's survivals; 0 where nothing was drafted."""
     lengths = np.array([len(survival) for survival in survivals])
     table = np.zeros((len(survivals), max(int(lengths.max(initial=0)), 1)))
     if lengths.any():
@@ -15,15 +15,16 @@ def padded(survivals: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def ranked(survivals: np.ndarray) -> np.ndarray:
-    """All positive survivals of `[rows, K]`, the most likely first: what budgets of 1, 2, … add."""
+    """All positive survivals of `[rows, K]`, highest first: what each token of a budget adds."""
     chances = survivals[survivals > 0]
     return -np.sort(-chances)
 
 
 def top(survivals: np.ndarray, budget: int) -> np.ndarray:
-    """How many tokens of each row `[rows]` are among the `budget` most likely ones of all.
+    """How many tokens of each row `[rows]` are among the `budget` most likely tokens overall.
 
-    Survival falls along a row, so these are prefixes. Of equal tokens the shallower come first.
+    Survival falls along a row, so the chosen tokens form prefixes. Of equal tokens, those of lower
+    depth come first.
     """
     falling = np.minimum.accumulate(survivals, axis=1)
     flat = falling.T.ravel()  # by depth

@@ -1,4 +1,4 @@
-"""One action for all rows, learned online from what rounds bring and take."""
+"""One action for all rows, learned online from the tokens and seconds of rounds."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from adaspec_rl.decoding.round import Action, Round
 
 
 class BanditForAll(BatchRule):
-    """UCB1 over actions that all rows play; a round is worth its tokens a second.
+    """UCB1 over actions that all rows play; a round is worth its tokens per second.
 
-    A bandit for each power of two of rows, as what pays depends on how many there are.
+    There is one bandit for each power of two of rows, as the best action depends on their number.
     """
 
     name = "bandit_for_all"
 
     def __init__(self, arms: Sequence[Action], exploration: float = 0.15) -> None:
-        """`arms` beside plain decoding."""
+        """`arms` are the actions to choose from besides plain decoding."""
         self._arms, self._exploration = [Action(0), *arms], exploration
         self._bandits: dict[int, Rotating] = {}
 

@@ -13,14 +13,14 @@ from adaspec_rl.decoding.round import Action, Round
 
 
 class VerificationBudget(BatchRule):
-    """Verifies the tokens most likely to survive, as many as make most tokens a second.
+    """Verifies the tokens most likely to survive, as many as give the most tokens per second.
 
-    All rows draft; the drafted tokens of all rows are ranked by estimated survival; the first B are
-    verified, B being the budget at which expected tokens over predicted seconds are highest.
-    DSpark (arXiv:2607.05147) and vLLM's adaptive verification (vllm-project/vllm#47808). Deviates:
-    B is chosen from the survivals at hand, where vLLM uses those of the round before to spare a
-    synchronisation; survivals come from the trace's calibrated estimate, not a head that was
-    trained with the drafter; and as drafting is not free here, how much is drafted goes by batch
+    All rows draft. The drafted tokens of all rows are ranked by estimated survival, and the first B
+    are verified, where the budget B maximises expected tokens over predicted seconds. DSpark
+    (arXiv:2607.05147) and vLLM's adaptive verification (vllm-project/vllm#47808). Deviates: B is
+    chosen from the current survivals, where vLLM uses those of the round before to avoid a
+    synchronisation; survivals come from the trace's calibrated estimate, not from a head trained
+    with the drafter; and because drafting is not free here, the draft length depends on the batch
     size, where DSpark always drafts a block.
     """
 
@@ -28,7 +28,7 @@ class VerificationBudget(BatchRule):
     allots = True
 
     def __init__(self, prices: Prices, drafts: Mapping[int, Action]) -> None:
-        """`drafts`: what rows are offered to draft, by batch size, as in `LengthByBatchSize`."""
+        """`drafts` gives the rows' draft action by batch size, as in `LengthByBatchSize`."""
         self._prices = prices
         self._drafts = LengthByBatchSize(drafts)
         self._contexts = Contexts()

@@ -1,4 +1,4 @@
-"""A draft length for all rows, by how many there are."""
+"""A draft length for all rows, chosen by their number."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,17 +13,17 @@ from adaspec_rl.decoding.round import FALLBACK, Action
 class LengthByBatchSize(BatchRule):
     """The action that a table holds for the largest of its batch sizes that is not above the load.
 
-    vLLM's dynamic speculative decoding (`num_speculative_tokens_per_batch_size`), whose table comes
-    from measurements. Deviates: entries name a drafter as well.
+    This is vLLM's dynamic speculative decoding (`num_speculative_tokens_per_batch_size`), whose
+    table comes from measurements. Deviates: entries also name a drafter.
     """
 
     name = "length_by_batch_size"
 
     def __init__(self, table: Mapping[int, Action]) -> None:
-        """`table` begins with batch size 1.
+        """`table` must begin with batch size 1.
 
         Raises:
-            ValueError: it does not.
+            ValueError: the table does not begin with 1.
         """
         self._sizes = sorted(table)
         if not self._sizes or self._sizes[0] != 1:
@@ -40,12 +40,12 @@ class LengthByBatchSize(BatchRule):
 def length_table(
     survivals: Sequence[np.ndarray], prices: Prices, sizes: Sequence[int], context: float
 ) -> dict[int, Action]:
-    """For each of `sizes` the fixed length with most expected tokens a second.
+    """For each of `sizes`, the fixed length with the most expected tokens per second.
 
     Args:
-        survivals: for each drafter, the recorded chance `[K]` that its first 1, 2, … tokens are
-            all accepted.
-        context: tokens of a row, on average.
+        survivals: for each drafter, the recorded chance `[K]` that its first 1, 2, … tokens are all
+            accepted.
+        context: average number of tokens in a row.
     """
     table = {}
     at = np.array([context])

@@ -13,8 +13,8 @@ from adaspec_rl.decoding.round import FALLBACK, Action
 class FixedForAll(BatchRule):
     """The same action for all rows in every round.
 
-    Length 0 is plain batched decoding. With a threshold, each row stops its draft by itself, after
-    the token at which its estimated survival falls under it.
+    Length 0 is plain batched decoding. With a threshold, each row stops its own draft after the
+    token at which the estimated survival falls under the threshold.
     """
 
     def __init__(self, length: int, drafter: int = 0, threshold: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""One draft length for all rows, chosen round by round for the most accepted tokens a second."""
+"""One draft length for all rows, chosen round by round for the highest goodput."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ CERTAIN = 0.999  # acceptance rates above count as this much
 class Goodput(BatchRule):
     """The length that maximises goodput: expected tokens over predicted seconds.
 
-    TurboSpec (arXiv:2406.14066): a moving average of the acceptance rate `a` of recent rounds gives
-    the tokens of a draft of `k`, `(1 - a^(k+1)) / (1 - a)`; a profiled model gives its seconds.
-    Deviates: where it chooses no drafts, every `probe`th round drafts one token all the same, as
-    its average would never move again.
+    TurboSpec (arXiv:2406.14066): the moving average `a` of the acceptance rate of recent rounds
+    gives the expected tokens of a draft of `k`, `(1 - a^(k+1)) / (1 - a)`; a profiled model gives
+    its seconds. Deviates: while it chooses not to draft, every `probe`th round drafts one token
+    anyway, as the average would otherwise never move again.
     """
 
     name = "turbospec_goodput"
@@ -33,7 +33,7 @@ class Goodput(BatchRule):
         start: float = 0.7,
         probe: int = 64,
     ) -> None:
-        """`rate` is how much a round counts in the average, which begins at `start`."""
+        """`rate` is the weight of a round in the average, which starts at `start`."""
         check_between("max_length", max_length, 1)
         check_between("rate", rate, 0, 1)
         check_between("probe", probe, 1)

@@ -11,23 +11,24 @@ from adaspec_rl.control.batching.prices import Contexts, VerificationPrices
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
-MEASURED = 4  # plain rounds that are played, all but the first one timed, before others are judged
-REMEMBERED = 9  # timed plain rounds, whose median counts
-REFRESH = 64  # rounds of the other controller after which plain ones are timed again
+MEASURED = 4  # plain rounds played before others are judged; all but the first one are timed
+REMEMBERED = 9  # timed plain rounds that are kept; their median counts
+REFRESH = 64  # rounds of the other controller after which plain rounds are timed again
 
 
 class GuardedBatch:
-    """Plays another controller's actions while the batch gets ahead of plain decoding by them.
+    """Plays another controller's actions while they keep the batch ahead of plain decoding.
 
-    The balance counts plain rounds. A round of `n` rows that the other controller decided and that
-    emits `t` tokens earns `t / n` less its seconds over those of a plain round, whether it has
-    drafts or not: looking and deciding take time as well. When the balance is spent, plain rounds
-    follow, which nobody decides; each adds `allowance`, until the balance is `trial` again. So all
-    that can be lost is `trial`, the loss of one round, and the share `allowance` of all rounds.
+    The balance is counted in plain rounds. A round of `n` rows that the other controller decided
+    and that emits `t` tokens earns `t / n` minus its seconds over those of a plain round. This
+    holds for rounds without drafts too, because looking and deciding take time. When the balance is
+    spent, plain rounds follow, which nobody decides; each adds `allowance`, until the balance is
+    back at `trial`. So the most that can be lost is `trial`, the loss of one round, and the share
+    `allowance` of all rounds.
 
-    What a plain round takes is measured: the cost model says how seconds grow with rows and tokens,
-    and plain rounds of about as many rows correct it. All of it goes on from one decoder to the
-    next.
+    The time of a plain round is measured: the cost model says how seconds grow with rows and
+    tokens, and timed plain rounds of about as many rows correct it. All of this persists from one
+    decoder to the next.
     """
 
     def __init__(
@@ -39,10 +40,10 @@ class GuardedBatch:
         limit: float = 16.0,
         allowance: float = 0.005,
     ) -> None:
-        """`trial` plain rounds may be lost at first; no more than `limit` are saved up.
+        """`trial` plain rounds may be lost at first; at most `limit` are saved up.
 
         Raises:
-            ValueError: settings outside their range.
+            ValueError: a setting is outside its range.
         """
         check_between("trial", trial, 0, limit)
         check_between("allowance", allowance, 0, 1)
@@ -51,23 +52,23 @@ class GuardedBatch:
         self._contexts = Contexts()
         self._balance = trial
         self._spent = False  # whether plain rounds are played until the balance is `trial`
-        self._timing = MEASURED  # plain rounds to come, of which those after a plain one are timed
+        self._timing = MEASURED  # plain rounds to come; those that follow a plain round are timed
         self._plain, self._settled = True, False  # whether nobody decides this round, the last one
-        # Seconds over predicted of timed plain rounds, by the power of 2 that the rows are near.
+        # Measured over predicted seconds of plain rounds, by the power of 2 that the rows are near.
         self._timed: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        self._latest = 1.0  # the median, of whichever rows were timed last
-        self._since = 0  # rounds of the other controller since plain ones were timed
+        self._latest = 1.0  # the median for the number of rows that was timed last
+        self._since = 0  # rounds of the other controller since plain rounds were timed
         self.name = f"guarded_{controller.name}"
         self.observes = controller.observes
 
     @property
     def looks(self) -> bool:
-        """Not before plain rounds, which then take no time to decide."""
+        """Not before plain rounds, so that these take no time to decide."""
         return not self._plain and self._controller.looks
 
     @property
     def allots(self) -> bool:
-        """As the other controller, but for plain rounds."""
+        """As the other controller says, but not in plain rounds."""
         return not self._plain and self._controller.allots
 
     def reset(self, rows: int) -> None:
@@ -96,7 +97,7 @@ class GuardedBatch:
         else:
             self._judge(rows, rounds, seconds)
         self._contexts.observe(rows, rounds)
-        # Also where nobody decided: the texts have gone on, and controllers follow them.
+        # Also in rounds that nobody decided: the texts have grown, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
         if not self._spent and not self._timing and near(rows) not in self._timed:
             self._timing = MEASURED
@@ -104,7 +105,7 @@ class GuardedBatch:
         self._plain = self._spent or self._timing > 0
 
     def _pass(self, rows: Sequence[int], seconds: float) -> None:
-        """Take in a plain round. One after drafts is slower, and is not timed."""
+        """Count a plain round. One right after drafts is slower, and is not timed."""
         if self._timing:
             self._timing -= 1
             if self._settled:
@@ -115,7 +116,7 @@ class GuardedBatch:
         self._spent = self._spent and self._balance < self._trial
 
     def _judge(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        """Take into the balance what a round of the other controller earned."""
+        """Add to the balance what a round of the other controller earned."""
         timed = self._timed.get(near(rows))
         plain = self._predicted(rows) * (statistics.median(timed) if timed else self._latest)
         tokens = sum(len(round_.tokens) for round_ in rounds)
@@ -126,11 +127,11 @@ class GuardedBatch:
             self._since, self._timing = 0, 2
 
     def _predicted(self, rows: Sequence[int]) -> float:
-        """Seconds of a plain round, by the cost model."""
+        """Seconds of a plain round, according to the cost model."""
         count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
         return float(self._prices.verifying(count, np.array(0.0), context))
 
 
 def near(rows: Sequence[int]) -> int:
-    """Which of 1, 2 to 3, 4 to 7, … rows these are."""
+    """The class of the number of rows: 1, 2 to 3, 4 to 7, and so on."""
     return len(rows).bit_length()

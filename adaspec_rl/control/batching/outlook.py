@@ -1,4 +1,4 @@
-"""What drafts of a row are expected to bring, before anything is drafted."""
+"""What a row's draft is expected to gain, before anything is drafted."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,21 @@ import numpy as np
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
 
-PRICES = 2  # inputs of the network beside the observation
+PRICES = 2  # inputs of the network besides the observation
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """A network from a row's observation, and two prices, to what each drafted token is worth.
+    """A network that maps a row's observation and two prices to the worth of each drafted token.
 
-    A token is verified if its estimated survival is at least `price`; a draft goes on only after
-    tokens whose survival is at least `stop`. So what is expected depends on both, which are inputs
-    as well; costs themselves are not, and one network serves every machine and load.
+    A token is verified if its estimated survival is at least `price`; a draft continues only after
+    tokens whose survival is at least `stop`. The expected gain depends on both, so both are inputs.
+    Costs themselves are not inputs, so one network serves every machine and load.
     """
 
     network: Actor
     spec: ObservationSpec
-    depth: int  # K tokens of a draft
+    depth: int  # K, the most tokens of a draft
 
     def __post_init__(self) -> None:
         weights = self.network.weights
@@ -36,10 +36,11 @@ class Outlook:
     def __call__(
         self, observations: np.ndarray, price: float, stop: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of observations `[n, F]`: `[n, D, K]` both.
+        """Evaluate observations `[n, F]`. Returns two arrays `[n, D, K]`.
 
-        Returns: the accepted tokens that number 1, 2, … adds, less `price` where it is verified;
-            and the chance that it is drafted at all, if that many are asked for.
+        The first has the accepted tokens that drafted token 1, 2, … adds, less `price` if it is
+        verified. The second has the chance that the token is drafted at all, if that many are asked
+        for.
         """
         prices = np.full((len(observations), PRICES), (price, stop), dtype=np.float32)
         made = self.network(np.concatenate([observations, prices], axis=1))
@@ -50,11 +51,11 @@ class Outlook:
 def outcomes(
     survival: np.ndarray, accepted: np.ndarray, price: np.ndarray, stop: np.ndarray
 ) -> np.ndarray:
-    """What an outlook is trained to expect, `[n, 2, D, K]`, from what was recorded.
+    """The values that an outlook is trained to predict, `[n, 2, D, K]`, from recordings.
 
     Args:
-        survival: `[n, D, K]` estimated, 0 where nothing could be drafted.
-        accepted: `[n, D]` acceptance lengths.
+        survival: `[n, D, K]`, estimated; 0 where nothing could be drafted.
+        accepted: `[n, D]`, acceptance lengths.
         price, stop: `[n]` each.
     """
     before = np.concatenate([np.ones_like(survival[..., :1]), survival[..., :-1]], axis=-1)

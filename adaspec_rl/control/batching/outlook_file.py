@@ -1,4 +1,4 @@
-"""An outlook as a folder: weights and a description, loaded without running any code of its own."""
+"""An outlook as a folder of weights and a description; loading it runs none of its code."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ WEIGHTS, DESCRIPTION = "outlook.safetensors", "outlook.json"
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """`outlook.json`."""
+    """The content of `outlook.json`."""
 
     schema: int
     fingerprint: str
@@ -58,7 +58,7 @@ def load_outlook(folder: Path, fingerprint: str) -> Outlook:
     """Read what `save_outlook` wrote for the pair of this fingerprint.
 
     Raises:
-        ValueError: one sentence on what is missing, damaged or does not fit.
+        ValueError: one sentence that says what is missing, damaged or does not fit.
     """
     for name in (WEIGHTS, DESCRIPTION):
         if not (folder / name).is_file():

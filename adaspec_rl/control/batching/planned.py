@@ -1,4 +1,4 @@
-"""The learned batch policy: rows draft what is expected to pay at the prices of the batch."""
+"""The learned batch policy: rows draft what is expected to pay at the batch's prices."""
 
 from collections.abc import Sequence
 
@@ -12,29 +12,29 @@ from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 SPAN = 32.0  # rounds over which throughput is averaged
-HOPE = 1.2  # times plain throughput, where it begins
+HOPE = 1.2  # times plain throughput, where the average begins
 CERTAIN = 0.98  # no price is higher
-LONGEST = 64  # rounds without a look, at most
-ALIKE = (0.0, 0.5, 0.8)  # thresholds under which rows may draft alike
+LONGEST = 64  # the most rounds without a look
+ALIKE = (0.0, 0.5, 0.8)  # thresholds to choose from when rows draft alike
 
 
 class PlannedBatch(BatchRule):
     """Plans every row's draft by its expected worth, then verifies by price.
 
-    A second of the batch is worth its throughput, a running average. At that rate the cost model
-    prices one more verified token and one more drafted one; an `Outlook`, learned from recordings,
-    says what each row's next draft is expected to bring at these prices. Rows draft as far as that
-    pays, all of them together no deeper than pays for the passes that they share. Of what was
-    drafted, the likeliest tokens are verified, as in `VerificationBudget`, as long as they are
-    worth the seconds that they take.
+    A second of the batch is worth its throughput, a running average. At that rate, the cost model
+    gives the prices of one more verified token and one more drafted token. An `Outlook`, learned
+    from recordings, predicts what each row's next draft gains at these prices. Each row drafts as
+    far as that pays, and the batch drafts no deeper than pays for the passes that all rows share.
+    Of the drafted tokens, the likeliest are verified, as in `VerificationBudget`, as long as they
+    are worth their seconds.
 
-    Looking takes time as well. What all rows would draft best if they drafted alike is a plan that
-    holds for a while: after a look that brought less beyond it than it took, the policy rests for a
-    round, in which rows draft alike, to one length or under one threshold, and all is verified;
-    twice as long each time, until rows come or leave in number.
+    Looking takes time as well. Each look therefore also finds the best plan in which all rows draft
+    alike, to one length or under one threshold. If the look gained less over that plan than it
+    cost, the policy rests: rows follow the plan, and all of it is verified. A rest lasts one round
+    at first and twice as long each next time, until the number of rows changes a lot.
 
-    `verify`, `draft` and `read` are factors on the prices of a verified token, of a drafted one and
-    of one that a drafter has to catch up on first: 1 is what the cost model says.
+    `verify`, `draft` and `read` are factors on the prices of a verified token, of a drafted token
+    and of a token that a drafter has to catch up on first: 1 is what the cost model says.
     """
 
     name = "learned"
@@ -49,7 +49,7 @@ class PlannedBatch(BatchRule):
         read: float = 1.0,
         longest: int = LONGEST,
     ) -> None:
-        """`longest` rounds, at most, pass without a look; 0: it always looks."""
+        """At most `longest` rounds pass without a look; 0: it always looks."""
         self._longest = longest
         self._outlook, self._prices = outlook, prices
         self.observes = outlook.spec
@@ -68,12 +68,12 @@ class PlannedBatch(BatchRule):
 
     @property
     def looks(self) -> bool:  # type: ignore[override]
-        """Not while it rests."""
+        """Not while the policy rests."""
         return not self._resting
 
     @property
     def allots(self) -> bool:  # type: ignore[override]
-        """Only what was drafted."""
+        """Only if something was drafted, and not while the policy rests."""
         return bool(self._drafting[0]) and not self._resting
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
@@ -90,8 +90,8 @@ class PlannedBatch(BatchRule):
         count, context = float(len(rows)), np.array(self._contexts.mean(rows))
         self._rate = self._throughput(count, context)
         price = min(max(self.verify * self._rate * self._token(count, context), 0.0), CERTAIN)
-        once, each = self._levels(count, context)  # [D] of a pass, and of a row in it
-        begins, begun = self._beginnings(count)  # [D] of a drafter, and of a row with it
+        once, each = self._levels(count, context)  # [D] of a pass, and of each row in it
+        begins, begun = self._beginnings(count)  # [D] of a drafter, and of each row using it
         stop = min(price + float((self.draft * self._rate * (once / count + each)).min()), CERTAIN)
         worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]
         spent = self.draft * self._rate * each[:, None] * drafted
@@ -111,7 +111,7 @@ class PlannedBatch(BatchRule):
             self._same, together = self._best_alike(observations, token, shared)
             pays = gain - together > self._rate * self._prices.deciding(len(rows))
             self._rest = 0 if pays else min(max(1, 2 * self._rest), self._longest)
-            self._coming = self._rest  # rounds of rest, from the next one on
+            self._coming = self._rest  # rounds of rest, starting with the next one
             if together > gain:
                 return self._alike(rows)
         return [known[pair] for pair in zip(drafter.tolist(), length.tolist())]
@@ -119,13 +119,13 @@ class PlannedBatch(BatchRule):
     def _best_alike(
         self, observations: np.ndarray, token: np.ndarray, shared: np.ndarray
     ) -> tuple[Action, float]:
-        """What all rows should draft if they drafted alike for a while, and what a round is worth.
+        """The best action if all rows draft alike for a while, and what a round of it is worth.
 
-        They draft to the same length, or as far as the same threshold lets each of them.
+        All rows draft to the same length, or as far as the same threshold lets each of them.
 
         Args:
-            token: `[D]` price of a token that a row drafts and has verified.
-            shared: `[2, D]` prices of a level, and of a round in which all rows draft.
+            token: `[D]`, the price of a token that a row drafts and has verified.
+            shared: `[2, D]`, the prices of a level and of a round in which all rows draft.
         """
         best, most = FALLBACK, 0.0
         for threshold in ALIKE:
@@ -169,12 +169,12 @@ class PlannedBatch(BatchRule):
         self._weight = keep * self._weight + 1.0
 
     def _throughput(self, count: float, context: np.ndarray) -> float:
-        """Tokens a second; of plain decoding and some hope as long as little was seen."""
+        """Tokens per second; an optimistic value for plain decoding while few rounds were seen."""
         plain = float(self._prices.verifying(np.array(count), np.array(0.0), context))
         return (self._tokens + HOPE * count) / (self._seconds + plain)
 
     def _token(self, count: float, context: np.ndarray) -> float:
-        """Seconds of one more verified token, near as many as there have been lately."""
+        """Seconds of one more verified token, at the recent number of verified tokens."""
         usual = self._verified / max(self._weight, 1.0)
         around = count * np.array([usual, usual + 0.5]) + np.array([0.0, 0.5])
         low, high = self._prices.verifying(np.array(count), around, context)
@@ -183,7 +183,7 @@ class PlannedBatch(BatchRule):
     def _catching_up(self, rows: Sequence[int], context: np.ndarray) -> np.ndarray:
         """Seconds `[n, D]` by which a drafter's first pass grows as rows join it.
 
-        Those with least to read join first: a pass has room for some tokens that take no time.
+        Rows with least to read join first: a pass has room for some tokens that take no extra time.
         """
         unread, count = self._unread[list(rows)], np.array(float(len(rows)))
         found = np.zeros_like(unread)
@@ -200,14 +200,14 @@ class PlannedBatch(BatchRule):
         return split(sizes, [self._prices.drafting(d, sizes, context, 0.0, True) for d in drafters])
 
     def _beginnings(self, count: float) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of a round in which a drafter drafts, and of each row that does, `[D]` both."""
+        """Seconds that a drafter adds to a round in which it drafts: once, and per row, `[D]`."""
         sizes = np.array([1.0, max(count, 2.0)])
         drafters = range(self._outlook.spec.drafters)
         return split(sizes, [self._prices.beginning(d, sizes) for d in drafters])
 
 
 def split(sizes: np.ndarray, seconds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What there is once and with each row, `[D]` both, of seconds at two sizes, `[2]` each."""
+    """Split seconds at two sizes, `[2]` each, into a fixed part and a part per row, `[D]` both."""
     ends = np.array(seconds)
     each = np.maximum(ends[:, 1] - ends[:, 0], 0.0) / (sizes[1] - sizes[0])
     return np.maximum(ends[:, 0] - each, 0.0), each
@@ -216,12 +216,12 @@ def split(sizes: np.ndarray, seconds: list[np.ndarray]) -> tuple[np.ndarray, np.
 def choose(
     value: np.ndarray, once: np.ndarray, begins: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Each row's drafter and length, `[n]` both, and what all of that is worth.
+    """Each row's drafter and length, `[n]` both, and the total worth of this choice.
 
     Args:
-        value: `[n, D, K + 1]` of every drafter and length to each row; 0 for length 0.
-        once: `[D]` what every level of a drafter costs, however many rows draft there.
-        begins: `[D]` what a drafter costs once if any row drafts with it.
+        value: `[n, D, K + 1]`, the worth to each row of every drafter and length; 0 for length 0.
+        once: `[D]`, the cost of each level of a drafter, however many rows draft there.
+        begins: `[D]`, the cost of a drafter once if any row drafts with it.
     """
     drafters, depths = value.shape[1:]
     shared = once[:, None] * np.arange(depths) + begins[:, None] * (np.arange(depths) > 0)

@@ -1,4 +1,4 @@
-"""What batch controllers ask of a cost model."""
+"""What batch controllers need from a cost model."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,10 +10,10 @@ from adaspec_rl.decoding.round import Round
 
 
 class VerificationPrices(Protocol):
-    """Seconds of a round's verification, or how they grow, in any unit."""
+    """Seconds of a round's verification in any unit, or how they grow."""
 
     def verifying(self, rows: np.ndarray, verified: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """Of a round of `rows` that verifies `verified` drafted tokens; arrays that broadcast."""
+        """For a round of `rows` that verifies `verified` drafted tokens; the arrays broadcast."""
         ...
 
 
@@ -28,27 +28,27 @@ class Prices(VerificationPrices, Protocol):
         unread: np.ndarray | float = 0.0,
         stopping: bool = False,
     ) -> np.ndarray:
-        """Of one level of a draft over `rows`, which have `unread` tokens to catch up on in all.
+        """Seconds of one level of a draft over `rows`, which have `unread` tokens in total to read.
 
-        `stopping`: a threshold may stop some of them there.
+        `stopping`: a threshold may stop some of the rows there.
         """
         ...
 
     def beginning(self, drafter: int, rows: np.ndarray) -> np.ndarray:
-        """Of a round in which `rows` draft, beyond the levels; 0 where no row does."""
+        """Seconds of a round in which `rows` draft, besides its levels; 0 if no row drafts."""
         ...
 
     def deciding(self, rows: int) -> float:
-        """Of a learned policy's look and decision."""
+        """Seconds of a learned policy's look and decision."""
         ...
 
     def features(self, rows: int, context: float) -> CostFeatures:
-        """As the policy of a single row sees them."""
+        """The costs as a policy for a single row observes them."""
         ...
 
 
 class Contexts:
-    """How long the text in each row is."""
+    """The length of the text in each row."""
 
     def __init__(self) -> None:
         self._tokens: dict[int, int] = {}
@@ -65,6 +65,6 @@ class Contexts:
             tokens[row] += len(round_.tokens)
 
     def mean(self, rows: Sequence[int]) -> float:
-        """Average of `rows`."""
+        """The average length over `rows`."""
         tokens = self._tokens
         return sum(tokens[row] for row in rows) / len(rows)

@@ -1,4 +1,4 @@
-"""A controller of single texts in every row."""
+"""A separate single-text controller for every row."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,10 +11,10 @@ from adaspec_rl.decoding.round import Action, Round
 
 
 class Rowwise(BatchRule):
-    """Each row has a controller of its own, which decides as if it were alone.
+    """Each row has its own controller, which decides as if it were alone.
 
-    A learned policy knows of the batch by the group `cost` of its observations, which are those of
-    `costs.batch_costs.BatchCosts.features` at the batch's size.
+    A learned policy learns about the batch from the group `cost` of its observations, which comes
+    from `costs.batch_costs.BatchCosts.features` at the batch's size.
     """
 
     def __init__(self, make: Callable[[], Controller]) -> None:

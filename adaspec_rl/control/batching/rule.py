@@ -1,4 +1,4 @@
-"""What batch controllers have in common unless they say otherwise."""
+"""Defaults that batch controllers share."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from adaspec_rl.decoding.round import Round
 
 
 class BatchRule:
-    """Observes nothing, learns nothing and has every draft verified whole."""
+    """Observes nothing, learns nothing and verifies every draft in full."""
 
     observes: ObservationSpec | None = None
     looks: bool = True

@@ -9,7 +9,7 @@ from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.decoding.round import Action, Round
 
-Tiers = tuple[tuple[int, ...], float]  # draft lengths, and what is added to averages that drop one
+Tiers = tuple[tuple[int, ...], float]  # draft lengths, and `down` of `SglangTiers`
 DEFAULT: Mapping[int, Tiers] = {
     1: ((1, 3, 5, 7), -0.25),
     8: ((0, 1, 3), 0.0),
@@ -22,8 +22,8 @@ class TiersByBatchSize(BatchRule):
     """The tier that fits a running average of the batch's mean acceptance length.
 
     SGLang's adaptive speculative decoding (`srt/speculative/adaptive_spec_params.py`, its strategy
-    `ema` with its defaults): each of a few batch sizes has tiers and an average of its own, and a
-    round goes by the batch size next to its own. Deviates: batches are not padded first.
+    `ema` with its defaults): each of a few batch sizes has its own tiers and average, and a round
+    uses the batch size nearest to its own. Deviates: batches are not padded first.
     """
 
     name = "sglang_tiers"

@@ -5,11 +5,11 @@ from adaspec_rl.decoding.round import DraftedToken
 
 
 class ConfidenceStop:
-    """Stops after a token to which the drafter gave less than `threshold`.
+    """Stops after a token whose probability under the drafter is below `threshold`.
 
     transformers' `assistant_confidence_threshold` (0.4 by default), and "max-confidence" in the
-    literature. Deviates: the threshold stays as it is, where transformers moves it along the
-    receiver operating characteristic if scikit-learn is installed.
+    literature. Deviates: the threshold is fixed, where transformers moves it along the receiver
+    operating characteristic if scikit-learn is installed.
     """
 
     needs = frozenset[str]()

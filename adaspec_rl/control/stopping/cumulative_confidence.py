@@ -7,8 +7,8 @@ from adaspec_rl.decoding.round import DraftedToken
 class CumulativeConfidenceStop:
     """Stops after a token at which the product of the draft's probabilities is under `threshold`.
 
-    Cumulative confidence, as EAGLE-2 (arXiv:2406.16858) ranks the branches of its tree: the chance
-    that all of a draft survives, if the drafter is taken at its word. Deviates: a single branch.
+    Cumulative confidence, by which EAGLE-2 (arXiv:2406.16858) ranks the branches of its tree: the
+    chance that all of a draft survives, according to the drafter. Deviates: a single branch.
     """
 
     needs = frozenset[str]()
