@@ -1,4 +1,4 @@
-"""What a configuration asks of the lean engine, which supports it or refuses it by name."""
+"""Reads a configuration for the lean engine, or refuses it and names what is unsupported."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -23,7 +23,7 @@ _BIASED = {"attention_bias": ("llama", "qwen3"), "mlp_bias": ("llama",)}
 
 
 class UnsupportedError(ValueError):
-    """The lean engine lacks something that transformers' own forward may have."""
+    """The lean engine lacks something that transformers' own forward pass may support."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class Architecture:
     context_length: int
     norm_eps: float
     rope: Rope
-    windows: tuple[int | None, ...]  # one a layer: how many tokens it sees, None: all
+    windows: tuple[int | None, ...]  # one per layer: how many tokens it sees; None: all
     tied: bool
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    reads_features: bool = False  # beside tokens: hidden states of another model
+    reads_features: bool = False  # besides tokens: hidden states of another model
 
     @property
     def layers(self) -> int:
@@ -62,8 +62,8 @@ class Architecture:
         """Read the contents of a `config.json`; keys that its family does not declare are ignored.
 
         Raises:
-            UnsupportedError: names what the lean engine lacks.
-            ValueError: nobody can run this, or the configuration contradicts itself.
+            UnsupportedError: names what the lean engine does not support.
+            ValueError: no engine can run this, or the configuration contradicts itself.
         """
         refuse_unusable(config)
         family = config["model_type"]

@@ -15,9 +15,9 @@ def attend(
 
     Args:
         queries: `[B, W, H, D]`.
-        keys: `[B, H / G, L, D]`, as are `values`.
-        mask: added to the scores, `[B or 1, 1, W * G, L]` with the `G` rows of a token side by
-            side; or the plain causal mask, which needs no memory.
+        keys: `[B, H / G, L, D]`; `values` likewise.
+        mask: added to the scores, `[B or 1, 1, W * G, L]`, with the `G` rows of a token next to
+            each other; or the plain causal mask, which needs no memory.
     """
     batch, width, heads, dim = queries.shape
     if isinstance(mask, CausalBias):
@@ -38,17 +38,17 @@ def attend(
 
 
 def additive(allowed: torch.Tensor, groups: int, dtype: torch.dtype) -> torch.Tensor:
-    """Turn `allowed` `[B or 1, W, L]` into a mask for `attend`."""
+    """Turn the boolean `allowed` `[B or 1, W, L]` into a mask for `attend`."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     mask.masked_fill_(~allowed, -torch.inf)
     return mask.repeat_interleave(groups, dim=1)[:, None]  # [B or 1, 1, W * G, L]
 
 
 class CausalBand:
-    """Causal masks of narrow forwards as views of one tensor: nothing is computed per call.
+    """Causal masks of narrow forwards as views of one tensor, so that no call computes a mask.
 
     Row `i` of a forward that starts at `n` sees keys up to `n + i`. In a tensor whose row `i` sees
-    columns up to `capacity + i`, that is the slice which starts at column `capacity - n`.
+    columns up to `capacity + i`, this mask is the slice that starts at column `capacity - n`.
     """
 
     MAX_WIDTH = 32
@@ -63,6 +63,6 @@ class CausalBand:
         self._mask = additive(allowed[None], groups, dtype)[0, 0]
 
     def mask(self, start: int, width: int) -> torch.Tensor:
-        """For `width` tokens after `start` others, `[W * G, start + W]`."""
+        """The mask for `width` tokens after `start` others, `[W * G, start + W]`."""
         columns = self._mask.narrow(1, self._capacity - start, start + width)
         return columns.narrow(0, 0, width * self._groups)

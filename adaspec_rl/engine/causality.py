@@ -1,4 +1,4 @@
-"""Whether a model writes token by token: a check of eight tokens, once, when it is loaded."""
+"""Checks once, when a model is loaded, whether it writes token by token; it reads eight tokens."""
 
 import torch
 
@@ -7,14 +7,14 @@ from adaspec_rl.engine.language_model import LanguageModel
 
 _TOKENS = 8
 _NOISE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
-_ROUGH = 0.05  # in 16 bits, where half of the tokens may even differ by more: routers jump
+_ROUGH = 0.05  # in 16 bits; half of the tokens may even differ by more, as routers jump
 
 
 def check_causality(model: LanguageModel, dtype: torch.dtype) -> None:
     """Read eight tokens at once, step by step, and with another end.
 
     Raises:
-        ValueError: the logits of a token depend on later tokens, or on how the text is cut into
+        ValueError: the logits of a token depend on later tokens, or on how the text is split into
             forward passes.
     """
     try:
@@ -42,9 +42,9 @@ def check_causality(model: LanguageModel, dtype: torch.dtype) -> None:
 
 
 def _readings(model: LanguageModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of eight tokens at once and one by one, `[8, V]`; of four before another end."""
+    """Logits `[8, V]` of eight tokens read at once and one by one; and of four with another end."""
     ids = torch.arange(1, 2 * _TOKENS, 2)
-    tokens = (ids * model.vocab_size // (2 * _TOKENS))[None]  # [1, 8], all over the vocabulary
+    tokens = (ids * model.vocab_size // (2 * _TOKENS))[None]  # [1, 8], spread over the vocabulary
     tokens = tokens[:, : model.context_length]
     width, half = tokens.shape[1], tokens.shape[1] // 2
     model.reset()

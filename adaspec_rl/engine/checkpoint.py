@@ -26,7 +26,7 @@ _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
-_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
+_POINTER = b"version https://git-lfs"  # the first bytes of a file that Git LFS has not fetched
 
 
 class Checkpoint:
@@ -35,11 +35,11 @@ class Checkpoint:
     def __init__(self, source: str | Path) -> None:
         """`source`: a folder, a GGUF file, or a hub id such as `Qwen/Qwen3-0.6B`.
 
-        A GGUF file is converted into a folder, which is the source from then on.
+        A GGUF file is converted into a folder, which then becomes the source.
 
         Raises:
-            ValueError: there is no such folder or file and `source` cannot be a hub id, or the
-                file cannot be converted.
+            ValueError: there is no such folder or file and `source` cannot be a hub id, or the file
+                cannot be converted.
         """
         self.source = str(source)
         self.folder = Path(source).expanduser()
@@ -74,7 +74,7 @@ class Checkpoint:
         return _read_json(path)
 
     def generation_config(self) -> dict[str, Any]:
-        """The contents of `generation_config.json`; empty where there is none.
+        """The contents of `generation_config.json`; empty if there is no such file.
 
         Raises:
             ValueError: it cannot be fetched or is not a JSON object.
@@ -132,7 +132,7 @@ class Checkpoint:
         return tokenizer
 
     def _without(self, name: str) -> str:
-        """What to say where the weights file `name` is missing."""
+        """The error message for a missing weights file `name`."""
         pickled = [name for name in _PICKLED if self.local and (self.folder / name).is_file()]
         if pickled or not self.local:
             only = f"{self.source} has only {pickled[0]}" if pickled else f"{self.source} has none"
@@ -158,7 +158,7 @@ class Checkpoint:
 
 
 def hub_failure(source: str, error: Exception) -> str:
-    """One sentence: what the hub said, and what to set."""
+    """One sentence: what went wrong with the hub, and what to do."""
     reason = getattr(error, "server_message", None) or str(error) or type(error).__name__
     if error.__cause__ is not None:
         reason = f"{reason.rstrip('. ')}: {error.__cause__}"
@@ -192,7 +192,7 @@ def check_weights_file(path: Path) -> None:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a file, as far as its size and first bytes tell."""
+    """What is wrong with a file, as far as its size and first bytes show."""
     with path.open("rb") as file:
         start = file.read(len(_POINTER))
     if not start:

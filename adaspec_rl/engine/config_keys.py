@@ -1,4 +1,4 @@
-"""Keys of a `config.json`: which nobody can run, which are harmless, which are unknown."""
+"""Keys of a `config.json`: which ones no engine can run, are harmless, or are unknown."""
 
 import re
 from collections.abc import Mapping
@@ -64,12 +64,12 @@ _READ = {
     "rope_theta",
 }
 
-SHARING = "adaspec_drafter"  # of a drafter that shares its target's embedding: `engine.sharing`
+SHARING = "adaspec_drafter"  # in drafters that share their target's embedding: `engine.sharing`
 _ROPE_KEYS = ROPE_KEYS | {"type", "partial_rotary_factor"}
 
 
 def refuse_unusable(config: Mapping[str, Any], *, quantized: bool = False) -> None:
-    """Refuse what no engine decodes as the checkpoint asks.
+    """Refuse configurations that no engine can decode as intended.
 
     Args:
         config: the contents of a `config.json`.
@@ -117,7 +117,7 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
 
 
 def quantized_sentence(config: Mapping[str, Any]) -> str:
-    """What to say of a quantised checkpoint; names the original if the configuration does."""
+    """The error message for a quantised checkpoint; names the original if it is known."""
     values = next(config[key] for key in _QUANTIZED if config.get(key))
     method = values.get("quant_method") if isinstance(values, dict) else None
     origin = config.get("_name_or_path")
@@ -133,7 +133,7 @@ def quantized_sentence(config: Mapping[str, Any]) -> str:
 
 
 def unknown_keys(config: Mapping[str, Any]) -> list[str]:
-    """Keys that ask for something which transformers' class of this family does not declare.
+    """Keys with a value that transformers' class of this family does not declare.
 
     Its forward pass cannot depend on them; whether the checkpoint's author meant it to is unknown.
     """
@@ -142,7 +142,7 @@ def unknown_keys(config: Mapping[str, Any]) -> list[str]:
     declared = AutoConfig.for_model(config["model_type"]).to_dict().keys()
     sampling = GenerationConfig().to_dict().keys()  # old configurations hold these, too
     known = _HARMLESS | _READ | declared | sampling
-    unknown = [key for key in config.keys() - known if config[key]]  # null, false: no wish
+    unknown = [key for key in config.keys() - known if config[key]]  # null, false: ask for nothing
     for name in ("rope_parameters", "rope_scaling"):
         rope = config.get(name) or {}
         unknown += [f"{name}.{key}" for key in rope.keys() - _ROPE_KEYS if rope[key]]

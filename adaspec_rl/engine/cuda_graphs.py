@@ -1,4 +1,4 @@
-"""Forward passes recorded once and replayed, so that launching them costs nothing."""
+"""Forward passes recorded once and replayed, so that launching them costs almost nothing."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -21,7 +21,7 @@ class Graph(Protocol):
 
     inputs: Inputs
     outputs: Outputs
-    bytes: int  # of memory that recording it took from the device
+    bytes: int  # bytes of device memory that recording it took
 
     def replay(self) -> None:
         """Compute `outputs` from what `inputs` hold now."""
@@ -34,16 +34,16 @@ Record = Callable[[Function, Inputs], Graph]
 class GraphPool:
     """Graphs by key, recorded ahead or when a key is asked for the second time.
 
-    What happens once is not worth it. Graphs share their scratch memory, so that giving up one of
-    them would free next to nothing: once they have used up the budget, no more are recorded, and
-    calls of other keys run as they come.
+    A call that happens once is not worth recording. Graphs share their scratch memory, so freeing
+    one of them would gain next to nothing: once the budget is used up, no more are recorded, and
+    calls with other keys run directly.
     """
 
     def __init__(self, recorder: Callable[[], Record], *, budget: int) -> None:
-        """`recorder` makes what records graphs that share memory; `budget` is in bytes."""
+        """`recorder` makes a recorder of graphs that share memory; `budget` is in bytes."""
         self._recorder = recorder
         self._budget = budget
-        self.full = False  # whether no more are recorded
+        self.full = False  # whether recording has stopped
         self.clear()
 
     @property
@@ -70,13 +70,13 @@ class GraphPool:
         return graph.outputs
 
     def record(self, key: Hashable, function: Function, inputs: Inputs, *constants: int) -> None:
-        """Have a graph of `key`, if there is memory left; the function runs on the way."""
+        """Record a graph for `key`, if there is memory left; this runs the function."""
         if key in self._graphs or self.full:
             return
         graph = self._record(lambda *tensors: function(*tensors, *constants), inputs)
         if self.bytes + graph.bytes <= self._budget:
             self._graphs[key] = graph
-        else:  # what it took is not known before
+        else:  # the memory it takes is only known afterwards
             self.full = True
             logger.info(
                 "captured forwards take %d MiB, and one more would exceed their %d MiB: others "
@@ -86,7 +86,7 @@ class GraphPool:
             )
 
     def clear(self) -> None:
-        """Forget every graph; the memory that they point to has moved."""
+        """Forget every graph, as the memory that they point to has moved."""
         self._graphs: dict[Hashable, Graph] = {}
         self._seen: set[Hashable] = set()
         self._record = self._recorder()
@@ -96,7 +96,8 @@ class GraphPool:
 class CudaRecorder:
     """Captures CUDA kernels on one device, in graphs that share their scratch memory.
 
-    They have to be replayed one after another, each one's outputs read before the next replay.
+    The graphs must be replayed one after another, and the outputs of each read before the next
+    replay.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -105,7 +106,7 @@ class CudaRecorder:
         self._pool: Any = None  # a handle; None before the first graph
 
     def __call__(self, function: Function, inputs: Inputs) -> Graph:
-        """Capture `function(*inputs)`, which may use only tensors that stay where they are."""
+        """Capture `function(*inputs)`, which may only use tensors that do not move."""
         with torch.cuda.device(self._device):
             if self._stream is None:
                 self._stream = torch.cuda.Stream()

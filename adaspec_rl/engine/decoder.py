@@ -1,4 +1,4 @@
-"""The arithmetic of one forward pass. In small models a call costs as much as its sums do."""
+"""The arithmetic of one forward pass. In small models, calls cost as much as the arithmetic."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from adaspec_rl.engine.weights import Weights
 
 @dataclass(slots=True)
 class Plan:
-    """Where the tokens of one forward pass stand and what they see."""
+    """Where the tokens of one forward pass stand in their texts, and what they see."""
 
     rope: torch.Tensor  # [B or 1, W, 1, D / 2] complex64
     masks: Mapping[int | None, torch.Tensor | CausalBias | None]  # by window
-    keys: Sequence[torch.Tensor]  # a layer: [B, kv heads, L, D]
+    keys: Sequence[torch.Tensor]  # per layer: [B, kv heads, L, D]
     values: Sequence[torch.Tensor]
-    room: Sequence[torch.Tensor]  # a layer: [B, 2 kv heads, W, D], or all of its cache
+    room: Sequence[torch.Tensor]  # per layer: [B, 2 kv heads, W, D], or the layer's whole cache
     slots: tuple[torch.Tensor, torch.Tensor] | None  # rows [B, 1] and columns [B, W] in `room`
 
 
@@ -52,7 +52,7 @@ class Decoder:
         """Read `tokens` `[B, W]` through the first `layers` layers.
 
         Args:
-            states: hidden states of the last so many tokens, `keep` or more.
+            states: how many of the last tokens to return hidden states of, at least `keep`.
             features: `[B, W, hidden]`, for a model that reads them.
 
         Returns: logits `[B, K, V]` of the last `K = keep` tokens, and the normalised hidden states
@@ -111,7 +111,7 @@ class Decoder:
         return logits_of(kept, weights.head, None), hidden
 
     def _add(self, weight: torch.Tensor, rows: int) -> "_Add":
-        """How products of `rows` rows with matrices like `weight` are added to the hidden state."""
+        """The function that adds products of `rows` rows and `weight` to the hidden state."""
         linear = self._products.linear(weight, rows)
         if linear is F.linear and not self._quantized:
             return _add_product
@@ -126,7 +126,7 @@ def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def _norm_by_parts(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """The same; on the CPU twice as fast."""
+    """`_norm`, in a form that is twice as fast on the CPU."""
     return torch.rms_norm(x, weight.shape, None, eps).mul_(weight)
 
 
@@ -146,5 +146,5 @@ def _add_linear(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> None:
-    """The same in two steps: quantised weights know no sum with a product."""
+    """`_add_product` in two steps: quantised weights have no fused add and product."""
     total.add_(linear(x, weight, bias))

@@ -1,10 +1,10 @@
-"""Which device a name stands for on this machine."""
+"""The device that a name stands for on this machine."""
 
 import torch
 
 
 def device_named(name: str) -> str:
-    """`cpu`, `cuda` or `cuda:N` as it is; `auto` is CUDA where there is one.
+    """`cpu`, `cuda` or `cuda:N` unchanged; `auto` is CUDA if there is a GPU.
 
     Raises:
         ValueError: there is no such GPU here.

@@ -1,4 +1,4 @@
-"""Checkpoint tensors as the weights that a lean model runs with on its device."""
+"""Turns checkpoint tensors into the weights that a lean model runs with on its device."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,14 +23,14 @@ def read_weights(
     kernels: str = "auto",
     quantize: str | None = None,
 ) -> Weights | PackedWeights:
-    """Weights for the compiled kernels, packed as they come, or for torch's.
+    """Weights for the compiled kernels, packed as they are read, or for torch's kernels.
 
     Args:
         kernels: on CPUs `auto`, `compiled` or `torch`, see `cpu.build.compiled`.
         quantize: `int8`; with the compiled kernels also `int4`.
 
     Raises:
-        ValueError: tensors that do not fit, or kernels that cannot be had.
+        ValueError: the tensors do not fit, or the kernels are not available.
     """
     if device.type == "cpu" and dtype in PACKED_DTYPES and compiled(kernels):
         exact = dtype if quantize is None else torch.float32  # what is rounded once more

@@ -1,4 +1,4 @@
-"""What single rows of a batch read, where each reads something else."""
+"""What single rows of a batch read when each row reads its own tokens."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """Tokens for one row of a model's cache."""
+    """Tokens to read in one row of a model's cache."""
 
     row: int
     tokens: torch.Tensor  # [W] int64
-    keep: int  # logits of the last so many tokens are wanted
-    states: int = 0  # and hidden states of the last so many, `keep` or more
+    keep: int  # how many of the last tokens' logits are wanted
+    states: int = 0  # how many of the last tokens' hidden states; `keep` if that is more
     features: torch.Tensor | None = None  # [W, hidden], for a model that reads them
 
     def __post_init__(self) -> None:
@@ -22,11 +22,11 @@ class Extension:
 
     @property
     def width(self) -> int:
-        """The tokens that it reads."""
+        """The number of tokens to read."""
         return len(self.tokens)
 
     def cut(self, width: int) -> "tuple[Extension, Extension | None]":
-        """Its first `width` tokens, and the rest."""
+        """The first `width` tokens, and the rest."""
         rest = self.width - width
         if not rest:
             return self, None
@@ -50,7 +50,7 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """What a model says of one `Extension`."""
+    """A model's output for one `Extension`."""
 
     logits: torch.Tensor  # [keep, V] float32
     hidden: torch.Tensor  # [states, hidden], normalised
@@ -60,11 +60,11 @@ class Extended:
 def passes(
     extensions: Sequence[Extension], most: int, *, padded: bool = False
 ) -> Iterator[list[Extension]]:
-    """Cut what rows read into forward passes of at most `most` tokens.
+    """Split what rows read into forward passes of at most `most` tokens.
 
     Args:
-        padded: every row of a pass is as wide as the widest, and `most` is the most that one reads;
-            otherwise the most that all read together.
+        padded: rows of a pass are padded to the widest, and `most` limits each row; otherwise
+            `most` limits all rows together.
     """
     rest = list(extensions)
     while rest:
@@ -84,7 +84,7 @@ def passes(
 
 
 def joined(parts: Sequence[Extended]) -> Extended:
-    """What several passes say of the tokens of one row."""
+    """The outputs of several passes over one row's tokens, joined."""
     if len(parts) == 1:
         return parts[0]
     hidden = [part.hidden for part in parts]

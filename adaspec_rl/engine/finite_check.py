@@ -1,17 +1,17 @@
-"""Stopping at logits that are NaN or infinite, without slowing a GPU down."""
+"""Stops at NaN or infinite logits, without slowing a GPU down."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-NOWHERE = 1 << 40  # the position of a bad logit where there is none
+NOWHERE = 1 << 40  # in place of a bad logit's position if there is none
 
 
 class FiniteCheck:
     """Watches the logits of one model.
 
-    On the CPU a bad forward raises at once. On CUDA reading a value would stall the queue, so the
+    On the CPU a bad forward raises at once. On CUDA, reading a value would stall the queue, so the
     first bad position is kept on the device until somebody reads it.
 
     Attributes:
@@ -26,7 +26,7 @@ class FiniteCheck:
             self.pending = torch.full((), NOWHERE, dtype=torch.long, device=device)
 
     def watch(self, logits: torch.Tensor, positions: torch.Tensor) -> None:
-        """Look at float32 `logits` `[B, K, V]` whose rows stand at `positions` `[B, K]`.
+        """Check float32 `logits` `[B, K, V]`, whose rows stand at `positions` `[B, K]`.
 
         Raises:
             FloatingPointError: on the CPU, if a logit is NaN or infinite.
@@ -40,13 +40,13 @@ class FiniteCheck:
                 self._fail(int(bad.min()))
 
     def check(self, found: int | None = None) -> None:
-        """Raise what `watch` deferred.
+        """Raise the error that `watch` deferred.
 
         Args:
-            found: what `pending` was; None: it is read, which waits for the device.
+            found: the value of `pending`; None: read it, which waits for the device.
 
         Raises:
-            FloatingPointError: some forward since the last check made a NaN or infinite logit.
+            FloatingPointError: a forward since the last check gave a NaN or infinite logit.
         """
         if self.pending is None:
             return
@@ -57,7 +57,7 @@ class FiniteCheck:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Raise nothing of what happens meanwhile: the caller looks at each row's logits itself."""
+        """Raise no errors meanwhile: the caller checks each row's logits itself."""
         before, self._watches = self._watches, False
         known = None if self.pending is None else self.pending.clone()
         try:
@@ -72,7 +72,7 @@ class FiniteCheck:
 
 
 def not_finite(name: str, position: int) -> FloatingPointError:
-    """What is raised where the logits of the model `name` at `position` are no numbers."""
+    """The error for NaN or infinite logits of the model `name` at `position`."""
     return FloatingPointError(
         f"{name}: NaN or infinite logits at position {position}: its weights are damaged, "
         "or too large for model.dtype (float32 and bfloat16 hold the largest numbers)"

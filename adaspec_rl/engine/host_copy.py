@@ -1,4 +1,4 @@
-"""A model's weights in host memory, from where they come to the device when they are needed."""
+"""A copy of a model's weights in host memory, to bring to the device when needed."""
 
 from typing import Any
 
@@ -9,20 +9,21 @@ from adaspec_rl.engine.memory import place, slots, weight_bytes
 
 
 class HostCopy:
-    """Keeps a copy of a model's weights on the host and takes them off the device and back.
+    """Keeps a copy of a model's weights on the host and moves them off the device and back.
 
-    While it is away, the model's weights are the host's: a forward on CUDA fails, and loudly.
+    While it is away, the model's weights are the host's: a forward on CUDA then fails with an
+    error.
 
     Attributes:
-        bytes: what a move to the device copies.
+        bytes: the bytes that a move to the device copies.
         here: whether the weights are on the device.
     """
 
     def __init__(self, model: LanguageModel, besides: Any = None) -> None:
-        """Copy the weights of `model`, but for tensors of `besides`, which stay where they are.
+        """Copy the weights of `model`, except tensors of `besides`, which never move.
 
         Raises:
-            ValueError: the weights are quantised, and so no plain tensors.
+            ValueError: the weights are quantised, so they are not plain tensors.
         """
         fixed = {place(getattr(owner, name)) for owner, name in slots(besides)}
         self.model = model
@@ -47,7 +48,7 @@ class HostCopy:
         self._copied: torch.cuda.Event | None = None
 
     def leave(self) -> None:
-        """Free the device's memory, the cache's and that of captured graphs included."""
+        """Free the model's memory on the device, including the cache and captured graphs."""
         self._put(self._host)
         self._coming = []
         self.here = False
@@ -59,7 +60,7 @@ class HostCopy:
         return bool(self._coming)
 
     def fetch(self) -> None:
-        """Begin to copy the weights to the device, beside what is computed there."""
+        """Start copying the weights to the device, in the background of its other work."""
         device = self.model.device
         if self._stream is None:
             self._coming = [tensor.clone() for tensor in self._host]
@@ -72,7 +73,7 @@ class HostCopy:
             tensor.record_stream(torch.cuda.current_stream(device))
 
     def arrive(self, wait: bool = False) -> bool:
-        """Use the copy once it is complete; whether the weights are on the device now."""
+        """Use the copy if it is complete. Returns whether the weights are on the device now."""
         if self._coming and self._copied is not None:
             if wait:
                 self._copied.synchronize()

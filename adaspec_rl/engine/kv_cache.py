@@ -1,4 +1,4 @@
-"""Keys and values of every token read so far, in memory that does not move while it suffices."""
+"""Keys and values of every token read so far, in memory that moves only to grow."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -14,7 +14,7 @@ _BLOCK = 16  # slots: capacities are multiples, as the compiled decoder keeps ke
 
 
 class KVCache:
-    """Room for `capacity` tokens in each of `batch` rows. To forget tokens is to lower a length."""
+    """Room for `capacity` tokens in each of `batch` rows. Lowering a length forgets tokens."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class KVCache:
         context_length: int,
         blocked: bool = False,
     ) -> None:
-        """`blocked`: keys lie as the compiled decoder stores them, those of 16 slots together."""
+        """`blocked`: keys are stored as the compiled decoder needs them, 16 slots together."""
         self.context_length = context_length
         self._blocked = blocked
         self.lengths: list[int] = []
@@ -47,11 +47,11 @@ class KVCache:
         return len(self.lengths) == 1 or len(set(self.lengths)) == 1
 
     def fits(self, batch: int, length: int) -> bool:
-        """Whether the memory is right for `batch` rows of `length` tokens."""
+        """Whether the memory fits `batch` rows of `length` tokens."""
         return batch == self.batch and length <= self.capacity
 
     def allocate(self, batch: int, length: int = 0) -> None:
-        """Empty the cache, for `batch` rows that will hold `length` tokens or more."""
+        """Empty the cache, for `batch` rows with room for at least `length` tokens."""
         if batch < 1:
             raise ValueError(f"expected at least 1 row, got batch={batch}")
         if not self.fits(batch, length):
@@ -62,16 +62,16 @@ class KVCache:
 
     @torch.inference_mode()  # where the memory may have been made
     def wipe(self) -> None:
-        """Empty the cache and erase it: a NaN spoils a sum even where its weight is nothing."""
+        """Empty the cache and zero its memory: a NaN spoils a sum even with weight 0."""
         self.data.zero_()
         self.lengths = [0] * self.batch
 
     def release(self) -> None:
-        """Give up the memory; `allocate` makes it anew."""
+        """Free the memory; `allocate` makes it anew."""
         self.data, self.capacity, self.lengths = self.data.new_empty(0), 0, []
 
     def reserve(self, length: int) -> bool:
-        """Make room for rows of `length` tokens; true if the memory had to move."""
+        """Make room for rows of `length` tokens. Returns whether the memory had to move."""
         if length <= self.capacity:
             return False
         old, self.capacity = self.capacity, self._rounded(max(length, 2 * self.capacity))
@@ -84,7 +84,7 @@ class KVCache:
         """Keep the first `lengths[b]` tokens of row `b`.
 
         Raises:
-            ValueError: a row does not hold that many, or there are not as many rows.
+            ValueError: a row holds fewer tokens, or `lengths` has the wrong number of rows.
         """
         if len(lengths) != self.batch or any(
             not 0 <= wanted <= held for wanted, held in zip(lengths, self.lengths)
@@ -94,7 +94,7 @@ class KVCache:
 
     @torch.inference_mode()  # where the memory may have been made
     def keep(self, row: int, length: int, slots: Sequence[int]) -> None:
-        """Keep the first `length` tokens of a row and those in `slots`, which move up to them.
+        """Keep the first `length` tokens of a row and those in `slots`, which move up behind them.
 
         Raises:
             ValueError: `slots` do not ascend from `length` on, or the row does not hold them.
@@ -122,9 +122,9 @@ class KVCache:
         keys[:, :, a, :, b] = keys[:, :, c, :, d]
 
     def _key_blocks(self, keys: torch.Tensor) -> torch.Tensor:
-        """Keys `[layers, heads, L, D]` as they lie: `[layers, heads, L / 16, D / 2, 16, 2]`.
+        """Keys `[layers, heads, L, D]` as stored: `[layers, heads, L / 16, D / 2, 16, 2]`.
 
-        In float32 they are not in pairs: `[layers, heads, L / 16, D, 16]`.
+        In float32 they are not paired: `[layers, heads, L / 16, D, 16]`.
         """
         layers, heads, _, dim = keys.shape
         pairs = self._dtype == torch.bfloat16
@@ -132,12 +132,12 @@ class KVCache:
         return keys.view(layers, heads, -1, *shape)
 
     def append(self, widths: Mapping[int, int]) -> None:
-        """Rows, by number, have so many tokens more."""
+        """Add to the lengths of rows, given by row number."""
         self.lengths = [length + widths.get(row, 0) for row, length in enumerate(self.lengths)]
 
     @torch.inference_mode()  # where the memory may have been made
     def free(self, row: int, *, erase: bool = False) -> None:
-        """Empty one row; `erase` it where it may hold a NaN, which spoils whatever comes next."""
+        """Empty one row; `erase` zeroes its memory, in case it holds a NaN, which would spread."""
         if erase:
             self.data[:, row].zero_()
         self.lengths = [0 if number == row else held for number, held in enumerate(self.lengths)]
@@ -147,7 +147,7 @@ class KVCache:
 
     def _new(self, batch: int) -> torch.Tensor:
         a = self._architecture
-        # Zeros, not empty: masked entries take part with no weight, which does not silence a NaN.
+        # Zeros, not empty: masked entries are multiplied by 0, which does not remove a NaN.
         # Keys first, then values, along the third dimension.
         shape = (a.layers, batch, 2 * a.kv_heads, self.capacity, a.head_dim)
         if self._device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What decoding asks of a model: a cached forward pass that can be taken back."""
+"""What decoding needs from a model: a cached forward pass that can be rolled back."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +11,8 @@ from adaspec_rl.engine.extension import Extended, Extension
 class LanguageModel(Protocol):
     """One model with its KV cache for a batch of `B` sequences.
 
-    Row `b` of the cache holds `lengths[b]` tokens. Positions are implied: the next token of row
-    `b` stands at position `lengths[b]`.
+    Row `b` of the cache holds `lengths[b]` tokens. Positions are implied: the next token of row `b`
+    stands at position `lengths[b]`.
     """
 
     name: str
@@ -20,12 +20,12 @@ class LanguageModel(Protocol):
     context_length: int  # the most tokens that one row can hold
     device: torch.device
     weights: Any  # a dataclass or module of tensors
-    execution: str  # kernels, numbers, kind of device: rounding, and so a text, depends on these
-    resets: int  # how often the cache was emptied: where others use the model too, it grows
+    execution: str  # kernels, number format and device type, on which rounding and so texts depend
+    resets: int  # how often the cache was emptied; it grows when others use the model
 
     @property
     def output_tokens(self) -> torch.Tensor | None:
-        """The tokens that its logits are of, `[C]` int64, ascending; None: the vocabulary."""
+        """The tokens `[C]` int64, ascending, that its logits stand for; None: the vocabulary."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class LanguageModel(Protocol):
 
         Raises:
             ValueError: the rows would outgrow `context_length`.
-            FloatingPointError: logits are NaN or infinite (on a GPU it is `check` that says so).
+            FloatingPointError: logits are NaN or infinite (on a GPU, `check` raises it).
         """
         ...
 
@@ -53,27 +53,27 @@ class LanguageModel(Protocol):
     ) -> torch.Tensor:
         """Append the last `W` nodes of a token tree, `tokens` `[1, W]`, to the only row.
 
-        Each sees the text before the tree and its own ancestors, and stands in the text where its
-        depth says. Its logits are those of a text that ends with this path.
+        Each node sees the text before the tree and its own ancestors, and its position follows from
+        its depth. Its logits are those after a text that ends with its path.
 
         Args:
-            parents: of all nodes, the earlier ones, which were appended last, included: each an
-                earlier node, or -1, the last token before the tree.
+            parents: the parents of all nodes, including those appended before: an earlier node, or
+                -1 for the last token before the tree.
             keep: as in `extend`.
 
         Returns: float32 logits `[1, K, V]`.
 
         Raises:
-            ValueError: the model reads no trees, or the row would outgrow `context_length`.
+            ValueError: the model cannot read trees, or the row would outgrow `context_length`.
             FloatingPointError: as in `extend`.
         """
         ...
 
     def keep_path(self, length: int, nodes: Sequence[int]) -> None:
-        """Forget all but the first `length` tokens and, of the tree after them, `nodes`.
+        """Forget all but the first `length` tokens and, of the tree after them, the path `nodes`.
 
-        These are a path from the tree's root, by the order in which they were appended. They become
-        the tokens after `length`, without another forward pass.
+        The path starts at the tree's root; nodes are numbered in the order in which they were
+        appended. They become the tokens after `length`, without another forward pass.
         """
         ...
 
@@ -84,11 +84,11 @@ class LanguageModel(Protocol):
         layers: int | None = None,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
-        """Do all that rows of `length` tokens need done once, and that takes time; may `reset`.
+        """Do the slow one-off work for rows of `length` tokens; may `reset`.
 
         Args:
-            layers: prepare forwards through so many layers; None: all.
-            progress: told the share that is done, where there was something to do.
+            layers: prepare forwards through this many layers; None: all.
+            progress: is told the share that is done, if there was anything to do.
         """
         ...
 
@@ -99,29 +99,29 @@ class LanguageModel(Protocol):
     def reset(self, batch: int = 1, length: int = 0) -> None:
         """Empty the cache for `batch` rows, with memory for `length` tokens in each.
 
-        They may become longer, but then the memory grows, and for a moment exists twice.
+        Rows may grow longer, but then the memory grows too, and for a moment exists twice.
         """
         ...
 
     def release(self) -> None:
-        """Free all that is not weights; `reset` makes it anew."""
+        """Free everything but the weights; `reset` makes it anew."""
         ...
 
     def weights_moved(self) -> None:
-        """Call it after tensors of `weights` have been replaced."""
+        """Must be called after tensors of `weights` have been replaced."""
         ...
 
     @property
     def pending(self) -> torch.Tensor | None:
-        """What `check` looks at, a scalar on the GPU; None on the CPU."""
+        """The value that `check` reads, a scalar on the GPU; None on the CPU."""
         ...
 
     def check(self, found: int | None = None) -> None:
-        """Raise what forwards on a GPU put off.
+        """Raise errors that forwards on a GPU deferred.
 
         Args:
-            found: the value of `pending`, where it has come to the host with something else; None:
-                it is read, which waits for the device.
+            found: the value of `pending`, if the host has it already; None: read it, which waits
+                for the device.
 
         Raises:
             FloatingPointError: logits were NaN or infinite; names the model and the position.
@@ -131,14 +131,14 @@ class LanguageModel(Protocol):
 
 @runtime_checkable
 class RowModel(LanguageModel, Protocol):
-    """A model whose rows have lengths of their own, and read what they like."""
+    """A model whose rows have their own lengths, and read their own tokens."""
 
     def extend_rows(self, extensions: Sequence[Extension]) -> list[Extended]:
-        """Append other tokens to some rows, those of each `Extension` to its row."""
+        """Append to some rows the tokens of their `Extension`."""
         ...
 
     def free_row(self, row: int, *, erase: bool = False) -> None:
-        """Forget a row's tokens; `erase` also what they left, where a NaN may be among it."""
+        """Forget a row's tokens; `erase` also zeroes their memory, in case it holds a NaN."""
         ...
 
     def rollback_row(self, row: int, length: int) -> None:

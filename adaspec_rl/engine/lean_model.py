@@ -1,4 +1,4 @@
-"""A decoder-only forward pass with nothing in it but the arithmetic."""
+"""A decoder-only forward pass with nothing but the arithmetic."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -26,19 +26,19 @@ from adaspec_rl.engine.products import LINEAR, Products, measured_products
 from adaspec_rl.engine.tree_mask import tree_mask
 from adaspec_rl.engine.weights import Weights, matrices_of
 
-# Wider forwards on CUDA, and those of more tokens, are bound by arithmetic, not by launches.
+# Wider forwards on CUDA, and those of more tokens, are limited by arithmetic, not launches.
 _GRAPH_WIDTH, _GRAPH_TOKENS = 64, 1024
-_FILLED = 16  # tokens a row to which narrower forwards on CUDA are filled up,
-_FILLED_ROWS = 128  # where all rows together have no more: reading the weights takes the time
-_BUCKET = 256  # attention on CUDA spans a power of two times this many keys
+_FILLED = 16  # tokens per row to which narrower forwards on CUDA are padded,
+_FILLED_ROWS = 128  # if all rows together have no more: reading the weights takes the time
+_BUCKET = 256  # attention on CUDA spans this many keys times a power of two
 
 
 class LeanModel:
     """A `LanguageModel` for Llama, Mistral, Qwen2 and Qwen3.
 
     Attributes:
-        last_hidden: `[B, K, hidden]`, the normalised hidden states of the last forward or `extend`:
-            of the tokens whose logits it kept, or of as many as it was asked for.
+        last_hidden: `[B, K, hidden]`, the normalised hidden states from the last forward or
+            `extend`, of the tokens whose logits were kept, or of as many as were asked for.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class LeanModel:
         states: int | None = None,
         features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As every `LanguageModel` does; `states` and `features` as in `forward`."""
+        """As in `LanguageModel`; `states` and `features` as in `forward`."""
         width, most = tokens.shape[-1], columns(self._chunk, self._cache.batch)
         if width <= most:
             return self.forward(tokens, keep=keep, states=states, features=features)
@@ -164,7 +164,7 @@ class LeanModel:
         for start in range(0, width, most):
             chunk = tokens[:, start : start + most]
             stop = start + chunk.shape[1]
-            # Of this chunk, logits that are kept, and hidden states.
+            # How many logits are kept of this chunk, and how many hidden states.
             wanted, known = (max(0, stop - max(start, width - n)) for n in (keep, states))
             seen = None if features is None else features[:, start:stop]
             parts.append(self.forward(chunk, keep=wanted, states=known, features=seen))
@@ -182,7 +182,7 @@ class LeanModel:
         features: torch.Tensor | None = None,
         layers: int | None = None,
     ) -> torch.Tensor:
-        """Append nodes of a token tree, as every `LanguageModel` does; options as in `forward`."""
+        """Append nodes of a token tree, as in `LanguageModel`; options as in `forward`."""
         width, stem = tokens.shape[-1], self._cache.longest - (len(parents) - tokens.shape[-1])
         assert self._cache.batch == 1 and stem >= 0
         positions = mask = None
@@ -205,9 +205,9 @@ class LeanModel:
             self._place(self._positions(-len(nodes), len(nodes)))
 
     def extend_rows(self, extensions: Sequence[Extension]) -> list[Extended]:
-        """Append other tokens to some rows of the cache, those of each `Extension` to its row.
+        """Append to some rows of the cache the tokens of their `Extension`.
 
-        A row whose logits are NaN or infinite says so and spoils no other's.
+        A row with NaN or infinite logits is reported and does not affect other rows.
 
         Raises:
             ValueError: a row would outgrow `context_length`.
@@ -255,7 +255,7 @@ class LeanModel:
         ]
 
     def _read_padded(self, extensions: Sequence[Extension]) -> list[Extended]:
-        """All rows read as many tokens as the widest; what fills them up is forgotten."""
+        """All rows read as many tokens as the widest; padding tokens are forgotten."""
         cache = self._cache
         before, width = list(cache.lengths), max(part.width for part in extensions)
         tokens = torch.zeros(cache.batch, width, dtype=torch.long, device=self.device)
@@ -288,7 +288,7 @@ class LeanModel:
         return found
 
     def free_row(self, row: int, *, erase: bool = False) -> None:
-        """Forget a row's tokens; `erase` also what they left, where a NaN may be among it."""
+        """Forget a row's tokens; `erase` also zeroes their memory, in case it holds a NaN."""
         self._cache.free(row, erase=erase)
 
     def rollback_row(self, row: int, length: int) -> None:
@@ -321,7 +321,7 @@ class LeanModel:
         layers: int | None = None,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
-        """On CUDA, have memory for one row of `length` tokens and its narrow forwards recorded.
+        """On CUDA, allocate memory for one row of `length` tokens and record narrow forwards.
 
         Raises:
             OutOfMemory: the device has no room for them.
@@ -389,15 +389,15 @@ class LeanModel:
         """Append `tokens` `[B, W]` to the cache in one pass, as `extend` does.
 
         Args:
-            keep: logits of the last `keep` tokens only.
-            states: hidden states of the last `states` tokens, at least of those whose logits are
-                kept, in `last_hidden`.
-            features: `[B, W, hidden]`, for a model that reads them beside its tokens.
-            layers: stop after this many layers and decode from there (an early exit). Deeper
-                layers then know nothing of these tokens: roll back before running them all.
-            positions: `[B, W]`, where the tokens stand in their texts; by default at the row's end.
+            keep: return logits of the last `keep` tokens only.
+            states: keep hidden states of the last `states` tokens in `last_hidden`, but at least of
+                the tokens whose logits are kept.
+            features: `[B, W, hidden]`, for a model that reads features besides tokens.
+            layers: stop after this many layers and decode from there (an early exit). Deeper layers
+                then lack these tokens: roll back before running all layers.
+            positions: `[B, W]`, the tokens' positions in their texts; by default at the row's end.
             mask: `[B or 1, W, L]` bool, which of the `L` = longest row + `W` tokens in the cache
-                each token sees, itself included; by default all before it. With `positions`, this
+                each token sees, including itself; by default all before it. With `positions`, this
                 runs the branches of a tree side by side.
 
         Returns: float32 logits `[B, K, V]`, or `[B, K, outputs]` where there are `output_tokens`.
@@ -473,8 +473,8 @@ class LeanModel:
     ) -> Drafted:
         """Read `tokens` `[1, W]` and draft `length` tokens after them in one call of `CpuDecoder`.
 
-        All but the last drafted token are in the cache then. What Python does between the passes of
-        a small model takes longer than they do.
+        The cache then holds all but the last drafted token. One call saves the work that Python
+        does between passes, which takes longer than the passes of a small model.
         """
         assert self._compiled is not None
         before = tokens.shape[1] - columns(self._chunk, 1)
@@ -536,7 +536,7 @@ class LeanModel:
         )
 
     def _place(self, slots: torch.Tensor, positions: torch.Tensor | None = None) -> None:
-        """Note where the tokens in `slots` `[B, W]` stand."""
+        """Note the positions of the tokens in `slots` `[B, W]`."""
         with torch.inference_mode():  # where the memory may have been made
             self._slot_positions[self._rows, slots] = slots if positions is None else positions
 
@@ -557,14 +557,14 @@ class LeanModel:
         self._cache.wipe()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Copied and unpickled models look at their own cache, which begins empty."""
+        """Copied and unpickled models use their own cache, which starts empty."""
         self.__dict__.update(state)
         if self._cache.batch:
             self._prepare()
             self._wipe()
 
     def _prepare(self) -> None:
-        """Build what depends on where the cache is and how much it holds."""
+        """Build what depends on the cache's place and capacity."""
         a, cache = self.architecture, self._cache
         self._rope = a.rope.table(cache.capacity, a.head_dim, self.device)[:, None]  # [L, 1, D/2]
         self._steps = torch.arange(cache.capacity, device=self.device)
@@ -579,22 +579,22 @@ class LeanModel:
         }
 
     def _positions(self, offset: int, width: int) -> torch.Tensor:
-        """Positions `length + offset ...` of every row, `[B, width]`."""
+        """The positions from `length + offset` on in every row, `[B, width]`."""
         return self._starts()[:, None] + offset + self._steps[:width]
 
     def _starts(self) -> torch.Tensor:
-        """The rows' lengths on the device, `[B]`, without waiting for it."""
+        """The rows' lengths on the device, `[B]`, without a synchronisation."""
         cache = self._cache
         if cache.uniform:
             return torch.full((cache.batch,), cache.longest, device=self.device)
         return torch.tensor(cache.lengths).to(self.device, non_blocking=True)
 
     def _causal_plan(self, start: int, width: int) -> Plan:
-        """All rows append at `start`: every tensor is a slice."""
+        """A plan for rows that all append at `start`: every tensor is a slice."""
         a, stop = self.architecture, start + width
         masks: dict[int | None, torch.Tensor | CausalBias | None] = {}
         for window in self._windows:
-            cut = window is not None and stop > window  # someone is out of sight
+            cut = window is not None and stop > window  # some tokens are out of sight
             if width == 1 and not cut:
                 masks[window] = None
             elif self._on_cpu and width <= CausalBand.MAX_WIDTH:
@@ -621,7 +621,7 @@ class LeanModel:
     def _masked_plan(
         self, width: int, positions: torch.Tensor | None, mask: torch.Tensor | None
     ) -> Plan:
-        """Rows of different lengths, or tokens that say what they see."""
+        """A plan for rows of different lengths, or for tokens with given positions or masks."""
         span, slots = self._cache.longest + width, self._positions(0, width)
         allowed = self._steps[:span] <= slots[..., None] if mask is None else mask.to(self.device)
         positions = slots if positions is None else positions.to(self.device)
@@ -650,7 +650,7 @@ class LeanModel:
         )
 
     def _spans(self, length: int) -> list[int]:
-        """Keys that narrow forwards attend to, up to the first number that holds `length`."""
+        """How many keys narrow forwards may attend to, up to the first that holds `length`."""
         most = -(-(self.context_length + _FILLED) // _FILLED) * _FILLED  # kernels like even numbers
         spans = [min(_BUCKET, most)]
         while spans[-1] < min(length, most):
@@ -661,7 +661,7 @@ class LeanModel:
         return width <= _FILLED and self._cache.batch * _FILLED <= _FILLED_ROWS
 
     def _filled(self, width: int) -> int:
-        """Tokens a row of a narrow forward of `width`: one number serves many widths."""
+        """Tokens per row of a narrow forward, padded so that many widths share a graph."""
         return _FILLED if self._fills(width) else width
 
     def _graphed(
@@ -674,13 +674,13 @@ class LeanModel:
         positions: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A narrow forward, filled up with tokens of which nothing remains."""
+        """A narrow forward, padded with tokens that leave no trace."""
         cache, width = self._cache, tokens.shape[1]
         filled = self._filled(width)
         rows = filled if self._fills(width) else states  # of logits and hidden states
         span = min(self._spans(cache.longest + filled)[-1], cache.capacity)
         starts = self._starts()
-        more = tokens[:, -1:].expand(-1, filled - width)  # a token that is there does no harm
+        more = tokens[:, -1:].expand(-1, filled - width)  # repeating a known token does no harm
         features = self._no_features if features is None else features
         if features.numel():
             features = F.pad(features, (0, 0, 0, filled - width))
@@ -692,7 +692,7 @@ class LeanModel:
             inputs += self._branches(width, filled, span, positions, mask)
         logits, hidden = self._graphs.run(key, narrow, inputs, span, rows, layers)
         end = width - (filled - rows)
-        # The next replay overwrites them.
+        # Copied, as the next replay overwrites them.
         return logits[:, end - keep : end].clone(), hidden[:, end - states : end].clone()
 
     def _branches(
@@ -703,7 +703,7 @@ class LeanModel:
         positions: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions `[B, filled]` and masks `[B, filled, span]`; what fills up sees all before."""
+        """Positions `[B, filled]` and masks `[B, filled, span]`; padding sees all before it."""
         places = self._positions(0, filled)
         allowed = self._steps[:span] <= places[..., None]
         if mask is not None:
@@ -723,10 +723,10 @@ class LeanModel:
         rows: int,
         layers: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A pass whose shapes do not depend on the lengths `starts` `[B]`: one to be replayed.
+        """A pass whose shapes do not depend on the lengths `starts` `[B]`, so it can be replayed.
 
-        Tokens in slots from `stops` `[B]` on only fill it up. Logits are those of the last `rows`.
-        `features` are `[B, W, hidden]`, or empty where the model reads none.
+        Tokens in slots from `stops` `[B]` on are padding. Logits are those of the last `rows`
+        tokens. `features` are `[B, W, hidden]`, or empty if the model reads none.
         """
         slots = starts[:, None] + self._steps[: tokens.shape[1]]
         allowed = self._steps[:span] <= slots[..., None]
@@ -745,7 +745,7 @@ class LeanModel:
         rows: int,
         layers: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for tokens that say where they stand and what they see `[B, W, span]`."""
+        """`_narrow_forward` for tokens with given positions and masks `allowed` `[B, W, span]`."""
         slots = starts[:, None] + self._steps[: tokens.shape[1]]
         plan = self._scattered_plan(slots, positions, span, allowed)
         read = features if features.numel() else None

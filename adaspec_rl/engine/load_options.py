@@ -12,7 +12,7 @@ ENGINES = ("auto", "lean", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What holds for a target and its draft models alike.
+    """Options that apply to a target and to its draft models.
 
     Raises:
         ValueError: an option is unknown, or two do not fit together.
@@ -42,10 +42,10 @@ class LoadOptions:
 
     @property
     def numbers(self) -> torch.dtype:
-        """The floating-point type; `auto` is bfloat16 on GPUs, on CPUs what is faster there.
+        """The floating-point type; `auto` is bfloat16 on GPUs, and the faster type on CPUs.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: there is no type of that name.
         """
         if isinstance(self.dtype, torch.dtype):
             return self.dtype
@@ -57,10 +57,10 @@ class LoadOptions:
 def dtype_named(
     name: str, device: str | torch.device = "cpu", kernels: str = "auto"
 ) -> torch.dtype:
-    """The floating-point type of that name; `auto` is bfloat16 on GPUs, on CPUs what is faster.
+    """The floating-point type of that name; `auto` is bfloat16 on GPUs, the faster one on CPUs.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such type.
     """
     if name == "auto":
         return fastest_dtype(kernels) if torch.device(device).type == "cpu" else torch.bfloat16

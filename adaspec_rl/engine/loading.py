@@ -1,4 +1,4 @@
-"""From a checkpoint to a model that runs."""
+"""Loads a checkpoint as a model that runs."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ def load_model(
 
     Args:
         source: a checkpoint folder, or a hub id such as `Qwen/Qwen3-0.6B`.
-        name: what messages call the model; by default the last part of `source`.
+        name: the name used in messages; by default the last part of `source`.
         context_length: the most tokens in one row; by default the configuration's.
 
     Raises:
@@ -83,7 +83,7 @@ def load_model(
 
 
 def _shown(name: str, files: Sequence[Path]) -> Iterator[tuple[str, Stored]]:
-    """The tensors of `files`, with progress where reading them takes a while."""
+    """The tensors of `files`; shows progress if reading them takes a while."""
     total = sum(path.stat().st_size for path in files)
     if total < LARGE:
         yield from stored_in(files)
@@ -99,7 +99,7 @@ def _shown(name: str, files: Sequence[Path]) -> Iterator[tuple[str, Stored]]:
 def _lean_architecture(
     name: str, config: Mapping[str, Any], checkpoint: Checkpoint
 ) -> Architecture:
-    """The architecture, once keys that nobody knows have been shown to change nothing."""
+    """The architecture, after a check that unknown keys of the configuration change nothing."""
     architecture = Architecture.from_config(config)
     if unknown := unknown_keys(config):
         logger.warning(
@@ -177,7 +177,7 @@ def _class_of(config: Mapping[str, Any]) -> type:
 
 @contextmanager
 def _explained(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what transformers' loaders raise into one sentence; full memory is not their doing."""
+    """Turn errors of transformers' loaders into one sentence, except when memory runs out."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -192,7 +192,7 @@ def _explained(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[No
 
 
 def _refuse_incomplete(name: str, report: Mapping[str, Any]) -> None:
-    """Refuse a model that transformers has completed with random numbers."""
+    """Refuse a model whose missing weights transformers has filled with random numbers."""
     if mismatched := sorted(report["mismatched_keys"]):
         tensor, found, expected = mismatched[0]
         raise ValueError(

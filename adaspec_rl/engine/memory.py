@@ -1,4 +1,4 @@
-"""How much memory models take, who shares what, and what to say when there is no more."""
+"""How much memory models take, which memory they share, and the error when there is none left."""
 
 import os
 import re
@@ -23,22 +23,22 @@ _HIGH_WATER_MARK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
 class OutOfMemory(MemoryError):
-    """A device has no room for what was asked of it; the message says what to lower."""
+    """A device has no room for what was asked of it; the message says which settings to lower."""
 
 
 def out_of_memory(name: str, error: RuntimeError) -> OutOfMemory:
-    """An error that says what to lower, for `raise ... from error`."""
+    """An error that says which settings to lower, for `raise ... from error`."""
     reason = " ".join(str(error).split("]")[-1].split(". ")[0].split())
     return OutOfMemory(f"{name} does not fit in memory ({reason}): {REMEDY}")
 
 
 def exhausted(error: BaseException) -> bool:
-    """Whether torch found no memory, on a GPU or on the CPU."""
+    """Whether torch ran out of memory, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def slots(weights: Any) -> Iterator[tuple[Any, str]]:
-    """Where a dataclass, list or module keeps its tensors: owner and attribute of each."""
+    """Where a dataclass, list or module keeps its tensors: the owner and attribute of each."""
     if isinstance(weights, torch.nn.Module):
         yield from ((parameter, "data") for parameter in weights.parameters())
     elif isinstance(weights, list):
@@ -54,12 +54,12 @@ def slots(weights: Any) -> Iterator[tuple[Any, str]]:
 
 
 def place(tensor: torch.Tensor) -> int:
-    """Where a tensor's memory is: the same for all views of it."""
+    """The address of a tensor's storage: the same for all its views."""
     return tensor.untyped_storage().data_ptr()
 
 
 def weight_bytes(weights: Any, besides: Any = None) -> int:
-    """Bytes of all distinct tensors of `weights`, those of `besides` not counted."""
+    """Bytes of all distinct tensors of `weights`, except those shared with `besides`."""
     known = {place(getattr(owner, name)) for owner, name in slots(besides)}
     storages = {place(t): t.untyped_storage() for t in (getattr(*slot) for slot in slots(weights))}
     return sum(storage.nbytes() for where, storage in storages.items() if where not in known)
@@ -68,9 +68,9 @@ def weight_bytes(weights: Any, besides: Any = None) -> int:
 def share_embeddings(weights: Any, target: Any) -> int:
     """Make `weights` use the target's embedding and output matrix where its own are equal.
 
-    Equal in shape, type, device and every value, so that nothing else changes.
+    They must be equal in shape, type, device and every value, so that nothing else changes.
 
-    Returns: bytes that this freed.
+    Returns: the bytes that this freed.
     """
     if type(weights) is not type(target) or not isinstance(weights, Weights | PackedWeights):
         return 0
@@ -94,10 +94,11 @@ def _equal(a: torch.Tensor | PackedMatrix, b: torch.Tensor | PackedMatrix) -> bo
 
 
 class PeakMemory:
-    """The most memory in use from one moment to another.
+    """The most memory in use since a given moment.
 
-    On CUDA what torch's allocator handed out; on the CPU under Linux what of the whole process was
-    resident, libraries included. It is not known on systems, and in sandboxes, that do not tell.
+    On CUDA this is what torch's allocator handed out. On the CPU under Linux it is the resident
+    memory of the whole process, including libraries. Systems and sandboxes that do not report it
+    have none.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -105,14 +106,14 @@ class PeakMemory:
         self.known = device.type == "cuda" or _process_tells()
 
     def begin(self) -> None:
-        """From now on."""
+        """Start measuring."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.known:
             (_PROCESS / "clear_refs").write_text("5")
 
     def bytes(self) -> int | None:
-        """The peak since `begin`; None where it is not known."""
+        """The peak since `begin`; None if it is not known."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if not self.known:
@@ -123,7 +124,7 @@ class PeakMemory:
 
 
 def _process_tells() -> bool:
-    """Whether the most memory that this process held can be read, and set back: see proc(5)."""
+    """Whether this process's peak memory can be read and reset: see proc(5)."""
     if not os.access(_PROCESS / "clear_refs", os.W_OK):
         return False
     return _HIGH_WATER_MARK.search((_PROCESS / "status").read_text()) is not None

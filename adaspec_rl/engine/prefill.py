@@ -1,20 +1,20 @@
-"""What every model does with the tokens it is given before it runs them."""
+"""What every model does with its input tokens before it runs them."""
 
 import torch
 
 
 def default_chunk(device: torch.device) -> int:
-    """The most tokens that one forward pass reads, all rows together; longer inputs are cut."""
+    """The most tokens in one forward pass, all rows together; longer inputs are split."""
     return 512 if device.type == "cpu" else 2048
 
 
 def columns(chunk: int, batch: int) -> int:
-    """The tokens of each of `batch` rows that a forward pass of `chunk` tokens reads."""
+    """How many tokens of each of `batch` rows fit in a forward pass of `chunk` tokens."""
     return max(1, chunk // batch)
 
 
 def check_room(name: str, tokens: torch.Tensor, batch: int, length: int, limit: int) -> None:
-    """Refuse `tokens` `[B, W]` that do not follow `batch` rows of which the longest is `length`.
+    """Refuse `tokens` `[B, W]` that do not fit `batch` rows, the longest with `length` tokens.
 
     Raises:
         ValueError: wrong shape, no tokens, or the rows would outgrow the context.

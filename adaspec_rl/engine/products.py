@@ -1,8 +1,8 @@
-"""How a CPU multiplies a few rows by a matrix: whichever way is faster there, found by measuring.
+"""Multiplies a few rows by a matrix on a CPU, in whichever way was measured to be faster.
 
-A narrow product reads its matrix once and should take as long as that. Which call comes close
-depends on the processor and on the number of rows: on some, `F.linear` takes three times as long
-for four rows as `W @ x.T` does; on others, it is the faster one.
+A narrow product reads its matrix once and should take no longer than that. Which call comes close
+depends on the processor and on the number of rows: on some processors, `F.linear` takes three times
+as long for four rows as `W @ x.T` does; on others, it is faster.
 """
 
 import json
@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from adaspec_rl import strict_json
 from adaspec_rl.files import write_atomically
 
-WIDTHS = (1, 2, 4, 8, 16)  # rows that are measured; those between go by the next wider one
-PADDED = 4  # rows to which narrower products may be filled up, where that is faster
-MARGIN = 0.9  # of F.linear's time: what another way may take to be chosen
-SMALLEST = 1 << 16  # values: what has fewer stays in the processor's cache and takes no time
-PASSES, ENOUGH = 4, 0.02  # over all matrices of a shape: at least so many, and so many seconds
+WIDTHS = (1, 2, 4, 8, 16)  # numbers of rows that are measured; others use the next larger one
+PADDED = 4  # rows to which narrower products may be padded, where that is faster
+MARGIN = 0.9  # another way is chosen only below this share of F.linear's time
+SMALLEST = 1 << 16  # values: smaller matrices stay in the processor's cache and take no time
+PASSES, ENOUGH = 4, 0.02  # the least passes over all matrices of a shape, and seconds
 
 Shape = tuple[int, int]  # outputs, inputs
 Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -38,8 +38,8 @@ def transposed(
 ) -> torch.Tensor:
     """`F.linear(x, weight, bias)` of `x` `[..., inputs]`, computed as `weight @ x.T`.
 
-    `x.T` is filled up to `columns` with zeros: reading the matrix takes the time, not the sums, and
-    a single column may go through a slower routine than four do.
+    `x.T` is padded to `columns` with zeros: reading the matrix takes the time, not the arithmetic,
+    and a single column may use a slower routine than four columns.
     """
     flat = x.reshape(-1, x.shape[-1])
     rows = len(flat)
@@ -51,7 +51,7 @@ def transposed(
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """The fastest way for each shape of matrix and number of rows.
+    """The fastest way to multiply, for each shape of matrix and number of rows.
 
     Attributes:
         columns: by shape, for each of `WIDTHS`, the columns of `transposed`; 0 is `F.linear`.
@@ -60,7 +60,7 @@ class Products:
     columns: Mapping[Shape, Sequence[int]]
 
     def linear(self, weight: torch.Tensor, rows: int) -> Linear:
-        """The way for `rows` rows."""
+        """The fastest function for `rows` rows."""
         chosen = self.columns.get((weight.shape[0], weight.shape[1]))
         if chosen is None or rows > WIDTHS[-1]:
             return F.linear
@@ -74,10 +74,9 @@ LINEAR = Products({})  # F.linear throughout
 def measured_products(matrices: Sequence[torch.Tensor]) -> Products:
     """Measure all ways with a model's own `matrices` `[outputs, inputs]`, all on the CPU.
 
-    The quickest pass counts, as whatever else the machine does only makes passes slower.
-
-    What was found is kept in the user's cache folder, by processor, threads, torch, dtype and
-    shape: the same machine always decides alike, so that its rounding does not change.
+    The quickest pass counts, as other load on the machine can only make passes slower. Results are
+    kept in the user's cache folder, by processor, threads, torch, dtype and shape. So a machine
+    always chooses the same way, and its rounding does not change.
     """
     path = cache_folder() / "narrow_products.json"
     known = _read(path)
@@ -100,14 +99,14 @@ def measured_products(matrices: Sequence[torch.Tensor]) -> Products:
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what it can make again."""
+    """Where this package keeps files that it can make again."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "adaspec_rl"
 
 
 @torch.inference_mode()
 def _fastest(matrices: Sequence[torch.Tensor], width: int) -> int:
-    """Columns of the fastest way for `width` rows; 0 is `F.linear`."""
+    """The columns of the fastest way for `width` rows; 0 is `F.linear`."""
     x = torch.ones(width, matrices[0].shape[1], dtype=matrices[0].dtype)
     ways: dict[int, Linear] = {0: F.linear}
     for columns in {width, max(width, PADDED)}:
@@ -126,7 +125,7 @@ def _fastest(matrices: Sequence[torch.Tensor], width: int) -> int:
 
 
 def processor(flags: bool = False) -> str:
-    """What the processor is called, and with `flags` what it can do."""
+    """The processor's name, and with `flags` its features."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     wanted = ("model name", "flags", "Features")[: 3 if flags else 1]

@@ -1,4 +1,4 @@
-"""Weights in 8 or 4 bits outside the compiled kernels, which pack their own."""
+"""Weights in 8 bits outside the compiled kernels, which pack their own in 8 or 4 bits."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ def quantize_module(model: nn.Module, kind: str) -> None:
     """Replace the weights of every linear layer of `model` by int8, through torchao.
 
     Raises:
-        ValueError: another kind, or torchao is not installed.
+        ValueError: `kind` is not int8, or torchao is not installed.
     """
     if kind != "int8":
         raise ValueError(
@@ -26,7 +26,7 @@ def quantize_module(model: nn.Module, kind: str) -> None:
 
 
 def quantize_weights(weights: Weights, kind: str) -> None:
-    """Replace every matrix of `weights` by int8, one at a time; a tied embedding stays."""
+    """Replace every matrix of `weights` by int8, one at a time; a tied embedding is unchanged."""
     for layer in weights.layers:
         for field in ("qkv", "output", "gate_up", "down"):
             setattr(layer, field, quantize_matrix(getattr(layer, field), kind))
@@ -35,7 +35,7 @@ def quantize_weights(weights: Weights, kind: str) -> None:
 
 
 def quantize_matrix(matrix: torch.Tensor, kind: str) -> torch.Tensor:
-    """One float matrix `[outputs, inputs]`."""
+    """Quantise one float matrix `[outputs, inputs]`."""
     linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(matrix, requires_grad=False)
     quantize_module(linear, kind)

@@ -1,4 +1,4 @@
-"""Numbers on their way from the device to the host, while the device goes on."""
+"""Copies numbers from the device to the host while the device continues."""
 
 import torch
 
@@ -6,7 +6,7 @@ import torch
 class Reading:
     """A copy that the device makes once it has computed `values`, without anybody waiting.
 
-    Waiting for it later costs the device nothing if it was given more to do in the meantime.
+    Waiting for it later costs the device nothing if it was given more work in the meantime.
     """
 
     def __init__(self, values: torch.Tensor) -> None:
@@ -17,7 +17,7 @@ class Reading:
         self._done.record(torch.cuda.current_stream(values.device))
 
     def wait(self) -> list[float]:
-        """The values, as soon as they are here."""
+        """The values, once they have arrived."""
         self._done.synchronize()
         found: list[float] = self._host.tolist()
         return found

@@ -1,4 +1,4 @@
-"""The first layers of a checkpoint, in the lean engine and in transformers' own forward."""
+"""Compares a checkpoint's first layers in the lean engine with transformers' own forward."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from adaspec_rl.engine.weights import tensors_in
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _LAYERS = 2
-_ROWS = 256  # of the vocabulary: what a token costs does not depend on the other tokens
+_ROWS = 256  # of the vocabulary: a token's logits do not depend on unused tokens
 _TOKENS = 12
 _NOISE = 1e-4  # of the largest logit, in float32
 
@@ -38,7 +38,7 @@ def check_first_layers(config: Mapping[str, Any], files: list[Path], keys: list[
     ours = LeanModel.from_tensors(small, tensors.items(), "the first layers").extend(tokens)
     try:
         theirs = _transformers_logits(small, tensors, tokens)
-    except Exception as error:  # whatever its code meets in keys that it does not expect
+    except Exception as error:  # any error of its code on keys that it does not expect
         raise UnsupportedError(
             f"with {', '.join(keys)} in the configuration, transformers' own forward fails "
             f"({first_sentence(error)})"

@@ -1,4 +1,4 @@
-"""Rotary position embeddings with every scaling that the supported configurations name."""
+"""Rotary position embeddings, with every scaling that supported configurations can name."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ KINDS = ("default", "linear", "dynamic", "yarn", "llama3")
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """How positions turn into angles. Field names are those of transformers' `rope_parameters`."""
+    """How positions become angles. Field names are those of transformers' `rope_parameters`."""
 
     rope_type: str = "default"
     rope_theta: float = 10000.0
@@ -52,7 +52,7 @@ class Rope:
         return Rope(**values)
 
     def table(self, length: int, head_dim: int, device: torch.device) -> torch.Tensor:
-        """Rotations by position, `[length, head_dim / 2]` complex64."""
+        """The rotation at each position, `[length, head_dim / 2]` complex64."""
         inverse = self._inverse_frequencies(head_dim)
         angles = torch.arange(length, dtype=torch.float32)[:, None] * inverse
         scale = torch.full_like(angles, self._attention_scale())
@@ -74,7 +74,7 @@ class Rope:
         assert self.factor is not None and self.original_max_position_embeddings is not None
         original = self.original_max_position_embeddings
 
-        def dimension(rotations: float) -> float:  # the one that turns this often in the context
+        def dimension(rotations: float) -> float:  # which turns this often in the context
             turns = original / (rotations * 2 * math.pi)
             return dim * math.log(turns) / (2 * math.log(self.rope_theta))
 

@@ -1,4 +1,4 @@
-"""Drafters that share their target's embedding and output matrix, of which they may use some rows.
+"""Drafters that share their target's embedding and output matrix, or some of its rows.
 
 Such a checkpoint holds only the drafter's layers and its last norm. Its `config.json` is an
 ordinary one with one key more, `adaspec_drafter`:
@@ -33,7 +33,7 @@ OUTPUT, _NORM, _FEATURE = "output_tokens", "feature_norm.weight", "feature.weigh
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What a configuration says under `adaspec_drafter`."""
+    """The content of a configuration's `adaspec_drafter`."""
 
     reads_hidden: Any  # bool
     output_tokens: Any  # int or None
@@ -49,7 +49,7 @@ class Sharing:
 
 
 def shares(config: Mapping[str, Any]) -> bool:
-    """Whether the `config.json` is that of a drafter without embedding and output matrix."""
+    """Whether the `config.json` belongs to a drafter without embedding and output matrix."""
     return config.get(SHARING) is not None
 
 
@@ -61,13 +61,13 @@ def load_sharing(
     quantize: str | None = None,
     compile: bool = False,
 ) -> LeanModel:
-    """Load a drafter with its target's embedding, in the target's kind of numbers and kernels.
+    """Load a drafter with its target's embedding, number format and kernels.
 
     Args:
-        quantize: as for `load_model`; of the weights that are the drafter's own.
+        quantize: as for `load_model`; applies to the drafter's own weights.
 
     Raises:
-        ValueError: the folder is damaged or of another target.
+        ValueError: the folder is damaged or belongs to another target.
     """
     if not isinstance(target, LeanModel):
         raise ValueError(
@@ -113,7 +113,7 @@ def _check_fit(own: Architecture, target: Architecture, name: str, target_name: 
 def _extra_tensors(
     checkpoint: Checkpoint, said: Sharing, own: Architecture, name: str
 ) -> dict[str, torch.Tensor]:
-    """What an ordinary checkpoint has not: `output_tokens` as int64, and what reads features."""
+    """What ordinary checkpoints lack: `output_tokens` as int64, and the weights for features."""
     expected: dict[str, list[int]] = {}
     if said.output_tokens is not None:
         expected[OUTPUT] = [said.output_tokens]

@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, through its own forward. Slower, but right."""
+"""Any causal language model of transformers, through its own forward pass: slower, but general."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.prefill import check_room, columns, default_chunk
 
 _CONTEXT_KEYS = ("max_position_embeddings", "seq_length", "max_seq_len", "max_sequence_length")
-# Caches that can forget their last tokens. Recurrent states cannot.
+# Layers whose caches can forget their last tokens. Recurrent states cannot.
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class TransformersModel:
     """A `LanguageModel` whose rows all have the same length.
 
-    The cache keeps every token of every layer, sliding windows included (the masks see to the
-    windows), so that a rollback is always possible.
+    The cache keeps every token of every layer, even with sliding windows (which the masks enforce),
+    so that a rollback is always possible.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class TransformersModel:
     def extend_tree(
         self, tokens: torch.Tensor, parents: Sequence[int], *, keep: int | None = None
     ) -> torch.Tensor:
-        """Refused.
+        """Refuse: transformers cannot read trees.
 
         Raises:
             ValueError: always.
@@ -155,7 +155,7 @@ class TransformersModel:
 def check_support(
     config: PreTrainedConfig, model_class: type, name: str, context_length: int | None = None
 ) -> int:
-    """The most tokens in a row of such a model; `context_length` where it is given.
+    """The most tokens in a row of such a model: `context_length` if it is given.
 
     Raises:
         ValueError: the model keeps a recurrent state or no cache, or its context length is unknown.
@@ -185,7 +185,7 @@ def check_support(
 
 
 def cache_name(model_class: type) -> str:
-    """What the model's forward calls the cache: its name changes in transformers 5.40."""
+    """The name of the cache argument in the model's forward; it changes in transformers 5.40."""
     accepted = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
     return next((name for name in ("cache", "past_key_values") if name in accepted), "")
 

@@ -1,11 +1,11 @@
-"""What the tokens of a token tree see: the text before the tree, and their own ancestors in it."""
+"""What the tokens of a token tree see: the text before the tree, and their own ancestors."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 
-_KEPT = 1024  # trees whose masks are kept; a policy's shapes come back all the time
+_KEPT = 1024  # trees whose masks are kept, as a policy reuses its shapes
 
 
 def tree_mask(parents: Sequence[int], width: int, stem: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +25,7 @@ def tree_mask(parents: Sequence[int], width: int, stem: int) -> tuple[torch.Tens
 
 @lru_cache(maxsize=_KEPT)
 def _ancestry(parents: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which nodes each one sees, `[N, N]`, and how many ancestors it has, `[N]`."""
+    """Which nodes each node sees, `[N, N]`, and how many ancestors it has, `[N]`."""
     sees = torch.eye(len(parents), dtype=torch.bool)
     for node, parent in enumerate(parents):
         if not -1 <= parent < node:

@@ -1,4 +1,4 @@
-"""Checkpoint tensors in the shape that the forward pass wants, without ever holding two copies."""
+"""Loads checkpoint tensors in the layout of the forward pass, without holding two copies."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from safetensors import safe_open
 from adaspec_rl.engine.architecture import Architecture
 
 logger = logging.getLogger(__name__)
-_ROWS = 4096  # of a matrix that are compared at a time
+_ROWS = 4096  # rows of a matrix that are compared at a time
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class LayerWeights:
     """One layer. Queries, keys and values are one matrix; so are gate and up.
 
     The dimensions of each query and key head are interleaved: (0, d/2, 1, d/2 + 1, ...), so that
-    the pair which RoPE rotates is one complex number.
+    each pair that RoPE rotates is one complex number.
     """
 
     attention_norm: torch.Tensor  # [hidden]
@@ -40,7 +40,7 @@ class LayerWeights:
 
 @dataclass(slots=True)
 class Weights:
-    """A whole model. `head` is the embedding itself where they are tied."""
+    """A whole model. If embedding and output matrix are tied, `head` is the embedding itself."""
 
     embedding: torch.Tensor  # [vocab, hidden]
     layers: list[LayerWeights]
@@ -61,7 +61,7 @@ def matrices_of(weights: Weights) -> list[torch.Tensor]:
 class StoredMatrix:
     """A matrix of a safetensors file, read a few rows at a time.
 
-    The file is opened anew for each part, so that what was read of it does not stay in memory.
+    The file is reopened for each part, so that the parts read before do not stay in memory.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -75,13 +75,13 @@ class StoredMatrix:
         return self.shape[0]
 
     def split(self, rows: int) -> Iterator[torch.Tensor]:
-        """All of it, `rows` rows at a time."""
+        """The whole matrix, `rows` rows at a time."""
         for start in range(0, len(self), rows):
             with safe_open(self._path, framework="pt") as file:
                 yield file.get_slice(self._name)[start : start + rows]
 
     def whole(self) -> torch.Tensor:
-        """All of it, mapped."""
+        """The whole matrix, memory-mapped."""
         with safe_open(self._path, framework="pt") as file:
             return file.get_tensor(self._name)
 
@@ -90,7 +90,7 @@ Stored = torch.Tensor | StoredMatrix
 
 
 def stored_in(files: Iterable[Path]) -> Iterator[tuple[str, Stored]]:
-    """As `tensors_in`, with embedding and output matrix to be read by their rows."""
+    """Like `tensors_in`, but embedding and output matrix can be read a few rows at a time."""
     for path in files:
         with safe_open(path, framework="pt") as file:
             outer = sorted(filter(_is_outer, file.keys()))
@@ -105,9 +105,9 @@ def _is_outer(name: str) -> bool:
 def tensors_in(
     files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor, layer by layer, of those `wanted`, mapped from safetensors files.
+    """Names and tensors `wanted`, layer by layer, memory-mapped from safetensors files.
 
-    A file is opened anew for each, so that what was read of it does not stay in memory.
+    A file is reopened for each tensor, so that the tensors read before do not stay in memory.
     """
     for path in files:
         with safe_open(path, framework="pt") as file:
@@ -122,18 +122,18 @@ def _layer_number(name: str) -> int:
 
 
 class Packing(Protocol):
-    """Gives weights another form, one by one; what it returns takes their place."""
+    """Converts weights to another form, one by one; the result replaces the weights."""
 
     def embedding(self, matrix: Stored, *, tied: bool) -> Any:
-        """The embedding, as it is in the checkpoint; `tied`: it is the output matrix as well."""
+        """The embedding, as in the checkpoint; `tied`: it is also the output matrix."""
         ...
 
     def head(self, matrix: Stored) -> Any:
-        """The output matrix, as it is in the checkpoint."""
+        """The output matrix, as in the checkpoint."""
         ...
 
     def layer(self, w: LayerWeights) -> Any:
-        """A layer, whose memory serves the next one."""
+        """A layer; its memory is reused for the next one."""
         ...
 
 
@@ -147,15 +147,14 @@ def load_weights(
 ) -> Weights:
     """Copy named checkpoint tensors into place on the device.
 
-    A tied checkpoint that holds another output matrix than its embedding keeps both.
+    A tied checkpoint whose output matrix differs from its embedding keeps both.
 
     Args:
-        packing: packs weights as soon as they are complete. Memory for a layer is taken when its
-            first tensor comes.
+        packing: packs weights as soon as they are complete. Memory for a layer is allocated when
+            its first tensor arrives.
 
     Raises:
-        ValueError: names a tensor that is missing, comes twice, has the wrong shape, or has no use
-            here.
+        ValueError: names a tensor that is missing, comes twice, has the wrong shape, or is unknown.
     """
     known = {
         name: place.shape
@@ -238,9 +237,9 @@ def _pack_outer(weights: Weights, name: str, tensor: Stored, packing: Packing, t
 
 
 def _untie(weights: Weights, head: Stored, packing: Packing | None) -> None:
-    """Give a tied model a head of its own where the checkpoint's differs from the embedding.
+    """Give a tied model its own head if the checkpoint's head differs from the embedding.
 
-    Packed ones are compared as they are packed.
+    Packed matrices are compared in packed form.
     """
     embedding: Any = weights.embedding
     packed: Any = None
@@ -271,7 +270,7 @@ class _Place:
 
     view: torch.Tensor
     heads: int | None = None  # interleave the rows of this many heads
-    shared: bool = False  # one head's vector for all of them
+    shared: bool = False  # one head's vector applies to all heads
 
     @property
     def shape(self) -> torch.Size:
@@ -290,7 +289,7 @@ class _Place:
 def empty_weights(
     a: Architecture, dtype: torch.dtype, device: torch.device, *, layers: bool = True
 ) -> Weights:
-    """Memory for the weights, with whatever is in it; without `layers`, those are None."""
+    """Uninitialised memory for the weights; without `layers`, the layers are None."""
 
     def new(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -305,7 +304,7 @@ def empty_weights(
 
 
 def empty_layer(a: Architecture, dtype: torch.dtype, device: torch.device) -> LayerWeights:
-    """Memory for one layer, with whatever is in it."""
+    """Uninitialised memory for one layer."""
 
     def new(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""The CPU's decoder, compiled for the very processor that runs it, once a machine."""
+"""The CPU's decoder, compiled once per machine for its own processor."""
 
 import ctypes
 import functools
@@ -38,13 +38,13 @@ class NoCompiler(RuntimeError):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled decoder. The first call on a machine takes some ten seconds.
+    """The compiled decoder. The first call on a machine takes about ten seconds.
 
     The compiler is `$CXX`, else `c++`, `g++` or `clang++`. The result is kept in the user's cache
-    folder by source, compiler and processor.
+    folder, keyed by source, compiler and processor.
 
     Raises:
-        NoCompiler: nothing to compile with, or it failed.
+        NoCompiler: there is no compiler, or it failed.
     """
     import torch  # noqa: F401, its OpenMP comes first, so that both share one pool of threads
 
@@ -64,19 +64,19 @@ def library() -> ctypes.CDLL:
 
 
 def loaded() -> ctypes.CDLL | None:
-    """The library, if a model of this process runs on it already; nothing is compiled."""
+    """The library, if a model of this process already runs on it; compiles nothing."""
     return library() if library.cache_info().currsize else None
 
 
 def compiled(kernels: str) -> bool:
-    """Whether the compiled decoder runs where a user wants `kernels`.
+    """Whether models with this `kernels` setting run on the compiled decoder.
 
     Args:
-        kernels: `auto` takes it where it can be compiled, and says so where it cannot; `compiled`
-            insists; `torch` does without.
+        kernels: `auto` uses it if it can be compiled, and logs a warning if not; `compiled`
+            requires it; `torch` does without.
 
     Raises:
-        ValueError: an unknown word, or it cannot be compiled and `compiled` insists.
+        ValueError: an unknown setting, or `compiled` where it cannot be compiled.
     """
     if kernels not in KERNELS:
         raise ValueError(f"kernels={kernels!r} is unknown: expected one of {KERNELS}")

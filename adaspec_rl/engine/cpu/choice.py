@@ -1,4 +1,4 @@
-"""Which numbers a CPU computes fastest with, and how it multiplies them."""
+"""Which number format is fastest on a CPU, and how the CPU multiplies in it."""
 
 import functools
 import json
@@ -19,8 +19,8 @@ from adaspec_rl.engine.weights import empty_weights
 from adaspec_rl.files import write_atomically
 
 WIDTHS = (1, 4, 12)  # tokens of a plain step, of a short and of a long verification
-MARGIN = 0.9  # of the time of float32 products: what pairs may take to be chosen
-WAYS = {  # in which numbers, and whether bfloat16 goes through the instruction for pairs of it
+MARGIN = 0.9  # bfloat16 pairs are chosen below this share of the time of float32 products
+WAYS = {  # the format, and whether bfloat16 uses the processor's instruction for pairs
     "float32": (torch.float32, False),
     "bfloat16": (torch.bfloat16, False),
     "bfloat16 pairs": (torch.bfloat16, True),
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 def fastest_dtype(kernels: str = "auto") -> torch.dtype:
-    """bfloat16 where the processor multiplies it and is faster with it, else float32."""
+    """bfloat16 if the processor can multiply it and is faster with it, else float32."""
     if not compiled(kernels) or not library().multiplies_bfloat16():
         return torch.float32
     seconds = _measured()
@@ -60,9 +60,9 @@ def fastest_dtype(kernels: str = "auto") -> torch.dtype:
 
 
 def multiplies_pairs() -> bool:
-    """Whether bfloat16 goes through the processor's instruction for pairs of it.
+    """Whether bfloat16 uses the processor's instruction for pairs of numbers.
 
-    Otherwise weights are widened and multiplied as float32, with other rounding.
+    Otherwise weights are widened and multiplied as float32, which rounds differently.
     """
     if not library().multiplies_bfloat16():
         return False
@@ -72,10 +72,10 @@ def multiplies_pairs() -> bool:
 
 @functools.cache
 def _measured() -> dict[str, float]:
-    """Seconds by way to multiply, on one layer.
+    """Seconds on one layer for each way to multiply.
 
-    Measured once a machine, in a second; kept in the user's cache folder, so that the same machine
-    always decides alike.
+    This is measured once per machine, in a second, and kept in the user's cache folder, so that a
+    machine always chooses the same.
     """
     path = cache_folder() / "cpu" / "multiplications.json"
     key = f"{processor()}, {torch.get_num_threads()} threads"

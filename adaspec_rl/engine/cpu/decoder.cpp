@@ -1,10 +1,10 @@
 // One forward pass of a decoder-only transformer, all layers in one call.
 //
-// A token's numbers do not depend on what is computed beside it: every sum runs in an order of its
-// own, whatever the width, the batch, the cut of the prompt or the number of threads. So logits are
-// the same bits in every forward pass that reads the same text.
+// A token's numbers do not depend on what is computed beside it: every sum has a fixed order, for
+// any width, batch, split of the prompt and number of threads. So logits have the same bits in
+// every forward pass that reads the same text.
 //
-// Matrices lie in panels of 16 outputs, [panels][inputs][16]: one vector register for each input.
+// Matrices are stored in panels of 16 outputs, [panels][inputs][16]: one vector per input.
 // Attention goes through the keys by their position in the text, CHUNK at a time.
 
 #include <algorithm>
@@ -24,10 +24,10 @@
 
 namespace {
 
-constexpr int CHUNK = 128;   // keys whose weighted values are summed before they join the others'
-constexpr int TOGETHER = 8;  // blocks of queries, at most, that go through a chunk in turn
+constexpr int CHUNK = 128;   // keys whose weighted values are summed before joining the rest
+constexpr int TOGETHER = 8;  // the most blocks of queries that read a chunk in turn
 constexpr int GROUP = 32;    // inputs that share a scale in int4
-constexpr int ALIGN = 32;    // values to which rows of buffers are filled up
+constexpr int ALIGN = 32;    // rows of buffers are padded to a multiple of this
 #ifdef __AVX512F__
 constexpr int ACCUMULATORS = 24;  // vectors that stay in registers
 #else
@@ -41,9 +41,9 @@ constexpr int BLOCKS = FEW ? 1 : 4;   // of 16 keys, scored together
 constexpr int AHEAD = 16;  // cache lines of weights that are asked for in advance
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
-// BFLOAT16_PAIRS holds what BFLOAT16 holds and goes through the instruction that multiplies pairs of
-// bfloat16, which rounds inputs to bfloat16 too: some processors take longer for it than for two
-// float32 products.
+// BFLOAT16_PAIRS is stored like BFLOAT16, but uses the instruction that multiplies pairs of
+// bfloat16 and so rounds inputs to bfloat16 too. On some processors this instruction takes longer
+// than two float32 products.
 enum Kind { FLOAT32, BFLOAT16, INT8, INT4, BFLOAT16_PAIRS };
 
 }  // namespace
@@ -54,7 +54,7 @@ struct Matrix {
     const void* data;    // float32: [panels][inputs][16]
                          // bfloat16: [panels][inputs / 2][16][2]
                          // int8, plus 128: [panels][inputs / 4][16][4]
-                         // int4: [panels][inputs / 8][16][4], of a byte the lower half first
+                         // int4: [panels][inputs / 8][16][4], the lower half of a byte first
     const void* scales;  // int8: float32 [panels][16]; int4: float16 [panels][inputs / 32][16]
     const void* minima;  // int4: as scales
     const float* bias;   // [panels][16] or null
@@ -67,30 +67,30 @@ struct Layer {
     const float* qk_norm;         // [heads + kv_heads][head_dim] or null
     const float* mlp_norm;        // [hidden]
     Matrix qkv, output, gate_up, down;  // gate_up: a panel of gates, a panel of ups, and so on
-    int64_t window;               // tokens that are seen, the own one included; 0 = all
+    int64_t window;               // tokens that a token sees, including itself; 0 = all
 };
 
 struct Model {
     const Layer* layers;
     const float* norm;          // [hidden]
-    const float* feature_norm;  // [hidden], where it reads features
+    const float* feature_norm;  // [hidden], if the model reads features
     Matrix embedding, head, feature;
     int64_t hidden, heads, kv_heads, head_dim, intermediate;
     float norm_eps;
     int64_t bfloat16_cache;
 };
 
-// Tokens of several texts, one text after the other: `widths` of each go in, its logits and hidden
-// states are those of its last `keeps` and `states` tokens, at least as many states as logits.
+// Tokens of several texts, one text after the other. A text has `widths` tokens; it gets logits of
+// its last `keeps` and hidden states of its last `states` tokens, at least as many states as logits.
 struct Pass {
     const int64_t* tokens;     // [sum of widths]
     const float* features;     // [sum of widths][hidden], or null
     const int64_t* widths;     // [batch]
     const int64_t* keeps;      // [batch]
     const int64_t* states;     // [batch]
-    const int64_t* rows;       // [batch]: of the cache
+    const int64_t* rows;       // [batch]: rows of the cache
     const int64_t* starts;     // [batch]: the first free slot of the cache's row
-    const int64_t* positions;  // [sum of widths], or null: as the slots
+    const int64_t* positions;  // [sum of widths], or null: equal to the slots
     const uint8_t* mask;       // [batch or 1][width][span]: which slots are seen; null: all before.
                                // Texts with a mask are equally wide
     const int64_t* places;     // [cache_rows][capacity]: positions by slot; for masks and windows
@@ -102,13 +102,13 @@ struct Pass {
     float* logits;             // [sum of keeps][vocabulary], out
 };
 
-// How tokens are drafted: of the first `choices` outputs the one with the largest
+// How tokens are drafted: each is the one of the first `choices` outputs with the largest
 // logit / temperature + noise.
 struct Draft {
     int64_t length, choices;
     float temperature;
     const float* noise;  // [length][choices], or null
-    const int64_t* ids;  // [choices]: the tokens that outputs stand for; null: their numbers
+    const int64_t* ids;  // [choices]: the tokens that outputs stand for; null: output n is token n
     int64_t* tokens;     // [length], out
     int64_t* places;     // [length], out: their outputs
 };
@@ -140,7 +140,7 @@ constexpr bool integers(int kind) { return kind == INT8 || kind == INT4; }
 constexpr bool halves(int kind) { return kind == BFLOAT16 || kind == BFLOAT16_PAIRS; }
 constexpr int values_in_word(int kind) { return integers(kind) ? 4 : kind == BFLOAT16_PAIRS ? 2 : 1; }
 
-// `R` rows that are multiplied together, input by input, in the form that a kind of matrix asks for.
+// `R` rows that are multiplied together, input by input, in the form that the matrix needs.
 // Inputs of integer matrices are integers too, with a scale for every 32.
 struct Tile {
     const uint32_t* words;  // [inputs / values in a word][R]: float32, two bfloat16 or four int8
@@ -167,7 +167,7 @@ public:
         }
     }
 
-    // The one that begins with `row`.
+    // The tile that begins with `row`.
     Tile tile(int64_t row) const {
         return {words_.data() + row * words_in_row_, scales_.data() + row * groups_,
                 sums_.data() + row * groups_, totals_.data() + row};
@@ -206,7 +206,7 @@ private:
         const float largest = largest_of(larger(absolute(a), absolute(b)));
         const float factor = largest ? 127 / largest : 0;
         const Ints numbers[] = {nearest(a * factor), nearest(b * factor)};
-        scale = largest / 127 + sum_of(a + b) * 0;  // NaN where an input is none or infinite
+        scale = largest / 127 + sum_of(a + b) * 0;  // NaN if an input is NaN or infinite
         sum = scale * sum_of(numbers[0] + numbers[1]);
         uint32_t words[GROUP / 4];
         for (int i = 0; i < 2; i++) {
@@ -241,8 +241,8 @@ Ints add_products(Ints sum, Words a, uint32_t x) {
 #endif
 }
 
-// The same for bytes of `a` below 16, summed over a group: where a processor lacks the instruction
-// above, two 16-bit sums a lane hold it, of 16 products of at most 15 x 127 each.
+// The same for bytes of `a` below 16, summed over a group. On processors without the instruction
+// above, a lane has two 16-bit sums, each of 16 products of at most 15 x 127.
 #if defined(INTEGERS) && !defined(__AVX512VNNI__)
 struct SmallSum {
     IntegerRegister part[PARTS] = {};
@@ -356,7 +356,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                 }
             }
         }
-        if constexpr (KIND == INT8)  // a weight is its number less 128
+        if constexpr (KIND == INT8)  // a weight is its number minus 128
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) sum[r][p] -= 128 * x.totals[r];
     }
@@ -365,7 +365,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
 struct Output {
     float* to;
     int64_t stride;
-    bool add;  // to what is there
+    bool add;  // whether to add to the values in place
 };
 
 template <int KIND, int R, int P>
@@ -439,7 +439,7 @@ int64_t panels(const Matrix& w) { return ceil_div(w.outputs, LANES); }
 // Row `index` of a matrix, as float32.
 void read_row(const Matrix& w, int64_t index, float* to) {
     const int64_t panel = index / LANES, lane = index % LANES, groups = w.inputs / GROUP;
-    const auto word = [&](int64_t k, int64_t values) {  // the one with input k, of so many values
+    const auto word = [&](int64_t k, int64_t values) {  // the word with input k
         const int64_t at = (panel * w.inputs / values + k / values) * LANES + lane;
         return static_cast<const uint32_t*>(w.data)[at];
     };
@@ -489,8 +489,8 @@ uint16_t stored(float value, uint16_t) { return narrowed(value); }
 
 // ---- Attention ----------------------------------------------------------------------------------
 
-// What a token sees: keys at positions [first, last); the one at position v lies in slot
-// slots[v - first], or in slot v.
+// What a token sees: keys at positions [first, last). The key at position v lies in slot
+// slots[v - first], or in slot v if there are no slots.
 struct View {
     int64_t first, last;
     const int32_t* slots;
@@ -504,7 +504,7 @@ struct Part {
     float* values;  // [head_dim]
 };
 
-// `later` follows `part` in the text.
+// Adds to `part` the part `later`, which follows it in the text.
 void join(Part& part, const Part& later, int64_t size) {
     const float largest = std::max(part.largest, later.largest);
     const float a = exponential(part.largest - largest), b = exponential(later.largest - largest);
@@ -513,14 +513,14 @@ void join(Part& part, const Part& later, int64_t size) {
     part.largest = largest;
 }
 
-// Asks for the cache lines of `B` vectors.
+// Prefetches the cache lines of `B` vectors.
 template <int B, typename T>
 void fetch(const T* from) {
     for (int b = 0; b < B; b += 64 / (LANES * sizeof(T))) __builtin_prefetch(from + b * LANES);
 }
 
-// Scores of `B` times 16 keys, in blocks as `store_key` makes them, for `Q` queries. Asks for the
-// keys' values.
+// Scores of `B` times 16 keys, in blocks as `store_key` makes them, for `Q` queries. Prefetches
+// the keys' values.
 template <int Q, int B, typename T>
 void score(const float* const* queries, const T* keys, const T* values, int64_t size, Vec (&scores)[Q][B]) {
     Vec sum[Q][B] = {};
@@ -544,13 +544,14 @@ void store_key(const float* key, int64_t size, uint16_t* to, int64_t lane) {
     for (int64_t d = 0; d < size; d++) to[(d / 2 * LANES + lane) * 2 + d % 2] = narrowed(key[d]);
 }
 
-// Weighted sums of values. Asks for the keys of the next chunk.
+// Weighted sums of values. Prefetches the keys of the next chunk.
 template <int Q, typename T>
 void add_values(const float (*weights)[CHUNK], const View* views, int64_t from, int64_t to, int64_t base,
                 const T* keys, const T* values, int64_t size, float* const* out) {
     constexpr int STRIP = 4;
     const View& view = views[0];
-    // Up to here all queries see the values; a later one, which may be NaN, goes to those that do.
+    // All queries see the values before `shared`. A later value may be NaN, so it is only added for
+    // the queries that see it.
     int64_t shared = to;
     for (int q = 0; q < Q; q++) shared = std::clamp(views[q].last, from, shared);
     const auto each = [&](const auto& add) {
@@ -587,8 +588,8 @@ void add_values(const float (*weights)[CHUNK], const View* views, int64_t from, 
     }
 }
 
-// Queries against the keys of one chunk of the text; false if they see none of them. Views of
-// several queries either have no slots of their own or are the same.
+// Attends from queries to the keys of one chunk of the text; false if they see none of the keys.
+// Views of several queries either have no slots or are the same.
 template <int Q, typename T>
 bool attend_chunk(const float* const* queries, const View* views, int64_t chunk, const T* keys,
                   const T* values, int64_t size, float scale, Part* parts) {
@@ -703,7 +704,7 @@ public:
           gated_stride(ceil_div(m.intermediate, LANES) * 2 * LANES),
           active_stride(filled_up(m.intermediate)) {
         find_units();
-        // Few queries and many keys: where threads would wait, chunks of the keys go to several.
+        // Few queries and many keys: threads that would be idle share the keys' chunks.
         const int64_t count = units.size(), turns = ceil_div(count, p.threads);
         spread = chunks > 1 && blocks < 8 * p.threads && 8 * turns * p.threads > 9 * count;
         part_size = m.head_dim + 2;
@@ -739,7 +740,7 @@ public:
         }
     }
 
-    std::atomic<bool> finite = true;  // whether all logits are
+    std::atomic<bool> finite = true;  // whether all logits are finite
 
 private:
     const Model& m;
@@ -749,11 +750,11 @@ private:
     const int64_t rows, kept, group, heads, chunks;
     const int64_t hidden_stride, qkv_stride, mixed_stride, gated_stride, active_stride;
     std::vector<Unit> units;
-    int64_t blocks, part_size;  // blocks of queries in all
+    int64_t blocks, part_size;  // total number of blocks of queries
     bool spread;
     float *hidden, *normed, *qkv, *mixed, *gated, *active, *partial;
     std::vector<int32_t> slots;        // [rows][span]: the slots that a token sees, in order
-    std::vector<int64_t> seen;         // [rows]: how many
+    std::vector<int64_t> seen;         // [rows]: how many slots it sees
 
     std::vector<int64_t> before(const int64_t* counts) const {
         std::vector<int64_t> sums(p.batch + 1);
@@ -780,7 +781,7 @@ private:
         }
     }
 
-    // To the embeddings, what the features say, each thread in its own outputs.
+    // Adds the projected features to the embeddings; each thread computes its own outputs.
     void add_features(int thread, int threads) {
         for (int64_t r = thread; r < rows; r += threads)
             normalise(p.features + r * m.hidden, m.feature_norm, m.hidden, m.norm_eps,
@@ -790,10 +791,10 @@ private:
                 share(panels(m.feature), thread, threads));
     }
 
-    // Whether the logits of these panels are.
+    // Whether the logits of these panels are finite.
     bool all_finite(Range own) const {
         const int64_t first = own.first * LANES, last = std::min(own.last * LANES, m.head.outputs);
-        Vec zeros = {};  // or NaN, if one is not
+        Vec zeros = {};  // NaN if a logit is not finite
         for (int64_t i = 0; i < kept; i++) {
             const float* row = p.logits + i * m.head.outputs;
             for (int64_t n = first; n < last; n += LANES) zeros += load_some(row + n, last - n) * 0;
@@ -801,7 +802,7 @@ private:
         return sum_of(zeros) == 0;
     }
 
-    // The end of the text as far as any token sees it.
+    // The end of the part of the text that any token sees.
     int64_t reach() const {
         int64_t last = p.span;
         if (p.positions && p.mask)
@@ -862,7 +863,7 @@ private:
 
     int64_t slot_of(int64_t r) const { return p.starts[text_of[r]] + r - firsts[text_of[r]]; }
 
-    // Queries turn in place; keys and values go to the cache.
+    // Rotates queries in place, and writes keys and values to the cache.
     void rotate_and_store(const Layer& w, int64_t n, int64_t head) {
         const int64_t size = m.head_dim;
         for (int64_t r = 0; r < rows; r++) {
@@ -909,7 +910,7 @@ private:
         return {first, first + count, own + skipped};
     }
 
-    // Blocks of queries of one text and key head that go through the keys together.
+    // Blocks of queries of one text and key head that read the keys together.
     void find_units() {
         std::vector<int64_t> counts(p.batch);
         blocks = 0;
@@ -965,7 +966,7 @@ private:
         for (int64_t d = 0; d < m.head_dim; d++) all.values[d] /= all.total;
     }
 
-    // A unit's blocks of queries, chunk by chunk, so that keys stay at hand.
+    // A unit's blocks of queries, chunk by chunk, so that keys stay in the cache.
     void attend_blocks(const Layer& w, int64_t n, const Unit& unit, Range seen_chunks) {
         const auto [b, kv_head, own_blocks] = unit;
         const auto [first, last] = own_blocks;
@@ -982,7 +983,7 @@ private:
         }
     }
 
-    // Those of a block, among the text's, token by token. Under a mask all are of one token.
+    // The queries of a block, among the text's, token by token. With a mask all are of one token.
     Range queries_of(int64_t b, int64_t block) const {
         if (!p.mask) return {block * QUERIES, std::min((block + 1) * QUERIES, p.widths[b] * group)};
         const int64_t of_token = ceil_div(group, QUERIES), token = block / of_token;
@@ -990,7 +991,7 @@ private:
         return {first, std::min(first + QUERIES, (token + 1) * group)};
     }
 
-    // `own`: as many queries as `Q`, or fewer.
+    // `own`: at most `Q` queries.
     template <int Q = QUERIES>
     void attend_queries(const Layer& w, int64_t n, int64_t b, int64_t kv_head, Range own, int64_t chunk,
                         Part* all) {
@@ -1035,7 +1036,7 @@ static int run(const Model& model, const Pass& pass) {
     return forward.finite ? 0 : 2;
 }
 
-// The output that `draft` chooses; of equals the first.
+// The output that `draft` chooses; the first on ties.
 static int64_t choose(const Draft& draft, const float* logits, const float* noise) {
     const Ints lanes = lane_numbers();
     Vec largest = -INFINITE;
@@ -1054,7 +1055,8 @@ static int64_t choose(const Draft& draft, const float* logits, const float* nois
     return where[best];
 }
 
-// 0; 1 if a token is not in the vocabulary, and nothing was computed; 2 if a logit is not finite.
+// Returns 0; 1 if a token is not in the vocabulary (nothing is computed); 2 if a logit is not
+// finite.
 extern "C" int forward(const Model* model, const Pass* pass) {
     const int64_t* token = pass->tokens;
     for (int64_t b = 0; b < pass->batch; b++)
@@ -1063,8 +1065,8 @@ extern "C" int forward(const Model* model, const Pass* pass) {
     return model->bfloat16_cache ? run<uint16_t>(*model, *pass) : run<float>(*model, *pass);
 }
 
-// One pass as `forward` makes it, of a batch of one and with one row of logits, then one for each
-// drafted token but the last. Logits and hidden states are those before each drafted token,
+// One pass like that of `forward`, for a batch of one and with one row of logits, then one pass for
+// each drafted token but the last. Logits and hidden states are those before each drafted token,
 // [length][vocabulary] and [length][hidden].
 extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) {
     Pass pass = *first;

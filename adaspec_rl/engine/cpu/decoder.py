@@ -101,15 +101,15 @@ class _Draft(ctypes.Structure):
 
 
 class CpuDecoder:
-    """The layers of a model, without any state. Its structures are those of `decoder.cpp`."""
+    """The layers of a model, without any state. Its structures mirror those of `decoder.cpp`."""
 
     def __init__(
         self, architecture: Architecture, weights: PackedWeights, *, pairs: bool = False
     ) -> None:
-        """`weights` stay where they are while this lives.
+        """`weights` must not move while the decoder lives.
 
         Args:
-            pairs: bfloat16 goes through the processor's instruction for pairs of it.
+            pairs: bfloat16 uses the processor's instruction for pairs of numbers.
         """
         assert not pairs or library().multiplies_bfloat16()
         self._architecture, self._weights, self._pairs = architecture, weights, pairs
@@ -163,11 +163,13 @@ class CpuDecoder:
 
         Args:
             rope: complex64 `[capacity, D / 2]`.
-            states: hidden states of the last so many tokens, `keep` or more; by default `keep`.
+            states: how many of the last tokens to return hidden states of, at least `keep`, the
+                default.
             features: float32 `[B, W, hidden]`, for a model that reads them.
-            positions: `[B, W]`; by default the slots that the tokens take.
-            mask: `[B or 1, W, L]` bool, the slots that each token sees, in the order of the text.
-            places: `[B, capacity]`, positions by slot; masks over sliding windows need them.
+            positions: `[B, W]`; by default the cache slots that the tokens take.
+            mask: `[B or 1, W, L]` bool, the slots that each token sees, in text order.
+            places: `[B, capacity]`, the position in each slot; needed for masks over sliding
+                windows.
 
         Returns: float32 logits `[B, K, V]` of the last `K = keep` tokens, the normalised hidden
         states of the last `states`, `[B, states, hidden]`, and whether all logits are finite.
@@ -201,10 +203,10 @@ class CpuDecoder:
         layers: int,
         places: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Read each row's own tokens; as `run` otherwise.
+        """Read each row's own tokens; otherwise like `run`.
 
-        Returns: logits `[sum of keep, V]` and hidden states `[sum of states, hidden]`, one row's
-        after the other's, and whether all logits are finite.
+        Returns: logits `[sum of keep, V]` and hidden states `[sum of states, hidden]`, row after
+        row, and whether all logits are finite.
         """
         widths, keeps = [part.width for part in extensions], [part.keep for part in extensions]
         states = [max(part.keep, part.states) for part in extensions]
@@ -240,14 +242,15 @@ class CpuDecoder:
     ) -> "Drafted":
         """Read `tokens` `[1, W]`, then draft `length` tokens, reading all but the last of them.
 
-        Each is the one of the first `choices` outputs with the largest logit / `temperature` +
-        noise.
+        Each drafted token is the one among the first `choices` outputs with the largest logit /
+        `temperature` + noise.
 
         Args:
             noise: float32 `[length, choices]`; None: none.
-            ids: int64 `[choices]`, the tokens that outputs stand for; None: their numbers.
-            features: float32 `[1, W, hidden]`, for a model that reads them: after the tokens given,
-                its own hidden states stand in for them.
+            ids: int64 `[choices]`, the tokens that the outputs stand for; None: output n is token
+                n.
+            features: float32 `[1, W, hidden]`, for a model that reads them. For drafted tokens the
+                model's own hidden states are used instead.
 
         Raises:
             IndexError: a token is not in the vocabulary.
@@ -284,7 +287,7 @@ class CpuDecoder:
         hidden: torch.Tensor,
         logits: torch.Tensor,
     ) -> _Pass:
-        """`inputs` must live until the call is over: pointers point to them."""
+        """One pass. `inputs` must outlive the call, which holds pointers to them."""
         mask, whole = inputs.mask, inputs.integers
         self._model.bfloat16_cache = cache.data.dtype == torch.bfloat16
         return _Pass(
@@ -315,11 +318,11 @@ class CpuDecoder:
             )
 
     def with_weights(self, weights: PackedWeights) -> "CpuDecoder":
-        """The same for other weights."""
+        """A decoder with the same settings for other weights."""
         return CpuDecoder(self._architecture, weights, pairs=self._pairs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pointers are made anew where it is copied or unpickled."""
+        """Pointers are made anew when the decoder is copied or unpickled."""
         return partial(CpuDecoder, pairs=self._pairs), (self._architecture, self._weights)
 
 
@@ -328,18 +331,18 @@ class Drafted:
     """Tokens drafted in one call."""
 
     tokens: torch.Tensor  # [k] int64
-    places: torch.Tensor  # [k] int64, the outputs that stand for them
-    logits: torch.Tensor  # [k, outputs] float32, that they were chosen from
-    hidden: torch.Tensor  # [k, hidden] float32, normalised, that these come from
+    places: torch.Tensor  # [k] int64, the outputs that stand for the tokens
+    logits: torch.Tensor  # [k, outputs] float32, which the tokens were chosen from
+    hidden: torch.Tensor  # [k, hidden] float32, normalised, which the logits come from
     finite: bool  # whether all logits are
 
 
 @dataclass(frozen=True, slots=True)
 class _Integers:
-    """By text: how wide it is, how many logits and states are kept, its row and where it starts."""
+    """For each text: its width, how many logits and states are kept, its row and its start."""
 
     batch: int
-    span: int  # the longest text's tokens, once they are read
+    span: int  # tokens of the longest text after the pass
     values: Any  # [5 * batch]
 
     @staticmethod
@@ -357,7 +360,7 @@ class _Integers:
 
     @property
     def addresses(self) -> list[int]:
-        """Of widths, keeps, states, rows and starts."""
+        """The addresses of widths, keeps, states, rows and starts."""
         first, step = ctypes.addressof(self.values), self.batch * ctypes.sizeof(_Integer)
         return [first + number * step for number in range(5)]
 

@@ -1,4 +1,4 @@
-"""Memory in huge pages, in which a processor finds its way to the next value faster.
+"""Memory in huge pages, where a processor translates addresses faster.
 
 On a two-core server one pass over 512 MiB took 17 ms in ordinary pages, 9.5 ms in huge ones.
 """
@@ -12,11 +12,11 @@ from contextlib import suppress
 import torch
 
 PAGE = 1 << 21  # bytes
-BLOCK = 1 << 26  # bytes that are asked for at a time
+BLOCK = 1 << 26  # bytes that are allocated at a time
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Like `torch.zeros`; in huge pages where it fills one and the system has them."""
+    """Like `torch.zeros`; in huge pages if the tensor fills one and the system has them."""
     count = math.prod(shape)
     if count * dtype.itemsize < PAGE:
         return torch.zeros(*shape, dtype=dtype)
@@ -25,14 +25,14 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 class HugePages:
-    """Gives tensors places side by side."""
+    """Allocates tensors next to each other in huge pages."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
         self._next = self._end = 0
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A contiguous tensor, to be filled."""
+        """A contiguous, uninitialised tensor."""
         size = math.prod(shape) * dtype.itemsize
         if not size:
             return torch.empty(*shape, dtype=dtype)
@@ -47,13 +47,13 @@ class HugePages:
 
 
 def give_back_memory() -> None:
-    """Give memory that was freed back to the system, which glibc else keeps for later."""
+    """Return freed memory to the system, as glibc otherwise keeps it for later."""
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _pages(size: int) -> tuple[mmap.mmap, int]:
-    """Zeros, at least `size` bytes from the offset on at which the first huge page begins."""
+    """At least `size` zero bytes, and the offset at which the first huge page begins."""
     size = -(-size // PAGE) * PAGE + PAGE
     if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux; shared memory would not get them
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

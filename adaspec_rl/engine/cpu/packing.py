@@ -1,7 +1,7 @@
 """Matrices as the compiled decoder reads them: panels of 16 outputs, in four precisions.
 
-A panel holds, for one input after the other, the weights of its 16 outputs side by side: one vector
-register each. Outputs are filled up to whole panels.
+A panel stores, input by input, the weights of its 16 outputs side by side: one vector register for
+each input. Outputs are padded to whole panels.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ class PackedMatrix:
 
     Attributes:
         data: float32 `[panels, inputs, 16, 1]`; bfloat16 `[panels, inputs / 2, 16, 2]`; int8
-            `[panels, inputs / 4, 16, 4]` uint8, numbers from 1 to 255 that mean 128 less; int4
+            `[panels, inputs / 4, 16, 4]` uint8, numbers from 1 to 255 that stand for 128 less; int4
             `[panels, inputs / 8, 16, 4]` uint8, the lower half of each byte before the upper one.
         scales: int8: float32 `[panels, 16]`; int4: float16 `[panels, inputs / 32, 16, 1]`.
-        minima: int4: as `scales`. A weight is `minimum + scale * number`, the number 0 to 15.
+        minima: int4: like `scales`. A weight is `minimum + scale * number`, the number 0 to 15.
         bias: float32 `[panels, 16]`.
-        inputs: filled up to a multiple of 2, or of 32 in int8 and int4.
+        inputs: padded to a multiple of 2, or of 32 in int8 and int4.
     """
 
     data: torch.Tensor
@@ -43,7 +43,7 @@ class PackedMatrix:
     precision: str
 
     def tensors(self) -> list[torch.Tensor]:
-        """Those that there are."""
+        """The tensors that this matrix has."""
         return [t for t in (self.data, self.scales, self.minima, self.bias) if t is not None]
 
     def same(self, other: "PackedMatrix") -> bool:
@@ -59,7 +59,7 @@ class PackedMatrix:
 
 @dataclass(slots=True)
 class PackedLayer:
-    """One layer; what is no matrix is float32."""
+    """One layer; everything but matrices is float32."""
 
     attention_norm: torch.Tensor  # [hidden]
     qkv: PackedMatrix
@@ -72,7 +72,7 @@ class PackedLayer:
 
 @dataclass(slots=True)
 class PackedWeights:
-    """A whole model. `head` is the embedding itself where they are tied."""
+    """A whole model. If embedding and output matrix are tied, `head` is the embedding itself."""
 
     embedding: PackedMatrix
     layers: list[PackedLayer]
@@ -87,9 +87,9 @@ class PackedWeights:
 class Packer:
     """Packs float32 or bfloat16 weights one by one, as they are read, into huge pages.
 
-    The output matrix is never in less than 8 bits, as it takes part in every token's choice at
-    first hand. A tied embedding is the same matrix: its rows are read out of the panels. An
-    embedding of its own is not quantised.
+    The output matrix always has at least 8 bits, as it directly decides every token. A tied
+    embedding is the same matrix: its rows are read out of the panels. A separate embedding is not
+    quantised.
     """
 
     def __init__(self, dtype: torch.dtype, quantize: str | None = None) -> None:
@@ -99,7 +99,7 @@ class Packer:
         self._pages = HugePages()
 
     def embedding(self, matrix: Stored, *, tied: bool) -> PackedMatrix:
-        """The embedding `[vocab, hidden]`; `tied`: it is the output matrix as well."""
+        """The embedding `[vocab, hidden]`; `tied`: it is also the output matrix."""
         return self.head(matrix) if tied else self._packed(matrix, None, self._own)
 
     def head(self, matrix: Stored) -> PackedMatrix:
@@ -133,11 +133,11 @@ def pack(
     precision: str,
     pages: HugePages | None = None,
 ) -> PackedMatrix:
-    """A float `matrix` `[outputs, inputs]` in `precision`, in `pages` of others or of its own.
+    """Pack a float `matrix` `[outputs, inputs]` in `precision`, into `pages` or its own pages.
 
-    int8 has one scale an output, so that its largest weight is 127. int4 has a scale and a minimum
-    for every 32 weights, so that they run from 0 to 15; weights that a GGUF file's Q4_0 or Q4_1
-    blocks held are found again exactly.
+    int8 has one scale per output, which maps its largest weight to 127. int4 has a scale and a
+    minimum for every 32 weights, which map them to 0 to 15; weights from Q4_0 or Q4_1 blocks of a
+    GGUF file are reproduced exactly.
 
     Rows are packed a few at a time, so that the matrix is never in memory twice.
     """
@@ -160,7 +160,7 @@ def pack(
 
 
 def _encoded(rows: torch.Tensor, precision: str) -> tuple[torch.Tensor, ...]:
-    """Whole panels of rows as they are stored `[rows, ...]`, with their scales and minima."""
+    """Whole panels of rows in stored form `[rows, ...]`, with their scales and minima."""
     if precision == "int8":
         rows = _widened(rows.float(), GROUP)
         scale = rows.abs().amax(1) / 127
@@ -184,7 +184,7 @@ def rows_of(matrix: PackedMatrix, ids: torch.Tensor) -> PackedMatrix:
     def chosen(panels: torch.Tensor | None) -> torch.Tensor | None:
         if panels is None:
             return None
-        if panels.dim() == 2:  # one number an output
+        if panels.dim() == 2:  # one number per output
             return _filled(panels[panel, lane]).view(-1, LANES)
         rows = _filled(panels[panel, :, lane])  # [ids, inputs / together, together]
         found = _panels(rows.flatten(1), rows.shape[2])
@@ -225,18 +225,18 @@ def _panels(rows: torch.Tensor, together: int) -> torch.Tensor:
 
 
 def _widened(rows: torch.Tensor, multiple: int) -> torch.Tensor:
-    """More inputs, up to a multiple; the last one again, so that no group's range changes."""
+    """Pad inputs to a multiple by repeating the last one, so that no group's range changes."""
     missing = -rows.shape[1] % multiple
     return rows if not missing else torch.cat([rows, rows[:, -1:].expand(-1, missing)], dim=1)
 
 
 def _filled(rows: torch.Tensor) -> torch.Tensor:
-    """Zeros up to whole panels."""
+    """Pad rows with zeros to whole panels."""
     missing = -len(rows) % LANES
     return rows if not missing else F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, missing))
 
 
 def _alternating(gate_up: torch.Tensor) -> torch.Tensor:
-    """Gates and ups `[2 n, ...]` as a panel of gates, a panel of ups, and so on."""
+    """Reorder gates and ups `[2 n, ...]` into a panel of gates, a panel of ups, and so on."""
     gate, up = (_filled(part).unflatten(0, (-1, LANES)) for part in gate_up.chunk(2))
     return torch.stack([gate, up], dim=1).flatten(0, 2)

@@ -1,7 +1,7 @@
 // Vectors of 16 numbers, in as many registers as the processor needs for them.
 //
-// A compiler's own vector type that is wider than a register lives in memory, and every operation
-// moves it there and back. So a vector is a few parts, each of which fits a register.
+// Compilers keep their own vector types in memory if these are wider than a register, and every
+// operation loads and stores them. So a vector here consists of parts that each fit a register.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-// An operation on a register of integers, by its name among the processor's.
+// An operation on a register of integers, named as in the processor's intrinsics.
 #if defined(__AVX512BW__)
 #define INTEGERS(operation) _mm512_##operation
 typedef __m512i IntegerRegister;
@@ -86,7 +86,7 @@ struct Vector {
     Vector& operator-=(Vector other) { return *this = *this - other; }
     Vector& operator*=(Vector other) { return *this = *this * other; }
 
-    // In each lane -1 where it holds, else 0.
+    // In each lane -1 if the comparison holds, else 0.
 #define COMPARISON(op)                                                                      \
     friend Vector<int32_t> operator op(Vector a, Vector b) {                                \
         Vector<int32_t> found;                                                              \
@@ -133,7 +133,7 @@ Ints lane_numbers() {
     return vector_at(NUMBERS);
 }
 
-// All lanes of a vector in one, by an operation on two numbers: 0 with 8, 1 with 9, and so on.
+// Reduces all lanes of a vector by an operation on two numbers: 0 with 8, 1 with 9, and so on.
 template <typename N, typename Operation>
 N folded(Vector<N> v, Operation apply) {
     N lane[LANES];
@@ -180,7 +180,7 @@ float exponential(float x) { return exponential(Vec(x))[0]; }
 
 Vec load(const float* from) { return vector_at(from); }
 Vec load(const uint16_t* from) {
-#ifdef __AVX512F__  // in two instructions, for which compilers take five
+#ifdef __AVX512F__  // two instructions, where compilers use five
     const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
     const __m512i words = _mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16);
     Vec v;
@@ -199,7 +199,7 @@ Vec load_half(const uint16_t* from, int number) {
     return (Vec)(number ? pairs & 0xffff0000 : pairs << 16);
 }
 
-// Two vectors that were loaded as halves, in order.
+// Puts the lanes of two vectors that were loaded as halves in order.
 void put_in_order(Vec&, Vec&, float) {}
 void put_in_order(Vec& even, Vec& odd, uint16_t) {
     float ordered[2 * LANES];
@@ -207,7 +207,7 @@ void put_in_order(Vec& even, Vec& odd, uint16_t) {
     even = load(ordered), odd = load(ordered + LANES);
 }
 
-// To bfloat16, to the nearest, ties to even.
+// Rounds to the nearest bfloat16, ties to even.
 Halves narrowed(Vec x) {
     const Words bits = (Words)x;
     return converted<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
@@ -227,7 +227,7 @@ Vec from_float16(const uint16_t* from) {
 #endif
 }
 
-// The first `count` numbers from there on, or 16 if there are more; zeros after them.
+// The first `count` numbers from an address on, at most 16, then zeros.
 template <typename T>
 Vec load_some(const T* from, int64_t count) {
     if (count >= LANES) return load(from);

@@ -1,4 +1,4 @@
-"""The `config.json` that a GGUF file's metadata amount to, read strictly."""
+"""The `config.json` that corresponds to a GGUF file's metadata, which are read strictly."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")  # llama.cpp's names; Mistral is a llama to it
+ARCHITECTURES = ("llama", "qwen2", "qwen3")  # llama.cpp's names; it treats Mistral as llama
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")  # of text, turn and message
 
 _INERT = {
@@ -16,7 +16,7 @@ _INERT = {
     "tensor_data_layout",
     "vocab_size",
 }
-# Llama 3.1 and later: all of them have these, and the file holds only what comes of them.
+# Llama 3.1 and later: all have these values; the file holds only the resulting divisors.
 _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -25,7 +25,7 @@ _LLAMA3 = {
 
 
 class _Metadata:
-    """The architecture's own metadata; remembers what was asked for."""
+    """The architecture's own metadata; remembers which keys were read."""
 
     def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
         prefix = f"{architecture}."
@@ -47,12 +47,12 @@ class _Metadata:
         return value
 
     def rest(self) -> list[str]:
-        """Keys that nobody has asked for."""
+        """Keys that were not read."""
         return sorted(self._values.keys() - self._asked)
 
 
 def configuration(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metadata and the tensors (`gguf.ReaderTensor`s by name) say of the model.
+    """The model's configuration from the metadata and tensors (`gguf.ReaderTensor`s by name).
 
     Raises:
         ValueError: names what the lean engine does not support.
@@ -115,7 +115,7 @@ _CLASSES = {
 
 
 def end_of_text_ids(metadata: Mapping[str, Any]) -> list[int]:
-    """The tokens at which the file says that a text ends."""
+    """The tokens that end a text, according to the file."""
     found = {metadata.get(f"tokenizer.ggml.{key}") for key in END_KEYS}
     return sorted(token for token in found if token is not None)
 
@@ -138,7 +138,7 @@ def _rope(about: _Metadata, factors: Any, head_dim: int) -> dict[str, Any]:
 
 
 def _llama3(tensor: Any, theta: float, head_dim: int) -> dict[str, Any]:
-    """Llama 3.1's scaling, of which the file holds each frequency's divisor."""
+    """Llama 3.1's scaling; the file holds each frequency's divisor."""
     given = torch.from_numpy(np.array(tensor.data, dtype=np.float32))
     factor = float(f"{given.max():.5g}")
     frequencies = theta ** -(torch.arange(0, head_dim, 2) / head_dim)

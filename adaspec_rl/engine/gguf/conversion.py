@@ -1,4 +1,4 @@
-"""From a GGUF file to a checkpoint folder, once a file and machine."""
+"""Converts a GGUF file to a checkpoint folder, once per file and machine."""
 
 import hashlib
 import json
@@ -20,22 +20,23 @@ from adaspec_rl.files import locked, new_folder, remove_unfinished
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what a conversion makes; a folder of another version is not used
+VERSION = 1  # of the conversion; folders of other versions are not used
 GIB = 2**30
 SHARD = 2 * GIB  # bytes of one weights file
 
 
 def converted(path: Path, root: Path | None = None) -> Path:
-    """The checkpoint folder made of a GGUF file; made now if it is not there.
+    """The checkpoint folder made from a GGUF file; made now if it does not exist.
 
-    Half-precision tensors keep their type. Quantised ones become float32, which alone holds their
-    values exactly, so the folder takes four bytes a weight. It is named after the file's contents,
-    lies in `root` (by default the user's cache, `$XDG_CACHE_HOME/adaspec_rl/gguf`), appears there
-    whole or not at all, and is made by one process while others wait.
+    Half-precision tensors keep their type. Quantised tensors become float32, the only type that
+    holds their values exactly, so the folder takes four bytes per weight. The folder is named after
+    the file's contents and lies in `root` (by default the user's cache,
+    `$XDG_CACHE_HOME/adaspec_rl/gguf`). It appears there whole or not at all, and one process makes
+    it while others wait.
 
     Raises:
-        ValueError: the file is damaged or holds what the lean engine does not support, the folder
-            cannot be written or its disk is too small, or the `gguf` package is missing.
+        ValueError: the file is damaged or holds something that the lean engine does not support,
+            the folder cannot be written or its disk is too small, or the `gguf` package is missing.
     """
     path = path.expanduser()
     folder = (root or cache()) / f"{_digest(path)}-v{VERSION}"
@@ -107,7 +108,7 @@ def _checkpoint_tensors(
 
 
 def _bytes(tensor: Any) -> int:
-    """What the tensor will take."""
+    """Bytes that the converted tensor will take."""
     return int(tensor.n_elements) * (2 if tensor.tensor_type.name in ("F16", "BF16") else 4)
 
 
@@ -125,7 +126,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _write_weights(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Files of about `SHARD` bytes, and the index that says what is where."""
+    """Write files of about `SHARD` bytes, and the index that says which tensor is where."""
     shard: dict[str, torch.Tensor] = {}
     sizes: list[int] = []  # of the files
     places: dict[str, str] = {}

@@ -29,10 +29,10 @@ _NAME = re.compile(r"(blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weight|bias
 
 
 def checkpoint_tensor(tensor: Any, config: Mapping[str, Any]) -> tuple[str, torch.Tensor]:
-    """Name and values of the `gguf.ReaderTensor`, exactly.
+    """The name and exact values of a `gguf.ReaderTensor`.
 
     Raises:
-        ValueError: a tensor that no lean family has, or a quantisation that `gguf` cannot undo.
+        ValueError: no lean family has this tensor, or `gguf` cannot undo its quantisation.
     """
     match = _NAME.fullmatch(tensor.name)
     if match is None or match["part"] not in _NAMES:
@@ -62,6 +62,6 @@ def _values(tensor: Any) -> torch.Tensor:
 
 
 def _unpermuted(values: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of queries or keys `[heads d, ...]` in halves, which llama.cpp interleaves by head."""
+    """Undo llama.cpp's interleaving of query or key rows `[heads d, ...]` within each head."""
     pairs = values.unflatten(0, (heads, -1, 2))  # [heads, d/2, 2, ...]
     return pairs.transpose(1, 2).reshape(values.shape)

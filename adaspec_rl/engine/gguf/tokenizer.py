@@ -1,7 +1,7 @@
 """The tokenizer that a GGUF file's metadata describe.
 
-The file names the way in which its vocabulary splits text before merging (`tokenizer.ggml.pre`);
-the splits are those of the families' own `tokenizer.json`.
+The file names how its vocabulary splits text before merging (`tokenizer.ggml.pre`); the splits here
+are those of the families' own `tokenizer.json`.
 """
 
 from collections.abc import Mapping
@@ -32,15 +32,15 @@ _SPLITS = {
     "deepseek-r1-qwen": _QWEN2,
     "tekken": _TEKKEN,
 }
-_BYTE_LEVEL = ("gpt-2", "smollm")  # GPT-2's split; SmolLM has every digit apart before that
+_BYTE_LEVEL = ("gpt-2", "smollm")  # GPT-2's split; SmolLM first separates all digits
 _WHOLE_FIRST = {"llama3", "llama-v3", "llama-bpe", "tekken"}  # whole words before any merge
 
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """Tokenizer, special tokens and chat template.
+    """The tokenizer, with special tokens and chat template.
 
     Raises:
-        ValueError: a kind of tokenizer, or of splitting, that is not known.
+        ValueError: the kind of tokenizer or of splitting is not known.
     """
     about = {k.removeprefix("tokenizer.ggml."): v for k, v in metadata.items()}
     kind, split = about.get("model"), about.get("pre")
@@ -129,7 +129,7 @@ def _sentencepiece(about: Mapping[str, Any]) -> Tokenizer:
 
 
 def _merges(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to put a token together from two others, the best scores first."""
+    """Every way to merge two tokens into another one, best scores first."""
     found = []
     for token, number in vocabulary.items():
         for cut in range(1, len(token)):
