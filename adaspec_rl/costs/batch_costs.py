@@ -1,4 +1,4 @@
-"""What a round of many rows costs: the forward passes that they share, and what comes on top."""
+"""What a round of many rows costs: shared forward passes, and overheads."""
 
 import json
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ class DrafterCosts:
     A drafter that works on the host, row by row, has `forward` seconds that grow with the rows.
     """
 
-    forward: ForwardCosts  # of one level; the first one also reads what is unread
-    stopping: float = 0.0  # more, a level of a draft that a threshold may stop
-    overhead: float = 0.0  # of a round in which it drafts, beyond its passes
-    stopping_row: float = 0.0  # for each row that drafts at such a level
+    forward: ForwardCosts  # of one level; the first level also reads unread tokens
+    stopping: float = 0.0  # extra seconds of a level at which a threshold may stop a draft
+    overhead: float = 0.0  # of a round in which the drafter drafts, beyond its passes
+    stopping_row: float = 0.0  # extra seconds for each row at such a level
     overhead_row: float = 0.0  # for each row that drafts
 
     def __post_init__(self) -> None:
@@ -37,9 +37,9 @@ class DrafterCosts:
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """What `G` batches had their `D` drafters do in one round, up to `K` levels deep."""
+    """What the `D` drafters of `G` batches did in one round, up to `K` levels deep."""
 
-    rows: np.ndarray  # [G, D, K] rows that drafted a token number 1, 2, …
+    rows: np.ndarray  # [G, D, K] rows that drafted token number 1, 2, …
     unread: np.ndarray  # [G, D] tokens that those rows had to catch up on
     stopping: np.ndarray  # [G, D, K] bool: some draft at this level may be stopped by a threshold
 
@@ -48,11 +48,11 @@ class Drafting:
 class BatchCosts:
     """Seconds of rounds: drafting level by level, one verification of all rows, overheads."""
 
-    device: str  # says as well whether it was measured or modelled
+    device: str  # also says whether it was measured or modelled
     target: ForwardCosts
     drafters: tuple[DrafterCosts, ...]
     overhead: float = 0.0  # of every round, beyond its forward passes
-    policy: float = 0.0  # of the decision of a learned policy, a round
+    policy: float = 0.0  # of a learned policy's decision in a round
     policy_row: float = 0.0  # and for each row
 
     def __post_init__(self) -> None:
@@ -65,9 +65,9 @@ class BatchCosts:
         """Seconds `[G]` of one round of `G` batches.
 
         Args:
-            rows: `[G]` that are decoding.
+            rows: `[G]` rows that are decoding.
             verified: `[G]` drafted tokens in the one verification.
-            context: `[G]` tokens of a row, on average.
+            context: `[G]` average number of tokens in a row.
         """
         total = self.verifying(rows, verified, context)
         for d, costs in enumerate(self.drafters):
@@ -93,16 +93,16 @@ class BatchCosts:
         unread: np.ndarray | float = 0.0,
         stopping: bool = False,
     ) -> np.ndarray:
-        """Seconds of one level of a draft over `rows`, which catch up on `unread` tokens in all.
+        """Seconds of one level of a draft over `rows`, which have `unread` tokens in total to read.
 
-        `stopping`: a threshold may stop some of them there.
+        `stopping`: a threshold may stop some of the rows there.
         """
         costs = self.drafters[drafter]
         seconds = costs.forward(rows, rows + unread, context)
         return seconds + (costs.stopping + costs.stopping_row * rows if stopping else 0.0)
 
     def beginning(self, drafter: int, rows: np.ndarray) -> np.ndarray:
-        """Seconds of a round in which `rows` draft, beyond the levels; 0 where no row does."""
+        """Seconds of a round in which `rows` draft, besides its levels; 0 if no row drafts."""
         costs = self.drafters[drafter]
         return (rows > 0) * (costs.overhead + costs.overhead_row * rows)
 
@@ -111,7 +111,7 @@ class BatchCosts:
         return self.policy + self.policy_row * rows
 
     def features(self, rows: int, context: float) -> CostFeatures:
-        """As a policy of a single row sees them: all rows draft and verify as many tokens."""
+        """Costs as a single row's policy observes them, if all rows draft and verify alike."""
         count, at = np.array([float(rows)]), np.array([context])
         plain = float(self.verifying(count, np.zeros(1), at)[0])
         rise = float(self.verifying(count, count, at)[0]) - plain
@@ -125,15 +125,15 @@ class BatchCosts:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` is the way back."""
+        """Values for JSON, which `from_dict` reads."""
         return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BatchCosts":
-        """What `to_dict` made.
+        """Read what `to_dict` wrote.
 
         Raises:
-            ValueError: another schema, or something is missing or makes no sense.
+            ValueError: another schema, or a value is missing or invalid.
         """
         found = values.get("schema")
         if type(found) is not int or found != SCHEMA:

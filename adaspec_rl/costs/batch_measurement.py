@@ -1,4 +1,4 @@
-"""What rounds of many rows cost on this machine, timed in a live batch."""
+"""Measures on this machine what rounds of many rows cost, in a live batch."""
 
 import math
 import time
@@ -22,9 +22,9 @@ from adaspec_rl.engine.extension import Extension
 from adaspec_rl.engine.language_model import LanguageModel, RowModel
 from adaspec_rl.engine.lean_model import LeanModel
 
-SPAN = 48  # tokens written at a context before it has grown too far from its name
-UNREAD = 9  # tokens that a drafter catches up on when that is timed
-NEVER = 1e-12  # no estimate is under this threshold, but all are made, and paid for
+SPAN = 48  # tokens written at a context length before the text counts as too long
+UNREAD = 9  # unread tokens of a drafter when catching up is timed
+NEVER = 1e-12  # a threshold so low that no draft stops, although all estimates are made
 FEWEST = 5  # timings of each part
 
 
@@ -41,14 +41,15 @@ def measure_batch_costs(
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[float], None] = lambda share: None,
 ) -> BatchCosts:
-    """Time rounds of 1 to `rows` texts, and forwards of each width, until `seconds` are over.
+    """Time rounds of 1 to `rows` texts, and forwards of each width, for `seconds`.
 
-    All parts take turns, and each has its median. Texts do not end here, and lookups always find
-    something. What a round takes beyond its forwards is part of the target's pass of width 1.
+    All parts take turns, and the median of each counts. Texts do not end here, and lookups always
+    find something. The time of a round beyond its forwards is counted in the target's pass of width
+    1.
 
     Args:
         prompts: token ids; cut or repeated to each context length.
-        rules: how texts are verified; their end and budget do not matter.
+        rules: how texts are verified; their end and budget are ignored.
         contexts: tokens before the rounds.
     """
     timed = _Timed(target, drafters, prompts, rows, rules, max_length, clock)
@@ -112,7 +113,7 @@ class _Timed:
     def _time_drafter(
         self, context: int, rows: Sequence[int], number: int, model: RowModel | None
     ) -> None:
-        """What drafts of two lengths take of which nothing is verified; passes of two widths."""
+        """Time drafts of two lengths without verification, and passes of two widths."""
         size = len(rows)
         self._round(rows, Action(1, number))  # catches up
         for length in (self._short, self._long):
@@ -132,7 +133,7 @@ class _Timed:
         return self.batch.step({row: action for row in rows}, nothing).seconds
 
     def _forward(self, model: RowModel, rows: Sequence[int], width: int) -> float:
-        """Seconds of a pass, which is forgotten."""
+        """Seconds of a pass, which is then undone."""
         tokens = torch.ones(width, dtype=torch.long, device=model.device)
         known = None
         if isinstance(model, LeanModel) and model.architecture.reads_features:
@@ -147,7 +148,7 @@ class _Timed:
         return seconds
 
     def costs(self, contexts: Sequence[int], device: str) -> BatchCosts:
-        """All that was timed."""
+        """The costs from everything that was timed."""
         contexts = sorted(contexts)
 
         def table(seconds: Callable[[int, int, int], float], widths: Sequence[int]) -> ForwardCosts:
@@ -157,7 +158,7 @@ class _Timed:
                     for n in self._sizes
                 ]
             )
-            for axis in (0, 1):  # more rows or tokens never take less time: that is noise
+            for axis in (0, 1):  # more rows or tokens cannot take less time: noise
                 found = np.maximum.accumulate(found.clip(min=0.0), axis=axis)
             return ForwardCosts(
                 tuple(map(float, self._sizes)),
@@ -228,9 +229,9 @@ class _Timed:
 def line(
     sizes: Sequence[int], contexts: Sequence[int], seconds: Callable[[int, int], float]
 ) -> tuple[float, float]:
-    """What is there once and what comes with each row, neither under 0, by least squares.
+    """Fit a fixed part and a part per row by least squares, neither below 0.
 
-    Rows that are few count as much as rows that are many: errors are those of seconds by row.
+    Small and large numbers of rows count equally: the fit minimises errors in seconds per row.
     """
     found = np.array([np.mean([seconds(at, size) for at in contexts]) for size in sizes])
     rows = np.array(sizes, dtype=float)
@@ -246,10 +247,10 @@ def line(
 def measure_looking(
     make: Callable[[int], Batch], controller: BatchController, asked: Sequence[Asked], rows: int
 ) -> tuple[float, float]:
-    """Seconds that a controller takes in a live round, once and for each row, with observations.
+    """Seconds of a controller with observations in a live round: fixed, and per row.
 
     Args:
-        make: a batch of so many rows, all free.
+        make: makes a batch of so many rows, all free.
     """
     found = {}
     for size in sorted({1, rows}):

@@ -1,4 +1,4 @@
-"""From the costs of single texts, measured at some batch sizes, to those of batches, and back."""
+"""Converts costs of single texts, measured at some batch sizes, to costs of batches, and back."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from adaspec_rl.costs.profile import CostProfile, RoundCosts
 
 
 def batch_costs(profile: CostProfile) -> BatchCosts:
-    """What rounds of batches cost by `profile`, which was measured with rows of equal drafts.
+    """The costs of batches according to `profile`, which was measured with equal drafts.
 
     At a measured batch size and context, rows that all draft the same cost what the profile says.
-    Beyond the measured sizes there is nothing to go by: with a single one, rows make no difference.
+    With a single measured batch size, the number of rows makes no difference.
     """
     sizes = sorted({point.batch_size for point in profile.points})
     contexts = sorted({point.context for point in profile.points})
@@ -22,7 +22,7 @@ def batch_costs(profile: CostProfile) -> BatchCosts:
     widths = range(profile.max_length + 1)
 
     def table(lines: Sequence[Sequence[Sequence[float]]]) -> ForwardCosts:
-        """From seconds `[rows][contexts][widths]`."""
+        """A table from seconds `[rows][contexts][widths]`."""
         by_width = [list(zip(*line)) for line in lines]
         places = tuple(map(float, range(1, 1 + len(lines[0][0]))))
         seconds = tuple(tuple(map(tuple, line)) for line in by_width)
@@ -51,7 +51,7 @@ def batch_costs(profile: CostProfile) -> BatchCosts:
 def cost_profile(
     costs: BatchCosts, sizes: Sequence[int], contexts: Sequence[int], max_length: int
 ) -> CostProfile:
-    """What rounds of batches of equal rows cost, as a profile at these batch sizes and contexts."""
+    """A profile of the costs of batches of equal rows, at these batch sizes and contexts."""
     points = [_point(costs, size, context, max_length) for size in sizes for context in contexts]
     return CostProfile(costs.device, costs.policy + costs.policy_row, tuple(points))
 

@@ -1,4 +1,4 @@
-"""From timings to the costs of a round's parts, such that the parts add up to whole rounds."""
+"""Computes the costs of a round's parts from timings, so that the parts add up to whole rounds."""
 
 import math
 import statistics
@@ -12,8 +12,8 @@ from adaspec_rl.costs.profile import RoundCosts
 from adaspec_rl.decoding.tree_shape import TreeShape
 
 FEWEST = 3  # timings of each part
-PRECISION = 0.01  # of an autoregressive step, or of the part if that is more
-EFFICIENCY, SPREAD = 1.2533, 1.4826  # of a median, and of a median deviation, for normal noise
+PRECISION = 0.01  # of an autoregressive step, or of the part if it takes longer
+EFFICIENCY, SPREAD = 1.2533, 1.4826  # for normal noise: of a median, and of a median deviation
 
 TALLEST = 5  # levels of a tree that is timed
 
@@ -27,7 +27,7 @@ class Timings:
         self._seconds: defaultdict[Kind, list[float]] = defaultdict(list)
 
     def add(self, kind: Kind, seconds: float) -> None:
-        """Keep one timing."""
+        """Add one timing."""
         self._seconds[kind].append(seconds)
 
     def count(self, kind: Kind) -> int:
@@ -35,14 +35,14 @@ class Timings:
         return len(self._seconds[kind])
 
     def kinds(self, name: str, *more: object) -> list[Kind]:
-        """The kinds timed that begin with these, sorted."""
+        """The timed kinds that begin with these values, sorted."""
         wanted = (name, *more)
         return sorted(
             kind for kind, found in self._seconds.items() if found and kind[: len(wanted)] == wanted
         )
 
     def median(self, kind: Kind) -> float:
-        """Of all timings but the first, which warms up; of all where there are few."""
+        """The median of all timings but the first, which warms up; of all if there are few."""
         return statistics.median(self._warm(kind))
 
     def error(self, kind: Kind) -> float:
@@ -68,10 +68,10 @@ def round_costs(
 ) -> RoundCosts:
     """The costs at a context, of drafts of up to `max_length` tokens and trees of up to `nodes`.
 
-    Widths of verification between two measured ones are interpolated. A draft step is what a
-    longer draft takes more, drafted alone, plus what whole rounds show beyond that, if it is more
-    than their noise; the overhead is the rest of whole rounds. A level of a tree takes what its
-    forward pass takes more than one of a single token, beyond a draft step.
+    Verification widths between two measured ones are interpolated. A draft step is the extra time
+    of a longer draft, timed alone, plus any extra time that whole rounds show, if it exceeds their
+    noise. The overhead is the rest of whole rounds. A tree level takes a draft step, plus the extra
+    time of its forward pass over that of a single token.
     """
     widths = [kind[1] for kind in found.kinds("verification")]
     measured = [found.median(("verification", width)) for width in widths]
@@ -114,7 +114,7 @@ def round_costs(
 
 
 def tree_widths(most: int) -> tuple[int, ...]:
-    """Widths that stand for all up to `most`: powers of two."""
+    """Widths that are measured for all widths up to `most`: powers of two."""
     return tuple(sorted({*(2**n for n in range(most.bit_length())), most}))
 
 
@@ -124,10 +124,10 @@ def _trees(
     steps: Sequence[float],
     overheads: Sequence[float],
 ) -> dict[str, Any]:
-    """The parts of `RoundCosts` that are about trees.
+    """The parts of `RoundCosts` for trees.
 
-    What whole rounds of a small and a large tree take beyond their passes goes by node, to the
-    levels of its drafter, and by round.
+    The time of whole rounds beyond their passes is split into a part per node, which is added to
+    the drafter's levels, and a part per round.
     """
     levels, rounds = [], []
     for drafter, step in enumerate(steps):
@@ -148,7 +148,7 @@ def _trees(
 
 
 def bushy(nodes: int) -> TreeShape:
-    """A tree of two choices after each node, and of `TALLEST` levels at most."""
+    """A tree with two choices after each node and at most `TALLEST` levels."""
     widest = 2 ** (TALLEST + 1) - 2
     parents = [node // 2 - 1 if node < widest else -1 for node in range(nodes)]
     ranks = [node % 2 if node < widest else 2 + node - widest for node in range(nodes)]
@@ -156,19 +156,19 @@ def bushy(nodes: int) -> TreeShape:
 
 
 def _levels(found: Timings, drafter: int, step: float, nodes: int) -> tuple[float, ...]:
-    """Seconds of a level of 1, 2, … `nodes` nodes."""
+    """Seconds of levels of 1, 2, … `nodes` nodes."""
     kinds = found.kinds("level", drafter)
     forwards = interpolated([kind[2] for kind in kinds], list(map(found.median, kinds)), nodes)
     return tuple(step + max(0.0, seconds - forwards[0]) for seconds in forwards)
 
 
 def interpolated(widths: Sequence[int], seconds: Sequence[float], widest: int) -> tuple[float, ...]:
-    """Seconds of verifications of width 1 to `widest`, given those of some."""
+    """Seconds of verifications of width 1 to `widest`, interpolated from the given widths."""
     return tuple(np.interp(range(1, widest + 1), widths, seconds).tolist())
 
 
 def policy_seconds(found: Timings) -> float:
-    """What a learned policy adds to a round: its signals, where it needs any, and its decision."""
+    """The time that a learned policy adds to a round: its signals, if needed, and its decision."""
     more = 0.0
     for kind in found.kinds("signals"):
         more = max(0.0, found.median(kind) - found.median(kind[1:]))
@@ -176,7 +176,7 @@ def policy_seconds(found: Timings) -> float:
 
 
 def _slope(found: Timings, name: str, drafter: int) -> float:
-    """Seconds that one more token takes; where noise hides it, what each took on average."""
+    """Seconds of one more token; if noise hides the rise, the average of the longest draft."""
     kinds = found.kinds(name, drafter)
     first, last = kinds[0], kinds[-1]
     rise = found.median(last) - found.median(first)
@@ -186,7 +186,7 @@ def _slope(found: Timings, name: str, drafter: int) -> float:
 
 
 def _noise(found: Timings, drafter: int, shortest: int, longest: int) -> float:
-    """Standard error of how much more beyond its parts a longest round takes than a shortest."""
+    """Standard error of the extra time, beyond its parts, of a longest over a shortest round."""
     kinds = [
         *((name, drafter, length) for name in ("round", "draft") for length in (shortest, longest)),
         *(kind for kind in found.kinds("verification") if kind[1] - 1 in (shortest, longest)),

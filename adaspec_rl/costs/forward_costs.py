@@ -1,4 +1,4 @@
-"""What one forward pass of a model costs, by what it is given."""
+"""What one forward pass of a model costs, depending on its input."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ Places = tuple[float, ...]
 class ForwardCosts:
     """Seconds of one forward pass at some rows, widths and contexts; linear in between.
 
-    Beyond the ends of an axis, the slope between its two outermost places goes on. An axis of one
-    place makes no difference.
+    Beyond the ends of an axis, the slope between its two outermost places continues. An axis with
+    one place has no effect.
     """
 
     rows: Places
-    widths: Places  # tokens by row, on average
-    contexts: Places  # tokens before them by row, on average
+    widths: Places  # average tokens per row
+    contexts: Places  # average tokens per row before them
     seconds: tuple[tuple[Places, ...], ...]  # [rows][widths][contexts]
 
     def __post_init__(self) -> None:
@@ -43,10 +43,10 @@ class ForwardCosts:
         return self.rows, self.widths, self.contexts
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """Seconds of passes over `tokens` in all in `rows`; 0 where there are no rows.
+        """Seconds of passes over `tokens` in total in `rows`; 0 if there are no rows.
 
         Args:
-            rows, tokens, context: arrays that broadcast; `context` is the average by row.
+            rows, tokens, context: arrays that broadcast; `context` is the average per row.
         """
         rows = np.asarray(rows, dtype=float)
         at = np.broadcast_arrays(rows, tokens / np.maximum(rows, 1.0), context)
@@ -71,7 +71,8 @@ class _Axis:
     def find(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Index of the place below, and the share of the way to the next one.
 
-        Outside, the nearest span and a share beyond 0 to 1; with a single place, 0 both.
+        Outside the axis, the nearest span and a share outside 0 to 1; with a single place, 0 for
+        both.
         """
         if len(self._places) == 1:
             nothing = np.zeros(at.shape, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Measure a cost profile on the live engine: medians over interleaved timings, within a budget."""
+"""Measures a cost profile on the live engine: medians of interleaved timings, within a budget."""
 
 import math
 import statistics
@@ -32,11 +32,11 @@ from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.pairs.pair import own_model
 
-REPEATS = 4  # timings of each part between two readings of the prompt
+REPEATS = 4  # timings of each part between two starts of the text
 BATCHED = 6  # timings of each forward at a batch size above 1
-USUAL = 3  # tokens of the drafts by which the price of signals is known
-FEW_NODES = 8  # of the small tree whose whole rounds are timed beside the largest one's
-SHORT = 4  # tokens of the longest draft that is timed where a step is slow
+USUAL = 3  # length of the drafts that show the price of signals
+FEW_NODES = 8  # of the small tree whose rounds are timed besides those of the largest
+SHORT = 4  # tokens of the longest timed draft if steps are slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,15 @@ class Plan:
     """What is timed, and how often at least."""
 
     contexts: tuple[int, ...]
-    widths: tuple[int, ...]  # of verifications; those between are interpolated
-    lengths: tuple[int, ...]  # of drafts in whole rounds; those between and beyond are linear
+    widths: tuple[int, ...]  # of verifications; those in between are interpolated
+    lengths: tuple[int, ...]  # of drafts in whole rounds; other lengths are linear
     nodes: int = 0  # of the largest token tree
     fewest: int = FEWEST
 
     def kinds(self, drafters: int, branching: Sequence[int] = ()) -> list[Kind]:
-        """All that is timed at each context, in an order that sets like beside like.
+        """Everything that is timed at each context, in an order that puts similar kinds together.
 
-        `branching` are the drafters that draft more than chains.
+        `branching` are the drafters that can draft more than chains.
         """
         longest = max(self.lengths)
         drafts = sorted({1, longest})
@@ -84,30 +84,30 @@ def measure(
     progress: Callable[[float], None] = lambda share: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> CostProfile:
-    """Time the parts of a round at every context, each alone, and whole rounds beside them.
+    """Time the parts of a round at every context, each alone, and whole rounds besides.
 
-    All parts take turns until every median is known to a hundredth of a step, so that a machine
-    that becomes slower or faster does so for all of them. Where the budget would not suffice for
-    three timings of each, fewer widths and lengths are timed, and what lies between them is
-    interpolated; in the end only the first context is. Batch sizes above 1 time forwards alone and
-    keep the rest of batch 1.
+    All parts take turns until every median is known to a hundredth of a step. So if the machine
+    becomes slower or faster, it does so for all parts. If the budget does not suffice for three
+    timings of each, fewer widths and lengths are timed and the rest is interpolated; as a last
+    resort, only the first context is timed. Batch sizes above 1 time forwards alone and take the
+    rest from batch 1.
 
     Texts do not end here, and lookups always find something, so that all lengths occur.
 
     Args:
         prompts: token ids; cut or repeated to each context length.
         samples: the most timings of each part.
-        seconds: what all of it may take; None: as long as it needs. Exceeded only where the models
-            are too slow for two timings of the fewest parts.
+        seconds: the time budget; None: no limit. It is exceeded only if the models are too slow for
+            two timings of the fewest parts.
         contexts: tokens before the rounds.
-        nodes: of the largest token tree; 0: trees are not measured. Larger widths of trees are
-            interpolated between powers of two.
-        spec: what policies will observe, which takes time too; None: everything.
-        progress: told the share that is done.
-        note: told, in one sentence, where the budget was too small for all parts.
+        nodes: of the largest token tree; 0: trees are not measured. Tree widths between powers of
+            two are interpolated.
+        spec: what policies will observe, which also takes time; None: everything.
+        progress: is told the share that is done.
+        note: is told, in one sentence, if the budget was too small for all parts.
 
     Raises:
-        ValueError: nothing to measure, or a context that the models cannot hold.
+        ValueError: there is nothing to measure, or the models cannot hold a context.
     """
     widest = max(max_length, nodes) + 1
     _check(session, prompts, widest, samples, seconds, contexts, batch_sizes)
@@ -146,7 +146,7 @@ def measure(
 
 
 def _stopped_late(point: RoundCosts, drafters: Sequence[Drafter]) -> RoundCosts:
-    """The costs where drafts are stopped while their next pass is under way; lookups have none."""
+    """The costs if drafts are stopped while the next pass runs; lookups run no pass."""
     steps = zip(drafters, point.draft_step)
     return replace(point, in_vain=tuple(step if item.model else 0.0 for item, step in steps))
 
@@ -181,7 +181,7 @@ def _check(
 
 
 def _plans(contexts: Sequence[int], max_length: int) -> Iterator[Plan]:
-    """From the most that can be timed to the least."""
+    """Plans from the most that can be timed to the least."""
     widest = max_length + 1
     all_widths = tuple(range(1, widest + 1))
     some_widths = tuple(sorted({*(2**n for n in range(widest.bit_length())), widest}))
@@ -195,7 +195,7 @@ def _plans(contexts: Sequence[int], max_length: int) -> Iterator[Plan]:
 
 
 def _affordable(choices: Sequence[Plan], text: TimedText, drafters: int, budget: float) -> Plan:
-    """The first plan whose fewest timings fit the budget, else the last, going by a first try."""
+    """The first plan that fits the budget after a trial, with its fewest timings; else the last."""
     clock = text.session.clock
     began = clock()
     text.start()
@@ -217,7 +217,7 @@ def _affordable(choices: Sequence[Plan], text: TimedText, drafters: int, budget:
 
         once = sum(map(seconds, plan.kinds(drafters, text.branching)))
         readings = sum(reading * context / len(text.prompt) for context in plan.contexts)
-        if text.spec.needs_signals:  # rounds with them and without, after a reading of their own
+        if text.spec.needs_signals:  # signals: rounds with and without them, and another reading
             once += 2 * (step + sum(drafts[:1]) * USUAL)
             readings += reading
         return plan.fewest * once * len(plan.contexts) + readings
@@ -226,7 +226,7 @@ def _affordable(choices: Sequence[Plan], text: TimedText, drafters: int, budget:
 
 
 def _tried(text: TimedText, kind: Kind) -> float:
-    """Seconds of `kind`: the better of the first two, as the first one warms up."""
+    """Seconds of `kind`: the better of two timings, as the first one warms up."""
     began = text.session.clock()
     text.time(kind)
     between = text.session.clock()
@@ -243,7 +243,7 @@ def _time_all(
     budget: float,
     progress: Callable[[float], None],
 ) -> None:
-    """Time all kinds in turns, at all contexts in turns, until they are known or time is up."""
+    """Time all kinds at all contexts in turns, until they are known or time is up."""
     clock, kinds = texts[0].session.clock, plan.kinds(drafters, texts[0].branching)
     fewest, shown = min(plan.fewest, samples), 0.0
     current: TimedText | None = texts[0]  # tried before
@@ -293,7 +293,7 @@ def _batched(
     widths: Sequence[int],
     until: float,
 ) -> RoundCosts:
-    """The costs of `single` at another batch size: forwards measured, the rest kept."""
+    """The costs of `single` at another batch size: forwards are measured, the rest is kept."""
     tokens = torch.tensor(stretched(prompt, single.context)).repeat(batch, 1)
 
     def timed(model: LanguageModel, widths: Sequence[int]) -> list[float]:
@@ -323,7 +323,7 @@ def _batched(
 
 
 def _shortfall(plan: Plan, best: Plan, step: float, taken: float, seconds: float | None) -> str:
-    """What was not timed for want of time."""
+    """One sentence on what was left out for lack of time."""
     left_out = []
     if plan.contexts != best.contexts:
         left_out.append(f"only contexts of {', '.join(map(str, plan.contexts))} tokens")

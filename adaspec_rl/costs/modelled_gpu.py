@@ -1,4 +1,4 @@
-"""Batch costs by arithmetic instead of measurement: what a GPU's data sheet lets one expect.
+"""Batch costs computed instead of measured: what a GPU's data sheet leads one to expect.
 
 A pass reads the weights or multiplies by them, whichever takes longer; then it reads the keys and
 values of the rows or multiplies by them (the roofline model, Williams et al. 2009).
@@ -16,30 +16,30 @@ CONTEXTS = (1, 16384)  # seconds are linear in between
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What a GPU does in a second, and the shares of it that programs reach."""
+    """A GPU's speed, and the shares of it that programs reach."""
 
     name: str
     bytes: float
     flops: float  # dense, at the weights' precision
     reached_bytes: float
     reached_flops: float
-    layer: float  # seconds a layer, beyond both
+    layer: float  # further seconds per layer
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What a forward pass of a decoder reads and multiplies."""
+    """The size of a decoder, which determines what a forward pass reads and multiplies."""
 
     name: str
-    weights: float  # that multiply, the head included and the embedding not
+    weights: float  # number of weights that multiply: the head included, the embedding not
     layers: int
     kv_heads: int
     heads: int
-    head: int  # numbers of a head
-    number: int = 2  # bytes a number
+    head: int  # dimension of a head
+    number: int = 2  # bytes per number
 
     def forward(self, gpu: Gpu) -> ForwardCosts:
-        """Seconds of its passes on `gpu`."""
+        """Seconds of the decoder's passes on `gpu`."""
         return ForwardCosts(
             ROWS,
             WIDTHS,
@@ -73,9 +73,10 @@ def modelled(
 ) -> BatchCosts:
     """Costs of `target` with `drafter` as first drafter and an n-gram lookup on the host as second.
 
-    The lookup takes 2 µs a row and token; rounds have 0.15 ms, drafts 0.05 ms and thresholds 10 µs
-    a level of overhead: assumed, as all of this is. The policy's 30 µs and 0.2 µs a row are those
-    of an implementation on the device; in NumPy on the host, it takes several times as long.
+    The lookup takes 2 µs per row and token. The overhead is 0.15 ms per round, 0.05 ms per draft
+    and 10 µs per level under a threshold. All of these are assumptions. The policy's 30 µs and 0.2
+    µs per row are those of an implementation on the device; in NumPy on the host, it takes several
+    times as long.
     """
     return BatchCosts(
         f"{gpu.name}, modelled and not measured: {target.name} with {drafter.name} and a lookup, "

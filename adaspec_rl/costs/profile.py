@@ -12,7 +12,7 @@ from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.costs.work import DraftWork, RoundWork
 from adaspec_rl.files import write_atomically
 
-if TYPE_CHECKING:  # policies decide where there is no torch
+if TYPE_CHECKING:  # policies also decide where torch is not installed
     import torch
 
 SCHEMA = 3
@@ -28,16 +28,16 @@ class RoundCosts:
     batch_size: int
     autoregressive_step: float  # a whole fallback round
     draft_step: tuple[float, ...]  # one drafted token, by drafter
-    stopping_step: tuple[float, ...]  # what it costs more under a threshold, by drafter
+    stopping_step: tuple[float, ...]  # its extra time under a threshold, by drafter
     verification: tuple[float, ...]  # the target's forward, by width 1, 2, …
     overhead: tuple[float, ...]  # of a round with a draft, beyond its forwards, by drafter
     catch_up: tuple[float, ...]  # a token committed since the drafter's last round, by drafter
-    # The pass that is under way on a GPU when a draft is stopped, by drafter; (): there is none.
+    # The pass that runs on a GPU when a draft is stopped, by drafter; (): there is none.
     in_vain: tuple[float, ...] = ()
-    # Of token trees, with as many places each; (): not measured, and trees are refused.
+    # The costs of token trees, for as many nodes each; (): not measured, and trees are refused.
     tree_verification: tuple[float, ...] = ()  # the target's forward, by width 1, 2, …
-    levels: tuple[tuple[float, ...], ...] = ()  # one of 1, 2, … nodes, by drafter
-    tree_overhead: float = 0.0  # what a round that branches takes beyond all else
+    levels: tuple[tuple[float, ...], ...] = ()  # a level of 1, 2, … nodes, by drafter
+    tree_overhead: float = 0.0  # the further time of a round that branches
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size"):
@@ -105,12 +105,12 @@ class RoundCosts:
         *,
         asked: int = 0,
     ) -> float:
-        """What a round costs in which one drafter drafted a chain of `drafted` tokens.
+        """The cost of a round in which one drafter drafted a chain of `drafted` tokens.
 
         Args:
-            stopping: under a threshold.
+            stopping: whether a threshold was used.
             unread: see `Unread`.
-            asked: the tokens that it would have drafted without stopping.
+            asked: how many tokens it would have drafted without stopping.
         """
         if drafted == 0:
             return self.autoregressive_step
@@ -118,10 +118,10 @@ class RoundCosts:
         return self.of(RoundWork((draft,), drafted)) + self.catch_up[drafter] * unread
 
     def of(self, work: RoundWork) -> float:
-        """What a round costs whose drafters have nothing to catch up on.
+        """The cost of a round whose drafters have nothing to catch up on.
 
         Raises:
-            ValueError: drafts or trees beyond what was measured.
+            ValueError: drafts or trees are larger than what was measured.
         """
         if not work.drafts:
             return self.autoregressive_step
@@ -147,7 +147,7 @@ class RoundCosts:
         return seconds + (self.in_vain[drafter] if draft.cut and self.in_vain else 0.0)
 
     def features(self) -> CostFeatures:
-        """As policies see it: in units of one autoregressive step."""
+        """The costs as policies observe them, in units of one autoregressive step."""
         unit = self.autoregressive_step
         rise = self.verification[-1] - self.verification[0]
         return CostFeatures(
@@ -160,7 +160,7 @@ class RoundCosts:
         )
 
     def _tree_features(self) -> tuple[float, ...]:
-        """What one more node takes to verify, and to draft by each drafter, in steps."""
+        """The cost of verifying one more node, and of each drafter drafting it, in steps."""
         if not self.tree_verification:
             return ()
         unit = self.autoregressive_step * max(1, self.max_nodes)
@@ -169,10 +169,10 @@ class RoundCosts:
 
 
 def check_nodes(known: int, nodes: int) -> None:
-    """Refuse trees beyond the `known` nodes of which the costs were measured.
+    """Refuse trees with more nodes than the `known` number whose costs were measured.
 
     Raises:
-        ValueError: there are more, or none at all was measured.
+        ValueError: there are more nodes, or no trees were measured.
     """
     if nodes > known:
         covered = f"trees of up to {known} nodes" if known else "no token trees"
@@ -183,10 +183,10 @@ def check_nodes(known: int, nodes: int) -> None:
 
 
 class Unread:
-    """Tokens that were committed since each drafter's last draft: what it has to catch up on.
+    """Tokens committed since each drafter's last draft, which it has to catch up on.
 
-    A drafter that drafts in every round has none, its next draft step reads what is new. All have
-    the prompt to read when a text begins.
+    A drafter that drafts in every round has none: its next draft step reads the new tokens anyway.
+    All drafters have to read the prompt when a text begins.
     """
 
     def __init__(self, drafters: int) -> None:
@@ -197,11 +197,11 @@ class Unread:
         self.tokens = [prompt] * len(self.tokens)
 
     def seconds(self, costs: "RoundCosts") -> float:
-        """What reading them would take."""
+        """Seconds that reading these tokens would take."""
         return sum(tokens * rise for tokens, rise in zip(self.tokens, costs.catch_up))
 
     def played(self, drafters: Sequence[int], emitted: int) -> list[int]:
-        """Take in a round; returns what the `drafters` that drafted had to catch up on."""
+        """Count a round; returns how much the `drafters` that drafted had to catch up on."""
         before = [self.tokens[drafter] for drafter in drafters]
         self.tokens = [tokens + emitted for tokens in self.tokens]
         for drafter in drafters:
@@ -259,7 +259,7 @@ class CostProfile:
         """The points of a batch size, shortest context first.
 
         Raises:
-            ValueError: it was not measured.
+            ValueError: this batch size was not measured.
         """
         found = [point for point in self.points if point.batch_size == batch_size]
         if not found:
@@ -312,15 +312,15 @@ class CostProfile:
         check_nodes(self.max_nodes, nodes)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` is the way back."""
+        """Values for JSON, which `from_dict` reads."""
         return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CostProfile":
-        """What `to_dict` made.
+        """Read what `to_dict` wrote.
 
         Raises:
-            ValueError: another schema, or something is missing or makes no sense.
+            ValueError: another schema, or a value is missing or invalid.
         """
         found = values.get("schema")
         if type(found) is not int or found != SCHEMA:
@@ -362,7 +362,7 @@ def _place(point: RoundCosts) -> tuple[int, int]:
 
 
 def device_name(device: "torch.device") -> str:
-    """A name for people: the GPU's, or the CPU's with the threads in use."""
+    """A readable name: the GPU's, or the CPU's with the number of threads in use."""
     import torch
 
     from adaspec_rl.engine.products import processor

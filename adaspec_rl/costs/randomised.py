@@ -1,4 +1,4 @@
-"""Cost profiles drawn at random, for policies that are to serve any machine."""
+"""Cost profiles drawn at random, for policies that should work on any machine."""
 
 import math
 from typing import Any
@@ -9,12 +9,12 @@ from adaspec_rl.costs.profile import RoundCosts
 
 # In autoregressive steps; from a laptop to a large GPU, from batch 1 to 64.
 DRAFT_STEP = (0.02, 0.4)
-OTHER_DRAFT_STEP = (0.001, 0.4)  # of drafters after the first; some are lookups, next to free
+OTHER_DRAFT_STEP = (0.001, 0.4)  # of drafters after the first; lookups are almost free
 VERIFICATION_STEP = (0.002, 0.15)
 OVERHEAD = (0.0, 0.3)
 STOPPING = (0.0, 0.3)  # as a share of the draft step
 CATCH_UP = (0.0, 0.1)  # likewise
-NODE = (0.01, 0.3)  # one more node of a level, likewise
+NODE = (0.01, 0.3)  # one more node of a level, as a share of the draft step
 TREE_OVERHEAD = (0.0, 0.1)
 POLICY = (0.0, 0.1)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -23,9 +23,9 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 def random_costs(
     rng: np.random.Generator, drafters: int, max_length: int, nodes: int = 0
 ) -> tuple[RoundCosts, float]:
-    """The costs of a made-up machine, and the seconds of its policy; a plain step takes 1 s.
+    """The costs of an imaginary machine, and the seconds of its policy; a plain step takes 1 s.
 
-    `nodes` are those of the largest token tree; 0: none is drafted.
+    `nodes` is the size of the largest token tree; 0: none is drafted.
     """
     ranges = (DRAFT_STEP, *(OTHER_DRAFT_STEP,) * (drafters - 1))
     draft = tuple(_log_uniform(rng, bounds) for bounds in ranges[:drafters])

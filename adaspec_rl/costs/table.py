@@ -1,4 +1,4 @@
-"""A cost profile for people."""
+"""A cost profile as a table for people to read."""
 
 from rich.table import Table
 from rich.text import Text
@@ -7,7 +7,7 @@ from adaspec_rl.costs.profile import CostProfile
 
 
 def cost_table(profile: CostProfile) -> Table:
-    """One row a measured point; all but the first figure in units of its autoregressive step."""
+    """One row per measured point; all times after the first in units of its autoregressive step."""
     table = Table(
         title=Text(f"cost profile: {profile.device}", style="table.title"),
         caption="ms: one autoregressive step; the rest in such steps",

@@ -1,4 +1,4 @@
-"""A text in which the parts of a round are timed alone, and rounds as a whole."""
+"""A text on which the parts of a round are timed, alone and in whole rounds."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,12 +21,12 @@ from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification, new_verification
 from adaspec_rl.engine.language_model import LanguageModel
 
-NEVER = 0.0  # no estimate is under this threshold, but all are made, and paid for
-SPAN = 48  # tokens generated at a context before it has grown too far from its name
+NEVER = 0.0  # a threshold that stops no draft, although all estimates are made
+SPAN = 48  # tokens written at a context length before the text counts as too long
 
 
 class SureLookup(NgramLookup):
-    """A lookup that always finds as many tokens as it is asked for."""
+    """A lookup that always finds as many tokens as requested."""
 
     def propose(
         self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
@@ -37,7 +37,7 @@ class SureLookup(NgramLookup):
 
 
 def endless(session: LiveSession, max_length: int) -> LiveSession:
-    """A session of the same models whose texts end at no token, and whose lookups always find."""
+    """A session of the same models whose texts never end early and whose lookups always succeed."""
     return LiveSession(
         session.target,
         [SureLookup() if isinstance(model, NgramLookup) else model for model in session.models],
@@ -55,10 +55,10 @@ def smallest_context(session: LiveSession) -> int:
 
 
 class TimedText:
-    """A text after a prompt of one length; begins anew where it has grown too long."""
+    """A text after a prompt of one length; restarts when it has grown too long."""
 
     def __init__(self, session: LiveSession, prompt: Sequence[int], spec: ObservationSpec) -> None:
-        """`session` is `endless`; `spec` is what a policy would observe."""
+        """`session` comes from `endless`; `spec` is what a policy would observe."""
         self.session, self.prompt, self.spec = session, list(prompt), spec
         self.found = Timings()
         self._budget = min(session.max_new_tokens, smallest_context(session) - len(prompt))
@@ -78,7 +78,7 @@ class TimedText:
         return [n for n, model in enumerate(models) if not isinstance(model, NgramLookup)]
 
     def start(self, signals: bool = False) -> None:
-        """Begin; drafters read the prompt, which is timed."""
+        """Start the text; drafters read the prompt, which is timed."""
         self._signals = signals
         self.session.start(self.prompt, signals=signals)
         self._observer = StreamObserver(Observer(self.spec, CostFeatures(0.1, 0.1, 0.1)))
@@ -94,7 +94,7 @@ class TimedText:
             self.found.add(("catch up", number), self._drafting(number, 1))
 
     def time(self, kind: Kind) -> None:
-        """Time one more of `kind`."""
+        """Add one timing of `kind`."""
         if self._budget - len(self.session.tokens) < max(self.spec.max_length, TALLEST) + 1:
             self.start(self._signals)
         name = kind[0]
@@ -111,7 +111,7 @@ class TimedText:
         self.found.add(kind, seconds)
 
     def _playing(self, kind: Kind) -> float:
-        """A whole round, and then what a policy would do."""
+        """Time a whole round, and then what a policy would do."""
         action = FALLBACK
         if kind[0] == "round":
             self._catch_up(kind[1])
@@ -132,13 +132,13 @@ class TimedText:
         return played.seconds
 
     def _catch_up(self, number: int) -> None:
-        """Let a drafter read what others' rounds have brought, so that this is not timed."""
+        """Let a drafter read what other drafters' rounds added, so that this is not timed."""
         if self._read[number] != len(self.session.tokens):
             summon(self.session.models[number])
             self._drafting(number, 1)
 
     def _drafting(self, number: int, length: int, stops: bool = False) -> float:
-        """One draft, which the drafter then forgets."""
+        """Time one draft, which the drafter then forgets."""
         drafter, sequence = self._stand(number)
         text, clock = sequence.automaton, self.session.clock
         began = clock()
@@ -155,7 +155,7 @@ class TimedText:
         return seconds
 
     def _level(self, number: int, nodes: int) -> float:
-        """The forward pass of a tree's level; without a model, a chain of as many tokens."""
+        """Time a forward pass of a tree's level; without a model, a chain of as many tokens."""
         self._catch_up(number)
         drafter, sequence = self._stand(number)
         if drafter.model is None:
@@ -172,13 +172,13 @@ class TimedText:
         return timed_forward(drafter.model, wide, nodes, clock)
 
     def _stand(self, number: int) -> tuple[Drafter, TokenSequence]:
-        """A drafter and what it drafts after: a lookup needs a text that repeats itself."""
+        """A drafter and the text that it drafts after: for a lookup, a text that repeats itself."""
         if number in self._lookups:
             return self._lookups[number], self._repeating
         return self.session.models[number], self._text()
 
     def _text(self) -> TokenSequence:
-        """All tokens so far."""
+        """The text with all its tokens so far."""
         return self.session.sequence
 
 
@@ -190,7 +190,7 @@ def stretched(prompt: Sequence[int], length: int) -> list[int]:
 def timed_forward(
     model: LanguageModel, tokens: torch.Tensor, width: int, clock: Callable[[], float]
 ) -> float:
-    """Seconds of `model` reading `width` more of `tokens` `[B, W]`, which it then forgets."""
+    """Time `model` reading `width` more of `tokens` `[B, W]`, which it then forgets."""
     held = model.lengths
     wide = tokens[:, :width] if width <= tokens.shape[1] else tokens.repeat(1, width)[:, :width]
     more = unknown_features(model, wide)

@@ -1,4 +1,4 @@
-"""What a round asks of the models: what its cost depends on, whatever machine it runs on."""
+"""The models' work in a round, which determines its cost on any machine."""
 
 from dataclasses import dataclass
 
@@ -7,41 +7,41 @@ from adaspec_rl.decoding.round import Action, Round
 
 @dataclass(frozen=True, slots=True)
 class DraftWork:
-    """What one drafter does in a round."""
+    """One drafter's work in a round."""
 
     drafter: int
     levels: tuple[int, ...]  # tokens of each of its forward passes; a chain's have 1 each
-    stopping: bool = False  # asked after each token whether to stop
-    cut: bool = False  # and stopped
+    stopping: bool = False  # whether it was asked after each token to stop
+    cut: bool = False  # whether it stopped early
 
     @classmethod
     def chain(
         cls, drafter: int, drafted: int, *, stopping: bool = False, asked: int = 0
     ) -> "DraftWork":
-        """A chain of `drafted` tokens, of `asked` that it would have had without stopping."""
+        """A chain of `drafted` tokens; without stopping it would have had `asked`."""
         return cls(drafter, (1,) * drafted, stopping, stopping and drafted < asked)
 
     @property
     def branches(self) -> bool:
-        """Whether it drafts more than a chain."""
+        """Whether the drafter drafts more than a chain."""
         return max(self.levels) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class RoundWork:
-    """What all do in a round."""
+    """The work of all models in a round."""
 
     drafts: tuple[DraftWork, ...] = ()  # of the drafters that drafted anything; (): a plain step
     nodes: int = 0  # drafted tokens that the target verifies
 
     @property
     def drafters(self) -> tuple[int, ...]:
-        """Those that drafted."""
+        """The numbers of the drafters that drafted."""
         return tuple(draft.drafter for draft in self.drafts)
 
     @property
     def branches(self) -> bool:
-        """Whether what is verified is more than a chain."""
+        """Whether more than a chain is verified."""
         return len(self.drafts) > 1 or any(draft.branches for draft in self.drafts)
 
 
@@ -49,7 +49,7 @@ PLAIN_STEP = RoundWork()
 
 
 def played_work(action: Action, played: Round) -> RoundWork:
-    """What models did in a round of `action`."""
+    """The work of the models in a round of `action`."""
     if not played.drafted:
         return PLAIN_STEP
     drafters = (action.drafter, *action.also)
