@@ -21,7 +21,7 @@ KIND = "answer"
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """How answers are made; what differs in anything here has no answer in common."""
+    """The settings that answers depend on; with other settings, answers are made anew."""
 
     pair: str  # fingerprint
     sampling: Sampling
@@ -45,11 +45,11 @@ def answers(
 ) -> list[list[int]]:
     """The target's answer to each of `questions`, in token ids, by plain decoding.
 
-    An answer depends on its question, the settings and the seed alone. Each is kept in a file in
-    `cache`, from which a later call takes it.
+    An answer depends only on its question, the settings and the seed. Each is kept in a file in
+    `cache`, where later calls find it.
 
     Raises:
-        ValueError: a damaged file.
+        ValueError: a file is damaged.
     """
     fingerprint = answering.fingerprint()
     digests = [hashlib.sha256(json.dumps(list(ids)).encode()).digest() for ids in questions]

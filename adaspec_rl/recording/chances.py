@@ -1,4 +1,4 @@
-"""How likely each drafter's next token was to survive, before anybody knew the noise."""
+"""How likely each drafter's next token was to be accepted, averaged over all noise."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,12 +26,12 @@ def survival_chances(
 ) -> np.ndarray:
     """Chance that coupling keeps the first drafted token at each of `M` positions, `[D, M]`.
 
-    It follows from both models' distributions after the text so far, over all noise that could
-    have been drawn. A drafter that is certain of its token (a lookup) has the target's probability
-    of it; one that drafts nothing has no chance. At temperature 0 each chance is 0 or 1.
+    It follows from both models' distributions after the text so far, averaged over all possible
+    noise. For a drafter that is certain of its token (a lookup) it is the token's probability under
+    the target; without a draft it is 0. At temperature 0 each chance is 0 or 1.
 
-    A deeper token's chance is taken from the position at which it would be the first. That is
-    exact for drafters that read tokens alone, and too high for those that read the target's hidden
+    The chance of a deeper token is taken from the position where it would be the first. That is
+    exact for drafters that read only tokens, and too high for those that read the target's hidden
     states, which know less at greater depth.
     """
     found = []

@@ -1,10 +1,11 @@
 """What a drafter would draft at every position of a text, to every depth.
 
-Where its first token is the text's own, the rest is what it drafts at the next position. Only where
-it is not are drafts a way of their own. Those run side by side: after one pass over the text, each
-depth is one batch of nodes that see the text up to their own position and their own ancestors,
-nothing else. A drafter that reads the target's hidden states knows more at the next position than
-it did when it drafted that token: all its drafts are ways of their own.
+Where a draft's first token is the text's own, the rest of the draft is what the drafter drafts at
+the next position. Only positions whose first token is wrong need their own branch. These branches
+are drafted side by side: after one pass over the text, each depth is one batch of nodes, which see
+the text up to their own position and their own ancestors. A drafter that reads the target's hidden
+states knows more at the next position than it did when it drafted that token, so all its positions
+need their own branch.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,8 +44,8 @@ from adaspec_rl.recording.trunk import (
 class Drafts:
     """Drafts of up to `K` tokens at each of a text's `G` positions.
 
-    A draft at position `g` follows the prompt and the first `g` generated tokens. Where it cannot
-    be longer (the drafter's context is full), `tokens` are -1.
+    A draft at position `g` follows the prompt and the first `g` generated tokens. Beyond the end of
+    a draft (such as when the drafter's context is full), `tokens` are -1.
     """
 
     tokens: np.ndarray  # [G, K] int32
@@ -63,15 +64,15 @@ class Drafts:
         return Drafts(self.tokens[:, :1], self.signals[:, :1])
 
     def accepted(self, text: Text) -> np.ndarray:
-        """Leading drafted tokens that are the text's own, at each position, `[G]` int32."""
+        """How many leading drafted tokens are the text's own, at each position, `[G]` int32."""
         count, depth = self.tokens.shape
         beyond = np.full(depth, -2, dtype=np.int32)  # equal to no drafted token
         own = np.lib.stride_tricks.sliding_window_view(np.concatenate([text.tokens, beyond]), depth)
         return (self.tokens == own[:count]).cumprod(axis=1).sum(axis=1, dtype=np.int32)
 
     def evidence(self, text: Text, match: bool = True) -> Evidence:
-        """What is known of every drafted token, `[G * K]`; `match=False` spares the lookups."""
-        tokens = np.maximum(self.tokens, 0)  # where there is none, any will do
+        """The evidence on every drafted token, `[G * K]`; `match=False` skips the lookups."""
+        tokens = np.maximum(self.tokens, 0)  # any token will do where there is none
         committed = np.concatenate([text.prompt[-1:], text.tokens[:-1]])
         unknown = np.zeros(tokens.size)
         lengths, agrees = _agreements(text, self.tokens) if match else (unknown, unknown)
@@ -103,9 +104,9 @@ def draft_everywhere(
     """Drafts of every text; `rules[b]` chooses the tokens of text `b`.
 
     `noise=False` leaves coupling's noise out of the signal `choice_margin`, as rejection sampling
-    knows none. (A token that coupling accepts with a chance a, rejection accepts with a or more.)
-    Drafters that run no `LeanModel`, or whose context a text fills, go position by position.
-    `progress` is told what share is done, many times a text.
+    has no such noise. (A token that coupling accepts with chance a is accepted by rejection
+    sampling with chance a or more.) Drafters without a `LeanModel`, or whose context a text fills,
+    draft position by position. `progress` is told the share that is done, many times per text.
     """
     summon(drafter)
     longest = max(map(len_of, texts))
@@ -142,7 +143,7 @@ def draft_one_by_one(
     *,
     noise: bool = True,
 ) -> Drafts:
-    """The same for any drafter, position by position: slower, as decoding itself would do it."""
+    """Drafts of one text by any drafter, position by position as in decoding: slower."""
     device = drafter.model.device if drafter.model else torch.device("cpu")
     count, start = len(text.tokens), len(text.prompt)
     sequence = TokenSequence(text.prompt.tolist(), device, room=start + count)
@@ -175,7 +176,7 @@ def draft_one_by_one(
 
 
 class _Tree:
-    """Drafts of texts side by side."""
+    """Drafts of several texts, made side by side."""
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class _Tree:
         self.trunk = Trunk(drafter, model, texts)
 
     def drafts(self, max_length: int, progress: Callable[[float], None]) -> list[Drafts]:
-        """Of every text, up to `max_length` tokens."""
+        """Draft up to `max_length` tokens at every position of every text."""
         trunk = self.trunk
         found = [Drafts.empty(len(text.tokens), max_length) for text in self.texts]
         longest = max(len(text.tokens) for text in self.texts)
@@ -234,19 +235,19 @@ class _Tree:
 
 
 def _within(places: range, drafts: Drafts) -> list[int]:
-    """Those of `places` that the text has."""
+    """The `places` that lie in the text."""
     return [place for place in places if place < len(drafts.tokens)]
 
 
 def _own_ways(text: Text, drafts: Drafts) -> list[int]:
-    """Positions whose draft is not the next one's: its first token is another, or there is none."""
+    """Positions that need their own branch: their first token is wrong, or there is none."""
     leaves = drafts.tokens[:, 0] != text.tokens
     leaves[-1:] = True
     return np.flatnonzero(leaves).tolist()
 
 
 def _inherit(drafts: Drafts, own: set[int]) -> None:
-    """Let all positions but `own` go on as the next position does."""
+    """Let every position outside `own` continue with the draft of the next position."""
     for g in range(len(drafts.tokens) - 2, -1, -1):
         if g not in own:
             drafts.tokens[g, 1:] = drafts.tokens[g + 1, :-1]

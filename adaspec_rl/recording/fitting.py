@@ -1,8 +1,8 @@
-"""Fit a survival head on recorded texts.
+"""Fits a survival head on recorded texts.
 
-Where everything before it was accepted, a drafter reads the target's own text. One pass over each
-text therefore shows it in every situation that matters, with the answer: is its choice the text's
-next token?
+If everything before a position was accepted, the drafter reads the target's own text there. So one
+pass over each text shows the drafter in every relevant situation, together with the answer: is its
+choice the text's next token?
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,10 +24,10 @@ from adaspec_rl.decoding.survival import (
 from adaspec_rl.recording.drafts import Drafts
 from adaspec_rl.recording.texts import Text
 
-PRIOR = 2.0  # precision of a looked-up number: seen less often than this, it stays near 0
-ROUGHNESS = 10.0  # of the step from one knot of a curve to the next
+PRIOR = 2.0  # weight of the prior on looked-up numbers: those seen less often stay near 0
+ROUGHNESS = 10.0  # weight of the steps between a curve's knots
 STEPS = 60
-SETTINGS = (PRIOR, ROUGHNESS, STEPS, MARGINS, SURPRISES)  # with others, it is another head
+SETTINGS = (PRIOR, ROUGHNESS, STEPS, MARGINS, SURPRISES)  # others give another head
 FOLDS = 4
 
 
@@ -36,7 +36,7 @@ def examples(made: Iterable[tuple[Text, Drafts]]) -> tuple[Evidence, np.ndarray]
     seen, answers = [], []
     for text, drafts in made:
         assert drafts.tokens.shape[1] == 1, "longer drafts leave the text"
-        drafted = drafts.tokens[:, 0] >= 0  # elsewhere there was nothing to say
+        drafted = drafts.tokens[:, 0] >= 0  # elsewhere nothing was drafted
         evidence = drafts.evidence(text)
         seen.append(Evidence(*(getattr(evidence, name)[drafted] for name in Evidence.__slots__)))
         answers.append((drafts.tokens[:, 0] == text.tokens)[drafted].astype(np.float32))
@@ -44,7 +44,7 @@ def examples(made: Iterable[tuple[Text, Drafts]]) -> tuple[Evidence, np.ndarray]
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
-    """Several tokens' evidence as one."""
+    """Joins several pieces of evidence into one."""
     names = Evidence.__slots__
     return Evidence(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
@@ -52,11 +52,11 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
 def fit_head(
     seen: Evidence, answers: np.ndarray, vocab_size: int, *, log_probs: bool = True
 ) -> SurvivalHead:
-    """Logistic regression with a Gaussian prior, a convex problem: one answer, no seed.
+    """Logistic regression with a Gaussian prior: a convex problem, so the result needs no seed.
 
-    `log_probs=False` leaves the drafter's log-probability out. It costs a pass over the logits, and
-    is nearly a function of the margin where tokens are chosen greedily; under sampling it says how
-    lucky the choice was.
+    `log_probs=False` leaves the drafter's log-probability out. It costs a pass over the logits.
+    With greedy choices it is nearly a function of the margin; under sampling it says how lucky the
+    choice was.
     """
     rows = torch.from_numpy(agreement_class(seen.match, seen.agrees))
     margin, surprise = _hats(seen.choice_margin, MARGINS), _hats(-seen.log_prob, SURPRISES)
@@ -106,7 +106,7 @@ def _hats(values: np.ndarray, knots: tuple[float, ...]) -> Hats:
 
 
 def _at(curves: torch.Tensor, hats: Hats, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Curves `[knots]`, or `[rows, knots]` in one row each, between their knots."""
+    """Values of curves `[knots]`, or `[rows, knots]` with a row for each value."""
     index, share = hats
     if rows is None:
         return torch.lerp(curves[index], curves[index + 1], share)

@@ -1,8 +1,8 @@
-"""Which of a drafter's choices the text's own tokens are: all that a token tree's replay needs.
+"""Ranks of the text's own tokens among a drafter's choices: all that replaying a tree needs.
 
-Under greedy or coupled verification the accepted path of a tree is its longest path that spells
-the text. Whether a path does so is told by the rank of each of the text's tokens among the
-drafter's choices (under coupling by perturbed score), given the text before it.
+Under greedy or coupled verification, the accepted path of a tree is its longest path that spells
+the text. The rank of each of the text's tokens among the drafter's choices (under coupling, by
+perturbed score), given the text before it, tells which path that is.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from adaspec_rl.decoding.verification import Verification, weigh_rows
 from adaspec_rl.recording.texts import Text
 from adaspec_rl.recording.trunk import Trunk, len_of, side_by_side
 
-BEYOND = 255  # no choice of this drafter, one of a higher rank, or none as the text has ended
+BEYOND = 255  # not a choice of this drafter, or one of a higher rank, or the text has ended
 
 
 @torch.inference_mode()
@@ -39,8 +39,8 @@ def ranks_everywhere(
 ) -> list[np.ndarray]:
     """Ranks `[G, depth]` uint8 of the tokens that follow each position of every text.
 
-    Entry `[g, d]` is for token `g + d`, in a tree that begins at position `g`: 0 for the drafter's
-    first choice. `rules[b]` scores the choices in text `b`.
+    Entry `[g, d]` is the rank of token `g + d` in a tree that begins at position `g`; 0 is the
+    drafter's first choice. `rules[b]` scores the choices in text `b`.
 
     Raises:
         ValueError: a drafter that reads hidden states has no room for branches in its context, or
@@ -66,7 +66,7 @@ def ranks_of(scores: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Ranks `[...]` uint8 of the entries `places` `[...]` in `scores` `[..., C]`, largest first.
 
     Of equal scores, the one of the lower place comes first. Entries without a chance (-inf) and
-    ranks that no byte holds are `BEYOND`.
+    ranks too large for a byte are `BEYOND`.
     """
     where = places[..., None]
     own = scores.gather(-1, where)
@@ -77,21 +77,21 @@ def ranks_of(scores: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def spread(ranks: np.ndarray, depth: int) -> np.ndarray:
-    """Ranks `[G, depth]` of a drafter that reads the text alone, from each token's rank `[G]`."""
+    """Ranks `[G, depth]` of a drafter that reads only the text, from each token's rank `[G]`."""
     beyond = np.full(depth, BEYOND, dtype=np.uint8)
     windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([ranks, beyond]), depth)
     return windows[: len(ranks)].copy()
 
 
 def chain_ranks(accepted: np.ndarray, depth: int) -> np.ndarray:
-    """Ranks `[M, depth]` of a drafter with one choice, of whose drafts `accepted` `[M]` stand."""
+    """Ranks `[M, depth]` of a drafter with one choice, given its `accepted` tokens `[M]`."""
     return np.where(np.arange(depth) < accepted[:, None], 0, BEYOND).astype(np.uint8)
 
 
 def _ranks_after_text(
     drafter: DraftModel | EarlyExit, text: Text, rule: Verification
 ) -> np.ndarray:
-    """Of every token, given the text before it, `[G]`; `BEYOND` where that fills the context."""
+    """Each token's rank given the text before it, `[G]`; `BEYOND` if that fills the context."""
     whole = torch.from_numpy(np.concatenate([text.prompt, text.tokens]).astype(np.int64))
     read = min(len(whole) - 1, drafter.context_length)
     first = len(text.prompt)
@@ -132,7 +132,7 @@ def _ranks_on_branches(
     depth: int,
     progress: Callable[[float], None],
 ) -> list[np.ndarray]:
-    """Of a drafter that reads its own hidden states: branches that spell the text."""
+    """Ranks for a drafter that reads its own hidden states, from branches that spell the text."""
     longest = max(map(len_of, texts))
     if longest + depth > drafter.context_length:
         raise ValueError(
@@ -163,7 +163,7 @@ def _follow(
     size: int,
     found: Sequence[np.ndarray],
 ) -> None:
-    """Write to `found` what branches from `size` positions on show, that read the texts' tokens."""
+    """Write to `found` the ranks on branches that read the texts, from `size` positions on."""
     depth, ids = found[0].shape[1], trunk.drafter.output_tokens
     nodes = [range(start, min(start + size, len(text.tokens))) for text in texts]
     ahead = torch.zeros(len(texts), size + depth, dtype=torch.long)  # [B, W + depth]
@@ -186,7 +186,7 @@ def _follow(
 
 
 def _table_ranks(drafter: TableDrafter, text: Text, rule: Verification, depth: int) -> np.ndarray:
-    """Of a table, whose lists also depend on what occurred before the draft began."""
+    """Ranks for a table, whose lists also depend on what occurred before the draft began."""
     found = np.full((len(text.tokens), depth), BEYOND, dtype=np.uint8)
     tokens = text.tokens.tolist()
     automaton = SuffixAutomaton(text.prompt.tolist())
@@ -206,7 +206,7 @@ def _table_ranks(drafter: TableDrafter, text: Text, rule: Verification, depth: i
 
 
 def _rank_in(pick: Pick, token: int) -> int:
-    """The rank of `token` among what a pick was made from."""
+    """The rank of `token` among the tokens that a pick was made from."""
     order = (-pick.scores).argsort(kind="stable")
     (place,) = np.nonzero(pick.candidates.tokens[order] == token)
     return min(int(place[0]), BEYOND) if len(place) else BEYOND

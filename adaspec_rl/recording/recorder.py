@@ -1,8 +1,8 @@
 """Record a pair's texts and drafts, shard by shard, once.
 
-A recording lives in a folder named after its fingerprint. Shards that are there are not made again,
-so a killed recording goes on where it was, and an unchanged command costs nothing. Of several
-processes that want the same recording, one makes it and the others wait for it.
+A recording lives in a folder named after its fingerprint. Existing shards are not made again, so a
+killed recording resumes where it was, and an unchanged command costs nothing. If several processes
+want the same recording, one makes it and the others wait.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ from adaspec_rl.recording.trace import (
 logger = logging.getLogger(__name__)
 
 SURVIVALS = ("product", "head")
-LOOKUP = 0.05  # the effort of recording drafts that take no model, where a model's is 1
+LOOKUP = 0.05  # effort of recording drafts that need no model; a model's is 1
 WAITING = "another process is recording %s: waiting for it"
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What is recorded; two recordings that differ in anything here have nothing in common."""
+    """The settings of a recording; recordings with different settings share nothing."""
 
     pair: str  # fingerprint
     sampling: Sampling
@@ -56,7 +56,7 @@ class Recording:
     survival: str = "head"
     serves: str = "coupled"  # the rule of the sessions that estimates are for: whose margins to fit
     seed: int = 0  # text n is sampled with seed + n
-    shard: int = 64  # prompts in one
+    shard: int = 64  # prompts per shard
 
     def __post_init__(self) -> None:
         replayable(self.verification, self.sampling)
@@ -89,7 +89,7 @@ class Recording:
 
 
 class Models(Protocol):
-    """What a recorder runs; a `Pair` is one."""
+    """The models that a recorder runs; a `Pair` is one implementation."""
 
     @property
     def target(self) -> LanguageModel: ...
@@ -108,7 +108,7 @@ class ShardRecorder:
         self._kept: Sequence[Verification] = []
 
     def texts(self, prompts: Sequence[Sequence[int]], first: int) -> bytes:
-        """The shard of the target's texts after `prompts`, whose first one is number `first`."""
+        """The shard of the target's texts after `prompts`; the first has number `first`."""
         recording = self.recording
         seeds = [recording.seed + first + n for n in range(len(prompts))]
         made = generate_texts(
@@ -148,7 +148,7 @@ class ShardRecorder:
         return shards.pack(tensors, self.fingerprint, f"ranks of drafter {drafter}")
 
     def _rules(self, seeds: Sequence[int]) -> Sequence[Verification]:
-        """Of texts with these seeds. One shard's are kept: their noise takes a while to make."""
+        """The rules for texts with these seeds; kept for one shard, as noise is slow to make."""
         if tuple(seeds) != self._seeds:
             recording = self.recording
             self._seeds = tuple(seeds)
@@ -162,7 +162,7 @@ class Workers(Protocol):
     """Runs jobs of a `ShardRecorder`, here or on other machines."""
 
     def run(self, jobs: Sequence["Job"]) -> Iterator[tuple[int, object]]:
-        """Yield `(number of the job, result)` as jobs are done, in any order."""
+        """Yield `(number of the job, result)` as jobs finish, in any order."""
         ...
 
 
@@ -176,7 +176,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """Runs jobs one after another, right here."""
+    """Runs jobs one after another, in this process."""
 
     recorder: ShardRecorder
 
@@ -197,20 +197,23 @@ def record(
     workers: Callable[[str], Workers] | None = None,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> tuple[Trace, list[Survival]]:
-    """Record, or load what has been recorded; returns the trace and each drafter's survival.
+    """Record, or load what has been recorded. Returns the trace and each drafter's survival.
 
     Args:
-        cache: recordings lie in this folder, each in one of its own.
-        heads: survival estimates by drafter, e.g. those fitted on other prompts; None: as
-            `recording.survival` says. Heads are then fitted on these texts; those returned on all
-            of them, those that estimated a shard's drafts only on others, where there are others.
-        ranks: record what replaying token trees takes, too; a recording without can be added to.
-        workers: makes what runs the jobs, given the fingerprint; None: this process does.
-        progress: told prompts done, of how many (each counts once for the target and for each
-            drafter, a lookup's little); also within a shard that this process makes.
+        cache: the folder of recordings, each in a folder of its own.
+        heads: survival estimates by drafter, such as heads fitted on other prompts; None: as
+            `recording.survival` says. Heads are then fitted on these texts: the heads returned on
+            all of them, the heads that estimate a shard's drafts on the other shards, if there are
+            any.
+        ranks: also record what replaying token trees needs; can be added to a recording without it.
+        workers: makes the workers that run the jobs, given the fingerprint; None: this process runs
+            them.
+        progress: is told how many prompts are done, of how many (each counts once for the target
+            and once for each drafter, less for a lookup), also within a shard that this process
+            makes.
 
     Raises:
-        ValueError: settings that cannot be replayed, a damaged shard, a full disk.
+        ValueError: the settings cannot be replayed, a shard is damaged, or the disk is full.
     """
     fingerprint = recording.fingerprint(prompts, heads)
     folder = cache / fingerprint
@@ -249,7 +252,7 @@ def _record(
         missing = [n for n, path in enumerate(paths) if not path.exists()]
         done += sum(size for n, size in enumerate(sizes) if n not in missing)
         progress(done, total)
-        begun = [sizes[n] for n in missing]  # those that are not done, the one at hand first
+        begun = [sizes[n] for n in missing]  # those not done yet, the current one first
         here.progress = lambda share: progress(done + min(share, 0.99) * begun[0], total)
         for number, content in pool.run([jobs[n] for n in missing]):
             assert isinstance(content, bytes)
@@ -313,7 +316,7 @@ def _ranks(folder: Path, drafter: int, part: int) -> Path:
 def _read_ranks(
     recorder: ShardRecorder, drafter: int, parts: int, table: DraftTable, folder: Path
 ) -> np.ndarray:
-    """What a drafter's `parts` shards of ranks hold; a lookup's are those of its only choice."""
+    """The ranks in a drafter's `parts` shards; a lookup's follow from its only choice."""
     if drafter not in _branching(recorder.models):
         return chain_ranks(table.accepted, table.tokens.shape[1])
     kind = f"ranks of drafter {drafter}"
@@ -327,7 +330,7 @@ Made = tuple[Sequence[Text], Sequence[Drafts]]  # a shard
 
 
 def _estimates(folder: Path, drafter: int) -> Path:
-    """The last file of a drafter."""
+    """The file that is written last for a drafter."""
     return folder / f"estimates-{drafter}.safetensors"
 
 
@@ -338,7 +341,7 @@ def _judged(
     drafter: int,
     folder: Path,
 ) -> np.ndarray:
-    """Estimated survival `[M, K]` of all drafts, those of shard `n` by judge `n % count`."""
+    """Estimated survival `[M, K]` of all drafts; judge `n % count` estimates shard `n`."""
     path, kind = _estimates(folder, drafter), f"estimates of drafter {drafter}"
     if not path.exists():
         found = [
@@ -354,9 +357,9 @@ def _judged(
 def _fitted(
     recorder: ShardRecorder, made: Sequence[Made], drafter: int, folder: Path
 ) -> tuple[Survival, list[Survival]]:
-    """The drafter's estimate, and for shard `n` number `n % count`, which has not seen it.
+    """The drafter's estimate, and for shard `n` the estimate `n % count`, fitted without it.
 
-    What is trained on a trace has to meet estimates as good as they will be on new texts.
+    Policies trained on a trace must see estimates that are only as good as those on new texts.
     """
     if recorder.recording.survival == "product":
         return ProductSurvival(), [ProductSurvival()]

@@ -1,6 +1,6 @@
 """The files of a trace: safetensors shards that are written as a whole, or not at all.
 
-A shard knows which recording it belongs to and carries a checksum of its tensors.
+Each shard names its recording and carries a checksum of its tensors.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The target's own texts, many side by side: what every draft is compared with."""
+"""The target's own texts, generated many at a time; every draft is compared with them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from adaspec_rl.decoding.verification import Verification, best, new_verificatio
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 
-ALIKE = 32  # tokens by which prompts may differ anyway
+ALIKE = 32  # difference in prompt lengths, in tokens, that is always allowed in a batch
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One generation of the target, with what it knew at each token."""
+    """One generation of the target, with the target's signals at each token."""
 
     prompt: np.ndarray  # [P] int32
     seed: int
     tokens: np.ndarray  # [G] int32, the end-of-text token included
     finished: str  # eos, length or context
-    budget: int  # tokens that it could have had
+    budget: int  # the most tokens that it could have had
     target_entropy: np.ndarray  # [G] float32, nats, of the distribution each token was chosen from
     target_top_probability: np.ndarray  # [G] float32, likewise
 
@@ -33,7 +33,7 @@ def replayable(rule: str, sampling: Sampling) -> None:
     """Refuse verification under which the text depends on the drafts.
 
     Raises:
-        ValueError: sampling by rejection.
+        ValueError: the rule samples by rejection.
     """
     if sampling.temperature > 0 and rule != "coupled":
         raise ValueError(
@@ -45,7 +45,7 @@ def replayable(rule: str, sampling: Sampling) -> None:
 def text_rules(
     target: LanguageModel, seeds: Sequence[int], rule: str, sampling: Sampling
 ) -> list[Verification]:
-    """The random state of each text."""
+    """The verification rule of each text, with its random state."""
     replayable(rule, sampling)
     return [
         new_verification(rule, sampling, seed, target.vocab_size, target.device) for seed in seeds
@@ -63,11 +63,11 @@ def generate_texts(
     max_new_tokens: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Text]:
-    """Plain decoding of all `prompts`; text `n` is chosen by `rules[n]`.
+    """Decode all `prompts` plainly; `rules[n]` chooses the tokens of text `n`.
 
-    Prompts of similar length are decoded side by side: a batch takes as long as its longest row.
-    Models other than `LeanModel` keep rows of one length only, and take one prompt at a time.
-    `progress` is told after each token what share of the longest possible texts is there.
+    Prompts of similar length are decoded side by side, as a batch takes as long as its longest row.
+    Models other than `LeanModel` only support rows of one length, and take one prompt at a time.
+    `progress` is told after each token what share of the longest possible texts is done.
     """
     batches = (
         _batches(prompts) if isinstance(target, LeanModel) else [[n] for n in range(len(prompts))]
@@ -86,7 +86,7 @@ def generate_texts(
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Numbers of prompts, shortest first, in batches of which the longest is not much longer."""
+    """Numbers of prompts, shortest first, in batches whose longest prompt is not much longer."""
     batches: list[list[int]] = []
     for n in sorted(range(len(prompts)), key=lambda n: len(prompts[n])):
         if batches and len(prompts[n]) <= 1.5 * len(prompts[batches[-1][0]]) + ALIKE:
@@ -104,7 +104,7 @@ def _side_by_side(
     eos_ids: Sequence[int],
     progress: Callable[[float], None],
 ) -> list[Text]:
-    """Decode all rows in one batch, row `b` chosen by `rules[b]`."""
+    """Decode all rows in one batch; `rules[b]` chooses the tokens of row `b`."""
     longest = max(len(row.prompt) + row.budget for row in rows)
     _read_prompts(target, [row.prompt for row in rows], longest)
     most = max(row.budget for row in rows)
@@ -119,7 +119,7 @@ def _side_by_side(
         for b, row in enumerate(rows):
             if row.finished is None:
                 row.append(values[b], eos_ids)
-        # A finished row reads its last token over and over, and never grows.
+        # A finished row reads its last token again and again, and never grows.
         target.rollback(torch.tensor([row.length - 1 for row in rows]))
         progress(max(len(row.tokens) for row in rows) / most)
     target.check()
@@ -127,9 +127,9 @@ def _side_by_side(
 
 
 def _read_prompts(target: LanguageModel, prompts: Sequence[Sequence[int]], longest: int) -> None:
-    """Every prompt but for its last token; shorter ones are padded, then rolled back.
+    """Read all but the last token of every prompt; shorter ones are padded, then rolled back.
 
-    `longest`: tokens that a row will have in the end.
+    `longest`: the most tokens that a row will have.
     """
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
     target.reset(len(prompts), longest)
@@ -143,7 +143,7 @@ def _read_prompts(target: LanguageModel, prompts: Sequence[Sequence[int]], longe
 
 
 class _Row:
-    """One text as it grows."""
+    """One text while it grows."""
 
     def __init__(
         self, prompt: Sequence[int], seed: int, target: LanguageModel, max_new_tokens: int

@@ -1,4 +1,4 @@
-"""A recording in memory: what would have happened for every draft at every position."""
+"""A recording in memory: the outcome of every draft at every position."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ class DraftTable:
     accepted: np.ndarray  # [M] int32, leading tokens that are the text's own
     signals: np.ndarray  # [M, K, 4] float32, in the order of `decoding.signals.SIGNALS`
     survival: np.ndarray  # [M, K] float32, estimated chance that all up to this token survive
-    # [M, K] uint8, which of the drafter's choices the text's tokens are (see `recording.ranks`);
+    # [M, K] uint8, ranks of the text's tokens among the drafter's choices (see `recording.ranks`);
     # None: not recorded, so that token trees cannot be replayed.
     ranks: np.ndarray | None = None
 
@@ -32,7 +32,7 @@ class DraftTable:
         survival: np.ndarray,
         ranks: np.ndarray | None = None,
     ) -> "DraftTable":
-        """From texts and their drafts, shard by shard."""
+        """A table from texts and their drafts, shard by shard."""
         pairs = [pair for shard in made for pair in zip(*shard)]
         return cls(
             name,
@@ -57,10 +57,10 @@ class DraftTable:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """`N` texts of the target, `M` positions in all, and every drafter's drafts there.
+    """`N` texts of the target, `M` positions in total, and every drafter's drafts there.
 
-    The positions of text `n` are `starts[n]` to `starts[n + 1] - 1`; position `starts[n] + i` is
-    the decision at which `i` tokens have been generated.
+    The positions of text `n` are `starts[n]` to `starts[n + 1] - 1`. Position `starts[n] + i` is
+    the decision after `i` generated tokens.
     """
 
     fingerprint: str  # of pair, prompts and settings
@@ -90,7 +90,7 @@ class Trace:
         return replace(self, drafters=tuple(self.drafters[number] for number in chosen))
 
     def select(self, chosen: Sequence[int]) -> "Trace":
-        """The trace of some of its texts."""
+        """The trace of some of the texts."""
         rows = np.concatenate([np.arange(self.starts[n], self.starts[n + 1]) for n in chosen])
         return Trace.assemble(
             self.fingerprint,
@@ -102,7 +102,7 @@ class Trace:
 
 
 def texts_to_tensors(texts: Sequence[Text]) -> dict[str, np.ndarray]:
-    """For a shard; `texts_from_tensors` is the way back."""
+    """The tensors of a shard, which `texts_from_tensors` reads."""
     return {
         "prompts": np.concatenate([text.prompt for text in texts]).astype(np.int32),
         "prompt_lengths": np.array([len(text.prompt) for text in texts], dtype=np.int32),
@@ -138,7 +138,7 @@ def texts_from_tensors(tensors: Mapping[str, np.ndarray]) -> list[Text]:
 
 
 def drafts_to_tensors(drafts: Sequence[Drafts]) -> dict[str, np.ndarray]:
-    """For a shard of one drafter; `drafts_from_tensors` is the way back."""
+    """The tensors of a shard of one drafter, which `drafts_from_tensors` reads."""
     return {
         "tokens": np.concatenate([item.tokens for item in drafts]),
         "signals": np.concatenate([item.signals for item in drafts]),

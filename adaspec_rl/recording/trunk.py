@@ -1,4 +1,4 @@
-"""Texts side by side in a drafter's cache, from whose positions branches grow."""
+"""Texts side by side in a drafter's cache, and branches that grow from their positions."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,12 +12,12 @@ from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.recording.texts import Text
 
-NODES = 256  # positions drafted side by side, all texts together: fewer make products narrow
-BLOCKS = (16, 64)  # the fewest and the most of one text: more make attention long
+NODES = 256  # positions drafted side by side, over all texts: fewer make products narrow
+BLOCKS = (16, 64)  # the fewest and the most for one text: more make attention long
 LOGITS = 1 << 24  # values of logits held at a time
 
-# From a depth, the place in its text of each node's next token `[B, W]`, and the logits there
-# `[B, W, C]`, to the tokens that are read next `[B, W]`.
+# A function of a depth, the place in its text of each node's next token `[B, W]`, and the
+# logits there `[B, W, C]`, that returns the tokens to read next `[B, W]`.
 Choose = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -59,14 +59,14 @@ class Trunk:
         return self._hidden is not None
 
     def block_of(self, depth: int) -> int:
-        """Nodes of one text that there is room for, if each is to grow `depth` tokens."""
+        """Nodes of one text that fit in the context, if `depth` tokens grow from each."""
         room = (self.model.context_length - self._length) // max(1, depth - 1)
         return max(1, min(self.block, room))
 
     def grow(self, nodes: Sequence[Sequence[int]], depth: int, choose: Choose) -> None:
         """Grow `depth` tokens after `nodes[b]`, positions of text `b`.
 
-        Rows with fewer nodes than the widest grow at position 0 as well, in vain.
+        Rows with fewer nodes than the widest also grow at position 0; that result is not used.
         """
         width = max(map(len, nodes))
         padded = [[*row, *[0] * (width - len(row))] for row in nodes]
@@ -88,9 +88,9 @@ class Trunk:
 
 
 def side_by_side(drafter: DraftModel | EarlyExit, texts: Sequence[Text]) -> list[list[int]]:
-    """Numbers of the texts that one `Trunk` should hold, like with like.
+    """Numbers of the texts that each `Trunk` should hold, similar texts together.
 
-    Side by side, texts take as long as the one with most branches: so they are put in order of how
+    Side by side, texts take as long as the one with the most branches, so they are sorted by how
     sure the target was.
     """
     longest = max(map(len_of, texts))
@@ -118,5 +118,5 @@ def padded_tokens(texts: Sequence[Text], length: int) -> torch.Tensor:
 
 
 def features_before(target: LeanModel, tokens: torch.Tensor) -> torch.Tensor:
-    """What the target knew before each of `tokens` `[B, T]`, `[B, T, hidden]`."""
+    """The target's states before each of `tokens` `[B, T]`, `[B, T, hidden]`."""
     return F.pad(target_states(target, tokens)[:, :-1], (0, 0, 1, 0))

@@ -18,10 +18,10 @@ from adaspec_rl.recording.recorder import Job, Models, Recording, ShardRecorder
 
 
 class RayWorkers:
-    """Runs jobs in `count` Ray actors; each loads the models for itself and fetches the next job.
+    """Runs jobs in `count` Ray actors; each loads the models itself and fetches the next job.
 
-    Actors start with the first job and stop with `close`, as does Ray where it was started here.
-    With as many threads as this process, they make the very bytes that it would make.
+    Actors start with the first job and stop with `close`; so does Ray if it was started here. With
+    as many threads as this process, they make exactly the bytes that this process would make.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class RayWorkers:
         """`load` runs in each actor and must be picklable.
 
         Args:
-            threads: of PyTorch, in each actor; None: as many as here.
-            device: an actor takes a whole GPU where this is a CUDA device.
-            ordered: yield results in the order of the jobs; otherwise as they are done.
+            threads: PyTorch threads in each actor; None: as many as here.
+            device: if it is a CUDA device, each actor takes a whole GPU.
+            ordered: yield results in the order of the jobs; otherwise as they finish.
 
         Raises:
-            ValueError: Ray is not installed, or there is to be no actor.
+            ValueError: Ray is not installed, or `count` is below 1.
         """
         if count < 1:
             raise ValueError(f"replay.workers must be at least 1, got {count}")
@@ -83,7 +83,7 @@ class RayWorkers:
                 yield ready, done.pop(ready)
 
     def close(self) -> None:
-        """Stop what was started here."""
+        """Stop the actors, and Ray if it was started here."""
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors = []
@@ -101,7 +101,7 @@ class RayWorkers:
         if self._actors:
             return
         if not self._ray.is_initialized():
-            known = "RAY_ADDRESS" in os.environ  # a cluster, which has the CPUs that it has
+            known = "RAY_ADDRESS" in os.environ  # a cluster, which has a fixed number of CPUs
             cpus = None if known else max(os.cpu_count() or 1, self.count * self.threads)
             self._ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
             self._started_ray = True
@@ -110,7 +110,7 @@ class RayWorkers:
         self._actors = [remote.remote(*self._arguments) for _ in range(self.count)]
 
     def _check_room(self) -> None:
-        """Ray would wait for ever for what it does not have."""
+        """Refuse what Ray lacks, as Ray would wait for it forever."""
         found = self._ray.cluster_resources()
         for what, each in (("CPU", self.threads), ("GPU", self.gpus)):
             if found.get(what, 0) < self.count * each:
@@ -135,7 +135,7 @@ class RayWorkers:
 
 
 class _Failure:
-    """What went wrong in an actor, in words: exceptions themselves need not be picklable."""
+    """An error in an actor, as text: exceptions themselves may not be picklable."""
 
     def __init__(self, error: Exception) -> None:
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -143,7 +143,7 @@ class _Failure:
 
 
 class _Worker:
-    """One actor."""
+    """The code of one actor."""
 
     def __init__(
         self, load: Callable[[], Models], recording: Recording, fingerprint: str, threads: int
