@@ -1,4 +1,4 @@
-"""Batched decoding replayed from a trace, under the controllers of live batched decoding."""
+"""Replays batched decoding from a trace, under the controllers of live batched decoding."""
 
 import statistics
 import time
@@ -17,9 +17,9 @@ from adaspec_rl.replay.outcomes import check_action
 
 @dataclass(frozen=True, slots=True)
 class DecisionCosts:
-    """Seconds that a controller takes in a round: once, and for each row."""
+    """Seconds that a controller takes in a round: a fixed part, and a part per row."""
 
-    looking: tuple[float, float] = (0.0, 0.0)  # in a round before which it looks
+    looking: tuple[float, float] = (0.0, 0.0)  # in rounds before which it looks
     other: tuple[float, float] = (0.0, 0.0)
 
     def seconds(self, rows: int, looks: bool) -> float:
@@ -31,9 +31,9 @@ class DecisionCosts:
 class Played:
     """A round of a replayed batch."""
 
-    rows: list[int]  # that held a text
-    texts: np.ndarray  # [n], the number of each
-    rounds: BatchRounds  # of all rows, whether they held a text or not
+    rows: list[int]  # rows that held a text
+    texts: np.ndarray  # [n], the number of each row's text
+    rounds: BatchRounds  # all rows, with or without a text
     ended: list[int]  # rows whose text ended
     seconds: float
 
@@ -41,10 +41,10 @@ class Played:
 class BatchReplay:
     """One batch of rows that hold recorded texts; a controller decides every round.
 
-    Rounds come to the controller without signals, and `Round.seconds` is the whole batch's.
+    The controller sees rounds without signals, and `Round.seconds` is that of the whole batch.
 
     Attributes:
-        spent: with a `clock`, of each round its rows, whether the controller looked, and the
+        spent: with a `clock`, for each round its rows, whether the controller looked, and the
             seconds that it took to observe, decide, allot and learn.
     """
 
@@ -58,7 +58,7 @@ class BatchReplay:
         deciding: DecisionCosts | None = None,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`deciding` is what the controller takes; None: what `costs` says of looks."""
+        """`deciding` gives the controller's seconds; None: what `costs` says about looks."""
         self.tables, self.costs, self.controller = tables, costs, controller
         self.deciding = deciding or DecisionCosts((costs.policy, costs.policy_row))
         self.spent: list[tuple[int, bool, float]] = []
@@ -74,7 +74,7 @@ class BatchReplay:
         return np.flatnonzero(~self.state.active).tolist()
 
     def admit(self, row: int, text: int) -> None:
-        """Begin recorded text number `text` in a free row."""
+        """Start recorded text number `text` in a free row."""
         assert not self.state.active[row], f"row {row} holds a text"
         recorded = self.tables.trace.texts[text]
         self.state.start(np.array([row]), np.array([text]))
@@ -117,7 +117,7 @@ class BatchReplay:
         return Played(listed, texts, played, ended, seconds)
 
     def _draft(self, rows: np.ndarray, actions: Sequence[Action]) -> np.ndarray:
-        """Survivals `[n, K]` of what `rows` draft."""
+        """Draft in `rows`. Returns the survivals `[n, K]` of the drafted tokens."""
         for action in set(actions) - self._checked:
             check_chain(action, "a replayed batch")
             check_action(self.tables.trace, action)
@@ -133,7 +133,7 @@ class BatchReplay:
     def _rounds(
         self, rows: np.ndarray, before: np.ndarray, played: BatchRounds, seconds: float
     ) -> list[Round]:
-        """Of the rows that held a text, without signals."""
+        """The rounds of the rows that held a text, without signals."""
         texts = self.state.text[rows]
         made = (before - self.tables.trace.starts[texts]).tolist()
         columns = zip(
@@ -158,10 +158,10 @@ class BatchReplay:
 
 @dataclass(slots=True)
 class Totals:
-    """A controller's sums over a batch's whole work."""
+    """A controller's totals over all work of a batch."""
 
-    tokens: np.ndarray  # [N] emitted by each text
-    seconds: np.ndarray  # [N] its even share of the rounds that it was in
+    tokens: np.ndarray  # [N] emitted in each text
+    seconds: np.ndarray  # [N] each text's even share of the rounds that it was in
     rounds: int = 0
     drafted: int = 0
     verified: int = 0
@@ -169,7 +169,7 @@ class Totals:
 
     @property
     def throughput(self) -> float:
-        """Tokens a second of all rows together."""
+        """Tokens per second of all rows together."""
         return float(self.tokens.sum() / self.seconds.sum())
 
     def take(self, played: Played) -> None:
@@ -191,10 +191,10 @@ def replay(
     rows: int,
     deciding: DecisionCosts | None = None,
 ) -> Totals:
-    """Decode the texts in this order with up to `rows` at a time, each row taking the next one.
+    """Decode the texts in this order, up to `rows` at a time; a free row takes the next text.
 
-    All rows are in use until the last text has begun; what comes after is not counted, so that
-    figures are those of a full batch.
+    The replay ends when a row becomes free and no text is waiting, so that results are those of a
+    full batch.
     """
     batch = BatchReplay(tables, costs, controller, rows, deciding=deciding)
     count = len(tables.trace.texts)
@@ -219,7 +219,7 @@ def measure_deciding(
     rounds: int = 40,
     clock: Callable[[], float] = time.process_time,
 ) -> DecisionCosts:
-    """What a controller takes here: the medians at `sizes` rows, and a line through them."""
+    """Measure a controller's seconds here: the medians at `sizes` rows, and a line through them."""
     found: dict[bool, dict[int, float]] = {True: {}, False: {}}
     for size in sizes:
         batch = BatchReplay(tables, costs, make(size), size, clock=clock)

@@ -1,4 +1,4 @@
-"""Rows of replayed texts in batches whose rounds they pay for together, in NumPy."""
+"""Rows of replayed texts, in batches that share the cost of their rounds, in NumPy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from adaspec_rl.replay.streams import ReplayTables
 
 
 class BatchTables:
-    """What rows look up; made once, shared by any number of them."""
+    """The tables that rows read; made once, and shared by any number of rows."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
@@ -28,7 +28,7 @@ class BatchTables:
 
 @dataclass(frozen=True, slots=True)
 class BatchRounds:
-    """One round: `[R]` of each row, `[G]` of each batch; rows without a text have zeros."""
+    """One round: `[R]` for rows, `[G]` for batches; rows without a text have zeros."""
 
     drafter: np.ndarray  # [R]
     drafted: np.ndarray  # [R]
@@ -40,14 +40,14 @@ class BatchRounds:
 
 
 class BatchRows:
-    """`R` rows in `G` batches, each batch under costs of its own.
+    """`R` rows in `G` batches, each batch with its own costs.
 
-    A round: `draft`, then `verify`. Rows take a text by `start`, at any time between rounds.
+    A round is `draft` and then `verify`. Between rounds, `start` gives a text to a row.
 
     Attributes:
-        batch: `[R]`, the batch that each row is in.
+        batch: `[R]`, the batch of each row.
         active: `[R]` bool, the rows that hold a text.
-        at: `[R]`, where in the trace each row is.
+        at: `[R]`, each row's position in the trace.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BatchRows:
         costs: Sequence[BatchCosts],
         spec: ObservationSpec | None = None,
     ) -> None:
-        """`costs`: of each batch, or one for all. Without a `spec` nothing is observed."""
+        """`costs`: one for each batch, or one for all. Without a `spec` nothing is observed."""
         self.tables, self.batch = tables, np.asarray(batch, dtype=np.int64)
         self.batches = int(self.batch.max()) + 1
         self.costs = list(costs) * (self.batches if len(costs) == 1 else 1)
@@ -72,7 +72,7 @@ class BatchRows:
         self._stopping = np.zeros(rows, dtype=bool)
 
     def start(self, rows: np.ndarray, texts: np.ndarray) -> None:
-        """Begin text number `texts` `[n]` in `rows` `[n]`."""
+        """Start text number `texts` `[n]` in `rows` `[n]`."""
         tables = self.tables
         self.active[rows], self.text[rows] = True, texts
         self.at[rows] = tables.trace.starts[texts]
@@ -82,7 +82,7 @@ class BatchRows:
             self.observer.reset(rows, said.text_at_start[texts], said.forecast_at_start[texts])
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that hold a text, and their average context, of each batch: `[G]` both."""
+        """How many rows of each batch hold a text, and their average context: `[G]` both."""
         rows = self._sums(self.active)
         context = self._sums(np.where(self.active, self.tables.context[self.at], 0))
         return rows, context / np.maximum(rows, 1)
@@ -99,7 +99,7 @@ class BatchRows:
         return self.observer.observation()
 
     def draft(self, drafter: np.ndarray, length: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-        """All rows draft as told, `[R]` each.
+        """Draft in all rows with the given settings, `[R]` each.
 
         Returns: estimated survivals `[R, K]`, 0 from the end of each draft on.
         """
@@ -114,7 +114,7 @@ class BatchRows:
         return np.where(np.arange(survival.shape[1]) < self._drafted[:, None], survival, 0.0)
 
     def verify(self, verified: np.ndarray) -> BatchRounds:
-        """The target sees the first `verified` `[R]` tokens of each draft, and the texts go on."""
+        """Verify the first `verified` `[R]` tokens of each draft, and extend the texts."""
         t, at = self.tables, self.at
         assert (verified <= self._drafted).all(), "more is verified than was drafted"
         accepted = np.minimum(t.accepted[self._drafter, at], verified)
@@ -155,7 +155,7 @@ class BatchRows:
         )
 
     def _seconds(self, verified: np.ndarray) -> np.ndarray:
-        """What the round takes, `[G]`."""
+        """The seconds of the round, `[G]`."""
         depth, drafters = self.tables.survival.shape[2], self._unread.shape[1]
         pair = self.batch * drafters + self._drafter
         place = pair * (depth + 1) + self._drafted
@@ -177,17 +177,17 @@ class BatchRows:
         return np.where(rows > 0, total, 0.0)
 
     def _by_costs(self) -> list[tuple[BatchCosts, np.ndarray]]:
-        """Each cost model in use with the batches under it."""
+        """Each cost model in use, with the batches that use it."""
         kinds = {id(costs): costs for costs in self.costs}
         which = np.array([id(costs) for costs in self.costs])
         return [(costs, np.flatnonzero(which == key)) for key, costs in kinds.items()]
 
     def _read(self, emitted: np.ndarray) -> None:
-        """As `costs.profile.Unread`: a drafter that drafts has read all that was there."""
+        """Update unread tokens as `costs.profile.Unread` does: who drafts reads everything."""
         self._unread += emitted[:, None]
         used = self._rows[self._drafted > 0]
         self._unread[used, self._drafter[used]] = 0.0
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
-        """Over the rows of each batch, `[G]`."""
+        """Sums over the rows of each batch, `[G]`."""
         return np.bincount(self.batch, weights=values, minlength=self.batches)

@@ -1,8 +1,8 @@
-"""Rounds that verify more than a chain, replayed: token trees, and chains of several drafters.
+"""Replays rounds that verify more than a chain: token trees, and chains of several drafters.
 
-Under greedy or coupled verification the accepted path is the longest one that spells the text. In a
-tree whose shape is given by ranks, the ranks of the text's own tokens lead along it; of several
-chains it is the one that was accepted furthest.
+Under greedy or coupled verification, the accepted path is the longest one that spells the text. In
+a tree whose shape is given by ranks, the ranks of the text's own tokens lead along this path. With
+several chains, it is the chain that was accepted furthest.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,25 @@ from adaspec_rl.recording.trace import DraftTable
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """Rounds at `M` positions."""
+    """Rounds that branch, at `M` positions."""
 
     nodes: np.ndarray  # [M] tokens verified
-    accepted: np.ndarray  # [M] of the accepted path
-    at_leaf: np.ndarray  # [M] bool: nothing was drafted after it
+    accepted: np.ndarray  # [M] tokens of the accepted path
+    at_leaf: np.ndarray  # [M] bool: nothing was drafted after the accepted path
     first: np.ndarray  # [M] tokens of the first drafter's chain of first choices
-    # [M, P] what makes one round's work differ from another's: the depth of a tree; the tokens of
-    # each of several chains, and the nodes that they make together.
+    # [M, P] what distinguishes the work of rounds: the depth of a tree; or the tokens of each of
+    # several chains, and the number of nodes that they make together.
     parts: np.ndarray
 
 
 def drafted_shape(table: DraftTable, shape: TreeShape | TreeGrowth) -> TreeShape:
-    """What of a tree a drafter drafts: a lookup has first choices only."""
+    """The shape that a drafter drafts of a tree: a lookup has first choices only."""
     assert isinstance(shape, TreeShape), "replay refuses trees that grow by confidence"
     return TreeShape.chain(len(shape.spine)) if table.name == NgramLookup.name else shape
 
 
 def tree_rounds(table: DraftTable, shape: TreeShape, room: np.ndarray) -> Branches:
-    """Of a token tree that is drafted where there is room for `room` `[M]` tokens in a row."""
+    """Rounds with a token tree, which is cut to `room` `[M]` levels."""
     assert table.ranks is not None and shape.nodes < BEYOND
     allowed = np.maximum(np.minimum(room, (table.tokens >= 0).sum(axis=1)), 0)
     depth = np.minimum(allowed, shape.depth)
@@ -68,7 +68,7 @@ def _children(shape: TreeShape) -> np.ndarray:
 
 
 def merged_rounds(tables: Sequence[DraftTable], lengths: np.ndarray) -> Branches:
-    """Of chains of `lengths` `[P, M]` tokens, one of each of `P` drafters."""
+    """Rounds with chains of `lengths` `[P, M]` tokens, one by each of `P` drafters."""
     accepted = np.minimum([table.accepted for table in tables], lengths)  # [P, M]
     longest = accepted.max(axis=0)
     goes_on = (accepted == longest) & (lengths > longest)
@@ -84,13 +84,13 @@ def merged_rounds(tables: Sequence[DraftTable], lengths: np.ndarray) -> Branches
 
 
 def _common(one: np.ndarray, other: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Tokens `[M]` that two drafts `[M, K]` begin with alike, of the first `most` `[M]`."""
+    """Length `[M]` of the common prefix of two drafts `[M, K]`, at most `most` `[M]`."""
     alike = (one == other).cumprod(axis=1).sum(axis=1)
     return np.minimum(alike, most)
 
 
 def tree_work(drafter: int, shape: TreeShape, depth: int) -> RoundWork:
-    """What models do where there was room for a tree's first `depth` levels."""
+    """The models' work if there was room for a tree's first `depth` levels."""
     if not depth:
         return PLAIN_STEP
     levels = tuple(len(level) for level in shape.levels[:depth])
@@ -98,7 +98,7 @@ def tree_work(drafter: int, shape: TreeShape, depth: int) -> RoundWork:
 
 
 def merged_work(action: Action, drafted: Sequence[int], nodes: int) -> RoundWork:
-    """What models do where an action's drafters drafted so many tokens each, `nodes` in all."""
+    """The models' work if an action's drafters drafted so many tokens each, `nodes` in total."""
     drafts = [
         DraftWork.chain(drafter, count, stopping=action.stops, asked=action.length)
         for drafter, count in zip((action.drafter, *action.also), drafted)

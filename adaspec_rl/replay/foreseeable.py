@@ -1,4 +1,4 @@
-"""The best that can be foreseen: all chances known, the noise not."""
+"""The best speedup that can be foreseen: all chances are known, the noise is not."""
 
 import numpy as np
 
@@ -19,9 +19,9 @@ def foreseeable_speedup(
     """Expected speedup of the best policy that knows every chance, but no outcome.
 
     At each position it weighs every draft length of every drafter by `chances` `[D, M]` (see
-    `recording.chances`) that the token there survives, given that all before it did; texts are
-    solved from their ends. It pays nothing for what its drafters have to catch up on. So between it
-    and the oracle lies luck, between it and a policy lies knowledge.
+    `recording.chances`) that the token there is accepted, given that all before it were. Texts are
+    solved from their ends. Drafters catch up for free. The gap from this bound to the oracle is
+    luck; the gap to a policy is knowledge.
     """
     actions = lengths_of(trace, max_length)
     found = outcomes(trace, actions)
@@ -34,7 +34,7 @@ def foreseeable_speedup(
 
 
 def _solve(drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions: list) -> float:
-    """Expected steps of a text of `G` tokens: `drafted` and `steps` are `[A, G]`."""
+    """Expected steps of a text of `G` tokens; `drafted` and `steps` are `[A, G]`."""
     count, depth = chances.shape[1], max(action.length for action in actions)
     ahead = np.zeros(count + depth + 2)  # expected steps from each position on; 0 beyond the end
     padded = np.concatenate([chances, np.zeros((len(chances), depth))], axis=1)
@@ -43,7 +43,7 @@ def _solve(drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions:
         for drafter in range(len(chances)):
             chance = padded[drafter, g : g + depth]
             survives = np.concatenate([[1.0], np.cumprod(chance)])  # [K + 1] of the first k
-            # Expected rest where exactly k of many drafted tokens survive, summed up to each k.
+            # Expected rest if exactly k of many drafted tokens survive, summed up to each k.
             missed = np.cumsum(survives[:-1] * (1 - chance) * ahead[g + 1 : g + 1 + depth])
             for number, action in enumerate(actions):
                 k = int(drafted[number, g])

@@ -1,4 +1,4 @@
-"""Hedge over actions with full information: once a text is verified, all drafters are scored."""
+"""Hedge over actions with full information: after each round, every action is scored."""
 
 from collections.abc import Sequence
 
@@ -21,11 +21,12 @@ def hedge(
     batch_size: int = 1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Steps `[N]` of every text if each round's action is drawn by its weight.
+    """Steps `[N]` of every text if each round's action is drawn in proportion to its weight.
 
-    A weight grows by the factor `exp(rate * reward)` (Freund and Schapire 1997,
-    doi:10.1006/jcss.1997.1504) of what its action would have gained in each round so far, anew in
-    every text: the reward is tokens over the best fixed speedup, less steps.
+    After each round, every action's weight is multiplied by `exp(rate * reward)` (Freund and
+    Schapire 1997, doi:10.1006/jcss.1997.1504). The reward is what the action would have gained in
+    the round: its tokens over the best fixed speedup, less its steps. Weights start anew in every
+    text.
     """
     count = len(trace.texts)
     speedup = best_fixed(trace, profile, actions=actions, batch_size=batch_size)[1]

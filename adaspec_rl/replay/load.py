@@ -1,4 +1,4 @@
-"""When requests come: constant, Poisson, in bursts, or as a file says."""
+"""When requests arrive: at constant intervals, Poisson, in bursts, or as in a file."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ BURSTINESS = 3.0  # standard deviation of gaps over their mean
 
 
 def arrivals(kind: str, rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Seconds `[count]` at which requests come, `rate` a second on average; the first one at 0.
+    """Seconds `[count]` at which requests arrive, `rate` per second on average; the first at 0.
 
-    `poisson` has exponential gaps, `bursty` gamma-distributed ones with three times their spread.
+    `poisson` has exponential gaps, `bursty` gamma-distributed gaps with three times their spread.
 
     Raises:
-        ValueError: an unknown kind, or a rate or count that makes no sense.
+        ValueError: an unknown kind, or an invalid rate or count.
     """
     check_between("rate", rate, 1e-9)
     check_between("count", count, 1)
@@ -33,7 +33,7 @@ def arrivals(kind: str, rate: float, count: int, rng: np.random.Generator) -> np
 
 
 def recorded_arrivals(path: Path) -> np.ndarray:
-    """Seconds of requests from a text file, one number a line, in order.
+    """Arrival times in seconds from a text file, one number per line, in order.
 
     Raises:
         ValueError: there is no such file, or it holds anything else.

@@ -1,8 +1,8 @@
-"""The tabular Markov decision process of `control.baselines.markov`, solved on a recording.
+"""Solves the tabular Markov decision process of `control.baselines.markov` on a recording.
 
-Every outcome is recorded, so what going on after a drafted token is worth is a mean over rounds of
-what going on would have brought. Value iteration alternates with replays, as the tables decide
-which rounds are visited, and which drafts get as far as a given position.
+Every outcome is recorded, so the worth of drafting on after a token is the mean, over rounds, of
+what drafting on would have gained. Value iteration alternates with replays, because the tables
+decide which rounds are visited and which drafts reach a given position.
 """
 
 from dataclasses import dataclass, replace
@@ -16,31 +16,31 @@ from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import nearest_context, positions
 from adaspec_rl.replay.session import ReplaySession
 
-ITERATIONS = 40  # of what a class of acceptance is worth
-ROUNDS = 50_000  # at most, to iterate on
-UNREACHED = 1e-3  # weight of a round for each stop that would have kept it from getting this far
+ITERATIONS = 40  # of the worth of each class of acceptance
+ROUNDS = 50_000  # the most rounds to iterate on
+UNREACHED = 1e-3  # factor on a round's weight for each stop that would have ended its draft earlier
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What a policy did on all texts."""
+    """The rounds of a policy on all texts."""
 
     at: np.ndarray  # [R] position in the trace at which each round began
-    acceptance: np.ndarray  # [R], of late, before the round
-    speed: float  # tokens an autoregressive step
+    acceptance: np.ndarray  # [R], recent acceptance before the round
+    speed: float  # tokens per autoregressive step
 
 
 @dataclass(frozen=True, slots=True)
 class Visits:
-    """`R` rounds, with the outcome of every draft length 0 to `K`: `[R, K + 1]` but for two."""
+    """`R` rounds with the outcome of every draft length 0 to `K`: `[R, K + 1]` unless noted."""
 
     acceptance: np.ndarray  # [R] class
     entropy: np.ndarray  # [R, K] class of each drafted token
     tokens: np.ndarray
     blind: np.ndarray  # autoregressive steps
-    asked: np.ndarray  # likewise, with a look at the entropy of each token
+    asked: np.ndarray  # autoregressive steps, with a look at the entropy of each token
     later: np.ndarray  # class of acceptance after the round
-    goes_on: np.ndarray  # whether the text does
+    goes_on: np.ndarray  # whether the text continues
 
 
 def solve(
@@ -58,13 +58,13 @@ def solve(
     discount: float = 0.9,
     sweeps: int = 4,
 ) -> MarkovPolicy:
-    """The fastest tables found on these texts, no slower there than the best fixed length.
+    """The fastest tables found on these texts, at least as fast there as the best fixed length.
 
-    A round's reward is `tokens / lam - steps`; without `lam`, that is the best speed so far
+    The reward of a round is `tokens / lam - steps`; without `lam`, it is the best speed so far
     (Dinkelbach's method).
 
     Raises:
-        ValueError: arguments out of range, or a profile that lacks the drafts or the batch size.
+        ValueError: an argument is out of range, or the profile lacks the drafts or the batch size.
     """
     longest = min(max_length or trace.max_length, trace.max_length)
     check_between("drafter", drafter, 0, len(trace.drafters) - 1)
@@ -134,7 +134,7 @@ def _visits(
     edges: tuple[np.ndarray, np.ndarray],
     plain: MarkovPolicy,
 ) -> Visits:
-    """All rounds played so far, or an even selection of them."""
+    """All rounds played so far, or an evenly spaced selection of them."""
     trace, table = session.trace, session.trace.drafters[drafter]
     at = np.concatenate([item.at for item in played])
     stride = -(-len(at) // ROUNDS)
@@ -175,10 +175,10 @@ def _visits(
 def _iterate(
     visits: Visits, rate: float, stops: np.ndarray, discount: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Best length `[A]`, whether to ask on the way `[A]`, and stops `[A, K, E]`."""
+    """Best length `[A]`, whether to ask during the draft `[A]`, and stops `[A, K, E]`."""
     classes, longest, _ = stops.shape
     members = np.bincount(visits.acceptance, minlength=classes)
-    worth = np.zeros(classes)  # of a round's start
+    worth = np.zeros(classes)  # of the start of a round
     for _ in range(ITERATIONS):
         later = discount * np.where(visits.goes_on, worth[visits.later], 0.0)
         blind, asked = (
@@ -195,9 +195,10 @@ def _iterate(
 
 
 def _stops(visits: Visits, asked: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where to stop `[A, K, E]`, decided from the last token backwards, and the reward `[R]` then.
+    """Where to stop `[A, K, E]`, decided from the last token backwards, and the rewards `[R]`.
 
-    A draft's history is not part of the state: it counts by whether the stops `before` let it be.
+    A draft's history is not part of the state. Its weight depends on whether the stops `before`
+    would have allowed it.
     """
     classes, longest, entropies = before.shape
     cells = visits.acceptance[:, None] * entropies + visits.entropy  # [R, K]

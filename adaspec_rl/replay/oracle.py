@@ -1,4 +1,4 @@
-"""What could be had in hindsight: the best schedule, and the best fixed draft length."""
+"""The best results in hindsight: the best schedule, and the best fixed draft length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import Outcomes, nearest_context, outcomes, steps_of
 
-STATES = 1 << 22  # costs held at a time
+STATES = 1 << 22  # costs in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Schedule:
     """The best way through every text: the action at each position where it begins a round."""
 
     actions: tuple[Action, ...]
-    best: np.ndarray  # [M] index into `actions`; 0 at positions that are passed over
+    best: np.ndarray  # [M] index into `actions`; 0 at positions where no round begins
     steps: np.ndarray  # [N] cost of each whole text, in autoregressive steps
     tokens: np.ndarray  # [N]
 
     @property
     def speedup(self) -> float:
-        """Tokens an autoregressive step: the throughput over plain decoding's."""
+        """Tokens per autoregressive step: the throughput over that of plain decoding."""
         return float(self.tokens.sum() / self.steps.sum())
 
 
@@ -48,8 +48,8 @@ def oracle(
 ) -> Schedule:
     """The cheapest way through every text: a shortest path, solved from its end backwards.
 
-    Knows all outcomes in advance and pays for everything that a round costs, what its drafter has
-    to catch up on included: no controller that chooses among `actions` (the fallback first; by
+    It knows all outcomes in advance and pays for everything that a round costs, including what its
+    drafter has to catch up on. No controller that chooses among `actions` (the fallback first; by
     default every length with every drafter) takes fewer autoregressive steps.
     """
     found = outcomes(trace, actions or lengths_of(trace, max_length))
@@ -62,21 +62,21 @@ def oracle(
 
 
 def catch_up_steps(points: Sequence[RoundCosts]) -> np.ndarray:
-    """Autoregressive steps that a drafter takes to read a token it missed, `[contexts, D]`."""
+    """Autoregressive steps that a drafter needs to read a token it missed, `[contexts, D]`."""
     return np.array([np.divide(p.catch_up, p.autoregressive_step) for p in points])
 
 
 class _Reading:
-    """When each drafter is used next, which is when it reads what was committed without it.
+    """When each drafter is used next; it then reads the tokens committed without it.
 
-    Seen from the end of a text, a token that a drafter has not read costs what reading costs where
-    the drafter drafts next, and nothing if it never does. So besides the position, the cost of
-    the rest depends on this alone: a state is a digit for each drafter, 0 for never, else one more
-    than the number of the context at which it is used next.
+    Seen from the end of a text, an unread token costs what reading it costs where the drafter
+    drafts next, and nothing if the drafter never does. So the cost of the rest depends only on the
+    position and on this state. A state has a digit for each drafter: 0 for never, else one more
+    than the number of the context in which the drafter is used next.
     """
 
     def __init__(self, rises: np.ndarray, contexts: np.ndarray) -> None:
-        """`rises` `[C, D]`: steps to read a token; `contexts`: those of the `C` that occur."""
+        """`rises` `[C, D]`: steps to read a token; `contexts`: which of the `C` contexts occur."""
         self.digits = {int(context): digit for digit, context in enumerate(contexts, 1)}
         self.base = 1 + len(contexts)
         self.places = self.base ** np.arange(rises.shape[1])  # [D]
@@ -86,11 +86,11 @@ class _Reading:
         self.token = np.take_along_axis(costs, self.digit, axis=0).sum(axis=1)  # [S] of one token
 
     def others(self, drafters: Sequence[int]) -> np.ndarray:
-        """States `[S']` in which none of these is used again."""
+        """States `[S']` in which none of these drafters is used again."""
         return np.flatnonzero((self.digit[:, drafters] == 0).all(axis=1))
 
     def any_next(self, drafters: Sequence[int]) -> np.ndarray:
-        """Those states with every next use of these drafters, `[S', base ** drafters]`."""
+        """`others` with every next use of these drafters, `[S', base ** drafters]`."""
         nexts = np.indices((self.base,) * len(drafters)).reshape(len(drafters), -1)
         return self.others(drafters)[:, None] + self.places[list(drafters)] @ nexts
 
@@ -100,7 +100,7 @@ def shortest_path(
 ) -> Schedule:
     """The cheapest schedule of every text, given the cost `[A, M]` of each action.
 
-    `context` `[M]` is the number of each position's cost point.
+    `context` `[M]` is the index of each position's cost point.
     """
     starts = found.trace.starts
     counts = np.diff(starts)
@@ -115,7 +115,7 @@ def shortest_path(
 
 
 class _Path:
-    """The shortest paths of some texts: what the rest of each costs from every state."""
+    """The shortest paths of some texts: the cost of the rest of each, from every state."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Path:
     ) -> None:
         self.found, self.steps, self.context, self.reading = found, steps, context, reading
         self.starts, self.counts = starts, counts
-        # Who drafts in each round, as a number, and by that number the actions of such rounds.
+        # The set of drafters in each round, as a number, and the actions with each such set.
         crew = found.uses @ 2 ** np.arange(len(reading.places))
         self.crew = crew[found.work]  # [A, M]
         members = {int(code): found.works[n].drafters for n, code in enumerate(crew) if code}
@@ -145,10 +145,10 @@ class _Path:
             self._solve(index)
 
     def _solve(self, index: int) -> None:
-        """The position `index` of all texts that have it."""
+        """Solve position `index` of all texts that have it."""
         alive = np.flatnonzero(self.counts > index)
         at = self.starts[alive] + index
-        # A plain step; every drafter that is used later has one token more to read.
+        # A plain step; every drafter that is used later has one more token to read.
         self.ahead[alive, index] = (
             self.steps[0, at, None] + self.reading.token + self.ahead[alive, index + 1]
         )
@@ -164,7 +164,7 @@ class _Path:
         drafters: Sequence[int],
         actions: np.ndarray,
     ) -> None:
-        """Rounds in which these drafters draft, which then have read everything."""
+        """Consider rounds in which these drafters draft, after which they have read everything."""
         reading, at = self.reading, self.starts[alive] + index
         others, nexts = reading.others(drafters), reading.any_next(drafters)  # [S'], [S', N]
         emitted = self.found.emitted[actions][:, at].T.astype(np.int64)  # [alive, L]
@@ -186,8 +186,8 @@ class _Path:
         self.later[rows] = np.where(better, later, self.later[rows])
 
     def follow(self, prompts: np.ndarray, best: np.ndarray) -> np.ndarray:
-        """Write the chosen actions to `best` `[M]`; costs `[N]` of texts after such prompts."""
-        total = self.ahead[:, 0] + prompts[:, None] * self.reading.token  # nobody has read them
+        """Write the chosen actions to `best` `[M]`. Returns the costs `[N]`, prompts included."""
+        total = self.ahead[:, 0] + prompts[:, None] * self.reading.token  # no drafter has read them
         states = total.argmin(axis=1)
         for row, (start, count) in enumerate(zip(self.starts, self.counts)):
             index, state = 0, int(states[row])
@@ -202,7 +202,7 @@ class _Path:
 def fixed_steps(
     trace: Trace, actions: Sequence[Action], profile: CostProfile, *, batch_size: int = 1
 ) -> np.ndarray:
-    """Cost `[A, N]` of each text when one action is taken throughout, in autoregressive steps."""
+    """Cost `[A, N]` of each text if one action is used throughout, in autoregressive steps."""
     found = outcomes(trace, actions)
     steps = steps_of(found, profile, batch_size=batch_size)
     at = np.tile(trace.starts[:-1], (len(actions), 1))  # [A, N]
@@ -234,7 +234,7 @@ def best_fixed(
     max_length: int | None = None,
     batch_size: int = 1,
 ) -> tuple[Action, float]:
-    """The single action that is fastest on these very texts, and its speedup.
+    """The single action that is fastest on these same texts, and its speedup.
 
     `actions` are by default the fallback and every length with every drafter.
     """
@@ -245,7 +245,7 @@ def best_fixed(
 
 
 class OracleController:
-    """Plays a schedule: what a controller could do that knew the future. Recorded texts only."""
+    """Plays a schedule, as a controller that knew the future could. Recorded texts only."""
 
     name = "oracle"
     observes = None
@@ -260,7 +260,7 @@ class OracleController:
         """Find the schedule of a text.
 
         Raises:
-            ValueError: it was not recorded.
+            ValueError: the text was not recorded.
         """
         number = self._numbers.get((tuple(prompt), seed))
         if number is None:

@@ -1,4 +1,4 @@
-"""What every action would do at every recorded position, as tables."""
+"""Tables of what every action would do at every recorded position."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from adaspec_rl.replay.branches import (
 class Outcomes:
     """Rounds of `A` actions at `M` positions, before they are played.
 
-    What models do in them, apart from catching up, is one of `U` works, by number: 0 is a plain
-    step, and two actions have no other work in common.
+    The models' work in a round, apart from catching up, is one of `U` works, given by number.
+    Number 0 is a plain step; any other work belongs to a single action.
     """
 
     trace: Trace
@@ -39,7 +39,7 @@ class Outcomes:
     reached: np.ndarray  # [A, M] int16, see `Round.reached`
     work: np.ndarray  # [A, M] int32
     works: tuple[RoundWork, ...]  # [U]
-    first: np.ndarray  # [U] int64, tokens of the chain that signals are of
+    first: np.ndarray  # [U] int64, tokens of the chain that signals describe
     context: np.ndarray  # [M] int32, tokens before the round
 
     @property
@@ -61,7 +61,7 @@ class _Works:
     def numbers(
         self, parts: np.ndarray, first: np.ndarray, make: Callable[[list[int]], RoundWork]
     ) -> np.ndarray:
-        """Of rounds whose work `make` makes of a row of `parts` `[M, P]`: their numbers `[M]`."""
+        """Numbers `[M]` of the works that `make` makes from the rows of `parts` `[M, P]`."""
         codes = parts @ 256 ** np.arange(parts.shape[1])  # sorted many times faster than rows
         _, at, inverse = np.unique(codes, return_index=True, return_inverse=True)
         chosen = []
@@ -78,8 +78,7 @@ def outcomes(trace: Trace, actions: Sequence[Action]) -> Outcomes:
     """Tables of what `actions` do.
 
     Raises:
-        ValueError: an action asks for longer drafts, another drafter or trees that were not
-            recorded.
+        ValueError: an action needs longer drafts, another drafter or trees that were not recorded.
     """
     context, left, room = positions(trace)
     shape = (len(actions), len(left))
@@ -113,7 +112,7 @@ def outcomes(trace: Trace, actions: Sequence[Action]) -> Outcomes:
 def _branches(
     trace: Trace, action: Action, room: np.ndarray
 ) -> tuple[Branches, Callable[[list[int]], RoundWork]]:
-    """Rounds of an action that drafts, and what makes a work of a row of their `parts`."""
+    """Rounds of an action that drafts, and a function that makes the work from a row of `parts`."""
     if action.tree is not None:
         table = trace.drafters[action.drafter]
         shape = drafted_shape(table, action.tree)
@@ -125,10 +124,10 @@ def _branches(
 
 
 def check_action(trace: Trace, action: Action) -> None:
-    """Refuse what was not recorded.
+    """Refuse actions that were not recorded.
 
     Raises:
-        ValueError: longer drafts, another drafter, or trees that the trace does not have.
+        ValueError: the trace lacks the action's draft length, drafter or trees.
     """
     check_exact(action, "replay")
     if action.length > trace.max_length:
@@ -171,7 +170,7 @@ def positions(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def draft_lengths(
     tokens: np.ndarray, survival: np.ndarray, action: Action, room: np.ndarray
 ) -> np.ndarray:
-    """Tokens that `action` drafts at each position, `[M]`."""
+    """How many tokens `action` drafts at each position, `[M]`."""
     allowed = np.minimum(np.minimum(action.length, room), (tokens >= 0).sum(axis=1))
     if action.threshold == 0:
         return allowed
@@ -204,7 +203,7 @@ def recorded_forecasts(trace: Trace) -> np.ndarray | None:
 def work_steps(
     points: Sequence[RoundCosts], works: Sequence[RoundWork], policy: float
 ) -> np.ndarray:
-    """What works cost, in autoregressive steps at their own context: `[contexts, U]`.
+    """Costs of works, in autoregressive steps at the same context: `[contexts, U]`.
 
     `policy` seconds are added to every round.
     """
@@ -217,7 +216,7 @@ def work_steps(
 
 
 def nearest_context(points: Sequence[RoundCosts], context: np.ndarray) -> np.ndarray:
-    """Index of the point measured nearest to each context length."""
+    """Index of the measured point nearest to each context length."""
     known = np.array([point.context for point in points])
     return np.abs(context[:, None] - known).argmin(axis=1)
 

@@ -1,4 +1,4 @@
-"""Serving simulated in replay: requests come, wait for a row, and are decoded in batches."""
+"""Simulates serving in replay: requests arrive, wait for a row, and are decoded in batches."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from adaspec_rl.replay.batch_rows import BatchTables
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What became of `N` requests, and the work that they took."""
+    """What happened to `N` requests, and the work that they took."""
 
     arrived: np.ndarray  # [N] seconds
-    first: np.ndarray  # [N] when the first tokens were there
+    first: np.ndarray  # [N] when the first tokens were ready
     ended: np.ndarray  # [N]
     tokens: np.ndarray  # [N]
     rounds: int
@@ -27,7 +27,7 @@ class Served:
 
     @property
     def throughput(self) -> float:
-        """Tokens a second, from the first arrival to the last end."""
+        """Tokens per second, from the first arrival to the last end."""
         return float(self.tokens.sum() / (self.ended.max() - self.arrived[0]))
 
     @property
@@ -37,16 +37,16 @@ class Served:
 
     @property
     def per_token(self) -> np.ndarray:
-        """Seconds `[N]` of each token after the first ones; 0 where there were none."""
+        """Seconds `[N]` per token after the first ones; 0 if there were none."""
         return (self.ended - self.first) / np.maximum(self.tokens - 1, 1)
 
     def goodput(self, to_first: float, per_token: float) -> float:
-        """Requests a second that kept to both latencies."""
+        """Requests per second that met both latency limits."""
         kept = (self.to_first <= to_first) & (self.per_token <= per_token)
         return float(kept.sum() / (self.ended.max() - self.arrived[0]))
 
     def figures(self, to_first: float, per_token: float) -> dict[str, float]:
-        """By name, times in seconds; the arguments are the latencies that goodput asks for."""
+        """Results by name, times in seconds; the arguments are the latency limits of goodput."""
         found = {"tokens_per_second": self.throughput}
         for name, values in (("to_first", self.to_first), ("per_token", self.per_token)):
             for share in (50, 95, 99):
@@ -67,10 +67,10 @@ def serve(
     texts: np.ndarray,
     rows: int,
 ) -> Served:
-    """Decode recorded text `texts[n]` for the request that comes at `arrived[n]`, rising.
+    """Decode recorded text `texts[n]` for the request that arrives at `arrived[n]`, rising.
 
     Requests get rows in order, between rounds. Prompts of all new rows are read in one pass, which
-    delays everybody; their first tokens come with the next round.
+    delays all rows; their first tokens come with the next round.
     """
     batch = BatchReplay(tables, costs, controller, rows)
     count = len(arrived)
@@ -107,6 +107,6 @@ def serve(
 
 
 def _prefill(costs: BatchCosts, prompts: np.ndarray) -> float:
-    """Seconds of one pass over prompts of these lengths, whose tokens see half of them each."""
+    """Seconds of one pass over prompts of these lengths; a token sees half on average."""
     rows, tokens = np.array(float(len(prompts))), np.array(float(prompts.sum()))
     return float(costs.target(rows, tokens, np.array(prompts.mean() / 2)))

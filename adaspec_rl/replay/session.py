@@ -1,4 +1,4 @@
-"""A session that replays a trace: the same rounds as decoding, at the cost of a table lookup."""
+"""A session that replays a trace: the same rounds as in decoding, for a table lookup each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from adaspec_rl.replay.outcomes import check_action, recorded_forecasts
 
 
 class ReplaySession:
-    """Plays recorded texts. `Round.seconds` is what the cost profile says."""
+    """Plays recorded texts. `Round.seconds` comes from the cost profile."""
 
     def __init__(self, trace: Trace, profile: CostProfile, *, batch_size: int = 1) -> None:
         self.trace, self.profile, self.batch_size = trace, profile, batch_size
@@ -48,7 +48,7 @@ class ReplaySession:
         return list(self._tokens[: self._made])
 
     def start(self, prompt: Sequence[int], seed: int = 0, signals: bool = True) -> None:
-        """Begin a recorded text. A seed that was not recorded stands for one that was.
+        """Start a recorded text. An unknown seed stands for one that was recorded.
 
         Raises:
             ValueError: the prompt was not recorded.
@@ -139,7 +139,7 @@ class ReplaySession:
         return expected, first
 
     def _play(self, action: Action, at: int, room: int) -> "_Played":
-        """What `action` does at position `at` of the trace, with room for so many tokens."""
+        """What `action` does at position `at` of the trace, with room for `room` tokens."""
         if not action.length:
             return _NOTHING
         if not action.branches:
@@ -171,7 +171,7 @@ class ReplaySession:
         )
 
     def _drafted(self, action: Action, drafter: int, at: int, room: int) -> int:
-        """Tokens of the chain that `action` has a drafter draft at position `at` of the trace."""
+        """Length of the chain that a drafter drafts for `action` at position `at` of the trace."""
         drafts = self._drafts[drafter]
         allowed = min(action.length, room, drafts.longest[at])
         if not action.stops:
@@ -191,7 +191,7 @@ class ReplaySession:
         return allowed
 
     def _costs(self, context: int) -> RoundCosts:
-        """`CostProfile.at`, remembered."""
+        """`CostProfile.at`, with a cache."""
         found = self._known_costs.get(context)
         if found is None:
             found = self._known_costs[context] = self.profile.at(context, self.batch_size)
@@ -204,8 +204,8 @@ class _Played:
 
     work: RoundWork
     accepted: int
-    at_leaf: bool  # of a tree
-    first: int  # tokens of the chain that signals are of
+    at_leaf: bool  # whether a tree's accepted path ends at a leaf
+    first: int  # tokens of the chain that signals describe
     levels: tuple[tuple[int, ...], ...] = ()  # see `Round.levels`
 
 
@@ -214,10 +214,10 @@ _NOTHING = _Played(PLAIN_STEP, 0, False, 0)
 
 @dataclass(frozen=True, slots=True)
 class _Drafts:
-    """A `DraftTable` as lists, in which a single position is found faster than in arrays."""
+    """A `DraftTable` as lists, where single positions are read faster than in arrays."""
 
     accepted: list[int]  # [M]
-    longest: list[int]  # [M] tokens that the drafter's context had room for
+    longest: list[int]  # [M] tokens that the drafter drafted at most
     probability: list[list[float]]  # [M][K]
     entropy: list[list[float]]
     survival: list[list[float]]

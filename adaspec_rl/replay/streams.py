@@ -1,6 +1,6 @@
-"""Hundreds of replayed texts side by side, in NumPy: a round of all of them in half a millisecond.
+"""Hundreds of replayed texts side by side, in NumPy: a round of all takes half a millisecond.
 
-Every table is laid out so that a step gathers one row from it for each stream.
+Every table is laid out so that a step reads one row of it for each stream.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,12 +30,12 @@ class StreamRounds:
     accepted: np.ndarray
     emitted: np.ndarray
     steps: np.ndarray  # cost, in autoregressive steps
-    owed: np.ndarray  # how much more its drafters now have to catch up on, likewise
+    owed: np.ndarray  # growth of what the drafters have yet to read, in autoregressive steps
     finished: np.ndarray  # bool: the text ended
 
 
 class ReplayTables:
-    """What streams look up; made once, shared by any number of them."""
+    """The tables that streams read; made once, and shared by any number of streams."""
 
     def __init__(self, trace: Trace, actions: Sequence[Action]) -> None:
         found = outcomes(trace, actions)
@@ -54,11 +54,11 @@ class ReplayTables:
         recorded = recorded_forecasts(trace)
         ahead = np.zeros((self.positions, 2)) if recorded is None else recorded
         self.forecast_at_start = ahead[trace.starts[:-1]]  # [N, 2]
-        after = np.roll(ahead, -1, axis=0)  # what is forecast once a token has been emitted
+        after = np.roll(ahead, -1, axis=0)  # the forecast after a token has been emitted
         after[trace.starts[1:] - 1] = 0.0
         entropy = np.concatenate([text.target_entropy for text in trace.texts])
         top = np.concatenate([text.target_top_probability for text in trace.texts])
-        # [M, 8], by the last emitted token.
+        # [M, 8], indexed by the last emitted token.
         self.after = np.column_stack([entropy, top, said, after]).astype(np.float32)
         tables = [
             np.stack(
@@ -93,7 +93,7 @@ class ReplayStreams:
         policy: Sequence[float],
         streams: int,
     ) -> None:
-        """`profiles` are `P` lists of costs by context, `policy` the seconds of a decision."""
+        """`profiles` are `P` lists of costs by context; `policy`, the seconds of a decision."""
         self.tables, self.spec, self.streams = tables, spec, streams
         starts = tables.trace.starts
         self._starts, self._ends = starts[:-1], starts[1:]
@@ -101,7 +101,7 @@ class ReplayStreams:
         self.contexts = len(profiles[0])
         self._costs = np.stack(costs).reshape(-1)  # [P * C * U]
         self.drafters = len(tables.trace.drafters)
-        # What a token that a drafter has not read takes, in autoregressive steps, [P * C, D].
+        # The cost of reading one unread token, in autoregressive steps, [P * C, D].
         self._rises = np.array(
             [[np.divide(p.catch_up, p.autoregressive_step) for p in points] for points in profiles]
         ).reshape(-1, self.drafters)
@@ -133,7 +133,7 @@ class ReplayStreams:
     def start(
         self, rows: np.ndarray | slice, texts: np.ndarray, profiles: np.ndarray | int = 0
     ) -> None:
-        """Begin text `texts` `[rows]` in each of `rows`, at the cost of `profiles` `[rows]`."""
+        """Start text `texts` `[rows]` in each of `rows`, with the costs of `profiles` `[rows]`."""
         self.text[rows] = texts
         self.profile[rows] = profiles
         self.at[rows] = self._starts[texts]
@@ -147,7 +147,7 @@ class ReplayStreams:
     def step(self, actions: np.ndarray) -> StreamRounds:
         """Play one round of action number `actions` `[B]` in every stream.
 
-        Streams whose text has ended repeat its last round; don't count it.
+        A stream whose text has ended repeats its last round, which must not be counted.
         """
         t, at = self.tables, self.at
         place = actions * t.positions + at
@@ -180,7 +180,7 @@ class ReplayStreams:
         return StreamRounds(actions, drafted, accepted, emitted, steps, owed, finished)
 
     def _signals(self, drafter: np.ndarray, at: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """Of chains of `first` `[B]` tokens, `[B, 5]`; zeros where there is none."""
+        """The signals of chains of `first` `[B]` tokens, `[B, 5]`; zeros if there is no chain."""
         t = self.tables
         if not len(t.drafts):
             return np.zeros((len(at), 5))
@@ -195,9 +195,9 @@ class ReplayStreams:
         """Steps `[B]` that drafters take to read what was committed without them.
 
         Args:
-            uses: those that draft, `[B, D]`: they read what they are told.
+            uses: the drafters that draft, `[B, D]`; they read everything before the round.
 
-        Returns: what they take now, and by how much what is left to read has grown.
+        Returns: the steps taken now, and the growth of the steps that are left for later.
         """
         rises = self._rises[row]  # [B, D]
         paid = (self._unread * rises * uses).sum(axis=1)
@@ -208,7 +208,7 @@ class ReplayStreams:
     def every_outcome(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens emitted and steps taken if each action were played now, `[B, A]` both.
 
-        What drafters have to read is put down to the rounds that leave it unread.
+        The steps to read a token are charged to the round that leaves it unread.
         """
         t = self.tables
         place = np.arange(len(t.actions)) * t.positions + self.at[:, None]  # [B, A]
@@ -226,7 +226,7 @@ class ReplayStreams:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A policy's sums over whole texts, `[N]` each."""
+    """A policy's totals over whole texts, `[N]` each."""
 
     tokens: np.ndarray
     steps: np.ndarray  # in autoregressive steps
@@ -235,7 +235,7 @@ class Totals:
 
     @property
     def speedup(self) -> float:
-        """Throughput over plain decoding's: a ratio of sums."""
+        """Throughput over that of plain decoding, as a ratio of sums."""
         return float(self.tokens.sum() / self.steps.sum())
 
 

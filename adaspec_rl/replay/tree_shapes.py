@@ -1,8 +1,9 @@
-"""The best token trees of each size, by a dynamic programme over what a recording shows.
+"""The best token trees of each size, by dynamic programming over a recording.
 
-As in Sequoia (arXiv:2402.12374), whether the text goes on with a choice is taken to depend on its
-depth and rank alone, but for one thing: where all choices before were first ones, later ones are
-more often right. A tree's worth is the sum over its nodes of the chance that the text gets there.
+As in Sequoia (arXiv:2402.12374), the chance that the text continues with a choice is assumed to
+depend only on the choice's depth and rank, with one exception: after first choices only, later
+choices are right more often. A tree's worth is the sum over its nodes of the chance that the text
+reaches the node.
 """
 
 from collections.abc import Sequence
@@ -17,21 +18,21 @@ from adaspec_rl.recording.trace import DraftTable, Trace
 from adaspec_rl.replay.branches import drafted_shape, tree_work
 
 BUDGETS = (2, 4, 8, 16, 32, 64)  # nodes
-DEPTHS = (1, 2, 3, 4, 5, 6, 8)  # levels of trees that are tried, beside the most recorded
-RANKS = 64  # choices of one node that are told apart
-USUAL = 8  # ranks of the choices on a path that is likely to be in a tree
+DEPTHS = (1, 2, 3, 4, 5, 6, 8)  # levels of the trees that are tried, besides the most recorded
+RANKS = 64  # choices of one node that are distinguished
+USUAL = 8  # ranks of choices on paths that are likely to be in a tree
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Chances that the text goes on with a node's choice of each rank, by the choice's depth."""
+    """Chances that the text continues with a node's choice of each rank, by the choice's depth."""
 
-    first: np.ndarray  # [K, R] where all before were first choices
+    first: np.ndarray  # [K, R] after first choices only
     other: np.ndarray  # [K, R] elsewhere
 
     @classmethod
     def of(cls, ranks: np.ndarray) -> "Acceptance":
-        """As recorded: `ranks` `[M, K]`, see `recording.ranks`."""
+        """The chances in a recording: `ranks` `[M, K]`, see `recording.ranks`."""
         depth = ranks.shape[1]
         first, other = np.zeros((depth, RANKS)), np.zeros((depth, RANKS))
         on_spine, on_path = np.ones((2, len(ranks)), dtype=bool)
@@ -44,7 +45,7 @@ class Acceptance:
         return cls(first, other)
 
     def worth(self, shape: TreeShape) -> float:
-        """Tokens of a tree that are accepted on average."""
+        """The average number of accepted tokens of a tree."""
         chances, spine = [1.0], [True]  # by node; the root comes last
         for parent, rank, depth in zip(shape.parents, shape.ranks, shape.depths):
             table = self.first if spine[parent] else self.other
@@ -59,26 +60,26 @@ def _shares(column: np.ndarray) -> np.ndarray:
 
 
 def best_trees(acceptance: Acceptance, sizes: Sequence[int], depth: int) -> list[TreeShape]:
-    """Of at most so many nodes each and so many levels, the trees that are worth most."""
+    """For each size, the most valuable tree with at most that many nodes and `depth` levels."""
     solved = _Solved(acceptance, max(sizes), depth)
     return [solved.tree(nodes) for nodes in sizes]
 
 
 class _Solved:
-    """What subtrees of every size are worth, solved from the deepest level upwards."""
+    """The worth of subtrees of every size, solved from the deepest level upwards."""
 
     def __init__(self, acceptance: Acceptance, most: int, depth: int) -> None:
         self._chances = (acceptance.other[:depth], acceptance.first[:depth])
         self._most, self._depth = most, depth
-        # By depth and whether all before were first choices: nodes that the child of each rank
-        # gets, with its own subtree, where this one and those of later ranks have `n`: [R, n].
+        # By depth and whether all before were first choices: `[R, n]`, how many nodes the child of
+        # each rank gets, its subtree included, if this child and those of later ranks have `n`.
         self._given: dict[tuple[int, int], np.ndarray] = {}
         below = np.zeros((2, most + 1))  # [2, n], the worth of the subtrees after a node
         for level in range(depth - 1, -1, -1):
             below = np.stack([self._children(level, spine, below) for spine in (0, 1)])
 
     def _children(self, level: int, spine: int, below: np.ndarray) -> np.ndarray:
-        """Worth `[n]` of the best `n` nodes after one, those at depth `level` and deeper."""
+        """Worth `[n]` of the best `n` nodes below a node, at depth `level` and deeper."""
         chances, sizes = self._chances[spine][level], np.arange(self._most + 1)
         given = np.zeros((RANKS, self._most + 1), dtype=np.int64)
         later = np.zeros(self._most + 1)
@@ -94,7 +95,7 @@ class _Solved:
         return later
 
     def tree(self, nodes: int) -> TreeShape:
-        """The best tree of at most `nodes` nodes, in order of depth; at least the first choice."""
+        """The best tree of at most `nodes` nodes, in order of depth; never empty."""
         found: list[tuple[int, int]] = []
         level = [(-1, nodes, 1)]  # parent, nodes below it, whether all before were first choices
         for depth in range(self._depth):
@@ -114,11 +115,11 @@ class _Solved:
 def tree_family(
     table: DraftTable, drafter: int, costs: RoundCosts, budgets: Sequence[int] = BUDGETS
 ) -> list[TreeShape]:
-    """For each number of nodes the tree of the depth at which a drafter's rounds are fastest.
+    """For each number of nodes, the tree whose depth makes a drafter's rounds fastest.
 
-    A shape that several budgets share is there once. Sizes whose rounds are slower than plain
-    decoding, on average over all positions, are left out: nothing can be learned from them but
-    what they cost.
+    A shape that several budgets share is listed once. Sizes whose rounds are slower than plain
+    decoding, on average over all positions, are left out: all that could be learned from them is
+    their cost.
     """
     assert table.ranks is not None
     acceptance = Acceptance.of(table.ranks)
