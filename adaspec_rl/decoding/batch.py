@@ -73,6 +73,7 @@ class Batch:
         Args:
             survival: for each drafter, an estimate of the chance that its tokens are accepted.
             signals: whether rounds report signals, which take time to compute.
+
         Raises:
             ValueError: the target, a drafter or the rule decodes only one text at a time, or `rows`
                 is below 1.

@@ -95,8 +95,8 @@ def gumbel(
     """Gumbel noise `[len(positions), vocab_size]` float32; positions from 0 to 2^32 - 1.
 
     Token t at position p uses word t % 4 of Philox4x32-10 with counter (t // 4, p, 0, 0) and key
-    `seed`. The word's highest 31 bits are rounded to a float32, which has 24. The noise is at most
-    22.2 and at least -3.1, and within 2e-6 of the exact value for these bits.
+    `seed`. The word's highest 31 bits are rounded to a float32, whose mantissa has 24 bits. The
+    noise is at most 22.2 and at least -3.1, and within 2e-6 of the exact value for these bits.
     """
     if device.type != "cpu":
         return gumbel_of(words(seed, positions, vocab_size, device))

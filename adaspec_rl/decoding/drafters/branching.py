@@ -21,7 +21,7 @@ class Choices(Protocol):
     def after(
         self, nodes: Sequence[int], tokens: Sequence[int], parents: Sequence[int], most: list[int]
     ) -> list[list[int]]:
-        """The best next tokens after each of `nodes`, best first; at most `most[n]` for node n.
+        """The best next tokens after each node, best first: at most `most[i]` after `nodes[i]`.
 
         `nodes` is one level of the tree given by `tokens` and `parents`, in ascending order. The
         first call asks about node -1, the last committed token.
