@@ -16,7 +16,7 @@ class DraftTable:
     """One drafter's drafts at all `M` positions, up to `K` tokens each."""
 
     name: str
-    tokens: np.ndarray  # [M, K] int32; -1 where the drafter's context was full
+    tokens: np.ndarray  # [M, K] int32; -1 where it has no more to say
     accepted: np.ndarray  # [M] int32, leading tokens that are the text's own
     signals: np.ndarray  # [M, K, 4] float32, in the order of `decoding.signals.SIGNALS`
     survival: np.ndarray  # [M, K] float32, estimated chance that all up to this token survive

@@ -114,7 +114,7 @@ class ReplayStreams:
         self.text = np.zeros(streams, dtype=np.int64)
         self.at = np.zeros(streams, dtype=np.int64)  # [B] position in the trace
         self.end = np.zeros(streams, dtype=np.int64)
-        self._unread = np.zeros((streams, self.drafters))  # see `cost_profile.Unread`
+        self._unread = np.zeros((streams, self.drafters))  # see `costs.profile.Unread`
 
     @classmethod
     def of(
