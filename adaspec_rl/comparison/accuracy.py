@@ -1,4 +1,4 @@
-"""What lossy verification costs: answers, and the distance of its texts from the target's."""
+"""What lossy verification costs: wrong answers, and texts that differ from the target's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,30 +23,30 @@ class Task(Protocol):
         ...
 
     def answer_in(self, text: str) -> tuple[str, ...] | None:
-        """What the text written after the prompt answers; None: nothing."""
+        """The answer in the text written after the prompt; None: there is none."""
         ...
 
     def solved_by(self, text: str) -> bool:
-        """Whether that is right."""
+        """Whether the text's answer is right."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one method's texts are worth; all intervals are of 95% over the problems."""
+    """The quality of a method's texts; all intervals are 95%, over the problems."""
 
     accuracy: float  # share of problems solved
     accuracy_ci95: tuple[float, float]
-    accuracy_change: float  # against plain decoding, problem by problem
+    accuracy_change: float  # difference from plain decoding, problem by problem
     accuracy_change_ci95: tuple[float, float]
-    same_answer: float  # share of texts whose answer, right or wrong, is plain decoding's
+    same_answer: float  # share of texts with plain decoding's answer, right or wrong
     same_answer_ci95: tuple[float, float]
-    distance: float  # mean total variation from the target, a token
-    identical: float  # share of texts that are plain decoding's, token for token
-    # Of the texts by the target's own distribution, nats a token, each problem counted once.
+    distance: float  # mean total variation from the target per token
+    identical: float  # share of texts equal to plain decoding's, token for token
+    # Of the texts under the target's own distribution, in nats per token, averaged over problems.
     log_likelihood: float
     log_likelihood_ci95: tuple[float, float]
-    log_likelihood_change: float  # against plain decoding's texts
+    log_likelihood_change: float  # difference from plain decoding's texts
     log_likelihood_change_ci95: tuple[float, float]
 
 
@@ -63,10 +63,10 @@ class Written:
 
 @torch.inference_mode()
 def log_likelihood(target: LanguageModel, prompt: Sequence[int], tokens: Sequence[int]) -> float:
-    """How likely the target is to write `tokens` after `prompt`, untempered, in nats.
+    """The target's log-likelihood of `tokens` after `prompt` at temperature 1, in nats.
 
     Raises:
-        ValueError: the prompt is empty, or the text longer than the target's context.
+        ValueError: the prompt is empty, or the text is longer than the target's context.
     """
     if not len(prompt):
         raise ValueError("the prompt is empty: expected at least 1 token")
@@ -86,10 +86,10 @@ def price(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Price:
-    """What a method's texts lose against plain decoding's of the same problems, by their ids.
+    """Compare a method's texts with plain decoding's of the same problems, both by problem id.
 
     Raises:
-        ValueError: there are no problems, or not the same.
+        ValueError: there are no problems, or the two have different ones.
     """
     if not own or own.keys() != plain.keys():
         raise ValueError(f"expected the same problems, 1 or more, got {len(own)} and {len(plain)}")
@@ -121,9 +121,9 @@ def _mean(text: Written) -> float:
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points that no other is above in both coordinates, by the first one.
+    """Names of the points on the Pareto front, in the order of their first coordinate.
 
-    A point is left out where another is at least as high in both, and higher in one.
+    A point is left out if another point is at least as high in both coordinates and higher in one.
     """
     front = [
         name

@@ -1,4 +1,4 @@
-"""Answers to problems: texts that end with the round in which the answer is there."""
+"""Answers to problems: each text ends with the round that completes its answer."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,13 +11,13 @@ from adaspec_rl.decoding.text import DecodingRules
 from adaspec_rl.decoding.verification import Rule
 from adaspec_rl.pairs.pair import Pair
 
-TAIL = 48  # tokens, in which the end of an answer is looked for
+TAIL = 48  # last tokens of a text that are searched for the end of an answer
 Ended = Callable[[str], bool]  # whether a text's last part ends its answer
-Progress = Callable[[int], None]  # told how many texts are there
+Progress = Callable[[int], None]  # called with the number of finished texts
 
 
 def answered(tail: str) -> bool:
-    """Whether a word problem's text is complete: the line that answers has come to its end."""
+    """Whether a word problem's text is complete: its answer line has ended."""
     _, begun, rest = tail.partition("Answer:")
     return bool(begun) and "\n" in rest
 
@@ -33,10 +33,10 @@ def write_answers(
     ended: Ended = answered,
     progress: Progress = lambda done: None,
 ) -> list[tuple[list[int], float]]:
-    """The greedy text after each prompt and its distance from the target, the sum over its tokens.
+    """The greedy text after each prompt, and its distance from the target summed over its tokens.
 
-    The first drafter drafts `length` tokens a round, 0 for plain decoding. `rows` texts are decoded
-    side by side, which a judge cannot do.
+    The first drafter drafts `length` tokens a round; 0 is plain decoding. `rows` texts are decoded
+    side by side, which the judge rule does not support.
     """
     action = Action(length) if length else FALLBACK
     rules = DecodingRules(frozenset(pair.eos_ids), max_new_tokens, Sampling(), rule)
@@ -72,7 +72,7 @@ def write_one_by_one(
     ended: Ended = answered,
     progress: Progress = lambda done: None,
 ) -> list[tuple[list[int], float]]:
-    """The same under a controller, which observes nothing."""
+    """Like `write_answers`, one text at a time, with a controller that observes nothing."""
     assert controller.observes is None
     session = pair.session(max_new_tokens=max_new_tokens, sampling=Sampling())
     found = []
@@ -98,7 +98,7 @@ def judge_answers(
     texts: Sequence[tuple[list[int], float]],
     likely: dict[tuple[int, ...], float],
 ) -> dict[str, Written]:
-    """What was written, by task; `likely` remembers log-likelihoods by prompt and text."""
+    """The judged texts by task; `likely` caches log-likelihoods by prompt and text."""
     found = {}
     for task, prompt, (tokens, distance) in zip(tasks, prompts, texts):
         key = (len(prompt), *prompt, *tokens)

@@ -1,4 +1,4 @@
-"""Batch controllers that are compared: tuned, or trained, on recorded texts."""
+"""The compared batch controllers, tuned or trained on recorded texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-TUNED = (1, 8, 64, 256)  # loads at which settings are chosen; others take the next lower's
+TUNED = (1, 8, 64, 256)  # loads at which settings are tuned; other loads use the next lower one's
 AGENT = AgentConfig(
     "hindsight",
     total_steps=60_000,
@@ -36,15 +36,15 @@ AGENT = AgentConfig(
     hidden=[32, 32],
 )
 THRESHOLDS = (0.5, 0.8)
-FACTORS = ((1.0, 1.0), (0.25, 0.75), (1.0, 1.5))  # on the prices of reading, drafting
-LIVE_GROUPS = ("history", "drafters", "context", "lookup")  # what costs a batch little to observe
+FACTORS = ((1.0, 1.0), (0.25, 0.75), (1.0, 1.5))  # on the prices of verifying, drafting
+LIVE_GROUPS = ("history", "drafters", "context", "lookup")  # features that are cheap for a batch
 LEARNED = "guarded_learned"
 
 Make = Callable[[], BatchController]
 
 
 def order_of(trace: Trace, rows: int, texts: int, seed: int) -> list[int]:
-    """Numbers of texts, shuffled, at least `texts` of them and two for each row."""
+    """Shuffled numbers of texts: at least `texts` of them, and at least two per row."""
     rng = np.random.default_rng(seed)
     count = len(trace.texts)
     passes = -(-max(texts, 2 * rows) // count)
@@ -55,14 +55,14 @@ def order_of(trace: Trace, rows: int, texts: int, seed: int) -> list[int]:
 def best(
     makes: Mapping[Any, Make], tables: BatchTables, costs: BatchCosts, rows: int, texts: int
 ) -> Any:
-    """The key of what decodes the training texts fastest."""
+    """The key of the controller that decodes the training texts fastest."""
     order = order_of(tables.trace, rows, texts, 1)
     rates = {k: replay(tables, costs, make(), order, rows).throughput for k, make in makes.items()}
     return max(rates, key=lambda key: rates[key])
 
 
 def candidates(depth: int, drafters: int) -> list[Action]:
-    """What rows may be told to draft: lengths, or as far as a threshold lets them."""
+    """The actions that rows may take: fixed lengths, and full lengths with a threshold."""
     lengths = [Action(n, d) for d in range(drafters) for n in (2, 5) if n <= depth]
     return lengths + [Action(depth, d, t) for d in range(drafters) for t in THRESHOLDS]
 
@@ -78,10 +78,10 @@ def contestants(
     tuned: Sequence[int] = TUNED,
     looking: Callable[[BatchController], tuple[float, float]] | None = None,
 ) -> dict[str, Callable[[int], BatchController]]:
-    """Every controller, given the load, tuned or trained on the texts of `tables`.
+    """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
     Args:
-        looking: measures what a look takes, once and for each row; None: `costs` says it.
+        looking: measures the seconds of an observation, once and per row; None: from `costs`.
     """
     trace = tables.trace
     depth, drafters = trace.max_length, len(trace.drafters)

@@ -1,4 +1,4 @@
-"""Every method on every prompt, interleaved: the only way that this project compares speeds."""
+"""Runs every method on every prompt, interleaved, so that their speeds are comparable."""
 
 import copy
 import gc
@@ -21,18 +21,18 @@ class Record:
     prompt: str
     domain: str
     generation: Generation
-    decisions: tuple[str, ...] = ()  # what each round was told, for people
+    decisions: tuple[str, ...] = ()  # each round's decision, in words
     memory: MemoryUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileTime:
-    """Counts a replayed generation's time as its cost profile says, not as the clock ran."""
+    """Counts a replayed generation's time by its cost profile, not by the clock."""
 
     policy: float  # seconds that observing and deciding adds to a round of a learned policy
 
     def __call__(self, controller: Controller, made: Generation) -> Generation:
-        """`made`, its seconds replaced."""
+        """`made` with its seconds replaced."""
         deciding = self.policy * len(made.rounds) if controller.observes else 0.0
         seconds = sum(played.seconds for played in made.rounds)
         return replace(made, seconds=seconds + deciding, controller_seconds=deciding)
@@ -52,17 +52,17 @@ def run_benchmark(
     on_prompt: Callable[[Sequence[Record]], None] = lambda records: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Record]:
-    """Generate with every controller, prompt by prompt, the order rotating by one each time.
+    """Generate with every controller, prompt by prompt; their order rotates by one each time.
 
-    The first `warmup` prompts are played once in advance, uncounted; garbage collection is held
+    The first `warmup` prompts are played once in advance and not counted. Garbage collection is off
     while a generation is timed. All methods share a prompt's seed.
 
     Args:
-        time: how replayed generations are timed; None: by the clock.
-        memory: measures what each generation takes; None: nothing does.
-        done: records of the first prompts, from an interrupted run: not played again, but shown to
-            the controllers, which may learn as they go.
-        on_prompt: told the records of each prompt as soon as all methods have played it.
+        time: replaces the seconds of replayed generations; None: by the clock.
+        memory: measures each generation's memory; None: it is not measured.
+        done: records of the first prompts from an interrupted run; these prompts are not played
+            again but shown to the controllers, which may learn from them.
+        on_prompt: called with a prompt's records as soon as all methods have played it.
     """
     names = [controller.name for controller in controllers]
     if len(set(names)) != len(names):
@@ -70,7 +70,7 @@ def run_benchmark(
     if not prompts:
         raise ValueError("there are no held-out prompts to compare on: expected at least 1")
     for number, item in enumerate(prompts[: warmup if len(done) < len(prompts) else 0]):
-        for controller in copy.deepcopy(list(controllers)):  # what they learn here is forgotten
+        for controller in copy.deepcopy(list(controllers)):  # so that they forget what they learn
             generate(session, controller, item.ids, cost=cost, seed=seed + number)
     records = []
     for number, item in enumerate(prompts):
@@ -106,7 +106,7 @@ def run_benchmark(
 def _relive(
     controller: Controller, item: EncodedPrompt, made: Generation, cost: CostFeatures, seed: int
 ) -> None:
-    """Bring a controller to where it was after `made`."""
+    """Bring a controller to its state after `made`."""
     spec = controller.observes
     observer = StreamObserver(Observer(spec, cost)) if spec else None
     controller.reset(item.ids, seed)

@@ -1,8 +1,8 @@
 """Programs judged by their tests (MBPP, arXiv:2108.07732), in a process of their own.
 
-The process has little memory and time, an empty folder that is gone afterwards, no environment, and
-may write no files and start no further processes. That stops accidents, not attacks: so it is off
-unless it is asked for, and no place for texts that somebody else controls.
+The process has little memory and time, no environment variables and an empty temporary folder. It
+may neither write files nor start further processes. These limits stop accidents, not attacks:
+running programs is off by default, and unsuitable for texts that somebody else controls.
 """
 
 import re
@@ -17,7 +17,7 @@ from pathlib import Path
 from adaspec_rl.data.json_lines import read_objects
 
 SECONDS, MEBIBYTES = 5.0, 512
-# Set by the process itself, before it comes to the program.
+# The process sets these limits itself before it runs the program.
 _LIMITS = """\
 import resource
 for _name, _limit in [
@@ -48,7 +48,7 @@ class CodeProblem:
             )
 
     def answer_in(self, text: str) -> tuple[str, ...] | None:
-        """`passed` or `failed`; None where there is no program."""
+        """`passed` or `failed`; None if the text holds no program."""
         program = program_in(text)
         if program is None:
             return None
@@ -60,11 +60,11 @@ class CodeProblem:
 
 
 def code_problems(path: Path, *, allowed: bool = False) -> list[CodeProblem]:
-    """Those of a file of MBPP's kind: objects with a `text` or `prompt`, and a `test_list`.
+    """The problems of a file like MBPP's: objects with a `text` or `prompt`, and a `test_list`.
 
     Raises:
-        ValueError: they are not `allowed` to run, no such file, or a line that is not such an
-            object.
+        ValueError: programs are not `allowed` to run, there is no such file, or a line is not such
+            an object.
     """
     problems = []
     for number, row in read_objects(path):
@@ -80,7 +80,7 @@ def code_problems(path: Path, *, allowed: bool = False) -> list[CodeProblem]:
 
 
 def program_in(text: str) -> str | None:
-    """The first fenced block, else all from the first definition or import on."""
+    """The first fenced block, else everything from the first definition or import on."""
     fenced = _FENCE.search(text)
     if fenced:
         return fenced[1]
@@ -95,8 +95,8 @@ def passes(
     seconds: float = SECONDS,
     mebibytes: int = MEBIBYTES,
 ) -> bool:
-    """Whether `program` runs and passes all `tests` in time and memory."""
-    done = secrets.token_hex(8)  # a program that ends early does not say it
+    """Whether `program` passes all `tests` within the limits of time and memory."""
+    done = secrets.token_hex(8)  # a program that ends early does not print it
     limits = _LIMITS.format(seconds=int(seconds) + 1, bytes=mebibytes * 2**20)
     source = "\n".join([limits, program, *tests, f"print({done!r})"])
     with tempfile.TemporaryDirectory() as folder:

@@ -54,7 +54,7 @@ class Comparison:
     figures: ComparisonFigures
     shown: list[Example]
     bundle: PolicyBundle | None  # the policy that took part
-    profile: CostProfile | None  # what methods were tuned or replayed with
+    profile: CostProfile | None  # costs that methods were tuned or replayed with
 
 
 def compare(
@@ -69,8 +69,8 @@ def compare(
 ) -> Comparison:
     """Run every method on the held-out prompts, interleaved, and print the table.
 
-    Goes on where it was if `folder` holds a part of this very comparison. `rivals` are other
-    policies that take part under these names.
+    If `folder` holds a part of this very comparison, it is continued. `rivals` are other policies,
+    by the names under which they take part.
     """
     sampling = sampling_from(config.env)
     prompts, selection = compared_prompts(config, pair, folder, console)
@@ -84,7 +84,7 @@ def compare(
         measured=folder / f"cost_profile-t{sampling.temperature:g}.json",
         rivals=rivals or {},
     )
-    # Refuses before files are made.
+    # This refuses before any file is written.
     session, timing = _session(config, pair, prompts, entered, console, mode)
     journal = Journal(
         folder / generations_file(mode, f"{sampling.temperature:g}"),
@@ -161,7 +161,7 @@ def _settings(
     mode: str,
     rivals: Mapping[str, PolicyBundle],
 ) -> dict[str, object]:
-    """What generations depend on: those of other settings are not gone on with."""
+    """The settings that generations depend on; a comparison with other settings is not resumed."""
     bench = entered.bench
     return {
         "schema": SCHEMA,
@@ -222,7 +222,7 @@ def _checked(
     records: Sequence[Record],
     mode: str,
 ) -> tuple[Losslessness | None, Losslessness | None]:
-    """Texts against plain decoding's, and recorded texts against these; None: they may differ."""
+    """Check texts, and recorded texts, against plain decoding's; None: they may differ."""
     sampling, rule = sampling_from(config.env), verification_from(config.env)
     deterministic = (sampling.temperature == 0 and not is_lossy(rule)) or rule == "coupled"
     if mode == REPLAY or not deterministic:  # a replayed text is the recorded one
@@ -241,7 +241,7 @@ def _checked(
 
 
 def _worth_showing(scope: ScopeFigures) -> list[str]:
-    """The learned policy first, then what it is compared with, then the fastest others."""
+    """Methods to show: the learned policy, then its baselines, then the fastest others."""
     first = [LEARNED, scope.best_fixed, AUTOREGRESSIVE, ORACLE]
     others = sorted(scope.methods, key=lambda name: -scope.methods[name].speedup)
     return [name for name in dict.fromkeys([*first, *others]) if name in scope.methods]

@@ -52,52 +52,52 @@ from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.training.bundle import PolicyBundle
 from adaspec_rl.training.hindsight import fit_hindsight
 
-BEST_LENGTHS = 3  # of each of several drafters
-WIDTH = 4  # children of a node of a tree that grows best first
+BEST_LENGTHS = 3  # compared for each of several drafters
+WIDTH = 4  # most children of a node in a tree that grows best first
 NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
-NOTHING = CostFeatures(0.0, 0.0, 0.0)  # shown where nobody looks at costs
+NOTHING = CostFeatures(0.0, 0.0, 0.0)  # for controllers that do not observe costs
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One that takes part in a comparison."""
+    """A controller that takes part in a comparison."""
 
     identity: MethodIdentity
     controller: Controller  # of the same name
 
     @classmethod
     def fixed(cls, length: int, number: int = 0, drafter: str | None = None) -> "Contestant":
-        """A fixed length with drafter `number`; see `fixed_method`."""
+        """A contestant with a fixed length and drafter `number`; see `fixed_method`."""
         identity = fixed_method(length, drafter)
         return cls(identity, FixedLength(length, number, name=identity.name))
 
 
 @dataclass(frozen=True, slots=True)
 class Contestants:
-    """All of them, and what they share."""
+    """All contestants of a comparison, and what they share."""
 
     entered: list[Contestant]
     cost: CostFeatures
     survival: list[Survival] | None  # by drafter
-    bench: Workbench | None  # None where nothing needed a recording
+    bench: Workbench | None  # None if no contestant needed a recording
 
     @property
     def controllers(self) -> list[Controller]:
-        """Of each, in order."""
+        """The contestants' controllers, in order."""
         return [one.controller for one in self.entered]
 
     @property
     def methods(self) -> list[MethodIdentity]:
-        """Of each, in order."""
+        """The contestants' identities, in order."""
         return [one.identity for one in self.entered]
 
 
 def chosen_names(config: Config, pair: Pair) -> list[str]:
-    """The configured controllers: `controllers`, or else the one in `controller`.
+    """Names of the configured controllers: `controllers`, or else the one in `controller`.
 
-    `all` are all that the pair has the drafters for.
+    `all` stands for every controller whose drafters the pair has.
 
     Raises:
         ValueError: there is no such controller, or the pair lacks a drafter that it needs.
@@ -108,10 +108,10 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
     if len(present) < 2:
         lacking["together"] = sorted({"draft", "ngram"} - present)
     for name, method in METHODS.items():
-        if method.drafters == present:  # it switches between them and a model
+        if method.drafters == present:  # it switches between these drafters and a model
             lacking[name] = ["draft"]
     if wanted == "all":
-        lossy = config.env.verification in LOSSY  # the oracle knows exact texts only
+        lossy = config.env.verification in LOSSY  # the oracle needs recorded texts, which are exact
         names = [name for name in NAMES if not lacking.get(name)]
         return [name for name in names if not (lossy and name == ORACLE)]
     names = [config.controller.name] if wanted is None else wanted
@@ -140,18 +140,18 @@ def expected_methods(config: Config, pair: Pair) -> int:
 
 
 def _alone(config: Config, names: Sequence[str]) -> bool:
-    """Whether one given length is compared, so that there is nothing to tune."""
+    """Whether only a given fixed length is compared, so that nothing is tuned."""
     return list(names) == ["fixed"] and config.controllers is None
 
 
 def check_comparison(config: Config, pair: Pair, *, policy: bool = True) -> None:
-    """Refuse a comparison that could not be made, before anything is recorded for it.
+    """Refuse an impossible comparison before anything is recorded for it.
 
     Args:
-        policy: whether there is one, or will be.
+        policy: whether there is a policy, or will be.
 
     Raises:
-        ValueError: a controller that cannot take part, or prompts that cannot be decoded.
+        ValueError: a controller cannot take part, or prompts cannot be decoded.
     """
     names = chosen_names(config, pair)
     if not policy and HINDSIGHT in names:
@@ -187,12 +187,12 @@ def contestants(
     """Autoregressive decoding, the configured fixed lengths, controllers and other policies.
 
     Args:
-        measured: where costs are kept if they have to be measured; they are measured once.
-        rivals: other policies, by the name that they get.
+        measured: the file that keeps measured costs, so that they are measured only once.
+        rivals: other policies, by the names that they get.
 
     Raises:
-        ValueError: a name that a method has already, or survival estimates that are not the
-            policy's own: one session has one of each drafter.
+        ValueError: a rival has the name of another method, or other survival estimates than the
+            policy: a session has a single estimate for each drafter.
     """
     names = chosen_names(config, pair)
     if LEARNED in names and bundle is None:
@@ -242,9 +242,9 @@ def contestants(
 
 
 def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -> list[Contestant]:
-    """Of several drafters, each one's best lengths on the comparison's own texts, replayed.
+    """Each drafter's best fixed lengths, found by replay of the comparison's own texts.
 
-    So the best one is picked in hindsight, without decoding every text with all combinations.
+    This picks them in hindsight, without decoding every text with every drafter and length.
     """
     assert bench.held_out is not None
     found = []
@@ -258,9 +258,9 @@ def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -
 
 
 def best_first(config: Config, pair: Pair) -> list[Contestant]:
-    """Trees that each drafter with several choices grows where it is confident.
+    """Best-first trees of every drafter that proposes several choices a position.
 
-    As they are not recorded, they cannot be tuned in replay: the sizes to compare are given.
+    Such trees are not recorded and so cannot be tuned in replay: the configuration gives the sizes.
     """
     found = []
     for number, name in enumerate(short_names([drafter.name for drafter in pair.drafters])):
@@ -287,7 +287,7 @@ def _adaptive(
     guarded = _guarded(name, config)
     if guarded:
         controller = bundle.guarded() if name == LEARNED and bundle else Guarded(controller)
-        controller.name = name  # as results call it; that it is guarded, they say elsewhere
+        controller.name = name  # its name in results, which have another field for the guard
     return Contestant(adaptive_method(name, source, parameters, guarded), controller)
 
 
@@ -311,7 +311,7 @@ def _build(
     bench: Workbench | None,
     parameters: Parameters,
 ) -> tuple[Controller, str]:
-    """A controller, and where it is from."""
+    """A controller and its source."""
     if name == LEARNED:
         assert bundle is not None
         return bundle.controller(), f"PPO on replays ({config.agent.name})"
@@ -359,7 +359,7 @@ def workbench(
     measured: Path,
     rivals: Sequence[PolicyBundle] = (),
 ) -> tuple[Workbench, list[Survival]]:
-    """Recordings of training texts and, if wanted, of the comparison's; and what decoding costs."""
+    """Recordings of the training texts and, if wanted, the compared texts; and decoding costs."""
     tried_on = replace(config, data=training_data(config.data, bundle))
     training = prompts_from(tried_on, "train", pair, console, config.replay.prompts)
     ranks = any(most_nodes(policy.actions) > 0 for policy in (bundle, *rivals) if policy)
@@ -379,10 +379,10 @@ def workbench(
 
 
 def training_data(data: DataConfig, bundle: PolicyBundle | None) -> DataConfig:
-    """Where parameters are tuned: on the training split.
+    """The data on whose training split parameters are tuned: the comparison's own by default.
 
-    Where all prompts are held out, it is what the policy was trained on. Without a policy, or where
-    its file is not on this machine, it is the embedded prompts.
+    If all of its prompts are held out, these are the data that the policy was trained on; without a
+    policy, or if that file is not on this machine, the embedded prompts.
     """
     if data.source == "embedded" or data.test_share < 1:
         return data
@@ -420,7 +420,7 @@ def _profile(
     console: Console,
     measured: Path,
 ) -> CostProfile:
-    """A given one, else the policy's own, else what is measured here, once."""
+    """The configured cost profile, else the policy's own, else one that is measured here, once."""
     saved = saved_profile_from(config.cost)
     if saved or bundle:
         return saved or bundle.profile  # type: ignore[union-attr]
@@ -440,7 +440,7 @@ def _profile(
 def _parameters(
     config: Config, names: Sequence[str], bench: Workbench | None, console: Console
 ) -> dict[str, Parameters]:
-    """By method: those given for the configured one, else tuned ones."""
+    """Parameters by method: the configured controller's given ones, tuned ones for the others."""
     given = dict(config.controller.parameters)
     found: dict[str, Parameters] = {}
     trials = config.evaluation.trials

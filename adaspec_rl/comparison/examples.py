@@ -19,7 +19,7 @@ METHODS = 8  # shown
 class ShownToken:
     """An emitted token."""
 
-    text: str  # its share of the decoded text
+    text: str  # its part of the decoded text
     kind: str  # accepted, corrected, bonus or fallback
 
 
@@ -33,7 +33,7 @@ class ShownRound:
     milliseconds: float
     seen: dict[str, float] | None  # unscaled features; None: the controller looks at none
     tokens: list[ShownToken]
-    rejected: list[str]  # texts of drafted tokens
+    rejected: list[str]  # texts of rejected drafted tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _rounds(
 
 
 def _texts(pair: Pair, prompt: Sequence[int], tokens: Sequence[int]) -> list[str]:
-    """Each token's share of the decoded text; decoded in context, as words may span tokens."""
+    """Each token's part of the decoded text, in context because characters may span tokens."""
     ends = [len(pair.decode([*prompt, *tokens[:count]])) for count in range(len(tokens) + 1)]
     whole = pair.decode([*prompt, *tokens])
     return [whole[start:stop] for start, stop in zip(ends, ends[1:])]

@@ -1,4 +1,4 @@
-"""What comparisons found, as `results.json`, the tables and the report show it."""
+"""The figures of comparisons, as `results.json`, the tables and the report show them."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ SCHEMA = 5
 LIVE, REPLAY = "live", "replay"  # modes
 Interval = tuple[float, float]  # 95%, from resampled prompts
 Part = TypeVar("Part")
-Inline = Annotated[Part, "inline"]  # in JSON, its fields stand among those of the whole
+Inline = Annotated[Part, "inline"]  # its fields are merged into those of the whole in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +26,21 @@ class MethodFigures:
     tokens_per_second: float
     speedup: float  # over autoregressive decoding
     speedup_ci95: Interval
-    identical: float  # share of the texts that are autoregressive decoding's, token for token
-    distance: float  # total variation from the target's distribution, a token; 0 without loss
-    mean_accepted_tokens: float  # a round, bonus included
-    acceptance_rate: float | None  # of drafted positions that were reached; None: there are none
+    identical: float  # share of texts equal to autoregressive decoding's, token for token
+    distance: float  # total variation from the target per token; 0: lossless
+    mean_accepted_tokens: float  # per round, bonus included
+    acceptance_rate: float | None  # of drafted positions that were reached; None: none were
     mean_draft_length: float
-    controller_share: float  # of the seconds
+    controller_share: float  # share of the seconds
     memory: Inline[MemoryFigures]
-    versus_best_fixed: float  # throughput over the best fixed length's
+    versus_best_fixed: float  # throughput divided by the best fixed length's
     versus_best_fixed_ci95: Interval
     probability_of_improvement: float  # over the best fixed length, see `statistics`
     draft_length_by_position: list[float]  # mean of rounds that begin in each `BUCKET` of tokens
     acceptance_by_depth: list[tuple[int, int]]  # reached and accepted: first drafted tokens, second
-    learned_ahead: float | None  # the policy's throughput over the method's; None: no policy
+    learned_ahead: float | None  # the policy's throughput divided by the method's; None: no policy
     learned_ahead_ci95: Interval | None
-    gap_closed: float | None  # between best fixed length and oracle; None: there is no gap
+    gap_closed: float | None  # share of the gap from best fixed length to oracle; None: no gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ class ComparisonFigures:
     conditions: Inline[Conditions]
     overall: Inline[ScopeFigures]
     domains: dict[str, ScopeFigures]
-    # None where texts may differ by right: rejection sampling keeps the distribution, not the text.
+    # None if texts may differ: rejection sampling keeps the distribution, not the text.
     lossless: Losslessness | None  # all methods against autoregressive decoding
-    recorded: Losslessness | None  # recorded texts against live ones; None also without a recording
+    recorded: Losslessness | None  # recorded texts against live ones; also None without a recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Results:
 
 
 def as_json(value: Any) -> Any:
-    """What JSON can say of dataclasses and their contents: null in place of NaN and infinity."""
+    """Dataclasses and their contents as JSON values, with null in place of NaN and infinity."""
     if is_dataclass(value):
         found: dict[str, object] = {}
         for part in fields(value):

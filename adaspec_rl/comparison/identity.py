@@ -1,4 +1,4 @@
-"""Which method a figure belongs to: told apart by kind, and named in one place."""
+"""Which method a figure belongs to: its kind and its names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from typing import Literal
 AUTOREGRESSIVE, LEARNED, HINDSIGHT, ORACLE = "autoregressive", "learned", "hindsight", "oracle"
 
 
-# `fixed` has one drafter and length throughout, `adaptive` controllers have parameters tuned on
-# other texts, `learned` is the policy, and the `oracle` knows the texts in advance.
+# `fixed` keeps one drafter and length, `adaptive` controllers have parameters tuned on other texts,
+# `learned` is the policy, and the `oracle` knows the texts in advance.
 Kind = Literal["plain", "fixed", "adaptive", "learned", "oracle"]
-KINDS: dict[str, Kind] = {LEARNED: "learned", ORACLE: "oracle"}  # by name; others are adaptive
+KINDS: dict[str, Kind] = {LEARNED: "learned", ORACLE: "oracle"}  # all others are adaptive
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,14 @@ class MethodIdentity:
     name: str  # its key in results and journals
     label: str  # its name for people
     source: str = ""
-    length: int | None = None  # tokens drafted in every round; None: they vary
-    drafter: str | None = None  # of a fixed length, where there are several drafters
+    length: int | None = None  # tokens drafted in every round; None: it varies
+    drafter: str | None = None  # for a fixed length, if there are several drafters
     parameters: Mapping[str, float] = field(default_factory=dict)
     guarded: bool = False
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it drafts the same in every round, if only nothing."""
+        """Whether it drafts the same length in every round, which may be 0."""
         return self.kind in ("plain", "fixed")
 
 
@@ -36,7 +36,7 @@ PLAIN = MethodIdentity("plain", AUTOREGRESSIVE, "plain", "plain decoding", lengt
 
 
 def fixed_method(length: int, drafter: str | None = None) -> MethodIdentity:
-    """One draft length throughout; 0 is plain decoding. `drafter` is named unless it is clear."""
+    """One draft length throughout; 0 is plain decoding. A given `drafter` is part of the name."""
     if not length:
         return PLAIN
     by = (drafter,) if drafter else ()

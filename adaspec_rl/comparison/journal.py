@@ -1,4 +1,4 @@
-"""Generations on disk as they are made, so that an interrupted comparison goes on where it was."""
+"""Generations saved as they are made, so that an interrupted comparison can be resumed."""
 
 import json
 import os
@@ -18,9 +18,9 @@ ROUND_FIELDS = tuple(field.name for field in fields(Round))
 
 
 class Journal:
-    """A JSON-lines file: what is compared, then one line a prompt with every method's generation.
+    """A JSON-lines file: the settings, then one line per prompt with every method's generation.
 
-    A line is written whole or, when the process is killed, cut off and ignored.
+    A last line that was cut off because the process was killed is ignored.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Journal:
         """Open or begin the journal of a comparison under `settings`.
 
         Args:
-            prompts: ids of all that are compared on, in order; None: not checked.
+            prompts: ids of all compared prompts, in order; None: not checked.
 
         Raises:
             ValueError: the file belongs to another comparison, or is damaged before its last line.
@@ -37,7 +37,7 @@ class Journal:
         self.path = path
         header = json.dumps(settings)
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
-        whole = lines[:-1]  # the last one is empty, or was cut off
+        whole = lines[:-1]  # the last line is empty, or was cut off
         if whole and whole[0] != header:
             raise ValueError(
                 f"{path} holds another comparison ({_difference(whole[0], settings)}): choose "
@@ -55,7 +55,7 @@ class Journal:
             write_atomically(path, "\n".join(whole) + "\n")
 
     def append(self, records: Sequence[Record]) -> None:
-        """All methods' generations after one prompt."""
+        """Write all methods' generations after one prompt."""
         line = json.dumps([_row(record) for record in records])
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -72,7 +72,7 @@ def _difference(header: str, settings: Mapping[str, Any]) -> str:
 
 
 def _check_order(found: Sequence[Sequence[Record]], prompts: Sequence[str]) -> None:
-    """Each line holds the next prompt's generations, one of every method."""
+    """Check that each line holds the next prompt's generations, one of every method."""
     if len(found) > len(prompts):
         raise ValueError(f"{len(found)} lines for {len(prompts)} prompts")
     methods = {record.method for record in found[0]} if found else set()
@@ -110,5 +110,5 @@ def _record(row: Mapping[str, Any]) -> Record:
 
 
 def _untabled(values: Sequence[Any]) -> list[Any]:
-    """JSON knows no tuples."""
+    """Lists as tuples, which JSON does not have."""
     return [tuple(value) if isinstance(value, list) else value for value in values]

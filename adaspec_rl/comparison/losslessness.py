@@ -1,6 +1,6 @@
 """Does every method, and every recording, emit what autoregressive decoding emits?
 
-Ties in rounding are told apart.
+Differences that are ties in rounding are counted separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from adaspec_rl.decoding.verification import Greedy, Rule, Verification, new_ver
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.recording.trace import Trace
 
-WIDTHS = (1, 2, 4, 8)  # tokens a pass, in which the noise is measured
-TAIL = 16  # tokens read in such passes; the text before them is read at once
+WIDTHS = (1, 2, 4, 8)  # tokens per pass, when the noise is measured
+TAIL = 16  # tokens that are read in such passes; the text before them is read at once
 
 
 @dataclass(slots=True)
 class Losslessness:
-    """Texts compared with those of the same prompts that they should be."""
+    """How many texts equal the expected texts of the same prompts."""
 
     prompts: int
     compared: int = 0
     identical: int = 0
-    ties: int = 0  # the texts part at two tokens whose order is a matter of rounding
+    ties: int = 0  # texts that differ first at two tokens whose order depends on rounding
 
     def add(
         self,
@@ -56,8 +56,7 @@ def compare_texts(
     """Compare all records with the autoregressive ones.
 
     Args:
-        prompts: token ids by prompt id, in the benchmark's order: number n was sampled with
-            `seed + n`.
+        prompts: token ids by prompt id, in the benchmark's order: prompt n has the seed `seed + n`.
     """
     wanted = {r.prompt: r.generation.tokens for r in records if r.method == AUTOREGRESSIVE}
     result = Losslessness(len(wanted))
@@ -82,14 +81,14 @@ def compare_with_recording(
     sampling: Sampling = Sampling(),
     seed: int = 0,
 ) -> Losslessness:
-    """Compare the recorded texts with the autoregressive ones that were decoded live.
+    """Compare the recorded texts with the autoregressive texts that were decoded live.
 
-    Recordings decode many texts side by side. Where that rounds differently, a text may part from
-    the live one at a near-tie, and from there on its replay is one of a text that nobody decodes.
+    Recordings decode many texts side by side. Where a batch rounds differently, a recorded text may
+    part from the live text at a near-tie; from there on, the replay follows another text.
 
     Args:
-        recorded: texts with other seeds are no texts of these records.
-        prompts: as for `compare_texts`.
+        recorded: the recording; its texts with other seeds are ignored.
+        prompts: as in `compare_texts`.
     """
     texts = {(tuple(text.prompt.tolist()), text.seed): text for text in recorded.texts}
     seeds = {prompt: seed + number for number, prompt in enumerate(prompts)}
@@ -116,8 +115,8 @@ def is_tie(
 ) -> bool:
     """Whether the texts part at two tokens whose scores differ by less than their own noise.
 
-    The noise is how much the difference of these two scores moves between forward passes of
-    several widths over the same text. What other tokens' scores do excuses nothing.
+    The noise is the range of the difference of these two scores over forward passes of several
+    widths on the same text. Noise in other tokens' scores does not count.
     """
     shared = 0
     while shared < min(len(expected), len(found)) and expected[shared] == found[shared]:
@@ -128,7 +127,7 @@ def is_tie(
     rows = torch.stack(_last_logits(target, text))  # [passes, V]
     scores = torch.stack([rule.weigh(row[None], [text.shape[1]])[1][0] for row in rows])
     gaps = scores[:, expected[shared]] - scores[:, found[shared]]
-    # Not a number where neither token can be chosen: then nothing is excused.
+    # NaN where neither token can be chosen; then this is no tie.
     return bool(gaps.abs().min() <= gaps.max() - gaps.min())
 
 

@@ -1,4 +1,4 @@
-"""What a generation takes of the device's memory."""
+"""How much of the device's memory a generation takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from adaspec_rl.pairs.pair import Pair, own_model
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Of one generation. Drafters that earlier ones brought to the device are in its peak, too."""
+    """Memory of one generation; its peak includes drafters that earlier ones moved to the device."""
 
     peak: int | None  # bytes; None: not known on this system
     moves: int  # of draft models to the device
@@ -17,7 +17,7 @@ class MemoryUse:
 
 
 class MemoryMeter:
-    """Measures what a pair's generations take, one after another."""
+    """Measures the memory of a pair's generations, one after another."""
 
     def __init__(self, pair: Pair) -> None:
         self._peak = PeakMemory(pair.target.device)
@@ -25,13 +25,13 @@ class MemoryMeter:
         self._moves = self._moved = 0
 
     def begin(self) -> None:
-        """A generation begins."""
+        """Call when a generation begins."""
         self._peak.begin()
         if self._offloading is not None:
             self._moves, self._moved = self._offloading.moves, self._offloading.moved
 
     def read(self) -> MemoryUse:
-        """What it has taken since."""
+        """The memory taken since `begin`."""
         peak, moving = self._peak.bytes(), self._offloading
         if moving is None:
             return MemoryUse(peak, 0, 0)
@@ -40,7 +40,7 @@ class MemoryMeter:
 
 @dataclass(frozen=True, slots=True)
 class MemoryFigures:
-    """Of a method's generations together."""
+    """Memory of all generations of a method."""
 
     peak_memory_mib: float | None  # the highest; None: not measured
     drafter_moves: int  # of draft models to the device
@@ -48,7 +48,7 @@ class MemoryFigures:
 
 
 def memory_figures(uses: Sequence[MemoryUse | None]) -> MemoryFigures:
-    """Of those generations that were measured."""
+    """The figures of those generations that were measured."""
     known = [use for use in uses if use is not None]
     peak = max((use.peak for use in known if use.peak is not None), default=None)
     return MemoryFigures(
@@ -59,7 +59,7 @@ def memory_figures(uses: Sequence[MemoryUse | None]) -> MemoryFigures:
 
 
 def models_memory(pair: Pair) -> dict[str, float]:
-    """MiB of each model's weights; of draft models, what they do not share with the target."""
+    """MiB of each model's weights; for draft models, without those shared with the target."""
     target = pair.target
     found = {target.name: weight_bytes(target.weights) / MIB}
     for drafter in pair.drafters:

@@ -1,4 +1,4 @@
-"""Every known way to control speculation: how to build it, what to tune, where it is from."""
+"""Every known way to control speculation: how to build it, what to tune, and its source."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ from adaspec_rl.replay.oracle import best_fixed, fixed_steps, lengths_of
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a parameter may be; the default is the source's own value, where it names one."""
+    """A parameter's range; the default is the source's own value, if the source names one."""
 
     default: int | float
     low: float
@@ -46,16 +46,16 @@ class Range:
     log: bool = False
 
     def suggest(self, trial: optuna.Trial, name: str) -> int | float:
-        """A trial's value, an integer where the default is one."""
+        """A trial's value, an integer if the default is an integer."""
         if isinstance(self.default, int):
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def checked(self, value: object) -> int | float:
-        """A value of this range.
+        """`value`, if it is in this range.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not.
         """
         wanted = int if isinstance(self.default, int) else float
         if (
@@ -79,7 +79,7 @@ class Workbench:
     seed: int = 0
 
 
-Parameters = Mapping[str, int | float]  # of a controller, by name
+Parameters = Mapping[str, int | float]  # of a controller, by their names
 Build = Callable[..., Controller]  # (bench, **parameters)
 
 
@@ -90,8 +90,8 @@ class Method:
     name: str
     source: str
     build: Build
-    space: Mapping[str, Range] = field(default_factory=dict)  # what is tuned
-    drafters: frozenset[str] = frozenset()  # those that it cannot do without, by name
+    space: Mapping[str, Range] = field(default_factory=dict)  # the tuned parameters
+    drafters: frozenset[str] = frozenset()  # the drafters that it needs, by name
 
 
 def _fixed(bench: Workbench, length: int) -> Controller:
@@ -123,7 +123,7 @@ def _sliding_window(bench: Workbench, **parameters: Any) -> Controller:
 
 
 def _hysteresis(bench: Workbench, up: float, down: float, off: float, **rest: Any) -> Controller:
-    """`down` as a share of `up`, and `off` of `down`, so that any three fit together."""
+    """`down` is a share of `up` and `off` a share of `down`, so that all values are consistent."""
     return Hysteresis(bench.max_length, up=up, down=up * down, off=up * down * off, **rest)
 
 
@@ -139,7 +139,7 @@ def _switching(
     threshold: float = 0.0,
     name: str = "switching",
 ) -> Controller:
-    """The model is the first drafter that is one."""
+    """The switching rule with the first drafter that is not a lookup as its model."""
     names = [table.name for table in bench.trace.drafters]
     model = next((n for n, name in enumerate(names) if name != NgramLookup.name), None)
     if model is None:
@@ -171,7 +171,7 @@ def _bandit(make: Callable[..., Controller]) -> Build:
 
 
 def _batch_table(bench: Workbench) -> Controller:
-    """The best length on the training texts at each measured batch size, up to the next one."""
+    """At each measured batch size, the best length on the training texts, up to the next size."""
     sizes = sorted({point.batch_size for point in bench.profile.points})
     lows, highs = [1, *sizes[1:]], [*(size - 1 for size in sizes[1:]), sys.maxsize]
     lengths = [

@@ -25,7 +25,7 @@ from adaspec_rl.comparison.statistics import (
 )
 from adaspec_rl.decoding.round import Round
 
-BUCKET = 8  # generated tokens, by which draft lengths over time are averaged
+BUCKET = 8  # generated tokens in a bucket of `draft_length_by_position`
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What one method did with all prompts of a scope."""
+    """One method's tokens and seconds on all prompts of a scope."""
 
     records: Sequence[Record]
     tokens: np.ndarray  # [prompts]
@@ -52,7 +52,7 @@ class Played:
         return cls(records, np.array(tokens, dtype=np.float64), np.array(seconds))
 
     def over(self, other: "Played") -> float:
-        """How many times the other's throughput."""
+        """The throughput divided by the other's."""
         return paired_ratio(self.tokens, self.seconds, other.tokens, other.seconds)
 
     def interval_over(self, other: "Played", how: Bootstrap) -> Interval:
@@ -114,7 +114,7 @@ def _method_figures(
 
 
 def _identical(records: Sequence[Record], base: Sequence[Record]) -> float:
-    """Share of texts that are the autoregressive ones, token for token."""
+    """Share of texts equal to the autoregressive ones, token for token."""
     same = [a.generation.tokens == b.generation.tokens for a, b in zip(records, base)]
     return sum(same) / len(same)
 
@@ -129,7 +129,7 @@ def _rates_by_domain(records: Sequence[Record]) -> list[np.ndarray]:
 
 
 def _draft_lengths(records: Sequence[Record]) -> list[float]:
-    """Mean tokens drafted in rounds that begin in the first `BUCKET` tokens, the next, …"""
+    """Mean draft length of rounds that begin in the first `BUCKET` tokens, the next `BUCKET`, …"""
     sums: list[list[int]] = []
     for record in records:
         made = 0
@@ -143,7 +143,7 @@ def _draft_lengths(records: Sequence[Record]) -> list[float]:
 
 
 def _acceptance_by_depth(rounds: Sequence[Round]) -> list[tuple[int, int]]:
-    """Reached and accepted: of the first drafted tokens, the second ones, …"""
+    """How many first drafted tokens were reached and accepted, how many second ones, …"""
     deepest = max((played.drafted for played in rounds), default=0)
     return [
         (

@@ -1,4 +1,4 @@
-"""Which held-out prompts a live comparison takes, so that it ends within its minutes."""
+"""Which held-out prompts a live comparison takes, so that it ends in the given minutes."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import asked_prompts, prompts_from
 
 FILE = "compared_prompts.json"
-TRIAL = 0.03  # of the minutes: what trying how long a text takes may cost
-UNSEEN = CostFeatures(0.0, 0.0, 0.0)  # plain decoding does not look at costs
+TRIAL = 0.03  # share of the minutes for measuring how long a text takes
+UNSEEN = CostFeatures(0.0, 0.0, 0.0)  # plain decoding observes no costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Selection:
     asked: int
     taken: int
     per_domain: int  # at most
-    minutes: float | None  # that decide; None: all are taken
+    minutes: float | None  # the time limit that decided; None: all are taken
 
 
 def compared_prompts(
@@ -42,8 +42,8 @@ def compared_prompts(
 ) -> tuple[list[EncodedPrompt], Selection]:
     """The held-out prompts of a comparison: as many of each domain as `evaluation.minutes` allow.
 
-    What is chosen is kept in `folder`, so that all modes and temperatures, and a comparison that is
-    gone on with, take the same prompts. A comparison by replay alone takes all.
+    The choice is kept in `folder`, so that all modes and temperatures, and a resumed comparison,
+    take the same prompts. A comparison by replay alone takes all prompts.
     """
     asked = asked_prompts(config, "test", pair, config.evaluation.prompts)
     chosen = _kept(config, folder, asked)
@@ -55,12 +55,12 @@ def compared_prompts(
 
 
 def fitting(sizes: Sequence[int], each: float, once: float, seconds: float) -> int:
-    """The most prompts a domain for which all fit into `seconds`, at least 1.
+    """The most prompts per domain, at least 1, with which the comparison fits into `seconds`.
 
     Args:
-        sizes: prompts of each domain.
-        each: seconds that a prompt takes.
-        once: seconds that are taken however many there are.
+        sizes: the number of prompts in each domain.
+        each: seconds per prompt.
+        once: seconds that do not depend on the number of prompts.
     """
     largest = max(sizes)
 
@@ -95,7 +95,7 @@ def _choose(config: Config, pair: Pair, asked: Sequence[Prompt], console: Consol
 
 
 def _seconds_of_a_text(config: Config, pair: Pair, asked: Sequence[Prompt], limit: float) -> float:
-    """Mean seconds of plain decoding after the first prompt of each domain, tried up to `limit`."""
+    """Mean seconds of a plain text over the first prompt of each domain, within `limit` seconds."""
     session = pair.session(
         max_new_tokens=config.evaluation.max_new_tokens,
         sampling=sampling_from(config.env),
@@ -114,7 +114,7 @@ def _seconds_of_a_text(config: Config, pair: Pair, asked: Sequence[Prompt], limi
 
 
 def _kept(config: Config, folder: Path, asked: Sequence[Prompt]) -> Selection | None:
-    """What was chosen in `folder` for the same question."""
+    """The earlier choice in `folder`, if it was made from the same settings and prompts."""
     path = folder / FILE
     if not path.is_file():
         return None
@@ -126,6 +126,6 @@ def _kept(config: Config, folder: Path, asked: Sequence[Prompt]) -> Selection | 
 
 
 def _digest(config: Config, asked: Sequence[Prompt]) -> str:
-    """Of all that the choice depends on, but for the machine's speed."""
+    """A digest of everything that the choice depends on, except the machine's speed."""
     settings = [asdict(config.evaluation), [asdict(prompt) for prompt in asked]]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Requests that arrive by themselves, decoded in batches under every batch controller."""
+"""Requests that arrive over time, decoded in batches under every batch controller."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from adaspec_rl.replay.load import arrivals, recorded_arrivals
 from adaspec_rl.replay.serving import Served, serve
 
 MODES = {"live": ("live",), "replay": ("replay",), "both": ("replay", "live")}
-TUNING_TEXTS = 12  # decoded at each load while settings are tuned, at least
+TUNING_TEXTS = 12  # at least this many texts are decoded at each load to tune settings
 SHOWN = (
     "tokens_per_second", "to_first_p50", "to_first_p99", "per_token_p50", "per_token_p99",
     "goodput", "target_passes", "verified", "thrown_away",
@@ -40,18 +40,18 @@ Makers = Mapping[str, Callable[[int], BatchController]]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What serves: a pair in batches of up to `rows`, and what it costs."""
+    """A pair that serves requests in batches of up to `rows`, and its costs."""
 
     pair: Pair
     rules: DecodingRules
     heads: Sequence[Survival]
     costs: BatchCosts
     prompts: Sequence[EncodedPrompt]
-    tables: BatchTables | None  # replay: the recorded texts of `prompts`
+    tables: BatchTables | None  # the recorded texts of `prompts`; None: live
     rows: int
 
     def served(self, controller: BatchController, arrived: np.ndarray) -> Served:
-        """Request `n` asks for prompt `n`, from the first one again when they are used up."""
+        """Serve all requests; request `n` has prompt `n`, modulo the number of prompts."""
         asked = np.arange(len(arrived)) % len(self.prompts)
         if self.tables is not None:
             return serve(self.tables, self.costs, controller, arrived, asked, self.rows)
@@ -67,7 +67,7 @@ class Service:
 
 
 def live_figures(made: BatchGeneration, arrived: np.ndarray) -> Served:
-    """A live run as a simulated one is told.
+    """A live run in the form of a simulated one.
 
     Raises:
         RuntimeError: a request failed; says which and why.
@@ -91,7 +91,7 @@ def live_figures(made: BatchGeneration, arrived: np.ndarray) -> Served:
 def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> dict[str, Any]:
     """Every batch controller at every rate and in every mode of `config.evaluation`.
 
-    All of them serve the same requests. What learns and what is tuned has seen training prompts.
+    All controllers serve the same requests. Learning and tuning use training prompts only.
     """
     asked = config.evaluation
     rules = DecodingRules(
@@ -140,13 +140,13 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
 
 
 def rates(config: EvaluateConfig) -> list[float]:
-    """`evaluation.rate` as a list, rising."""
+    """`evaluation.rate` as an ascending list."""
     given = config.evaluation.rate
     return sorted(map(float, given if isinstance(given, list) else [given]))
 
 
 def arrived(config: EvaluateConfig, rate: float) -> np.ndarray:
-    """When requests come, the same for every controller; the first one at 0 unless a file says."""
+    """Arrival times, the same for every controller; the first is 0 unless a file gives them."""
     asked = config.evaluation
     if asked.trace is not None:
         return recorded_arrivals(Path(asked.trace)) / rate
@@ -184,7 +184,7 @@ def _costs(
 def _at_rate(
     rate: float, config: EvaluateConfig, service: Service, makers: Makers, console: Console
 ) -> dict[str, Any]:
-    """All controllers at one rate."""
+    """The figures of all controllers at one rate."""
     times, asked = arrived(config, rate), config.evaluation
     found = {}
     for name, make in makers.items():

@@ -13,12 +13,12 @@ def throughput(tokens: np.ndarray, seconds: np.ndarray) -> float:
 def paired_ratio(
     tokens: np.ndarray, seconds: np.ndarray, other_tokens: np.ndarray, other_seconds: np.ndarray
 ) -> float:
-    """How many times the other method's throughput; to autoregressive decoding: the speedup.
+    """A method's throughput divided by another's; against autoregressive decoding, the speedup.
 
     All arrays are `[prompts]` and paired: number i of each belongs to the same prompt.
 
     Raises:
-        ValueError: there are no prompts, or not equally many.
+        ValueError: there are no prompts, or the arrays differ in length.
     """
     return float(_ratios(_paired(tokens, seconds, other_tokens, other_seconds).sum(axis=0)))
 
@@ -35,7 +35,7 @@ def paired_ratio_interval(
 ) -> tuple[float, float]:
     """Percentile interval of `paired_ratio`; prompts are resampled, both methods together.
 
-    One seed draws the same prompts whatever the methods, so that intervals compare.
+    A seed draws the same prompts for all methods, so that their intervals can be compared.
     """
     sums = _paired(tokens, seconds, other_tokens, other_seconds)  # [prompts, 4]
     counts = _resampled_counts(len(sums), resamples, seed)  # [resamples, prompts]
@@ -55,17 +55,18 @@ def mean_interval(
 def probability_of_improvement(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
     """P(X > Y) + P(X = Y) / 2, the mean over tasks (Agarwal et al., arXiv:2108.13264).
 
-    Within a task every score of `x` meets every score of `y` (the Mann-Whitney statistic over its
-    maximum): it asks which of two scores drawn apart is higher, and uses no pairing. A method with
-    `[runs, tasks]` scores gives their transpose.
+    Within a task, every score of `x` is compared with every score of `y`, without pairing: this is
+    the Mann-Whitney statistic divided by its maximum. For `[runs, tasks]` scores, pass the
+    transpose.
 
     Args:
         x: one array of scores (higher is better) for each task, such as the throughput on each
             prompt of a domain.
-        y: the other method's, tasks in the same order; a task may have another number of scores.
+        y: the other method's scores, with the tasks in the same order; numbers of scores may
+            differ.
 
-    Raises:
-        ValueError: no task, not equally many, or a task without scores.
+        Raises:
+            ValueError: there is no task, the numbers of tasks differ, or a task has no scores.
     """
     if len(x) != len(y) or not len(x):
         raise ValueError(f"expected as many tasks of both methods, got {len(x)} and {len(y)}")
@@ -102,12 +103,12 @@ def stratified_bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of a statistic over training runs (arXiv:2108.13264).
 
-    Runs are resampled within each task and in each apart; the tasks stay as they are. So this is
-    how far the statistic would move with other training seeds, not with other prompts.
+    Runs are resampled within each task, independently; the tasks stay as they are. So the interval
+    says how far the statistic would move with other training seeds, not with other prompts.
 
     Args:
         scores: `[runs, tasks]`.
-        statistic: of scores `[runs, tasks]`, such as `interquartile_mean`.
+        statistic: a function of scores `[runs, tasks]`, such as `interquartile_mean`.
     """
     if scores.ndim != 2 or not scores.size:
         raise ValueError(f"expected scores of shape [runs, tasks], got {list(scores.shape)}")

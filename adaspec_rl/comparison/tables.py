@@ -1,4 +1,4 @@
-"""Figures as files and tables: `results.json`, `results.csv`, and what the console shows."""
+"""Figures as files and tables: `results.json`, `results.csv`, and the console's table."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ def _flat(figures: MethodFigures) -> Row:
 
 
 def results_table(found: ComparisonFigures) -> Table:
-    """A comparison for people. Up to three domains get a column of their own."""
+    """A comparison as a console table. Up to three domains get a column of their own."""
     shown = found.domains if len(found.domains) <= 3 else {}
     conditions = found.conditions
     setting = f"temperature {conditions.temperature:g}, {conditions.mode}"
@@ -94,5 +94,5 @@ def results_table(found: ComparisonFigures) -> Table:
 
 
 def _price(figures: MethodFigures) -> str:
-    """What stands beside the name of a method whose texts are not all the target's."""
+    """The note beside the name of a method whose texts are not all the target's."""
     return f" (lossy, {figures.distance:.1%})" if figures.distance else ""

@@ -1,4 +1,4 @@
-"""The same search for every method: so many trials on the training recording, no more, no less."""
+"""The same search for every method: an equal number of trials on the training recording."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ from adaspec_rl.replay.session import ReplaySession
 
 logger = logging.getLogger(__name__)
 
-# Packages whose code decides how fast a method is.
+# Packages whose code determines a replayed throughput.
 PARTS = ("control", "costs", "decoding", "recording", "replay")
-COST = CostFeatures(0.0, 0.0, 0.0)  # tuned methods do not look at it
+COST = CostFeatures(0.0, 0.0, 0.0)  # tuned methods do not observe costs
 
 
 def tuned(
@@ -35,11 +35,11 @@ def tuned(
     cache: Path,
     progress: Callable[[int], None] = lambda tried: None,
 ) -> Parameters:
-    """The best parameters of `trials` tried on the bench's training texts; found once, then kept.
+    """The best of `trials` parameter settings on the bench's training texts; cached on disk.
 
-    The first trial is the method's own defaults, the others Optuna's (TPE, seeded); where the
-    trials suffice for every value of a single integer, each is tried. `progress` is told after each
-    trial how many there were.
+    The first trial has the method's own defaults, the others are Optuna's (TPE, seeded). If a
+    method's only parameter is an integer with at most `trials` values, all values are tried.
+    `progress` gets the number of trials after each one.
     """
     path = cache / f"{method.name}-{_fingerprint(method, bench, trials, seed)}.json"
     kept = _kept(path, method)
@@ -64,7 +64,7 @@ def tuned(
 
 
 def _kept(path: Path, method: Method) -> Parameters | None:
-    """The parameters that a file of the cache holds; None if it is missing or, as told, damaged."""
+    """The parameters in a cache file; None if it is missing or, with a warning, damaged."""
     if not path.exists():
         return None
     try:
@@ -86,7 +86,7 @@ def _sampler(method: Method, trials: int, seed: int) -> optuna.samplers.BaseSamp
 
 
 def replayed_throughput(controller: Controller, session: ReplaySession, trace: Trace) -> float:
-    """Tokens a second of a controller over all texts of a trace, in order."""
+    """A controller's tokens per second over all texts of a trace, in order."""
     tokens, seconds = 0, 0.0
     for text in trace.texts:
         made = generate(session, controller, text.prompt.tolist(), cost=COST, seed=text.seed)
@@ -96,7 +96,7 @@ def replayed_throughput(controller: Controller, session: ReplaySession, trace: T
 
 
 def spread(trace: Trace, count: int) -> Trace:
-    """`count` of a trace's texts a domain, spread over all of them."""
+    """`count` texts of each of a trace's domains, evenly spaced."""
     chosen: list[int] = []
     for domain in dict.fromkeys(trace.domains):
         members = [n for n, name in enumerate(trace.domains) if name == domain]
@@ -105,7 +105,7 @@ def spread(trace: Trace, count: int) -> Trace:
 
 
 def _fingerprint(method: Method, bench: Workbench, trials: int, seed: int) -> str:
-    """Of all that the outcome depends on."""
+    """A hash of everything that the outcome depends on."""
     seeds: Sequence[int] = [text.seed for text in bench.trace.texts]
     settings = [
         repr(method.space),
@@ -123,7 +123,7 @@ def _fingerprint(method: Method, bench: Workbench, trials: int, seed: int) -> st
 
 @cache
 def code_version() -> str:
-    """A hash of the sources that a replayed throughput comes from, and the searcher's version."""
+    """A hash of the sources that determine a replayed throughput, and of Optuna's version."""
     package = Path(__file__).parents[1]
     paths = [path for part in PARTS for path in sorted((package / part).rglob("*.py"))]
     digest = hashlib.sha256(optuna.__version__.encode())

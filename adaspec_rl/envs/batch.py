@@ -21,9 +21,9 @@ from adaspec_rl.replay.batch_rows import BatchTables
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # rows, drawn for each episode
 FACTORS = (0.5, 0.8, 1.0, 1.25, 2.0)
 FEATURES = (
-    "log2_rows",  # over 9
-    "throughput",  # of the last round, over plain decoding's
-    "drafted",  # tokens by row in the last round, over the longest draft
+    "log2_rows",  # divided by 9
+    "throughput",  # of the last round, divided by plain decoding's
+    "drafted",  # tokens per row in the last round, divided by the longest draft
     "verified",  # likewise
     "accepted",  # likewise
     "draft_step",  # of the first drafter at this size, in plain rounds
@@ -32,12 +32,13 @@ FEATURES = (
 
 
 class SpecDecodeBatchEnv(gym.Env[np.ndarray, np.ndarray]):
-    """A batch under the prices of a planned policy; an action says how far to trust them.
+    """A batch under a planned policy; an action scales the prices that the policy plans with.
 
-    An action is two indices into `FACTORS`: on the price of a verified token, and on that of a
-    drafted one; `(2, 2)` is the plan itself. Every row takes the next recorded text when its text
-    ends; an episode is truncated after `rounds` rounds. Its rows are drawn from `sizes`. The reward
-    is the round's tokens by row less its seconds at plain decoding's throughput.
+    An action is two indices into `FACTORS`: the factor on the price of a verified token, and the
+    factor on the price of a drafted token; `(2, 2)` leaves the plan as it is. When a row's text
+    ends, the row takes another recorded text. An episode has a number of rows drawn from `sizes`
+    and is truncated after `rounds` rounds. The reward is the round's tokens per row, minus its
+    seconds divided by those of a plain round.
     """
 
     metadata = {"render_modes": []}
@@ -86,7 +87,7 @@ class SpecDecodeBatchEnv(gym.Env[np.ndarray, np.ndarray]):
         """Play one round under these factors.
 
         Raises:
-            ValueError: there is no such action, or no episode to go on with.
+            ValueError: there is no such action, or no episode is under way.
         """
         chosen = np.asarray(action)
         if chosen.shape != (2,) or not all(is_index(one, len(FACTORS)) for one in chosen):
@@ -122,7 +123,7 @@ class SpecDecodeBatchEnv(gym.Env[np.ndarray, np.ndarray]):
         self._seen[-2:] = found.draft_step, found.verification_step
 
     def _plain(self) -> float:
-        """Seconds of a plain round of the texts at hand."""
+        """Seconds of a plain round of the current texts."""
         assert self._batch is not None
         rows, context = self._batch.state.counts()
         return float(self.costs.verifying(rows, np.zeros(1), context)[0])
@@ -138,8 +139,8 @@ def make_batch_env(
 ) -> SpecDecodeBatchEnv:
     """An environment over a recording.
 
-    Without a `trace`, a few training prompts are recorded first; without `costs`, those modelled
-    for an H200 hold; without an `outlook`, all rows are expected to bring what rows do on average.
+    Without a `trace`, a few training prompts are recorded first. The default `costs` are those
+    modelled for an H200. The default `outlook` expects the average of all rows from every row.
     """
     tables = BatchTables(trace or small_recording(2, 0.0))
     return SpecDecodeBatchEnv(
@@ -148,7 +149,7 @@ def make_batch_env(
 
 
 def average_outlook(tables: BatchTables) -> Outlook:
-    """An outlook that tells no rows apart: a line through the prices, by least squares."""
+    """An outlook that is the same for all rows: linear in the prices, by least squares."""
     depth, drafters = tables.trace.max_length, len(tables.trace.drafters)
     spec = ObservationSpec(("context",), depth, drafters=drafters)
     rng = np.random.default_rng(0)

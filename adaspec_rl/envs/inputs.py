@@ -1,11 +1,11 @@
-"""What `reset` and `step` may be given."""
+"""Checks of the arguments of `reset` and `step`."""
 
 import operator
 from typing import Any
 
 
 def is_index(value: Any, count: int) -> bool:
-    """Whether `value` is an integer from 0 to `count - 1`, NumPy's own included."""
+    """Whether `value` is an integer (Python's or NumPy's) from 0 to `count - 1`."""
     if isinstance(value, bool):
         return False
     try:
@@ -15,10 +15,10 @@ def is_index(value: Any, count: int) -> bool:
 
 
 def option(options: dict[str, Any] | None, name: str, default: Any) -> Any:
-    """The value of the one option that an environment knows, `name`, if it is there.
+    """The value of `name`, the only option that an environment knows; else `default`.
 
     Raises:
-        ValueError: there are others.
+        ValueError: `options` has another key.
     """
     unknown = [key for key in options or {} if key != name]
     if unknown:

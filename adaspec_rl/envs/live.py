@@ -37,8 +37,8 @@ def make_live_env(
 ) -> SpecDecodeEnv:
     """An environment over real decoding; by default of the embedded pair on its training prompts.
 
-    `actions` are a list, or the name of one. Without a `profile`, one is measured first, from
-    at most `profile_samples` timings of each part of a round.
+    `actions` is a list of actions, or the name of such a list. Without a `profile`, costs are
+    measured first, from at most `profile_samples` timings of each part of a round.
     """
     pair = pair or load_pair("tiny", "tiny:target", ["tiny:draft"])
     if isinstance(actions, str):

@@ -1,4 +1,4 @@
-"""The replayed environment of a pair: deterministic, and as exact as decoding."""
+"""The replayed environment of a pair: deterministic, with the same rounds as live decoding."""
 
 import tempfile
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def make_replay_env(
     """An environment over a recording.
 
     Without a `trace`, `prompts` training prompts of each embedded domain are recorded first, which
-    takes a few seconds; without a `profile`, rounds cost what `nominal_costs` says.
+    takes a few seconds; without a `profile`, rounds have the `nominal_costs`.
     """
     branches = isinstance(actions, str) and branching(actions)
     trace = trace or small_recording(prompts, temperature, ranks=branches)
@@ -83,7 +83,8 @@ def make_replay_vector_env(num_envs: int = 1, **settings: Any) -> AdaSpecVectorE
 def nominal_costs(drafters: int, max_length: int, nodes: int = 0) -> CostProfile:
     """A made-up machine on which a drafted token costs a tenth of a plain step.
 
-    `nodes`: of the largest token tree; a level's further nodes cost a tenth of its first.
+    `nodes` is the size of the largest token tree. In each level of a tree, the first node costs as
+    much as a drafted token and each further node a tenth of that.
     """
     level = tuple(0.1 + 0.01 * more for more in range(nodes))
     costs = RoundCosts(

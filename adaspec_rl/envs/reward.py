@@ -25,9 +25,9 @@ class Reward:
     the best speedup found so far: Dinkelbach's method, at whose fixed point the average reward is
     0. The fallback then earns exactly `1 / λ - 1`.
 
-    Reading what was committed since its last draft costs a drafter time when it drafts again.
-    Rewards put that down to the rounds that left it unread: else a policy that looks one round
-    ahead, and has not used a drafter for a while, would never begin to.
+    A drafter that drafts again must first read the tokens committed since its last draft. Rewards
+    charge that time to the rounds that left the tokens unread. Otherwise a policy that looks only
+    one round ahead would never return to a drafter that it has not used for a while.
     """
 
     kind: str = "throughput"

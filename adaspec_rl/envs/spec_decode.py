@@ -21,10 +21,10 @@ TIMINGS = ("profile", "clock")
 
 
 class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
-    """An episode generates one text; the action is an index into a fixed list of `Action`s.
+    """An episode generates one text; an action is an index into a fixed list of `Action`s.
 
     The end-of-text token terminates an episode, the token budget truncates it. `info["round"]` is
-    the `Round` just played, `info["seconds"]` what it cost, `info["steps"]` the same in
+    the `Round` just played, `info["seconds"]` is its cost, and `info["steps"]` is that cost in
     autoregressive steps.
     """
 
@@ -45,11 +45,11 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
     ) -> None:
         """`prompts` are token ids; `timing` says where a round's seconds come from.
 
-        Under lossy verification the reward of a round is less by `distance_price` times its
-        `distance` from the target.
+        Under lossy verification, `distance_price` times the round's `distance` from the target is
+        subtracted from its reward.
 
-        Profiled seconds are those at `batch_size` and the text's current length, with the policy's
-        own time.
+        Profiled seconds are looked up at `batch_size` and the text's current length; they include
+        the policy's own time.
 
         Raises:
             ValueError: no prompts, no actions, or an action that the profile does not cover.
@@ -111,7 +111,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         """Play one round with `actions[action]`.
 
         Raises:
-            ValueError: there is no such action, or no text to go on with.
+            ValueError: there is no such action, or no text is being decoded.
         """
         if not is_index(action, len(self.actions)):
             raise ValueError(

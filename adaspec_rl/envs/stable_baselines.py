@@ -13,8 +13,8 @@ from adaspec_rl.replay.streams import StreamRounds
 class AdaSpecVecEnv(VecEnv):
     """`ReplayGame` with Stable-Baselines3's interface.
 
-    Every end of a text is an end of the episode, the token budget included: what would have come
-    after it is no decision's business.
+    An episode ends when its text ends, also at the token budget: no decision is credited with what
+    would have come after it.
 
     Attributes:
         played: the last rounds of all streams.

@@ -116,7 +116,7 @@ class AdaSpecVectorEnv(VectorEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a text in every stream, or where `options["reset_mask"]` (bool `[B]`) says so.
 
-        One seed, or the first of a list, is that of all.
+        All streams share one seed: `seed` itself, or the first of a list.
 
         Raises:
             ValueError: the mask or the list of seeds does not fit, or there is no such option.

@@ -1,4 +1,4 @@
-"""Learn what drafts of a row are worth, from recordings: every outcome is known there."""
+"""Learn what a row's drafts are worth, from recordings, which have every outcome."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,8 +17,8 @@ from adaspec_rl.replay.batch_replay import BatchReplay
 from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.hindsight import actor_of, network_of, regress
 
-ROWS = 256  # side by side while actions are random
-ANEW = 0.2  # chance of a row to change its kind of drafts
+ROWS = 256  # decoded side by side while actions are random
+ANEW = 0.2  # chance that a row changes its kind of drafts
 THRESHOLDS = (0.0, 0.2, 0.5, 0.8)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # of batches in the second pass
 PAIRS = 4  # of prices, for each state
@@ -37,10 +37,10 @@ def fit_outlook(
     sizes: Sequence[int] = SIZES,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Outlook:
-    """Regress what each drafted token brought on what its row had shown; same seed, same fit.
+    """Regress each drafted token's gain on its row's observation; the same seed gives the same fit.
 
-    `config.total_steps` states are visited: half under random actions, half by the policy that
-    comes of the first half, in batches of each of `sizes` rows under `costs`.
+    The fit uses `config.total_steps` states: half are visited under random actions, half by the
+    policy fitted to the first half, in batches of each of `sizes` rows under `costs`.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     half = config.total_steps // 2
@@ -55,7 +55,7 @@ def fit_outlook(
 
 
 class RandomDrafts(BatchRule):
-    """Drafts at random, of a kind that stays the same for some rounds in each row."""
+    """Random drafts; each row keeps its kind of drafts for several rounds."""
 
     name = "random"
 

@@ -1,8 +1,8 @@
 """The policy bundle: a folder that can be shared, checked, and loaded without running code.
 
-`policy.safetensors` holds the actor's weights; `policy.json` everything needed to use them: feature
-names and scales, the action list, the network's shape, the pair's fingerprint, the cost profile,
-a training summary and package versions, sealed by a checksum over both files.
+`policy.safetensors` holds the actor's weights. `policy.json` holds everything needed to use them:
+feature names and scales, the action list, the network's shape, the pair's fingerprint, the cost
+profile, a training summary and package versions. A checksum covers both files.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCHEMA = 5
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 ACTIVATION = "tanh"
-# What the software itself reads of `PolicyBundle.training`, or writes there.
+# The keys of `PolicyBundle.training` that the software itself reads or writes.
 TRAINING: dict[str, Any] = {
     "steps": int,
     "speedup": float,
@@ -104,7 +104,7 @@ class _Network:
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """`policy.json`, but for its schema version and checksum."""
+    """`policy.json` without its schema version and checksum."""
 
     pair: _Pair
     observation: _Observation
@@ -118,7 +118,7 @@ class _Description:
 
 @dataclass(frozen=True, slots=True)
 class PolicyBundle:
-    """A trained policy with all it was trained for."""
+    """A trained policy with everything that it was trained for."""
 
     actor: Actor
     actions: tuple[Action, ...]
@@ -126,7 +126,7 @@ class PolicyBundle:
     pair: str
     fingerprint: str
     profile: CostProfile
-    survival: tuple[Survival, ...]  # by drafter: what thresholds are compared with
+    survival: tuple[Survival, ...]  # by drafter: the estimates that thresholds are compared with
     training: Mapping[str, Any]
     checksum: str = ""  # of the files that it was loaded from
 
@@ -165,7 +165,7 @@ class PolicyBundle:
             typed(TRAINING[name], self.training[name], f"training.{name}")
 
     def _check_network(self) -> None:
-        """Tanh layers from the features to the actions, of finite numbers."""
+        """Refuse a network that is not finite or does not map features to actions."""
         shapes = [weight.shape for weight in self.actor.weights]
         biases = [bias.shape for bias in self.actor.biases]
         widths = [len(self.spec), *(shape[-1] for shape in shapes if shape)]
@@ -186,11 +186,11 @@ class PolicyBundle:
         return LearnedPolicy(self.actor, self.actions, self.spec)
 
     def guarded(self) -> Guarded:
-        """The policy behind a guard, which trusts it at first if it paid when it was validated."""
+        """The policy behind a guard, trusted at first if its validated speedup exceeds 1."""
         return Guarded(self.controller(), trusted=float(self.training.get("speedup", 0.0)) > 1.0)
 
     def costs(self, batch_size: int = 1) -> CostFeatures:
-        """What decoding costs, as the policy sees it, by the profile that it was trained for."""
+        """Decoding costs as the policy observes them, from the profile that it was trained for."""
         return self.profile.at(batch_size=batch_size).features()
 
     def check_pair(self, pair: "Pair") -> None:
@@ -205,10 +205,10 @@ class PolicyBundle:
             )
 
     def check_verification(self, rule: str) -> None:
-        """Refuse sampling by another rule than the policy was trained for.
+        """Refuse to sample with a rule that the policy was not trained for.
 
-        Its survival estimates read how far a token's score is above the others', which is with
-        noise under one rule and without under the other.
+        Its survival estimates read how far a token's score is above the others. One rule's scores
+        include noise, the other's do not.
         """
         own = self.training.get("verification")
         if self.training.get("temperature") and own and own != rule:
@@ -230,7 +230,7 @@ def package_versions() -> dict[str, str]:
 
 
 def save_bundle(bundle: PolicyBundle, folder: Path) -> None:
-    """Write `bundle` to `folder`, replacing it as a whole: never half an old and half a new one."""
+    """Write `bundle` to `folder`, replacing the folder as a whole."""
     weights = {}
     for layer, (weight, bias) in enumerate(zip(bundle.actor.weights, bundle.actor.biases)):
         weights[f"layer{layer}.weight"] = np.ascontiguousarray(weight, dtype=np.float32)
@@ -308,7 +308,7 @@ def _weights(packed: bytes) -> dict[str, np.ndarray]:
 
 
 def _assemble(description: _Description, weights: dict[str, np.ndarray]) -> PolicyBundle:
-    """Takes from `weights` what belongs to the policy; nothing may be left."""
+    """Build the policy from `weights`; refuse weights that do not belong to it."""
     drafters = len(description.survival)
     if description.observation.drafters != drafters:  # refused before it takes any memory
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What happens beside PPO's own steps: λ, the best policy, checkpoints, display, loggers."""
+"""What happens around PPO's updates: λ, the best policy, checkpoints, display, loggers."""
 
 import time
 from collections.abc import Callable
@@ -28,9 +28,9 @@ class Verdict:
 class TrainingMonitor(BaseCallback):
     """Follows the policy as it learns.
 
-    Every `checkpoint_steps`, between two rollouts: judges the policy, hands a new best actor to
-    `on_best`, saves a checkpoint, and starts all randomness and all texts afresh from the seed and
-    the step. A run that resumes from a checkpoint therefore goes on exactly as it would have.
+    Every `checkpoint_steps`, between two rollouts, it judges the policy, hands a new best actor to
+    `on_best`, saves a checkpoint, and restarts all random generators and all texts from the seed
+    and the step. A resumed run therefore continues exactly as the uninterrupted run would have.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class TrainingMonitor(BaseCallback):
     ) -> None:
         """
         Args:
-            judge: judges an actor and, with it, moves the reward's λ.
+            judge: judges an actor, and updates the reward's λ accordingly.
             reseed: restarts the environment's randomness.
-            rounds: emitted, drafted and steps of the last rounds, `[B, 3]`, given the locals of a
-                rollout.
+            rounds: from the local variables of a rollout, the last rounds' emitted, drafted and
+                steps, `[B, 3]`.
             progress: shows the figures as they change.
         """
         super().__init__()
@@ -72,7 +72,7 @@ class TrainingMonitor(BaseCallback):
         return self.model
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this monitor."""
+        """The monitor's state, as a checkpoint saves it."""
         assert self.best is not None
         actor, verdict, steps = self.best
         arrays = {
@@ -106,7 +106,7 @@ class TrainingMonitor(BaseCallback):
             self._refresh()
 
     def _refresh(self) -> None:
-        """All randomness and all texts begin anew, as a function of seed and step."""
+        """Restart all random generators and all texts from the seed and the step."""
         seed = (self.seed * 1_000_003 + self.num_timesteps) % 2**31
         torch.manual_seed(seed)
         np.random.seed(seed)

@@ -1,11 +1,11 @@
-"""Training that leaves the finite numbers ends in one sentence, and is never saved."""
+"""Training whose weights stop being finite ends with a one-line error and is never saved."""
 
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.control.learned import Actor
 
 
 def check_converging(actor: Actor, config: AgentConfig) -> None:
-    """Refuse an actor that training has driven out of the finite numbers.
+    """Refuse an actor whose weights are no longer finite.
 
     Raises:
         ValueError: says which settings to lower.

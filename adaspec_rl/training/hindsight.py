@@ -1,7 +1,7 @@
-"""The full-information baseline: every action's outcome is recorded, so learn them all at once.
+"""The full-information baseline: learn from the recorded outcomes of all actions at once.
 
-A network regresses the reward of every action on the observation. Its best action is the marginal
-rule: another token is drafted as long as what it is expected to bring exceeds what it costs.
+A network regresses the reward of every action on the observation. Taking its best action is the
+marginal rule: draft another token as long as its expected gain exceeds its cost.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from adaspec_rl.control.learned import Actor
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.training.divergence import check_converging
 
-PASSES = 2  # the second one learns from the states that the first one's policy visits
+PASSES = 2  # the second pass learns from the states that the first pass's policy visits
 EXPLORATION = 0.3  # share of random actions while collecting
-TRIAL = 64  # rounds of every stream that show what a pass has reached
+TRIAL = 64  # rounds of every stream in which a pass's speedup is measured
 
 
 def fit_hindsight(
@@ -26,7 +26,7 @@ def fit_hindsight(
     seed: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Actor:
-    """Collect `total_steps` states and learn every action's reward at each; same seed, same actor.
+    """Learn every action's reward at `total_steps` states; the same seed gives the same actor.
 
     The preferences of the returned actor are expected rewards.
 
@@ -52,7 +52,7 @@ def fit_hindsight(
 
 
 def _raise_rates(game: ReplayGame, actor: Actor) -> None:
-    """Measure the next pass's rewards against the speedup that this one has reached."""
+    """Raise the reward's λ to the speedup that this actor reaches, for the next pass."""
     streams = game.streams
     worth = cost = 0.0
     observation = game.reset()

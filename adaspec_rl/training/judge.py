@@ -1,4 +1,4 @@
-"""How good a policy is while it trains: its replayed speedup on withheld training texts."""
+"""How good a policy is during training: its replayed speedup on withheld training texts."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,16 +13,16 @@ from adaspec_rl.replay.streams import ReplayStreams, ReplayTables, play_all
 
 
 def split(trace: Trace, share: float) -> tuple[Trace, Trace]:
-    """Texts to learn from, and those withheld: every so many-th of each domain."""
+    """Texts to learn from, and withheld ones: about `share` of each domain, evenly spaced."""
     learned, withheld = split_domains(trace.domains, share)
     return trace.select(learned), trace.select(withheld)
 
 
 def split_domains(domains: Sequence[str], share: float) -> tuple[list[int], list[int]]:
-    """The numbers of the texts to learn from and of those withheld; `domains` are the texts'.
+    """The numbers of the texts to learn from and of the withheld ones, by each text's domain.
 
     Raises:
-        ValueError: there would be none to learn from.
+        ValueError: no text would be left to learn from.
     """
     every = max(2, round(1 / share))
     withheld: list[int] = []
@@ -39,7 +39,7 @@ def split_domains(domains: Sequence[str], share: float) -> tuple[list[int], list
 
 
 class Judge:
-    """Plays every withheld text under each of some cost profiles."""
+    """Replays every withheld text under each of several cost profiles."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Judge:
         self.fixed = fixed_speedups(tables.trace, profiles, longest)  # [P]
 
     def speedups(self, actor: Actor) -> np.ndarray:
-        """Under each profile, `[P]`."""
+        """The actor's speedup under each profile, `[P]`."""
         decide = deciding(actor)
         return np.array([play_all(self._streams, decide, p).speedup for p in range(self._count)])
 
@@ -69,7 +69,7 @@ def deciding(actor: Actor) -> Callable[[np.ndarray], np.ndarray]:
 def fixed_speedups(
     trace: Trace, profiles: Sequence[Sequence[RoundCosts]], max_length: int
 ) -> np.ndarray:
-    """What the best fixed draft length reaches under each profile, `[P]`."""
+    """The best fixed draft length's speedup under each profile, `[P]`."""
     found = []
     for points in profiles:
         batch_size = points[0].batch_size

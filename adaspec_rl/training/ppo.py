@@ -18,7 +18,7 @@ from adaspec_rl.control.learned import Actor
 from adaspec_rl.files import write_atomically
 from adaspec_rl.training.divergence import check_converging
 
-SHARPNESS = 0.05  # reward differences of this size become preferences of 1
+SHARPNESS = 0.05  # reward differences of this size become preference differences of 1
 
 
 def new_ppo(env: gym.Env | VecEnv, config: AgentConfig, seed: int) -> PPO:
@@ -41,7 +41,7 @@ def new_ppo(env: gym.Env | VecEnv, config: AgentConfig, seed: int) -> PPO:
 
 
 def learn_until_the_end(agent: PPO, config: AgentConfig, callback: BaseCallback) -> None:
-    """Take the steps that are left of `config.total_steps`.
+    """Train until the agent has taken `config.total_steps` steps.
 
     Raises:
         ValueError: training diverged.
@@ -66,7 +66,7 @@ def actor_of(agent: PPO) -> Actor:
 
 
 def check_start(actor: Actor, widths: Sequence[int]) -> None:
-    """Refuse to begin from an actor whose layers are not of these widths, observation first.
+    """Refuse an actor to start from whose layers do not have these widths, observation first.
 
     Raises:
         ValueError: its network has another shape.
@@ -80,7 +80,7 @@ def check_start(actor: Actor, widths: Sequence[int]) -> None:
 
 
 def warm_start(agent: PPO, actor: Actor, sharpness: float = 1.0) -> None:
-    """Begin from another actor; its preferences are divided by `sharpness`.
+    """Copy another actor's weights into the agent; its preferences are divided by `sharpness`.
 
     Raises:
         ValueError: its network has another shape.
@@ -109,10 +109,10 @@ def save_checkpoint(agent: PPO, path: Path, extra: dict[str, Any]) -> None:
 
 
 def load_checkpoint(agent: PPO, path: Path) -> dict[str, Any]:
-    """Put the agent where `save_checkpoint` left it; returns `extra`.
+    """Restore the agent that `save_checkpoint` saved; returns `extra`.
 
     Raises:
-        ValueError: the file is damaged, or of an agent with another network.
+        ValueError: the file is damaged, or its agent has another network.
     """
     state = _read_checkpoint(path)
     found = {name: tuple(tensor.shape) for name, tensor in state["policy"].items()}
@@ -142,7 +142,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         if not all(part.isfinite().all() for part in state["policy"].values()):
             raise ValueError("its weights are not finite numbers")
         return state
-    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
+    except Exception as error:  # zipfile and torch raise many kinds of errors for a damaged file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"the checkpoint {path} is damaged ({reason}): delete it, and resume from the one "
@@ -151,7 +151,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """The checkpoint with most steps in a run's folder."""
+    """The checkpoint with the most steps in a run's folder."""
     found = {
         int(match.group(1)): path
         for path in (run / "checkpoints").glob("step_*.pt")

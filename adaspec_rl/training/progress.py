@@ -10,12 +10,12 @@ import numpy as np
 class Window:
     """Rolling sums over the latest steps of all streams."""
 
-    size: int = 1024  # rounds at least, where there have been so many
+    size: int = 1024  # at least this many rounds, once so many were played
     sums: deque[np.ndarray] = field(init=False, default_factory=deque)
     count: float = field(init=False, default=0.0)
 
     def add(self, rounds: np.ndarray, rewards: np.ndarray) -> None:
-        """Take in one round of every stream: emitted, drafted, steps `[B, 3]`; rewards `[B]`."""
+        """Add one round of every stream: emitted, drafted, steps `[B, 3]`; rewards `[B]`."""
         self.sums.append(np.array([len(rounds), *rounds.sum(axis=0), rewards.sum()]))
         self.count += len(rounds)
         while self.count - self.sums[0][0] >= self.size:
@@ -23,7 +23,7 @@ class Window:
 
     @property
     def speedup(self) -> float:
-        """Tokens an autoregressive step: the throughput over plain decoding's."""
+        """Tokens per autoregressive step: the throughput divided by plain decoding's."""
         total = self._total()
         return float(total[1] / total[3]) if total[3] else 1.0
 

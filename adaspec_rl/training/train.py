@@ -72,7 +72,7 @@ VALIDATION_PROFILES = 8  # of randomised costs
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """All that a policy is trained on."""
+    """Everything that a policy is trained on."""
 
     pair: Pair
     prompts: list[EncodedPrompt]
@@ -94,13 +94,13 @@ class Trained:
 
 
 def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | None = None) -> Task:
-    """Record the training prompts and learn what decoding costs, or find both as they were."""
+    """Record the training prompts and measure decoding costs, or reuse what is saved of both."""
     branches = branching(config.env.actions)
     features = tuple(config.env.features)
     spec = ObservationSpec(
         features, config.env.max_length, pair.target.vocab_size, len(pair.drafters), branches
     )
-    if not branches:  # else it takes the recording to know the actions
+    if not branches:  # otherwise the actions depend on the recording
         _check_start(config, spec, _actions(config, pair))
     prompts = prompts_from(config, "train", pair, console, config.replay.prompts)
     split_domains([item.prompt.domain for item in prompts], config.agent.validation_share)
@@ -143,7 +143,7 @@ def _check_start(config: TrainConfig, spec: ObservationSpec, actions: Sequence[A
 def identity_of(
     config: TrainConfig, pair: Pair, prompts: Sequence[EncodedPrompt], profile: CostProfile
 ) -> RunIdentity:
-    """All that a training depends on."""
+    """Everything that a training depends on."""
     contents = {
         "pair": pair.fingerprint,
         "prompts": digest([asdict(item) for item in prompts]),
@@ -156,7 +156,7 @@ def identity_of(
 
 
 def begun(run: Path) -> RunIdentity:
-    """What a run that is to be resumed began as."""
+    """The saved identity of a run that is to be resumed."""
     found = saved_identity(run)
     if found is None:
         raise ValueError(f"{run} cannot be resumed (it has no {RECORD}): begin a new run")
@@ -172,7 +172,7 @@ def _check_profile(config: TrainConfig, pair: Pair, profile: CostProfile) -> Non
 def cost_profiles(
     config: TrainConfig, task: Task, rng: np.random.Generator, count: int
 ) -> tuple[list[Sequence[RoundCosts]], list[float]]:
-    """What texts may cost: lists of costs by context, and the policy's seconds with each."""
+    """Cost profiles, each a list of costs by context, and the policy's seconds under each."""
     if config.env.cost == "profile":
         points = task.profile.contexts(config.cost.batch_size)
         return [points], [task.profile.policy]
@@ -191,7 +191,7 @@ def learn(
     log: RunLog | None = None,
     checkpoint: Path | None = None,
 ) -> Trained:
-    """Learn a policy; the best one so far is always in `folder / "policy"`."""
+    """Train a policy; the best policy so far is always in `folder / "policy"`."""
     began = time.perf_counter()
     learned, withheld = split(task.trace, config.agent.validation_share)
     rng = np.random.default_rng(config.seed)
@@ -324,7 +324,7 @@ def _run_ppo(
 
 
 def _regression(config: TrainConfig) -> Any:
-    """The settings of the regression that PPO may start from; its network is PPO's own."""
+    """The settings of the regression that PPO may start from, with PPO's network shape."""
     return replace(
         config.agent,
         total_steps=min(400_000, config.agent.total_steps),
@@ -334,7 +334,7 @@ def _regression(config: TrainConfig) -> Any:
 
 
 def new_bundle(actor: Actor, task: Task, training: dict[str, Any]) -> PolicyBundle:
-    """A bundle of `actor` for what it was trained on."""
+    """A bundle of `actor` with what it was trained on."""
     return PolicyBundle(
         actor=actor,
         actions=task.actions,
