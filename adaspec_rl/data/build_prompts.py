@@ -1,7 +1,7 @@
 """Cut the embedded prompts from the corpus: `python -m adaspec_rl.data.build_prompts`.
 
-The result ships with the package, so that figures compare between machines and Python versions.
-Prompts come from the `train` and `test` splits, which no language model was fitted on.
+The result ships with the package, so that figures can be compared between machines and Python
+versions. Prompts come from the `train` and `test` splits, which no language model was fitted on.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from adaspec_rl.data.corpus import DIALOGUE_SEEDS, DOMAINS, documents
 from adaspec_rl.data.word_problems import word_problem
 
-COUNTS = {"train": 256, "test": 64}  # prompts a domain
+COUNTS = {"train": 256, "test": 64}  # prompts per domain
 FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -34,7 +34,7 @@ def prose_prompt(rng: random.Random, text: str) -> str | None:
 
 
 def dialogue_prompts(split: str) -> Iterator[str]:
-    """A worked problem, then a question; seeds apart from those of the `fit` split."""
+    """A worked problem, then a question; the seeds differ from those of the `fit` split."""
     rng = random.Random(1000 + DIALOGUE_SEEDS[split])
     while True:
         question, answer = word_problem(rng)
@@ -42,7 +42,7 @@ def dialogue_prompts(split: str) -> Iterator[str]:
 
 
 def document_prompts(domain: str, split: str) -> Iterator[str]:
-    """Windows of a domain's documents, in turn, none twice."""
+    """Windows of a domain's documents, taking turns between documents, without repeats."""
     texts = list(documents(domain, split))
     cut = {"code": code_prompt, "prose": prose_prompt}[domain]
     rng = random.Random(f"{domain}:{split}")

@@ -1,4 +1,4 @@
-"""Conversations: what people and a model say in turn."""
+"""Conversations: messages of a user and a model."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side says."""
+    """One message of a conversation."""
 
     role: str
     text: str
@@ -20,7 +20,7 @@ def read_conversation(turns: list[object]) -> Conversation:
     """A list of texts (user turns) or of messages with a `role` and `content`.
 
     Raises:
-        ValueError: it is neither, something in it is empty, or the user says nothing.
+        ValueError: `turns` is neither, a message is empty, or there is no user turn.
     """
     found = tuple(_message(turn, number) for number, turn in enumerate(turns, 1))
     if not any(message.role == USER for message in found):
@@ -45,17 +45,19 @@ def _message(turn: object, number: int) -> Message:
 
 
 def first_user_text(conversation: Conversation) -> str:
-    """What the user says first."""
+    """The first user turn's text."""
     return next(message.text for message in conversation if message.role == USER)
 
 
 def up_to_each_user_turn(conversation: Conversation) -> list[Conversation]:
-    """The conversation as it stands when each user turn is to be answered."""
+    """For each user turn, the conversation up to and including it."""
     return [conversation[: n + 1] for n, message in enumerate(conversation) if message.role == USER]
 
 
 def unanswered(conversation: Conversation) -> Conversation | None:
-    """The beginning up to the first user turn that another one follows; None: there is none."""
+    """The conversation up to its first unanswered user turn, which another user turn follows.
+
+    None if every user turn but the last is answered."""
     for n, (message, following) in enumerate(zip(conversation, conversation[1:]), 1):
         if message.role == following.role == USER:
             return conversation[:n]
@@ -63,7 +65,7 @@ def unanswered(conversation: Conversation) -> Conversation | None:
 
 
 def with_answer(conversation: Conversation, text: str) -> Conversation:
-    """The conversation with its first missing answer put in."""
+    """The conversation with `text` inserted as its first missing answer."""
     asked = unanswered(conversation)
     assert asked is not None
     return (*asked, Message(ASSISTANT, text), *conversation[len(asked) :])

@@ -26,7 +26,7 @@ from adaspec_rl.data.word_problems import conversations
 DOMAINS = ("code", "prose", "dialogue")
 SPLITS = ("fit", "train", "test")
 DIALOGUE_SEEDS = {"fit": 1, "train": 2, "test": 3}
-# Tables and generated files are not text that anybody writes; tests are not shipped everywhere.
+# Tables and generated files are not natural text; tests are not shipped everywhere.
 EXCLUDED_FOLDERS = {
     "site-packages", "dist-packages", "encodings", "pydoc_data", "lib2to3", "idlelib", "test",
     "tests", "__pycache__",

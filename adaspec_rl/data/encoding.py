@@ -20,7 +20,7 @@ from adaspec_rl.data.conversations import (
 from adaspec_rl.data.prompts import EncodedPrompt, Prompt
 
 AUTO, ON, OFF = CHAT = ("auto", "on", "off")
-# Some templates write today's date: this macro makes it always the same day, and prompts with it.
+# Some templates write today's date; this macro fixes the day, so that prompts do not change.
 DAY = datetime(2025, 1, 1, tzinfo=timezone.utc)
 DATES = "".join(
     f".replace('%{code}', '{DAY.strftime('%' + code)}')" for code in [*"aAbBdmyYjHIMSp", "-d", "-m"]
@@ -41,7 +41,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> EncodedPrompt:
-    """A prompt with its ids; a conversation's text becomes what the template makes of it.
+    """A prompt with its ids; a conversation's text becomes the template's output.
 
     Turns without an answer are encoded as if the answer were empty.
 
@@ -64,9 +64,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> EncodedPrompt:
 
 
 def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Conversation) -> tuple[str, list[int]]:
-    """What the model reads before it answers the last of `turns`, and its token ids.
+    """The text that the model reads before it answers the last of `turns`, and its token ids.
 
-    The template writes the begin token itself, where the model wants one.
+    The template itself writes the begin token, if the model wants one.
 
     Raises:
         TemplateError: the template refuses them.
@@ -76,7 +76,7 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Conversation) -> tup
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, turns: Conversation) -> str:
-    """What the model reads before it answers the last of `turns`."""
+    """The text that the model reads before it answers the last of `turns`."""
     template = tokenizer.get_chat_template()
     if "strftime_now" in template:
         template = SAME_DAY + template
@@ -97,15 +97,15 @@ def as_asked(
     *,
     warn: bool = True,
 ) -> list[Prompt]:
-    """What the model is asked: conversations user turn by user turn, or plain texts.
+    """The prompts as the model gets them: each user turn of a conversation, or plain texts.
 
     The second user turn of a conversation is a prompt of its own, with `/2` after the id.
 
     Args:
-        chat: `auto`: conversations where the data have turns and the tokenizer has a chat
-            template, else the text or first user turn as it stands; `on`: texts are user turns,
-            too; `off`: no conversations.
-        warn: log how many conversations lose turns for want of a template.
+        chat: `auto`: prompts with turns are conversations if the tokenizer has a chat template;
+            other prompts are their text or first user turn, unchanged. `on`: plain texts become
+            user turns, too. `off`: there are no conversations.
+        warn: log how many conversations lose turns because there is no template.
 
     Raises:
         ValueError: `chat` is none of these, or `on` without a template.
@@ -151,7 +151,7 @@ def _report_lost_turns(prompts: Sequence[Prompt]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ChatFacts:
-    """How prompts were put, for results."""
+    """How prompts were presented to the model, for results."""
 
     mode: str  # of `CHAT`
     conversations: int  # prompts that went through the chat template
@@ -161,7 +161,7 @@ class ChatFacts:
 def chat_facts(
     chat: str, prompts: Sequence[EncodedPrompt], tokenizer: PreTrainedTokenizerBase
 ) -> ChatFacts:
-    """How these prompts were put."""
+    """How these prompts are presented to the model."""
     count = sum(bool(item.prompt.turns) for item in prompts)
     return ChatFacts(chat, count, template_hash(tokenizer) if count else None)
 

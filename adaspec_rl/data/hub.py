@@ -1,4 +1,4 @@
-"""Prompts from a dataset on the Hugging Face Hub, by way of the optional `datasets` library."""
+"""Prompts from a dataset on the Hugging Face Hub, through the optional `datasets` library."""
 
 import logging
 from pathlib import PurePath
@@ -27,16 +27,16 @@ def hub_prompts(
 
     Args:
         name: a hub id such as `openai/gsm8k`, or a folder that holds a dataset.
-        split: ours: `train` or `test`, by a hash of each text, whatever the dataset's own are.
-        config: the dataset's subset, where it has several.
-        hub_split: the dataset's own split that is read, slices such as `test[:500]` included.
-        column: holds the texts, or conversations; None: the first of `messages`, `turns`, `text`,
-            `prompt` and `question` that there is.
-        domain_column: holds the domains; None: all are of one, named after the dataset.
+        split: our own `train` or `test`, by a hash of each text; see `hub_split` for the dataset's.
+        config: the dataset's subset, if it has several.
+        hub_split: the dataset's own split to read, or a slice such as `test[:500]`.
+        column: the column of the texts or conversations; None: the first that exists of `messages`,
+            `turns`, `text`, `prompt` and `question`.
+        domain_column: the column of the domains; None: a single domain, named after the dataset.
 
     Raises:
-        ValueError: `datasets` is not installed, the dataset cannot be loaded, it lacks a column,
-            or there is no prompt in the split.
+        ValueError: `datasets` is not installed, the dataset cannot be loaded or lacks a column, or
+            the split is empty.
     """
     dataset = _load(name, config, hub_split)
     columns = list(dataset.column_names)

@@ -1,4 +1,4 @@
-"""JSON-lines files of objects, read strictly: every mistake is told by file and line."""
+"""JSON-lines files of objects, read strictly: errors name the file and line."""
 
 import codecs
 from pathlib import Path
@@ -13,7 +13,7 @@ def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file, each with its line number; empty lines are skipped.
 
     Raises:
-        ValueError: no such file, it is not UTF-8, or a line is not an object in strict JSON.
+        ValueError: there is no such file, it is not UTF-8, or a line is not a strict JSON object.
     """
     if not path.is_file():
         raise ValueError(f"no prompt file {path}: set data.path to a JSON-lines file")

@@ -17,24 +17,24 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question, its right answer, and how a text is read for one."""
+    """A question, its right answer, and how to read an answer from a text."""
 
     id: str
     text: str  # the prompt
     answer: Answer
-    read: Callable[[str], Answer | None]  # None: the text gives no answer
+    read: Callable[[str], Answer | None]  # None: no answer in the text
 
     def answer_in(self, text: str) -> Answer | None:
-        """What the text written after the prompt answers; None: nothing."""
+        """The answer in the text written after the prompt; None: there is none."""
         return self.read(text)
 
     def solved_by(self, text: str) -> bool:
-        """Whether that is right."""
+        """Whether the text's answer is right."""
         return self.read(text) == self.answer
 
 
 def word_problems(count: int, split: str = "test") -> list[Problem]:
-    """The first `count` problems of a split, each after a worked one as in the embedded prompts.
+    """The first `count` problems of a split, each after a worked problem as in embedded prompts.
 
     No language model was fitted on them.
     """
@@ -42,7 +42,7 @@ def word_problems(count: int, split: str = "test") -> list[Problem]:
 
 
 def _word_problems(split: str) -> Iterator[Problem]:
-    rng = random.Random(1000 + DIALOGUE_SEEDS[split])  # as the embedded prompts were made
+    rng = random.Random(1000 + DIALOGUE_SEEDS[split])  # as for the embedded prompts
     number = 0
     while True:
         shown, worked = word_problem(rng)
@@ -61,10 +61,12 @@ def stated_answer(text: str) -> Answer | None:
 
 
 def gsm8k_problems(path: Path) -> list[Problem]:
-    """Those of GSM8K's own files: objects with a `question` and an `answer` that ends `#### 42`.
+    """The problems in GSM8K's own files: objects with a `question` and an `answer`.
+
+    The answer ends with a line such as `#### 42`.
 
     Raises:
-        ValueError: no such file, or a line that is not such an object.
+        ValueError: there is no such file, or a line is not such an object.
     """
     problems = []
     for number, row in read_objects(path):
@@ -79,13 +81,13 @@ def gsm8k_problems(path: Path) -> list[Problem]:
 
 
 def last_number(text: str) -> Answer | None:
-    """What models give as GSM8K's answer: the number after `####`, else the last one."""
+    """A model's answer to a GSM8K problem: the number after `####`, else the last number."""
     _, marked, after = text.partition("####")
     found = _numbers(after)[:1] if marked else _numbers(text)[-1:]
     return found or None
 
 
 def _numbers(text: str) -> Answer:
-    """All numbers, without separators of thousands and zeros after the point."""
+    """All numbers, without thousands separators and without trailing zeros after the point."""
     found = (item.replace(",", "") for item in _NUMBER.findall(text))
     return tuple(item.rstrip("0").rstrip(".") if "." in item else item for item in found)

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class Prompt:
     """A text to continue, with the domain that figures are grouped by.
 
-    A prompt with `turns` is a conversation. Its `text` is the first user turn or, once encoded, all
-    that the model reads of the conversation.
+    A prompt with `turns` is a conversation. Its `text` is the first user turn or, once encoded,
+    everything that the model reads of the conversation.
     """
 
     id: str
@@ -58,12 +58,12 @@ def jsonl_prompts(
 ) -> list[Prompt]:
     """The prompts of a file's `train` or `test` split; see `split_prompts`.
 
-    Each line is an object with `messages`, `turns` (Spec-Bench), a `text`, `prompt` or `question`
-    (the first of these counts) and, optionally, a `domain` or `category` and an `id` or
-    `question_id`.
+    Each line is an object with one of `messages`, `turns` (Spec-Bench), `text`, `prompt` and
+    `question`; the first of these counts. A `domain` or `category` and an `id` or `question_id` are
+    optional.
 
     Raises:
-        ValueError: no such file, a line that is not such an object, or no prompt in the split.
+        ValueError: there is no such file, a line is not such an object, or the split is empty.
     """
     prompts = []
     for number, row in read_objects(path):
@@ -77,10 +77,10 @@ def jsonl_prompts(
 def gsm8k_prompts(
     path: Path, split: str, test_share: float = 0.5, template: str | None = None
 ) -> list[Prompt]:
-    """The same of GSM8K's own files: objects with a `question` (and an `answer`, not used).
+    """The same for GSM8K's own files: objects with a `question` (and an `answer`, not used).
 
     Raises:
-        ValueError: no such file, a line that is not such an object, or no prompt in the split.
+        ValueError: there is no such file, a line is not such an object, or the split is empty.
     """
     prompts = [
         Prompt(str(number), "gsm8k", *_turns_of(row, ("question",), f"{path}, line {number}"))
@@ -94,16 +94,16 @@ def split_prompts(
 ) -> list[Prompt]:
     r"""The prompts of the `train` or `test` split, decided by a hash of each text.
 
-    All turns of a conversation stand on the side of its first user turn.
+    A conversation's first user turn decides for all of its turns.
 
     Args:
         test_share: about this share is held out for `test`; 1 holds out everything.
-        template: what each text or user turn is put into, at `{text}`:
+        template: each text or user turn takes the place of `{text}` in it:
             `"Question: {text}\nAnswer:"`.
         source: what errors call the prompts.
 
-    Raises:
-        ValueError: no prompt in the split, two of one id, or a share or template that cannot be.
+        Raises:
+            ValueError: the split is empty, ids repeat, or the share or template is invalid.
     """
     if not 0 <= test_share <= 1:
         raise ValueError(f"data.test_share must be from 0 to 1, got {test_share}")
@@ -134,7 +134,7 @@ def split_prompts(
 
 
 def check_ids(prompts: Sequence[Prompt], source: str) -> None:
-    """Refuse two prompts of one id; `source` is what the error calls the prompts."""
+    """Refuse two prompts with the same id; the error calls the prompts `source`."""
     for identity, count in Counter(prompt.id for prompt in prompts).most_common(1):
         if count > 1:
             raise ValueError(
@@ -143,15 +143,15 @@ def check_ids(prompts: Sequence[Prompt], source: str) -> None:
 
 
 def _bucket(text: str) -> float:
-    """A number from 0 up to but not including 1 that belongs to the text."""
+    """A hash of the text as a number from 0 up to but not including 1."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
 def read_turns(value: object) -> tuple[str, Conversation]:
-    """A text without turns, or the first user turn of a conversation with all of them.
+    """A text and no turns, or the first user turn of a conversation and all of its turns.
 
     Raises:
-        ValueError: it is neither, or it is empty; says so in words that follow its name.
+        ValueError: `value` is neither, or is empty; the message continues after its name.
     """
     if isinstance(value, list) and value:
         found = read_conversation(value)
@@ -164,7 +164,7 @@ def read_turns(value: object) -> tuple[str, Conversation]:
 
 
 def _turns_of(row: dict[str, Any], keys: Sequence[str], where: str) -> tuple[str, Conversation]:
-    """What the first of `keys` that has any holds."""
+    """The text and turns in the first of `keys` that has valid ones."""
     wrong = []
     for key in keys:
         if row.get(key) is not None:
@@ -181,7 +181,7 @@ def _turns_of(row: dict[str, Any], keys: Sequence[str], where: str) -> tuple[str
 
 
 def _name(row: dict[str, Any], keys: Sequence[str], otherwise: object, where: str) -> str:
-    """What the first of `keys` that has any calls the row."""
+    """The row's value at the first of `keys` that has one, else `otherwise`."""
     for key in keys:
         value = row.get(key)
         if isinstance(value, (list, dict)):
@@ -192,7 +192,7 @@ def _name(row: dict[str, Any], keys: Sequence[str], otherwise: object, where: st
 
 
 def balanced(prompts: Sequence[Prompt], per_domain: int | None) -> list[Prompt]:
-    """The first `per_domain` prompts of each domain, domains in turn (None: all of them)."""
+    """The first `per_domain` prompts of each domain (None: all), taking turns between domains."""
     by_domain: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         by_domain.setdefault(prompt.domain, []).append(prompt)
@@ -210,7 +210,7 @@ def short_prompts(
     *,
     warn: bool = True,
 ) -> list[Prompt]:
-    """The prompts of at most `max_tokens` tokens; with `warn`, a logged warning counts the others.
+    """The prompts of at most `max_tokens` tokens; `warn` logs a warning that counts the others.
 
     Raises:
         ValueError: every prompt is longer.

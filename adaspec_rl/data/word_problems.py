@@ -1,7 +1,7 @@
 """Question-and-answer word problems with worked steps, from a seeded generator.
 
-The dialogue domain of the embedded corpus. Sentence frames make the text predictable, names and
-quantities do not, and the arithmetic is hard for a small model: drafting should pay in some places
+These are the dialogue domain of the embedded corpus. Sentence frames are predictable; names and
+quantities are not, and the arithmetic is hard for a small model. So drafting pays in some places
 and not in others.
 """
 

@@ -1,4 +1,4 @@
-"""What drafters are called: in the configuration, and in tables."""
+"""The names of drafters in the configuration and in tables."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,17 @@ SHIPPED_TABLES = ("tiny:table", "smollm2:table")
 
 
 def is_free(drafter: str) -> bool:
-    """Whether it needs no checkpoint of its own."""
+    """Whether the drafter needs no checkpoint of its own."""
     return drafter == NGRAM or drafter.split(":")[0] == EXIT or is_table(drafter)
 
 
 def is_table(drafter: str) -> bool:
-    """Whether it names a trigram table."""
+    """Whether the name is that of a trigram table."""
     return drafter.split(":")[0] == TABLE or drafter in SHIPPED_TABLES
 
 
 def short_names(drafters: Sequence[str]) -> list[str]:
-    """Names for tables: without folders, kinds and layers, as far as they still differ."""
+    """Short names for tables, without folders, kinds and layers as long as they stay different."""
     forms = [_forms(drafter) for drafter in drafters]
     used = [0] * len(forms)
     while True:
@@ -34,7 +34,7 @@ def short_names(drafters: Sequence[str]) -> list[str]:
 
 
 def _forms(drafter: str) -> list[str]:
-    """From the shortest to the full name."""
+    """The forms of a name, from the shortest to the full name."""
     if is_table(drafter):
         return [TABLE, drafter]
     if is_free(drafter):

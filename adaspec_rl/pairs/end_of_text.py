@@ -4,14 +4,14 @@ from transformers import PreTrainedTokenizerBase
 
 from adaspec_rl.engine.checkpoint import Checkpoint
 
-_ANSWER = "ANSWER"  # stands for what the model says
+_ANSWER = "ANSWER"  # stands for the model's answer
 
 
 def end_of_text_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token that ends a text.
 
-    Those of the generation config; where it names none, the model configuration's or the
-    tokenizer's. A model with a chat template also ends where the template ends its turns.
+    These are the ids in the generation config, else in the model configuration, else in the
+    tokenizer. With a chat template, the token that ends the template's turns also ends a text.
     """
     ids = checkpoint.generation_config().get("eos_token_id")
     if ids is None:
@@ -23,13 +23,13 @@ def end_of_text_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) 
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template puts after an answer; None where there is none."""
+    """The special token that the chat template puts after an answer; None if there is none."""
     if not tokenizer.chat_template:
         return None
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
     try:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception:  # a template is a program; one that fails here may serve other messages
+    except Exception:  # a template is a program; it may fail here and work on other messages
         return None
     _, _, rest = text.rpartition(_ANSWER)
     ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""Which models these are and how they run, in one short hash."""
+"""One short hash of a pair's models and how they run."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def fingerprint(
 ) -> str:
     """A short hash of models: configurations, headers and samples of the weights, inflation.
 
-    Where files lie is no part of it.
+    The locations of files do not matter.
 
     Args:
         drafters: the names of all drafters, those without a checkpoint included.

@@ -2,21 +2,22 @@
 
     python -m adaspec_rl.pairs.inflate --source tiny:target --shape llama8b --out FOLDER
 
-The big model computes the small one's function, so it writes the same text, and reads and
-multiplies every weight of its own shape, so it costs what the real model costs:
+The big model computes the small model's function, so it writes the same text. It also reads and
+multiplies every weight of its own shape, so it costs as much as the real model:
 
-* The hidden state is the small one's, then zeros. RMSNorm over h' channels in place of h divides
-  by a smaller mean, which norm weights scaled by sqrt(h / h') and an epsilon scaled by h / h' undo.
+* The hidden state is the small one's, then zeros. RMSNorm over h' channels instead of h divides by
+  a smaller mean; norm weights scaled by sqrt(h / h') and an epsilon scaled by h / h' undo this.
 * Extra heads, feed-forward channels and layers have random weights, and zero output projections.
-* A head of d' dimensions keeps a rotary pair i of d at pair i d' / d, where the same theta gives
-  the same frequency. Queries are 0 in the other dimensions and scaled by sqrt(d' / d), since
+* A head of d' dimensions keeps rotary pair i of d at pair i d' / d, where the same theta gives the
+  same frequency. Queries are 0 in the other dimensions and scaled by sqrt(d' / d), since
   attention divides by sqrt(d'). Query heads stay with their own key-value head.
-* The original layers are spread evenly, so that "the first quarter of the layers" stays that.
+* The original layers are spread evenly, so that an early exit keeps its share of the layers.
 * Rows that pad the vocabulary must never be chosen. One channel of the hidden state is a constant,
-  too small to count in the mean square, which only the last norm lets through; padding rows weigh
-  it with a huge negative number. Probabilities of padding are exactly 0.
+  too small to count in the mean square, and only the last norm lets it through. Padding rows weigh
+  it with a huge negative number, so the probabilities of padding are exactly 0.
 
-Exact in float32 up to rounding. In bf16, scales that are no power of two round the weights again.
+The result is exact in float32 up to rounding. In bf16, scales that are not powers of two round the
+weights again.
 """
 
 import argparse
@@ -39,14 +40,14 @@ from adaspec_rl.pairs.sources import checkpoint_of
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
 CONSTANT = 2.0**-16  # the constant channel; all of this is exact in bf16
-PADDING = -(2.0**34)  # what padding rows weigh it with: logits near -2^18 sqrt(h') / |hidden|
+PADDING = -(2.0**34)  # its weight in padding rows: logits near -2^18 sqrt(h') / |hidden|
 NOISE = 0.03  # extra weights are uniform within this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Llama's size, in the words of its `config.json`."""
+    """A Llama's size, with the names of its `config.json`."""
 
     vocab_size: int
     hidden_size: int
@@ -107,7 +108,7 @@ class Inflation:
         """`config` is the source's `config.json`.
 
         Raises:
-            ValueError: the source is no plain Llama, or does not fit into the shape; says why.
+            ValueError: the source is not a plain Llama, or does not fit into the shape.
         """
         _check(config, shape)
         self.shape = shape
@@ -127,10 +128,10 @@ class Inflation:
         device: torch.device,
         seed: int = 0,
     ) -> Tensors:
-        """Name and tensor of the big model one at a time, from the named tensors of the small one.
+        """Yield the big model's names and tensors one by one, from the small model's named tensors.
 
         Raises:
-            ValueError: `dtype` is neither float32 nor bfloat16, whose range this needs.
+            ValueError: `dtype` is neither float32 nor bfloat16; other types lack the range.
         """
         if dtype not in DTYPES.values():
             raise ValueError(f"inflation needs one of the dtypes {', '.join(DTYPES)}, got {dtype}")
@@ -170,7 +171,7 @@ class Inflation:
             tensor[len(old)] = constant
 
     def _fill_layer(self, part: str, tensor: torch.Tensor, old: torch.Tensor | None) -> None:
-        """`old` is None in a layer that the source lacks."""
+        """Fill one tensor of a layer; `old` is None in a layer that the source lacks."""
         projects_out = part in ("self_attn.o_proj", "mlp.down_proj")
         if projects_out:
             tensor.zero_()
@@ -208,13 +209,13 @@ class Inflation:
                     new[copy, :dim, :width] = rows
 
     def _rotary_dimensions(self) -> torch.Tensor:
-        """Where each of the `d` dimensions of an old head goes; RoPE pairs i with i + d / 2."""
+        """The new place of each of the `d` dimensions of a head; RoPE pairs i with i + d / 2."""
         pairs = torch.arange(self.source.head_dim // 2)
         stride = self.shape.head_dim // self.source.head_dim
         return torch.cat([pairs * stride, pairs * stride + self.shape.head_dim // 2])
 
     def _key_value_heads(self, head: int) -> range:
-        """An old key-value head's new places: several where one cannot serve all its queries."""
+        """An old key-value head's new places: several if one cannot serve all its query heads."""
         copies = _copies(self.source, self.shape)
         return range(head * copies, (head + 1) * copies)
 
@@ -245,7 +246,7 @@ def _check(config: Mapping[str, Any], shape: Shape) -> None:
             raise ValueError(f"inflation does not support {key}=true")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):  # others depend on a pair's number
+    if kind not in ("default", "linear", "llama3"):  # others depend on a pair's index
         raise ValueError(f"inflation does not support rope_type={kind!r}")
     source = _shape_of(config)
     for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"):
@@ -273,7 +274,7 @@ def shape_named(name: str) -> Shape:
     """One of `SHAPES`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no shape of that name.
     """
     if name not in SHAPES:
         raise ValueError(f"unknown shape {name!r}: expected one of {', '.join(SHAPES)}")

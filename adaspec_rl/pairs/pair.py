@@ -37,7 +37,7 @@ from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.pairs.tables import load_table
 
 MEMORY = ("shared", "resident", "offload")
-EXIT_SHARE = 0.25  # of the target's layers that an early exit runs, where nothing else is said
+EXIT_SHARE = 0.25  # of the target's layers that an early exit runs by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Pair:
         verification: Rule = "rejection",
         survival: Sequence[Survival] | None = None,
     ) -> LiveSession:
-        """A live decoding session of this pair; `survival` is by drafter.
+        """A live decoding session of this pair; `survival` has one estimate per drafter.
 
         Raises:
-            ValueError: a judge of another pair.
+            ValueError: `verification` is a judge of another pair.
         """
         if isinstance(verification, Judge):
             verification.check_pair(self.name, self.fingerprint)
@@ -101,22 +101,22 @@ def load_pair(
     """Load a pair from folders, GGUF files or hub ids.
 
     `tiny:NAME` is a model of the embedded pair, `smollm2` is SmolLM2-135M-Instruct and
-    `smollm2:draft` the drafter that comes with it. With a `shape` (see `pairs.inflate`) the target,
-    with a `drafter_shape` the drafters are inflated, and the pair's name says so.
+    `smollm2:draft` the drafter that comes with it. A `shape` inflates the target (see
+    `pairs.inflate`) and a `drafter_shape` the drafters; the pair's name then says so.
 
     Args:
-        drafters: draft models, also those that share the target's embedding (`engine.sharing`),
-            `ngram`, `early_exit` (`early_exit:L`: after `L` layers), or a trigram table
-            (`table:FILE`, `tiny:table`); at least one of them.
-        memory: `resident` keeps every model on the device; `shared` too, but draft models use the
-            target's embedding and output matrix where their own are equal; `offload` does that as
-            well, and keeps draft models that have not been used for `idle_rounds` on the host.
+        drafters: at least one of: draft models, including those that share the target's embedding
+            (`engine.sharing`); `ngram`; `early_exit` (`early_exit:L` exits after `L` layers);
+            trigram tables (`table:FILE`, `tiny:table`).
+        memory: `resident` keeps every model on the device. With `shared`, draft models also use the
+            target's embedding and output matrix if their own are equal. `offload` is like `shared`,
+            and moves draft models that were not used for `idle_rounds` rounds to the host.
         memory_limit: GiB that the weights on the device may take.
 
-    Raises:
-        ValueError: a model that cannot be had or inflated, vocabularies that differ, a drafter
-            that is named twice, an early exit that the target does not offer, or models that do
-            not fit in `memory_limit`.
+        Raises:
+            ValueError: a model cannot be loaded or inflated, vocabularies differ, two drafters have
+                the same name, the target does not offer the early exit, or the models do not fit in
+                `memory_limit`.
     """
     if memory not in MEMORY:
         raise ValueError(f"unknown model.memory {memory!r}: expected one of {', '.join(MEMORY)}")
@@ -177,12 +177,12 @@ def load_pair(
 
 
 def own_model(drafter: Drafter, target: LanguageModel) -> LanguageModel | None:
-    """The model that a drafter runs besides the target; None: it needs none."""
+    """The model that a drafter runs besides the target; None: it runs none."""
     return None if drafter.model is target else drafter.model
 
 
 def draft_model(model: LanguageModel, target: LanguageModel) -> DraftModel:
-    """The drafter of a loaded model: of one that reads features, a reader of hidden states."""
+    """The drafter that runs a loaded model, which may read the target's hidden states."""
     if isinstance(model, LeanModel) and model.architecture.reads_features:
         assert isinstance(target, LeanModel)
         return HiddenStateDrafter(model, target)
@@ -198,7 +198,7 @@ def _check_names(drafters: Sequence[str]) -> None:
 def offload(
     drafters: Sequence[DraftModel], target: LanguageModel, limit: int | None, idle_rounds: int
 ) -> Offloading:
-    """Let draft models leave the device; `limit` is in bytes and counts the target's weights."""
+    """Let draft models leave the device; `limit`, in bytes, includes the target's weights."""
     if limit is not None:
         limit -= weight_bytes(target.weights)
     made = Offloading(idle_rounds=idle_rounds, limit=limit)
@@ -220,7 +220,7 @@ def _check_room(models: Sequence[LanguageModel], limit: int) -> None:
 
 
 def _identity(drafter: Drafter) -> str:
-    """Its name, or what it holds where the name says only where it lies."""
+    """The drafter's name; for a table, a fingerprint of its contents in place of its path."""
     if isinstance(drafter, TableDrafter):
         return f"{TABLE}:{drafter.table.fingerprint}"
     return drafter.name
@@ -232,7 +232,7 @@ def free_drafter(
     """The drafter of that name, which needs no checkpoint; `tokenizer` is the target's.
 
     Raises:
-        ValueError: it needs the lean engine, or a tokenizer, that there is not.
+        ValueError: the drafter needs the lean engine or a tokenizer, which the target lacks.
     """
     if drafter == NGRAM:
         return NgramLookup()
@@ -284,7 +284,7 @@ def check_vocabularies(
     drafter: str,
     drafter_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Refuse a drafter whose token ids mean something else than the target's."""
+    """Refuse a drafter whose token ids mean other tokens than the target's."""
     wanted, found = target_tokenizer.get_vocab(), drafter_tokenizer.get_vocab()
     if wanted == found:
         return

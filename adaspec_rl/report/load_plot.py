@@ -19,7 +19,7 @@ PANELS = {
 
 @rc_context({"text.parse_math": False})  # dollars in names are no formulas
 def load_plot(points: Sequence[Mapping[str, Any]], device: str, path: Path) -> None:
-    """A panel for each of `PANELS`, over requests a second; one line a controller.
+    """A panel for each of `PANELS`, over requests per second; one line per controller.
 
     Args:
         points: by rate, `{"rate": …, "controllers": {name: figures}}`.

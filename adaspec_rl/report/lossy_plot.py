@@ -1,4 +1,4 @@
-"""What lossy verification gains, and what it costs: accuracy against speed."""
+"""Gains and costs of lossy verification: accuracy against speed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,7 +78,7 @@ def _panel(axes: Axes, methods: Mapping[str, Mapping[str, Any]], key: str) -> No
 
 
 def _bars(figures: Mapping[str, Any], key: str) -> list[list[float]] | None:
-    """How far the interval reaches below and above, as matplotlib wants it."""
+    """How far the interval reaches below and above the figure, as matplotlib expects it."""
     interval = figures.get(f"{key}_ci95")
     if interval is None:
         return None

@@ -1,4 +1,4 @@
-"""`report.html`: what was measured, in one file for people that opens without a network."""
+"""`report.html`: all results on one page that opens without a network."""
 
 import html
 import json
@@ -21,14 +21,14 @@ from adaspec_rl.comparison.identity import MethodIdentity
 from adaspec_rl.files import write_atomically
 from adaspec_rl.report.contents import Report
 
-MANY_DOMAINS = 4  # more gains than these are counted, not listed; losses always are
+MANY_DOMAINS = 4  # more gains than these are counted, not listed; losses are always listed
 
 
 def write_report(path: Path, report: Report) -> None:
     """Write `report` as a web page, atomically.
 
-    What was measured live comes before what was replayed. The sections on policies and costs are
-    left out where there are none.
+    Live comparisons come before replayed ones. The sections on policies and costs are left out if
+    there are none.
     """
     shown = sorted(report.comparisons, key=lambda item: item.figures.conditions.mode != LIVE)
     report = replace(report, comparisons=shown)
@@ -52,13 +52,13 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def embedded_json(value: Any) -> str:
-    """JSON that may stand within a script element: nothing in it can end the element."""
+    """JSON that is safe within a script element: nothing in it can end the element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def verdicts(comparisons: Sequence[ComparisonFigures]) -> list[str]:
-    """One sentence for each comparison; the first is the page's headline, the others are short."""
+    """One sentence per comparison: the first is the page's headline, the others are short."""
     if len(comparisons) == 1:
         return [verdict(comparisons[0])]
     return [
@@ -68,7 +68,7 @@ def verdicts(comparisons: Sequence[ComparisonFigures]) -> list[str]:
 
 
 def verdict(found: ComparisonFigures, by_domain: bool = True) -> str:
-    """What a comparison found, in one sentence that states losses just as it states wins."""
+    """A comparison's result in one sentence, which states losses just as it states wins."""
     methods = found.overall.methods
     best, subject = methods[found.overall.best_fixed], _subject(found.overall)
     if subject is None:
@@ -84,7 +84,7 @@ def verdict(found: ComparisonFigures, by_domain: bool = True) -> str:
 
 
 def _subject(scope: ScopeFigures) -> MethodFigures | None:
-    """Whom the sentence is about: the learned policy, else the fastest other controller."""
+    """The method that the sentence is about: the learned policy, else the fastest controller."""
     others = [one for one in scope.methods.values() if one.identity.kind == "adaptive"]
     learned = [one for one in scope.methods.values() if one.identity.kind == "learned"]
     return max(learned or others, key=lambda one: one.speedup, default=None)
@@ -158,7 +158,7 @@ def _differing(found: ComparisonFigures) -> str:
 
 
 def _lossy(found: ComparisonFigures, method: MethodFigures) -> str:
-    """What the speed of a lossy comparison is paid with."""
+    """How far the texts of a lossy comparison are from the target's."""
     if not found.conditions.is_lossy:
         return ""
     return (
@@ -173,13 +173,13 @@ def _setting(found: ComparisonFigures) -> str:
 
 
 def _sign(interval: Interval) -> int:
-    """1 faster, -1 slower, 0 where the interval leaves it open."""
+    """1: faster, -1: slower, 0: the interval includes both."""
     low, high = interval
     return int(low > 1) - int(high < 1)
 
 
 def _digits(ratio: float, interval: Interval) -> int:
-    """Decimals of percentages: one where none would hide the size, or make bounds alike."""
+    """Decimals of percentages: 1 if rounding to integers would hide the size or equate bounds."""
     narrow = interval[1] - interval[0] < 0.02
     return 1 if narrow or any(abs(number - 1) < 0.01 for number in (ratio, *interval)) else 0
 

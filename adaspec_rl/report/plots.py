@@ -50,7 +50,7 @@ def speedup_plot(found: ComparisonFigures, device: str, path: Path) -> None:
 
 @rc_context({"text.parse_math": False})  # dollars in names are no formulas
 def cost_plot(profile: CostProfile, path: Path) -> None:
-    """What a round costs by draft length, in plain steps; one line a measured point."""
+    """The cost of a round by draft length, in plain steps; one line per measured point."""
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")
     axes = figure.subplots()
     lengths = range(profile.max_length + 1)

@@ -1,4 +1,4 @@
-"""What a policy does, over what it looks at most and how confident the draft is."""
+"""A policy's drafts, by its main observation and by the confidence of the draft."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 ACCEPTANCE = tuple(step / 10 for step in range(11))
 LOOKUP = tuple(step / 2 for step in range(2 * DEPTH))  # tokens
 MATCHES = tuple(range(MATCH_LIMIT + 1))  # tokens
-# Features at a middling moment, unscaled; what is not named is 0. Costs are the bundle's own.
+# Typical values of features, unscaled; others are 0. Costs are the bundle's own.
 TYPICAL = {
     "target_entropy": 1.5,
     "target_top_probability": 0.6,
@@ -37,7 +37,7 @@ TYPICAL = {
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What is varied from column to column: a quantity, and the features that go with it."""
+    """The quantity that varies from column to column, and the features that depend on it."""
 
     name: str
     values: tuple[float, ...]
@@ -47,7 +47,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class PolicyMap:
-    """Tokens that a policy would draft, and with what."""
+    """How many tokens a policy would draft, and with which drafter."""
 
     x: list[float]
     y: list[float]
@@ -60,11 +60,11 @@ class PolicyMap:
 
 
 def policy_map(bundle: PolicyBundle, drafters: Sequence[str] = ()) -> PolicyMap:
-    """What the policy would do.
+    """The policy's drafts over two quantities.
 
-    x is what the policy looks at: recent acceptance, or what a lookup promises, or how far the
-    text's end has occurred before. y is a constant estimated chance that a drafted token is
-    accepted. All other features stay at `TYPICAL`.
+    x is what the policy observes: recent acceptance, or a lookup's expected acceptance, or how much
+    of the text's end has occurred before. y is the estimated chance that a drafted token is
+    accepted, the same for all tokens. All other features stay at `TYPICAL`.
     """
     axis = _axis(bundle.spec)
     observations = np.stack([_observation(bundle, axis.features(x)) for x in axis.values])  # [X, F]
@@ -84,7 +84,7 @@ def policy_map(bundle: PolicyBundle, drafters: Sequence[str] = ()) -> PolicyMap:
 def drafted(action: Action, chance: float) -> int:
     """Tokens drafted under `action` if every token has this estimated chance.
 
-    Drafting stops after the token at which the chance of all so far falls under the threshold.
+    Drafting stops after the token at which the chance of the whole draft falls under the threshold.
     """
     survival = 1.0
     for depth in range(1, action.length + 1):
@@ -128,7 +128,7 @@ def _axis(spec: ObservationSpec) -> Axis:
 
 
 def _recently(rate: float, length: int) -> dict[str, float]:
-    """After rounds that drafted `length` tokens, of which this share was accepted."""
+    """Features after rounds of `length` drafted tokens, each accepted with chance `rate`."""
     accepted = sum(rate**depth for depth in range(1, length + 1))  # expected
     return {
         **{f"acceptance_ema_{span:g}": rate for span in EMA_SPANS},
@@ -138,7 +138,7 @@ def _recently(rate: float, length: int) -> dict[str, float]:
 
 
 def _promised(expected: float) -> dict[str, float]:
-    """A lookup each of whose tokens has the same chance, so that so many are expected of it."""
+    """Features of a lookup with `expected` accepted tokens, all equally likely to be accepted."""
     low, high = 0.0, 1.0
     for _ in range(40):  # p + p^2 + ... rises with p
         chance = (low + high) / 2
@@ -154,7 +154,7 @@ def _promised(expected: float) -> dict[str, float]:
 
 
 def _observation(bundle: PolicyBundle, known: Mapping[str, float]) -> np.ndarray:
-    """A typical observation in which these features are `known`, `[F]` float32."""
+    """A typical observation with these `known` features, `[F]` float32."""
     spec = bundle.spec
     batch_size = bundle.profile.points[0].batch_size
     costs = bundle.costs(batch_size).values()

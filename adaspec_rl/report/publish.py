@@ -13,7 +13,7 @@ from adaspec_rl.comparison.tables import rows
 from adaspec_rl.config import LoggerConfig
 from adaspec_rl.console import say
 
-ANSWER_SECONDS = 10  # within which W&B has to begin a run
+ANSWER_SECONDS = 10  # in which W&B has to begin a run
 
 
 @contextmanager
@@ -24,10 +24,10 @@ def open_run(
     console: Console,
     job_type: str,
 ) -> Iterator[Any | None]:
-    """With `logger=wandb`, a run of its own, open while the block runs; None with other loggers.
+    """With `logger=wandb`, a W&B run that is open while the block runs; None with other loggers.
 
-    `WANDB_MODE` is respected: `offline` keeps W&B's files in `folder`, `disabled` writes none. A
-    run that cannot begin online, for want of a key or a network, is offline, and says so.
+    `WANDB_MODE` is respected: `offline` keeps W&B's files in `folder`, `disabled` writes none. If a
+    run cannot begin online because a key or a network is missing, it is offline, with a message.
 
     Raises:
         ValueError: W&B refuses the settings.
@@ -66,7 +66,7 @@ def open_run(
 
 
 def log_comparison(run: Any, folder: Path, results: Results) -> None:
-    """Every table, picture and the report of `folder`, in an open run."""
+    """Log every table and picture and the report of `folder` to an open run."""
     import wandb
 
     table = rows(results)
