@@ -9,7 +9,7 @@ from adaspec_rl.pairs.pair import Pair, own_model
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Memory of one generation. Drafters that earlier ones moved to the device count in its peak."""
+    """Memory of one generation; its peak counts drafters that earlier ones left on the device."""
 
     peak: int | None  # bytes; None: not known on this system
     moves: int  # of draft models to the device

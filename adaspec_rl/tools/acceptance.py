@@ -1,7 +1,7 @@
 """How good the embedded pair is: `python -m adaspec_rl.tools.acceptance`.
 
-Prints, for each domain's held-out prompts, how often each drafter's tokens are accepted and how
-much of the target's text repeats itself.
+Prints, for each domain's held-out prompts, each drafter's acceptance rate and how much of the
+target's text repeats itself.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from adaspec_rl.pairs.pair import Pair, load_pair
 def acceptance(
     pair: Pair, *, temperature: float, prompts: int | None, max_new_tokens: int, length: int
 ) -> dict[str, dict[str, float]]:
-    """Figures by domain: each drafter's acceptance rate, `repetition`, mean `tokens` a text."""
+    """Figures by domain: each drafter's acceptance rate, `repetition`, mean `tokens` per text."""
     session = pair.session(max_new_tokens=max_new_tokens, sampling=Sampling(temperature))
     chosen = balanced(embedded_prompts("test"), prompts)
     unused = CostFeatures(0.0, 0.0, 0.0)

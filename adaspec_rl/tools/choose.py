@@ -1,9 +1,9 @@
 """Which drafters are worth having: `python -m adaspec_rl.tools.choose candidates=[...]`.
 
-Records what each candidate would draft in the target's texts and measures what it costs here. From
-that follow the speedup of each candidate alone, at its best fixed length, and that of sets of them
-under a policy: the full-information regression, fitted on one half of the texts and judged on the
-other, both ways round. A set grows by the candidate that helps most, as long as one does.
+Records what each candidate would draft in the target's texts and measures its costs here. This
+gives the speedup of each candidate alone, at its best fixed length, and of sets of candidates under
+a policy. The policy is the full-information regression, fitted on one half of the texts and judged
+on the other, both ways round. A set grows by the candidate that helps most, as long as one helps.
 """
 
 import json
@@ -63,7 +63,7 @@ REGRESSION = AgentConfig(
 
 @dataclass
 class ChooseConfig:
-    """What is compared, and on which texts."""
+    """The candidates, the texts to compare them on, and how."""
 
     model: TargetConfig = field(default_factory=TargetConfig)
     candidates: list[str] = setting(
@@ -96,13 +96,13 @@ class Candidate:
     acceptance: float  # share of positions at which its next token would be accepted
     draft_step: float  # in autoregressive steps
     mebibytes: float  # of weights of its own
-    length: int  # its best fixed one; 0: it is better left alone
+    length: int  # its best fixed draft length; 0: plain decoding is faster
     speedup: float  # at that length
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was found."""
+    """The measured candidates and the chosen set."""
 
     candidates: tuple[Candidate, ...]
     sets: tuple[tuple[tuple[str, ...], float], ...]  # the best of each size, and its speedup
@@ -113,7 +113,7 @@ def choose(config: ChooseConfig, console: Console) -> Choice:
     """Measure the candidates and grow the best set; writes `choice.json` and `choice.png`.
 
     Raises:
-        ValueError: a candidate that cannot be loaded, or settings that do not fit the target.
+        ValueError: a candidate cannot be loaded, or settings do not fit the target.
     """
     set_threads(config.threads)
     pair = load_pair(
@@ -163,7 +163,7 @@ def _measured(
         max_new_tokens=config.max_new_tokens,
         max_length=config.max_length,
         seed=config.seed,
-        shard=max(1, len(ids) // 4),  # so that no text is judged by what was fitted on it
+        shard=max(1, len(ids) // 4),  # so that no text is judged by a fit to itself
     )
     with progress(console, "recording") as update:
         trace, survival = record(
@@ -214,10 +214,10 @@ def grow(
     least_gain: float,
     progress: Callable[[int], None] = lambda tried: None,
 ) -> list[tuple[tuple[int, ...], float]]:
-    """The best set of each size that starts with the one before, while it gains enough.
+    """Greedily growing sets: each adds the best candidate to the set before, while it gains enough.
 
-    The first set has to be faster than plain decoding by as much. `progress` is told how many sets
-    were tried.
+    A larger set must be faster than the one before by `least_gain`, the first set faster than plain
+    decoding by as much. `progress` gets the number of tried sets.
     """
     found: list[tuple[tuple[int, ...], float]] = []
     best: tuple[int, ...] = ()
@@ -239,7 +239,7 @@ def grow(
 
 
 def predicted(trace: Trace, profile: CostProfile, seed: int) -> float:
-    """Speedup under policies that know other texts: each half is judged by the other's."""
+    """The speedup under policies fitted on other texts: each half is judged by the other half's."""
     halves = [range(start, len(trace.texts), 2) for start in (0, 1)]
     tokens = steps = 0.0
     for own, other in (halves, halves[::-1]):
@@ -278,7 +278,7 @@ def _features(trace: Trace) -> ObservationSpec:
 
 
 def table(found: Choice) -> Table:
-    """The candidates for people."""
+    """The candidates as a console table."""
     shown = Table(title="drafters by themselves", caption="draft step: in autoregressive steps")
     for name in ("drafter", "accepted", "draft step", "weights", "best fixed", "speedup"):
         shown.add_column(name, justify="left" if name == "drafter" else "right")

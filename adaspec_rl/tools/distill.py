@@ -1,10 +1,9 @@
 """Train a drafter for a target: `python -m adaspec_rl.tools.distill model.target=... out=FOLDER`.
 
-The drafter begins as some of the target's own layers between the target's own embeddings, or as a
-narrower model of its kind, and learns the target's distributions over texts that the target wrote
-itself (DistillSpec, arXiv:2310.08461). What the target knew is stored with the texts, so that
-training does not run it again. A killed run goes on where it was when the same command is given
-again.
+The drafter starts as some of the target's own layers between the target's own embeddings, or as a
+narrower model of the same architecture. It learns the target's distributions over texts that the
+target wrote itself (DistillSpec, arXiv:2310.08461). These distributions are stored with the texts,
+so that training does not run the target again. Repeating the command resumes a killed run.
 """
 
 import shlex
@@ -38,16 +37,16 @@ from adaspec_rl.tools.distillation.prompts import Prompts, read_prompts
 from adaspec_rl.tools.distillation.texts import divided, encoded, stored_texts, teacher_texts
 from adaspec_rl.tools.distillation.training import Training
 
-DRAFT_LENGTH = 4  # at which acceptance is measured
+DRAFT_LENGTH = 4  # the draft length at which acceptance is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """One training, with everything that can be known before it begins."""
+    """A training, with everything that is known before it starts."""
 
     config: DistillConfig
     source: Checkpoint
-    begun: WrittenDrafter | None  # the drafter that training goes on from
+    begun: WrittenDrafter | None  # the finished drafter that training starts from
     target: str  # its fingerprint
     plan: DraftPlan
     prompts: Prompts
@@ -60,7 +59,7 @@ class Distillation:
         """Read the target's configuration and the prompts.
 
         Raises:
-            ValueError: the target, its architecture, the data or a setting is not as expected.
+            ValueError: the target, its architecture, the data or a setting is invalid.
         """
         if config.init == FRESH and (config.reads_hidden or config.vocabulary is not None):
             raise ValueError(
@@ -89,7 +88,7 @@ class Distillation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the result depends on; where files lie is not part of it."""
+        """Everything that the result depends on, without the locations of files."""
         values = asdict(self.config)
         for key in ("model", "data", "stored", "out", "threads"):
             del values[key]
@@ -100,7 +99,7 @@ class Distillation:
 
 
 def _begun(config: DistillConfig, target: Checkpoint) -> WrittenDrafter:
-    """The drafter of `init=FOLDER`, which is what the other settings say."""
+    """The drafter of `init=FOLDER`, which must match the other settings."""
     wanted = {**target.config(), "num_hidden_layers": config.layers}
     return read_drafter(
         checkpoint_of(config.init),
@@ -111,10 +110,10 @@ def _begun(config: DistillConfig, target: Checkpoint) -> WrittenDrafter:
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
-    """Train the drafter that `config` describes, or go on with it; what `training.json` holds.
+    """Train or resume the drafter that `config` describes; returns the content of `training.json`.
 
     Raises:
-        ValueError: a setting, the target or the data is not as expected, or the folder is taken.
+        ValueError: a setting, the target or the data is invalid, or the folder is taken.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -29,8 +29,8 @@ def evaluate_policy(
 ) -> Results | dict[str, Any]:
     """`evaluate.py`: returns what `results.json` in `folder` holds.
 
-    Writes there `results.json` and `.csv`, `report.html`, pictures, and the generations themselves
-    (`generations-*.jsonl`), from which `resume=FOLDER` goes on.
+    It writes `results.json` and `.csv`, `report.html`, pictures, and the generations
+    (`generations-*.jsonl`), from which `resume=FOLDER` continues.
     """
     set_threads(config.threads)
     identity = RunIdentity("evaluate", settings_of(config), {})
@@ -86,7 +86,7 @@ def _serve(config: EvaluateConfig, folder: Path, console: Console) -> dict[str, 
 
 
 def _bundle(config: EvaluateConfig, pair: Pair, console: Console) -> PolicyBundle | None:
-    """The policy to judge; of several, the newest that was trained at this temperature."""
+    """The policy to judge: the given one, else the newest, preferably of this temperature."""
     if config.controllers is None and config.controller.name != "learned" and not config.policy:
         return None
     path = Path(config.policy) if config.policy else None
@@ -106,7 +106,7 @@ def _checked(path: Path, config: EvaluateConfig, pair: Pair) -> PolicyBundle:
 
 
 def newest_bundle(runs: Path, temperature: float | None = None) -> Path:
-    """The bundle written last under `runs`, of those trained at `temperature` if there are any."""
+    """The newest bundle under `runs`, among those trained at `temperature` if there are any."""
     found = sorted(runs.rglob(f"policy/{DESCRIPTION}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ValueError(
@@ -117,7 +117,7 @@ def newest_bundle(runs: Path, temperature: float | None = None) -> Path:
             try:
                 fits = load_bundle(path.parent).training.get("temperature") == temperature
             except ValueError:
-                continue  # of an older version; chosen only if there is nothing else
+                continue  # of an older version; chosen only if there is no other
             if fits:
                 return path.parent
     return found[-1].parent

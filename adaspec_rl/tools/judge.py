@@ -1,10 +1,10 @@
 """Train a judge for `env.verification=lossy.judge`: `python -m adaspec_rl.tools.judge out=FOLDER`.
 
-The target solves word problems of the training split. Wherever the drafter would have said
-something else, that token is swapped in, and the target goes on: a swap matters if the answer
-becomes another one. A logistic regression learns to tell such swaps (see `decoding.verification.
-lossy.judge`). A fifth of the problems is withheld, and the threshold chosen on them: the largest
-under which no more than `missed` of the swaps that matter are kept.
+The target solves word problems of the training split. Wherever the drafter's token differs, it is
+swapped in and the target goes on; a swap matters if it changes the answer. A logistic regression
+learns to recognise such swaps (see `decoding.verification.lossy.judge`). The threshold is chosen on
+a withheld fifth of the problems: the largest under which no more than the share `missed` of the
+swaps that matter are kept.
 """
 
 import os
@@ -31,12 +31,12 @@ from adaspec_rl.tools.distillation.config import TargetConfig
 from adaspec_rl.tools.judging import Swaps, collect, judged_drafter
 from adaspec_rl.training.bundle import package_versions
 
-WITHHELD = 5  # one problem in so many
+WITHHELD = 5  # every fifth problem
 
 
 @dataclass
 class JudgeConfig:
-    """Whose judge is trained, and on what."""
+    """The pair whose judge is trained, and the training data."""
 
     model: TargetConfig = field(default_factory=lambda: TargetConfig(target="tiny:target"))
     drafters: list[str] = setting(
@@ -60,7 +60,7 @@ def train_judge(config: JudgeConfig, console: Console) -> Judge:
     """Collect swaps, fit the judge, and write it with its figures on withheld problems.
 
     Raises:
-        ValueError: a drafter that cannot be judged, or swaps that are all alike.
+        ValueError: the drafter cannot be judged, or all swaps are alike.
     """
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     device, dtype = config.model.placement()
@@ -96,7 +96,7 @@ def train_judge(config: JudgeConfig, console: Console) -> Judge:
 def fitted(
     swaps: Sequence[Swaps], pair: Pair, drafter: str, *, missed: float, seed: int
 ) -> tuple[Judge, dict[str, Any]]:
-    """A judge from the swaps of each problem, and its figures on the withheld ones."""
+    """A judge fitted to the swaps of each problem, and its figures on withheld problems."""
     order = torch.randperm(len(swaps), generator=torch.Generator().manual_seed(seed)).tolist()
     withheld = Swaps.joined([swaps[n] for n in order[: max(1, len(order) // WITHHELD)]])
     learned = Swaps.joined([swaps[n] for n in order[max(1, len(order) // WITHHELD) :]])
@@ -107,7 +107,7 @@ def fitted(
         raise ValueError(
             f"the {len(important)} swaps of the withheld problems are all alike: take more problems"
         )
-    # Under the threshold lies no more than the share `missed` of the swaps that matter.
+    # At most the share `missed` of the swaps that matter lies below the threshold.
     threshold = float(chances[important].quantile(missed).clamp(1e-4, 1 - 1e-4))
     judge = judge.at(threshold)
     kept = chances < threshold
@@ -123,7 +123,7 @@ def fitted(
 
 
 def area_under_curve(chances: torch.Tensor, important: torch.Tensor) -> float:
-    """The chance that an important swap has the higher one of the two, `[N]` both."""
+    """The chance that an important swap has a higher chance than a harmless one; both are `[N]`."""
     above, below = chances[important][:, None], chances[~important][None]
     return float(((above > below).double() + (above == below).double() / 2).mean())
 

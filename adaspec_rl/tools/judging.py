@@ -1,7 +1,7 @@
-"""What a judge learns from: swaps of a drafter's tokens into the target's texts, and what follows.
+"""A judge's training data: a drafter's tokens swapped into the target's texts, and the new answers.
 
-AutoJudge (arXiv:2504.20039). Deviates: every swap is made in the target's own text, one at a time,
-where AutoJudge goes on from the text with the swaps that did no harm.
+This follows AutoJudge (arXiv:2504.20039), but makes every swap alone in the target's own text.
+AutoJudge goes on from the text that has the harmless swaps.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,14 +22,14 @@ from adaspec_rl.recording.texts import generate_texts
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """Where a drafter would have said something else than the target, in one or more texts."""
+    """Positions of one or more texts at which a drafter's token differs from the target's."""
 
     features: torch.Tensor  # [N, F], as `judge_features` has them
-    important: torch.Tensor  # [N] boolean: the answer is another one after the swap
+    important: torch.Tensor  # [N] boolean: the swap changes the answer
 
     @classmethod
     def joined(cls, parts: Sequence["Swaps"]) -> "Swaps":
-        """All of them, in order."""
+        """Concatenate swaps, in order."""
         return cls(
             torch.cat([part.features for part in parts]),
             torch.cat([part.important for part in parts]),
@@ -37,10 +37,10 @@ class Swaps:
 
 
 def judged_drafter(pair: Pair, number: int) -> DraftModel:
-    """The drafter whose drafts a judge can be trained for.
+    """Drafter `number`, if a judge can be trained for its drafts.
 
     Raises:
-        ValueError: it is no draft model of the lean engine, or reads the target's hidden states.
+        ValueError: it is not a draft model of the lean engine, or reads the target's hidden states.
     """
     if not 0 <= number < len(pair.drafters):
         raise ValueError(f"no drafter number {number}: expected 0 to {len(pair.drafters) - 1}")
@@ -65,9 +65,9 @@ def swaps_of(
     *,
     max_new_tokens: int,
 ) -> Swaps:
-    """Swap in, one by one, what `drafter` would have drafted greedily in `text` after `prompt`.
+    """Swap `drafter`'s greedy tokens into `text` after `prompt`, one at a time.
 
-    The target then goes on greedily. Nothing is swapped in a text without an answer.
+    After each swap the target continues greedily. A text without an answer gets no swaps.
     """
     features, drafted = seen_in(pair, drafter, prompt, text)
     places = [n for n, (own, other) in enumerate(zip(text, drafted)) if own != other]
@@ -95,7 +95,7 @@ def swaps_of(
 def seen_in(
     pair: Pair, drafter: DraftModel, prompt: Sequence[int], text: Sequence[int]
 ) -> tuple[torch.Tensor, list[int]]:
-    """At each token of `text`: what a judge reads `[n, F]`, and what the drafter would draft."""
+    """At each token of `text`: a judge's features `[n, F]`, and the drafter's own token."""
     target, model = pair.target, drafter.model
     assert isinstance(target, LeanModel) and isinstance(model, LeanModel)
     count = len(text)
@@ -117,7 +117,7 @@ def seen_in(
 
 
 def _read(model: LeanModel, tokens: torch.Tensor, keep: int) -> torch.Tensor:
-    """Logits `[keep, C]` after the last tokens of `[1, n]`; `last_hidden` has their states."""
+    """Logits `[keep, C]` after the last `keep` tokens of `[1, n]`; `last_hidden` has their states."""
     model.reset(1, tokens.shape[1])
     return model.extend(tokens, keep=keep)[0]
 
@@ -131,7 +131,7 @@ def collect(
     max_new_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Swaps]:
-    """The swaps in the target's own greedy text after each prompt."""
+    """Collect the swaps in the target's own greedy text after each prompt."""
     texts = generate_texts(
         pair.target,
         prompts,

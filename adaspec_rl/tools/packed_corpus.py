@@ -19,7 +19,7 @@ class PackedCorpus:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, mix: Mapping[str, float]) -> None:
-        """`mix` gives the share of windows drawn from each domain; shares are normalised."""
+        """`mix` gives each domain's share of the windows; shares are normalised."""
         total = sum(mix.values())
         self.domains = list(mix)
         self.shares = np.array([mix[domain] / total for domain in self.domains])

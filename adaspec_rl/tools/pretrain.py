@@ -36,7 +36,7 @@ from adaspec_rl.tools.training_loop import Schedule, train
 MIX = {"code": 0.5, "prose": 0.25, "dialogue": 0.25}
 EXIT_LAYER = 3  # the target's first layers that double as a drafter
 EXIT_WEIGHT = 0.25
-WINDOW = Whole(2, 2048)  # tokens; the embedded models read no more
+WINDOW = Whole(2, 2048)  # tokens; the embedded models' context
 SHARED: dict[str, Any] = dict(
     vocab_size=4096,
     max_position_embeddings=2048,
@@ -107,7 +107,7 @@ def distillation_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Objective and total-variation distance of windows `[B, L + 1]`.
 
-    The objective is the mean of KL(target || draft) and the total variation, which is one minus
+    The objective is the mean of KL(target || draft) and the total variation. The latter is 1 minus
     the acceptance rate of speculative sampling (DistillSpec, arXiv:2310.08461).
     """
     tokens = tokens.to(draft.device)
@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     for name, model, loss, mix, schedule in stages:
         if options.only and name not in (options.only, "target"):
-            continue  # the target is needed, and free once its last checkpoint exists
+            continue  # the target is needed; its finished checkpoint loads at once
         corpus = PackedCorpus(tokenizer, mix)
         checkpoint = options.out / "checkpoints" / f"{name}.pt"
         result = train(
@@ -209,7 +209,7 @@ def save_model(
     """Write a Hugging Face folder with tokenizer, the weights as `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    # A copy: a cast and back would round the weights, and RoPE's frequencies with them.
+    # A copy: casting back and forth would round the weights and RoPE's frequencies.
     rounded = torch.nn.Module.to(deepcopy(model), dtype)  # transformers' own `to` is not typed
     rounded.save_pretrained(folder)
 

@@ -1,8 +1,8 @@
 """Build a trigram table for a target: `python -m adaspec_rl.tools.table model.target=... out=FILE`.
 
-The target writes texts, and what it held likely at each token is counted by the two tokens before.
-A killed run goes on with the texts where it was. The result drafts as `table:FILE`, without a
-model: see `decoding.trigrams`.
+The target writes texts, and its probabilities at each token are added up by the two tokens before.
+A killed run resumes where it was in the texts. The result drafts as `table:FILE`, without a model:
+see `decoding.trigrams`.
 """
 
 import sys
@@ -29,12 +29,12 @@ from adaspec_rl.tools.distillation.teacher_writer import SHARD, Assignment, writ
 from adaspec_rl.tools.table_fitting import fit_repetition, fit_sharpness
 from adaspec_rl.tools.trigram_counts import TrigramCounts
 
-FOLDS = 8  # of the texts; on one of them, the weights of repetitions are fitted
+FOLDS = 8  # of the texts; repetition and sharpness are fitted on one fold
 
 
 @dataclass
 class TableConfig:
-    """Whose table is built, from what, and how large it may be."""
+    """The target whose table is built, the texts, and the largest size."""
 
     model: TargetConfig = field(default_factory=TargetConfig)
     data: str = setting(
@@ -62,7 +62,7 @@ def build(config: TableConfig) -> TrigramTable:
     """Build the table that `config` describes and write it to its file.
 
     Raises:
-        ValueError: a setting, the target or the data is not as expected.
+        ValueError: a setting, the target or the data is invalid.
     """
     set_threads(config.threads)
     source = checkpoint_of(config.model.target)
@@ -85,7 +85,7 @@ def build(config: TableConfig) -> TrigramTable:
 
 
 def counted(text: TeacherText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `TrigramCounts.add` takes in of a text: where two tokens precede, the target's choices.
+    """The arguments of `TrigramCounts.add` for a text: the target's choices after two tokens.
 
     Returns:
         `[G, 2]` tokens before, `[G, C]` choices and `[G, C]` their log-probabilities.
@@ -97,7 +97,7 @@ def counted(text: TeacherText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _written(config: TableConfig) -> TeacherTexts:
-    """The target's texts, those that are missing written now."""
+    """The target's texts; missing ones are written now."""
     device, dtype = config.model.placement()
     pair = load_pair("target", config.model.target, [], LoadOptions(dtype=dtype, device=device))
     prompts = as_asked(read_prompts(config.data, config.test_share).train, "auto", pair.tokenizer)

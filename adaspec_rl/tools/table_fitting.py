@@ -1,4 +1,4 @@
-"""How a trigram table is put to use, fitted on texts that it has not seen."""
+"""A trigram table's parameters, fitted on texts that the table has not seen."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,7 @@ from adaspec_rl.decoding.suffix_automaton import Suffix, SuffixAutomaton
 from adaspec_rl.decoding.trigrams import TrigramTable
 from adaspec_rl.tools.distillation.teacher_texts import TeacherText
 
-LENGTHS = 8  # of matches that are told apart; longer ones count as this
+LENGTHS = 8  # of matches, each with its own weight; longer matches count as this
 STEPS = 50
 UNSEEN = 1e-3  # probability of a token that is not among a row's candidates
 SHARPNESSES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
@@ -17,8 +17,8 @@ SHARPNESSES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 def fit_repetition(table: TrigramTable, texts: Iterable[TeacherText]) -> np.ndarray:
     """Weights `[LENGTHS]` for `TrigramTable`, by expectation and maximisation.
 
-    They are the likeliest ones to mix two sources of a text's tokens with: `table`, and what
-    followed the last occurrence of the text's end.
+    They are the maximum-likelihood weights of a mixture of two predictions of each token: the
+    table's, and the token that followed the last occurrence of the text's end.
     """
     found = np.array([row for text in texts for row in _repeated(table, text)]).reshape(-1, 3)
     lengths, repeats, chances = found[:, 0].astype(np.int64), found[:, 1], found[:, 2]
@@ -27,7 +27,7 @@ def fit_repetition(table: TrigramTable, texts: Iterable[TeacherText]) -> np.ndar
     for _ in range(STEPS):
         repeated = weights[lengths] * repeats
         share = repeated / (repeated + (1 - weights[lengths]) * chances)
-        # As if one more match of each length had been half right.
+        # A prior: one more match of each length that was half right.
         weights = (np.bincount(lengths, share, LENGTHS) + 0.5) / (counts + 1)
     return weights
 
@@ -35,7 +35,8 @@ def fit_repetition(table: TrigramTable, texts: Iterable[TeacherText]) -> np.ndar
 def fit_sharpness(table: TrigramTable, texts: Iterable[TeacherText]) -> float:
     """The exponent with which most of the table's drafts are accepted at the texts' temperatures.
 
-    That is the mass that both distributions share (arXiv:2211.17192); greedy texts do not count.
+    Acceptance is the probability that both distributions share (arXiv:2211.17192); greedy texts do
+    not count.
     """
     shared = np.zeros(len(SHARPNESSES))
     for text in texts:
@@ -53,7 +54,7 @@ def fit_sharpness(table: TrigramTable, texts: Iterable[TeacherText]) -> float:
 
 
 def _walked(text: TeacherText) -> Iterator[tuple[int, int, int, Suffix]]:
-    """Each place of an answer, the two tokens before it, and the end of the text up to there."""
+    """Each place in an answer, the two tokens before it, and the suffix of the text before it."""
     tokens = text.tokens.tolist()
     first = max(2, text.prompt_length)
     known = SuffixAutomaton(tokens[:first])
@@ -63,7 +64,7 @@ def _walked(text: TeacherText) -> Iterator[tuple[int, int, int, Suffix]]:
 
 
 def _repeated(table: TrigramTable, text: TeacherText) -> Iterator[tuple[int, bool, float]]:
-    """Of each token with a match: its length - 1, whether it led here, the table's chance."""
+    """For each token with a match: match length - 1, whether it was right, the table's chance."""
     for place, previous, last, suffix in _walked(text):
         if suffix.guess is not None:
             token, usual = text.tokens[place], table.usual(previous, last)

@@ -34,7 +34,7 @@ from adaspec_rl.training.train import (
 
 
 def train_policy(config: TrainConfig, folder: Path, console: Console) -> float:
-    """`train_policy.py`: returns the speedup on withheld training texts, for sweeps to maximise.
+    """`train_policy.py`: returns the speedup on withheld training texts, which sweeps maximise.
 
     Writes to `folder`: `policy/` (the bundle), `cost_profile.json` and `.png`, `checkpoints/`,
     `summary.json`, `results.json`, `results.csv` and the logger's files. Ctrl-C keeps the best
@@ -69,7 +69,7 @@ def _train(
 ) -> float:
     """The same with the folder locked and W&B's `run`, if there is one, open."""
     pair = pair_from(config.model, config.engine)
-    check_comparison(_judged(config), pair)  # refused now rather than after the training
+    check_comparison(_judged(config), pair)  # refuse now rather than after the training
     task = prepare(config, pair, console, resume)
     task.profile.save(folder / "cost_profile.json")
     identity_of(config, pair, task.prompts, task.profile).save(folder)
@@ -87,7 +87,7 @@ def _train(
 
 
 def _judged(config: TrainConfig) -> TrainConfig:
-    """The comparison that a training ends with: of the policy with fixed lengths."""
+    """The settings of the final comparison of the policy with fixed lengths."""
     learned = replace(config.controller, name="learned")
     return replace(config, controllers=None, controller=learned)
 

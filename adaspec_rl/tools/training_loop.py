@@ -1,4 +1,4 @@
-"""Training one model, resumable at any moment: what comes next depends on (seed, step) alone."""
+"""Training one model, resumable at any moment: each step depends on (seed, step) alone."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -37,11 +37,11 @@ Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
 Made = TypeVar("Made", covariant=True)
 Loss = Callable[[Model, Batch], tuple[torch.Tensor, torch.Tensor]]  # objective, metric
-Judge = Callable[[], dict[str, Any]]  # figures of the model as it is, for JSON
+Judge = Callable[[], dict[str, Any]]  # figures of the current model, for JSON
 
 
 class Batches(Protocol[Made]):
-    """What a model is trained on."""
+    """The batches that a model is trained on."""
 
     def batch(self, seed: int, step: int, rows: int, length: int) -> Made:
         """`rows` windows of `length` tokens that depend on (seed, step) alone."""
@@ -50,7 +50,7 @@ class Batches(Protocol[Made]):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of a training: means over the last 5% of the steps, and what judges said."""
+    """The result of a training: means over the last 5% of the steps, and the judge's figures."""
 
     objective: float
     metric: float
@@ -60,7 +60,7 @@ class Trained:
 
     @property
     def figures(self) -> dict[str, float]:
-        """All but what judges said."""
+        """All figures except the judge's."""
         return {key: getattr(self, key) for key in ("objective", "metric", "tokens", "seconds")}
 
 
@@ -81,7 +81,7 @@ def train(
 
     Args:
         precision: `bf16` rounds the factors of products to bfloat16, `float32` does not.
-        judge: asked before the first step, whenever a checkpoint is written, and at the end.
+        judge: called before the first step, at every checkpoint, and at the end.
     """
     device = next(model.parameters()).device
     state = _resume(model, steppers, checkpoint)

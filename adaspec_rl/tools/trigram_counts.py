@@ -1,10 +1,10 @@
 """From a target's distributions over its own texts to a trigram table.
 
-A distribution after two tokens is the mean of what the target said there, interpolated with what it
-says after the last of them alone, and this with its mean over everything: a hierarchy of Dirichlet
-priors (MacKay and Peto, 1995, doi:10.1017/S1351324900000218), with the target's probabilities in
-place of counted tokens. Rows that say little more than the shorter context are left out, those
-first that lose the least (Stolcke 1998, arXiv:cs/0006025).
+A distribution after two tokens is the mean of the target's distributions there, interpolated with
+that after the last token alone, which is interpolated with the mean over all positions. This is a
+hierarchy of Dirichlet priors (MacKay and Peto, 1995, doi:10.1017/S1351324900000218), with the
+target's probabilities in place of counted tokens. Rows that differ least from the shorter context
+are left out first (Stolcke 1998, arXiv:cs/0006025).
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ import numpy as np
 
 from adaspec_rl.decoding.trigrams import UNIT, TrigramTable
 
-LONGEST = 24  # candidates of a row
-LEAST = 2e-3  # probability of a candidate
+LONGEST = 24  # most candidates in a row
+LEAST = 2e-3  # least probability of a candidate
 ROW_BYTES, ENTRY_BYTES = 3, 3  # in the file, where token ids take two bytes
-STRENGTH = 0.5  # counts that a shorter context weighs as much as
+STRENGTH = 0.5  # weight of the shorter context, in counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Rows:
 
     @classmethod
     def summed(cls, contexts: np.ndarray, tokens: np.ndarray, values: np.ndarray) -> "Rows":
-        """From `[E]` entries in any order, those of one context and token added up."""
+        """Rows from `[E]` entries in any order; entries of one context and token are added up."""
         order = np.lexsort((tokens, contexts))
         contexts, tokens, values = contexts[order], tokens[order], values[order]
         first = np.flatnonzero(_changes(contexts) | _changes(tokens))
@@ -50,7 +50,7 @@ class Rows:
 
     @property
     def totals(self) -> np.ndarray:
-        """`[N]`"""
+        """The sum of each row, `[N]`."""
         return np.add.reduceat(self.values, self.starts[:-1])
 
     def select(self, rows: np.ndarray) -> "Rows":
@@ -61,7 +61,7 @@ class Rows:
         return Rows(self.contexts[rows], starts, self.tokens[entries], self.values[entries])
 
     def largest(self, most: int, least: float) -> "Rows":
-        """The largest `most` entries of each row, in descending order, but for those < `least`."""
+        """The largest `most` entries of each row that reach `least`, descending; at least one."""
         row = self.of_entries
         order = np.lexsort((self.tokens, -self.values, row))
         place = np.arange(len(row)) - self.starts[row]
@@ -73,12 +73,12 @@ class Rows:
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
-    """Where a value differs from the one before it, the first included."""
+    """Where a value differs from the value before it; true for the first."""
     return np.append(True, values[1:] != values[:-1])
 
 
 def interpolated(counts: Rows, lower: Rows, strength: float) -> Rows:
-    """Distributions: counts with a prior that weighs as much as `strength` counts.
+    """Distributions from counts and a prior that weighs as much as `strength` counts.
 
     `lower` has the prior's distribution of each row of `counts`, in the same order.
     """
@@ -101,7 +101,7 @@ class TrigramCounts:
         self._probs: list[np.ndarray] = []
 
     def add(self, before: np.ndarray, choices: np.ndarray, log_probs: np.ndarray) -> None:
-        """Take in `G` positions.
+        """Add `G` positions.
 
         Args:
             before: `[G, 2]`, the two tokens before each.
@@ -163,7 +163,7 @@ def distances(one: Rows, other: Rows) -> np.ndarray:
 
 
 def _within(size: int, worth: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The rows, in order, that are worth most for each byte, as many as `size` bytes hold."""
+    """The rows with the most worth per byte that fit into `size` bytes, in ascending order."""
     bytes_ = ROW_BYTES + ENTRY_BYTES * sizes
     best = (-worth / bytes_).argsort(kind="stable")
     return np.sort(best[: bytes_[best].cumsum().searchsorted(size, side="right")])

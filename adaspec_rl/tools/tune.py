@@ -1,9 +1,9 @@
 """From a checkpoint to advice: `python -m adaspec_rl.tools.tune model.target=FOLDER data=FILE`.
 
-Measures this machine, records what the candidates would draft, chooses among them, trains a policy,
-and decodes held-out prompts with it, all within `minutes`. `advice.md` and `advice.html` in `out`
-say what to use and what it brings, or not to speculate here, and why. Everything else lies beside
-them. A killed run goes on when the command is repeated.
+Measures this machine, records the candidates' drafts, chooses drafters, trains a policy, and
+decodes held-out prompts with it, all within `minutes`. `advice.md` and `advice.html` in `out` say
+what to use and what it gains, or why not to speculate here. All other files lie beside them.
+Repeating the command resumes a killed run.
 """
 
 import json
@@ -48,7 +48,7 @@ from adaspec_rl.training.train import Task, identity_of, learn, prepare
 
 RECORD = "tune.json"  # the settings that a folder belongs to
 STEPS = 5
-SHARES = (0.3, 0.35, 0.25)  # of the time: choosing, training, decoding held-out prompts
+SHARES = (0.3, 0.35, 0.25)  # shares of the time: choosing, training, decoding held-out prompts
 
 
 @dataclass
@@ -78,27 +78,27 @@ class TuneConfig:
 
 
 class Steps:
-    """Says which step begins and how much of the time is left."""
+    """Prints which step begins and how much time is left."""
 
     def __init__(self, minutes: float, console: Console) -> None:
         self._ends, self._console, self._step = time.monotonic() + 60 * minutes, console, 0
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return max(0.0, self._ends - time.monotonic())
 
     def begin(self, what: str) -> None:
-        """The next step."""
+        """Print the start of the next step."""
         self._step += 1
         say(self._console, f"step {self._step} of {STEPS}: {what}; {duration(self.left)} left")
 
 
 def tune(config: TuneConfig, console: Console) -> Advice:
-    """Do all of it; writes `advice.md`, `advice.html` and `advice.json` to `config.out`.
+    """Run all steps; writes `advice.md`, `advice.html` and `advice.json` to `config.out`.
 
     Raises:
-        ValueError: a model or data that cannot be had, or a folder of another run.
+        ValueError: a model or data cannot be loaded, or the folder belongs to another run.
     """
     set_threads(config.threads)
     folder = Path(config.out)
@@ -116,7 +116,7 @@ def tune(config: TuneConfig, console: Console) -> Advice:
 
 
 def _claim(config: TuneConfig, folder: Path) -> None:
-    """Let a folder belong to these settings; how long may be changed."""
+    """Record the settings that a folder belongs to; only `minutes` may change later."""
     own = json.loads(json.dumps({k: v for k, v in asdict(config).items() if k != "minutes"}))
     path = folder / RECORD
     if path.is_file() and (found := strict_json.read(path, str(path))) != own:
@@ -199,7 +199,7 @@ def _trained(
 
 
 def _learn(run: TrainConfig, task: Task, folder: Path, console: Console) -> None:
-    """Train into a folder of its own, so that a policy is there whole or not at all."""
+    """Train in a folder of its own, so that `policy` is complete or absent."""
     unfinished = folder / "training"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -211,14 +211,14 @@ def _learn(run: TrainConfig, task: Task, folder: Path, console: Console) -> None
 def _run_config(
     config: TuneConfig, drafters: Sequence[str], folder: Path, steps: Steps
 ) -> TrainConfig:
-    """What `train_policy.py` would be told; the same again when a run goes on."""
+    """The settings for `train_policy.py`; a resumed run gets the same."""
     path = folder / "plan.json"
     if path.is_file():
         plan = strict_json.typed(dict[str, float], strict_json.read(path, str(path)))
     else:
         spent = max(1.0, 60 * config.minutes - steps.left)
         prompts = _clamped(SHARES[0] * 4 * config.minutes, 2, 16)
-        rate = prompts / spent  # prompts a domain and second, costs measured
+        rate = prompts / spent  # prompts per domain and second, including cost measurement
         plan = {
             "prompts": _clamped(SHARES[1] * steps.left * rate, 4, 64),
             "cost_seconds": min(60.0, max(5.0, 0.06 * 60 * config.minutes)),
@@ -271,7 +271,7 @@ def _advice(choice: Choice, drafters: tuple[str, ...], results: Results, task: T
 
 
 def _elsewhere(trace: Trace, profile: CostProfile) -> dict[str, float]:
-    """The best fixed length's replayed speedup at each batch size and context that was measured."""
+    """The best fixed length's replayed speedup at each measured batch size and context."""
     found = {}
     for point in profile.points:
         there = replace(profile, points=(replace(point, batch_size=1),))

@@ -13,7 +13,7 @@ from adaspec_rl.tools.distillation.teacher_loss import LOSSES
 
 @dataclass
 class TargetConfig:
-    """Whose drafter is trained."""
+    """The target, and how it runs."""
 
     target: str = setting("???", "the target: a folder, a hub id, or tiny:target", TEXT)
     dtype: str = setting(

@@ -30,14 +30,14 @@ class WrittenDrafter:
 def read_drafter(
     checkpoint: Checkpoint, config: Mapping[str, Any], *, reads_hidden: bool, count: int | None
 ) -> WrittenDrafter:
-    """What `write_drafter` wrote of a drafter of that kind.
+    """Read a drafter of this kind that `write_drafter` wrote.
 
     Args:
         config: the target's, with the drafter's number of layers.
-        count: of the tokens that it can output; None: all.
+        count: the number of tokens that it can output; None: all.
 
     Raises:
-        ValueError: the drafter is of another kind, or of another target.
+        ValueError: the drafter is of another kind, or belongs to another target.
     """
     found = checkpoint.config()
     wanted = {**config, SHARING: _about(reads_hidden, count)}
@@ -69,7 +69,7 @@ def write_drafter(
     Args:
         config: the target's, with the drafter's number of layers.
         tensors: by their names in a checkpoint, without embedding and head.
-        output_tokens: those that the drafter can output, ascending; None: all.
+        output_tokens: the tokens that the drafter can output, ascending; None: all.
     """
     about = _about(reads_hidden, None if output_tokens is None else len(output_tokens))
     stored = {name: tensor.to(dtype).contiguous().cpu() for name, tensor in tensors.items()}
@@ -89,7 +89,7 @@ def _about(reads_hidden: bool, count: int | None) -> dict[str, bool | int | None
 def frequent_tokens(texts: Sequence[TeacherText], count: int, vocab_size: int) -> np.ndarray:
     """The `count` tokens that the target is likeliest to write in `texts`, ascending.
 
-    Tokens count by their probabilities, not by what was drawn; of equals, the lower ids come first.
+    Tokens count by their probabilities, not by how often they were drawn; ties go to lower ids.
     """
     mass = np.zeros(vocab_size)
     for text in texts:

@@ -1,4 +1,4 @@
-"""The folder that a drafter is distilled into: whose it is, what is done, what is finished."""
+"""The folder that a drafter is distilled into: its settings and its state."""
 
 import json
 import os
@@ -21,7 +21,7 @@ class DistillationFolder:
 
     @property
     def work(self) -> Path:
-        """What only an unfinished training needs."""
+        """The folder for files that only an unfinished training needs."""
         return self.path / "checkpoints"
 
     @property
@@ -34,9 +34,9 @@ class DistillationFolder:
         return self.work / "draft.pt"
 
     def claim(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Begin or go on under `settings`; the record of a finished training, else None.
+        """Start or resume under `settings`; returns the record of a finished training, else None.
 
-        Until training has reached a checkpoint, other settings may take the folder over.
+        Until training has reached a checkpoint, other settings may take over the folder.
 
         Raises:
             ValueError: the folder holds something else, or a training under other settings.
@@ -60,7 +60,7 @@ class DistillationFolder:
         return None
 
     def finish(self, trained: Path, record: Mapping[str, Any]) -> None:
-        """Put the files of `trained` and the record in place, and remove what made them."""
+        """Put the files of `trained` and the record in place, and remove the working files."""
         for file in sorted(trained.iterdir()):
             os.replace(file, self.path / file.name)
         self._write(record)
@@ -77,7 +77,7 @@ def _changes(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """What the `training.json` in `folder` says; nothing where there is none that can be read."""
+    """The content of `training.json` in `folder`; empty if there is none that can be read."""
     try:
         content = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,10 +1,10 @@
-"""First weights of a drafter, by least squares: what hundreds of training steps would find.
+"""First weights of a drafter, by least squares: this saves hundreds of training steps.
 
-The drafter's state at a token should be what the target's head reads there. Each matrix that adds
-to the state is, in order, the one that comes closest, given all before it: the matrix of hidden
-states, each layer's attention output, each layer's MLP. Everything else in the layers stays as it
-is in the target, but for the first channels of each MLP, which become linear: they let a layer
-replace the embedding by a matrix product of it.
+The drafter's state at a token should be the target's last hidden state there. Each matrix that adds
+to the state is fitted in turn, given all matrices before it: the matrix of hidden states, each
+layer's attention output, each layer's MLP. The rest of the layers stays as in the target, except
+that the first channels of each MLP become linear. They let a layer replace the embedding by a
+matrix product of it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from adaspec_rl.tools.distillation.shared_drafter import (
     causal,
 )
 
-_SCALE = 2.0  # of what is aimed at, in units of the embeddings' size
+_SCALE = 2.0  # of the aim, in units of the embeddings' size
 _GATE = 2.0  # of linear channels; silu(2) is 1.76
 _RIDGE, _WIDE_RIDGE = 1e-3, 1e-2  # share of the mean square of the inputs
 
@@ -33,13 +33,13 @@ def start_by_least_squares(drafter: SharedDrafter, batches: Sequence[Batch]) -> 
     """Set the weights of a `drafter` that reads hidden states.
 
     Args:
-        batches: what is fitted, `[B, L]` each; some tens of thousands of tokens are enough.
+        batches: the data to fit, `[B, L]` each; some tens of thousands of tokens are enough.
     """
     aims = [_aim(drafter, batch) for batch in batches]
     states = [F.embedding(batch.tokens, drafter.embedding) for batch in batches]
 
     def step(name: str, inputs: Callable[[int], torch.Tensor], ridge: float) -> None:
-        """Fit matrix `name` to what is missing, and add its products to the states."""
+        """Fit matrix `name` to the remaining error, and add its products to the states."""
 
         def pairs() -> Pairs:
             for number, (wanted, known) in enumerate(aims):
@@ -74,7 +74,7 @@ def start_by_least_squares(drafter: SharedDrafter, batches: Sequence[Batch]) -> 
 
 
 def _aim(drafter: SharedDrafter, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the state at each token should be, `[B, L, hidden]`, and where that is known."""
+    """The state to aim at for each token, `[B, L, hidden]`, and where it is known."""
     assert batch.features is not None
     after = F.pad(batch.features[:, 1:], (0, 0, 0, 1)) / drafter.tensor(NORM)
     known = F.pad(batch.texts[:, 1:] == batch.texts[:, :-1], (0, 1))
@@ -85,7 +85,7 @@ def _aim(drafter: SharedDrafter, batch: Batch) -> tuple[torch.Tensor, torch.Tens
 def _open_linear_channels(
     drafter: SharedDrafter, layer: str, states: Sequence[tuple[torch.Tensor, torch.Tensor]]
 ) -> None:
-    """Give as many channels as the state has numbers a gate that is about the same everywhere."""
+    """Give one channel per number of the state a gate that is nearly constant."""
 
     def pairs() -> Pairs:
         for state, known in states:
@@ -99,7 +99,7 @@ def _open_linear_channels(
 
 
 def _solution(pairs: Pairs, ridge: float) -> torch.Tensor:
-    """The matrix `[outputs, inputs]` that comes closest from inputs to outputs, `[N, ...]` each."""
+    """The least-squares matrix `[outputs, inputs]` from inputs to outputs, `[N, ...]` each."""
     squares: torch.Tensor | float = 0.0
     products: torch.Tensor | float = 0.0
     for inputs, outputs in pairs:

@@ -1,4 +1,4 @@
-"""The draft model before its training: the target's own layers, or a narrower model of its kind."""
+"""The untrained draft model: some of the target's own layers, or a narrower model of its kind."""
 
 import copy
 import re
@@ -19,20 +19,20 @@ class DraftPlan:
     """A draft model's configuration, and where its first weights come from."""
 
     config: PreTrainedConfig
-    sources: Mapping[str, str] | None  # its tensors' names: the target's; None: random weights
-    dtype: torch.dtype  # of the weights on disk: the target's
+    sources: Mapping[str, str] | None  # the target's tensor for each of its own; None: random
+    dtype: torch.dtype  # of the weights on disk, as for the target
 
 
 def plan_draft(target: PreTrainedConfig, *, init: str, layers: int, width: float) -> DraftPlan:
-    """What a draft model of `target` with so many layers looks like.
+    """Plan a draft model of `target` with `layers` layers.
 
     Args:
-        init: `fresh` is a random model of the same architecture; all else takes the target's own
-            layers, spread from the first to the last, with its embeddings, norm and head.
+        init: `fresh` is a random model of the same architecture; any other value takes some of the
+            target's own layers, evenly spaced, with its embeddings, norm and head.
         width: `fresh` only: the share of the target's heads, hidden size and intermediate size.
 
     Raises:
-        ValueError: more layers than the target has, or an architecture that cannot be cut so.
+        ValueError: the target has fewer layers, or its architecture cannot be cut this way.
     """
     depth = getattr(target, "num_hidden_layers", None)
     if not isinstance(depth, int):
@@ -55,14 +55,14 @@ def plan_draft(target: PreTrainedConfig, *, init: str, layers: int, width: float
 
 
 def spread(depth: int, count: int) -> list[int]:
-    """`count` of `depth` layers: the first, the last, and between them at even distances."""
+    """`count` of `depth` layers, evenly spaced from the first to the last."""
     return [index * (depth - 1) // max(1, count - 1) for index in range(count)]
 
 
 def _sources(
     target: PreTrainedConfig, draft: PreTrainedConfig, chosen: Sequence[int]
 ) -> dict[str, str]:
-    """For each tensor of the draft model, the target's tensor that it starts as."""
+    """For each tensor of the draft model, the target's tensor whose values it starts with."""
     theirs, mine = _shapes(target), _shapes(draft)
     if not any(_LAYER.match(name) for name in mine):
         raise ValueError(

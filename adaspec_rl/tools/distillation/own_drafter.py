@@ -11,7 +11,7 @@ from adaspec_rl.tools.pretrain import save_model
 
 
 class OwnDrafter(nn.Module):
-    """A whole model of transformers, with the face of a `SharedDrafter`."""
+    """A whole transformers model with the interface of a `SharedDrafter`."""
 
     reads_hidden = False
 
@@ -26,7 +26,7 @@ class OwnDrafter(nn.Module):
         return head
 
     def forward(self, batch: Batch, steps: int) -> list[torch.Tensor]:
-        """Normalised states `[B, L, hidden]`, which are the same at every step."""
+        """Normalised states `[B, L, hidden]`, the same at every step."""
         out = self.model.base_model(
             input_ids=batch.tokens,
             position_ids=batch.places,

@@ -1,4 +1,4 @@
-"""The prompts that a drafter is distilled on and judged by."""
+"""The prompts that a drafter is trained and judged on."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ from pathlib import Path
 from adaspec_rl.data.json_lines import read_text
 from adaspec_rl.data.prompts import Prompt, embedded_prompts, jsonl_prompts, split_prompts
 
-# Passages of plain text end with a line where one ends within this many characters.
+# A passage of plain text ends at a line end, if there is one within this many characters.
 _PASSAGE = re.compile(r"(?s).{1,999}(?:\n|\Z)|.{1,1000}")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The prompts that texts are made from, and those that the drafter is judged by."""
+    """The prompts that texts are made from, and those that the drafter is judged on."""
 
     train: list[Prompt]
     test: list[Prompt]
@@ -29,8 +29,8 @@ class Prompts:
 def read_prompts(data: str, test_share: float) -> Prompts:
     """The embedded prompts, or those of files: JSON lines, or passages of plain texts.
 
-    A file's prompts are split by a hash of each text, as `train_policy.py` splits them: with the
-    same share, what is held out there is held out here.
+    A file's prompts are split by a hash of each text, as in `train_policy.py`: with the same share,
+    both hold out the same prompts.
 
     Args:
         data: `embedded`, or paths with commas between.

@@ -1,4 +1,4 @@
-"""Prompts that the target writes itself: its own idea of what people ask it."""
+"""Prompts that the target writes itself, as users might ask it."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -10,17 +10,17 @@ from adaspec_rl.data.encoding import rendered
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.tools.distillation.teacher_decoding import Task, write_texts
 
-_MARK = "\x1aTURN\x1a"  # stands for what the user says; no template changes it
+_MARK = "\x1aTURN\x1a"  # stands for the user's text; no template changes it
 _LEAST_WORDS, _LEAST_VARIETY = 4, 0.5
-_SPARE = 1.5  # prompts written for each that is wanted: some are refused
+_SPARE = 1.5  # prompts written for each wanted one, since some are rejected
 _LONGEST = 256  # tokens
 
 
 def around_the_user(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The token ids that the chat template puts before and after what a user says first.
+    """The token ids that the chat template puts before and after a first user turn.
 
     Raises:
-        ValueError: there is no template, or it does not quote the user as it stands.
+        ValueError: there is no template, or it does not quote the user verbatim.
     """
     if not tokenizer.chat_template:
         raise ValueError(
@@ -45,10 +45,10 @@ def self_written_prompts(
     end_ids: Sequence[int],
     known: Collection[tuple[int, ...]] = (),
 ) -> list[list[int]]:
-    """Up to `count` prompts through the template, none of them in `known`, no two the same.
+    """Up to `count` different prompts through the template, none of them in `known`.
 
-    The user's turn is opened, and the target goes on at temperature 1. A turn that does not end,
-    is short, or repeats itself is no prompt.
+    The target writes the user's turn at temperature 1. Turns that do not end, are short or repeat
+    themselves are rejected.
     """
     before, after = around_the_user(tokenizer)
     tasks = [
@@ -58,7 +58,7 @@ def self_written_prompts(
     found: dict[tuple[int, ...], None] = {}
     for turn in _turns([text.answer for text in written], end_ids):
         if _is_prompt(tokenizer, turn):
-            # The template's own end of a turn begins `after`.
+            # `after` starts with the template's own end of a turn.
             prompt = (*before, *turn, *after)
             if prompt not in known:
                 found[prompt] = None

@@ -1,8 +1,9 @@
-"""A drafter that reads and speaks through its target's embeddings, as it is trained.
+"""A drafter in training that uses its target's embedding and output matrix.
 
-Its layers are ordinary Llama layers. With `reads_hidden` it also reads what the target's head read
-at the position before (EAGLE, arXiv:2401.15077), and beyond the last verified token its own state
-in place of that; training runs such steps, too (EAGLE-3's training-time test, arXiv:2503.01840).
+Its layers are ordinary Llama layers. With `reads_hidden` it also reads the target's last hidden
+state at the position before (EAGLE, arXiv:2401.15077). Beyond the last verified token it reads its
+own state instead, and training runs such steps, too (EAGLE-3's training-time test,
+arXiv:2503.01840).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ class Batch:
 
     tokens: torch.Tensor  # int64
     features: torch.Tensor | None  # [B, L, hidden]: what the target's head read before each token
-    texts: torch.Tensor  # int64, which text of the window a token belongs to
-    places: torch.Tensor  # int64, where in its text a token stands
+    texts: torch.Tensor  # int64, the number of a token's text in the window
+    places: torch.Tensor  # int64, a token's position in its text
 
     def to(self, device: torch.device | str) -> "Batch":
         features = None if self.features is None else self.features.to(device)
@@ -50,7 +51,7 @@ class SharedDrafter(nn.Module):
         *,
         reads_hidden: bool,
     ) -> None:
-        """`tensors` by their names in a checkpoint; `head` holds the rows that it can output."""
+        """`tensors` by their names in a checkpoint; `head` has the rows of the possible outputs."""
         super().__init__()
         self.architecture = architecture
         self.reads_hidden = reads_hidden
@@ -65,15 +66,15 @@ class SharedDrafter(nn.Module):
         self.register_buffer("rope", table, persistent=False)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint of it holds."""
+        """The tensors for a checkpoint, by name."""
         return {name: self.tensor(name).detach() for name in self.names}
 
     def forward(self, batch: Batch, steps: int) -> list[torch.Tensor]:
         """Normalised states `[B, L, hidden]` of each step.
 
-        Step 0 reads what the target knew; step `s` at a position is what the drafter makes of it
-        when it has drafted the `s` tokens before, all as in the text. Without `reads_hidden` all
-        steps are the same.
+        Step 0 reads the target's hidden states. Step `s` has, at each position, the drafter's state
+        after it has drafted the `s` tokens before, all equal to the text's. Without `reads_hidden`,
+        all steps are the same.
         """
         embedded = F.embedding(batch.tokens, self.embedding)
         rope = self.rope[batch.places][:, None]  # [B, 1, L, D / 2]
@@ -103,7 +104,7 @@ class SharedDrafter(nn.Module):
         seen: torch.Tensor,
         cache: list[KeysValues],
     ) -> torch.Tensor:
-        """What attention collects for `[B, L, hidden]`; appends keys and values to `cache`."""
+        """Attention's output for `x` `[B, L, hidden]`; appends keys and values to `cache`."""
         a, name = self.architecture, f"model.layers.{layer}.self_attn."
         inner = self.norm(x, f"model.layers.{layer}.input_layernorm.weight")
         queries = self._heads(inner, f"{name}q", a.heads, rope)
@@ -121,7 +122,7 @@ class SharedDrafter(nn.Module):
     def _heads(
         self, x: torch.Tensor, name: str, heads: int, rope: torch.Tensor | None
     ) -> torch.Tensor:
-        """`[B, heads, L, D]`, normalised where the family does so, and turned by `rope`."""
+        """`[B, heads, L, D]`, normalised if the architecture does so, and rotated by `rope`."""
         x = self.product(x, f"{name}_proj").unflatten(-1, (heads, -1)).transpose(1, 2)
         if rope is None:
             return x
@@ -132,7 +133,7 @@ class SharedDrafter(nn.Module):
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
     def product(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        """`x` times the matrix of that name, with its bias where there is one."""
+        """`x` times the matrix of that name, plus its bias if there is one."""
         bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self.names else None
         return F.linear(x, self.tensor(f"{name}.weight"), bias)
 
@@ -154,8 +155,8 @@ def causal(texts: torch.Tensor) -> torch.Tensor:
 def attend(queries: torch.Tensor, cache: Sequence[KeysValues], seen: torch.Tensor) -> torch.Tensor:
     """Attention of the last step in `cache`, `[B, heads, L, D]`.
 
-    At step `s` the token at `i` sees what step 0 made of all tokens up to `i - s`, and of each of
-    the `s` tokens after those what the step that drafted from it made.
+    At step `s`, the token at `i` attends to step 0's keys for all tokens up to `i - s`, and to step
+    `t`'s key for token `i - s + t`, for each `t` from 1 to `s`.
     """
     keys, values = cache[0]
     step, length = len(cache) - 1, queries.shape[2]
@@ -165,7 +166,7 @@ def attend(queries: torch.Tensor, cache: Sequence[KeysValues], seen: torch.Tenso
     queries = queries.unflatten(1, (-1, groups)) / queries.shape[-1] ** 0.5  # [B, kv, g, L, D]
     allowed = F.pad(seen, (0, 0, step, -step))[:, None]  # row i is row i - step
     scores = queries @ keys[:, :, None].transpose(-1, -2)
-    # A row that sees nothing there has its own step's key at least.
+    # A row that sees nothing in step 0 still has its own step's key.
     scores = scores.masked_fill(~allowed, -torch.inf)
     shifted = [
         tuple(F.pad(part, (0, 0, step - number, number - step))[:, :, None] for part in pair)

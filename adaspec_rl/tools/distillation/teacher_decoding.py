@@ -1,8 +1,8 @@
-"""The target writes many texts side by side, and what it knew at each token is kept.
+"""The target writes many texts side by side; its distributions and hidden states are kept.
 
-A row that has finished its text goes on with the next one. Prompts are read a token a step beside
-rows that write: where arithmetic is the limit, as on CPUs, that takes no longer than reading them
-at once, and every position's hidden state comes with it.
+A row that has finished its text starts the next one. Prompts are read one token per step, beside
+rows that write. Where arithmetic is the limit, as on CPUs, this takes no longer than reading them
+at once, and it yields the hidden state of every position.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import torch
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.tools.distillation.teacher_texts import CHOICES
 
-_BLOCK = 64  # logits of which only the largest is looked at first
+_BLOCK = 64  # logits in a block; the largest of each block is found first
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Task:
 
     prompt: Sequence[int]
     temperature: float
-    seed: tuple[int, ...]  # of the random numbers that choose its tokens
+    seed: tuple[int, ...]  # seeds the random numbers that choose its tokens
     max_new_tokens: int
 
 
@@ -35,7 +35,7 @@ class Writing:
     tokens: list[int]
     uniforms: np.ndarray  # [max_new_tokens]
     finished: bool = False
-    read: int = 0  # tokens that the model has been given
+    read: int = 0  # tokens that the model has read
     choice_ids: list[np.ndarray] = field(default_factory=list)  # [CHOICES] int32 each
     choice_log_probs: list[np.ndarray] = field(default_factory=list)  # [CHOICES] float16 each
     hidden: list[np.ndarray] = field(default_factory=list)  # [hidden] uint16 each
@@ -54,9 +54,9 @@ def write_texts(
     end_ids: Sequence[int],
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Writing]:
-    """Every task's text, `rows` at a time; `progress` is told the share that is finished."""
+    """Every task's text, `rows` at a time; `progress` gets the finished share."""
     made = [_begin(task) for task in tasks]
-    # The longest prompts first: what is left for few rows at the end is short.
+    # The longest prompts go first, so that little is left when few rows work at the end.
     waiting = sorted(made, key=lambda text: len(text.tokens))
     rows = min(rows, len(made))
     working: list[Writing | None] = [waiting.pop() for _ in range(rows)]
@@ -68,7 +68,7 @@ def write_texts(
             if text is not None and text.finished:
                 working[row] = waiting.pop() if waiting else None
                 progress(sum(writing.finished for writing in made) / len(made))
-        # A row without a text reads some token over and over.
+        # A row without a text reads the same token again and again.
         target.rollback(torch.tensor([text.read if text else 0 for text in working]))
     target.check()
     return made
@@ -117,7 +117,7 @@ def _choose(
 
 
 def largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest of `[B, V]`, falling, and their places.
+    """The `count` largest of `logits` `[B, V]`, descending, and their places.
 
     They lie in the `count` blocks with the largest maxima, so that few logits need sorting.
     """
@@ -141,7 +141,7 @@ def sampled(
     temperatures: Sequence[float],
     uniforms: Sequence[float],
 ) -> list[int]:
-    """A token of each row, by inversion: likeliest first, `best` and `ids` are `[B, CHOICES]`."""
+    """Sample a token per row by inversion; `best` and `ids` `[B, CHOICES]` are likeliest first."""
     chosen = ids[:, 0].tolist()
     for row, temperature in enumerate(temperatures):
         if temperature == 0:
@@ -155,6 +155,6 @@ def sampled(
             continue
         others = (scaled - total).double().exp().index_fill(0, ids[row], 0.0).cumsum(0)
         place = int((others <= rest).sum())
-        # Rounding may leave the number beyond the sum of all.
+        # Because of rounding, the number may exceed the sum of all.
         chosen[row] = place if place < len(others) else int(ids[row, -1])
     return chosen

@@ -1,4 +1,4 @@
-"""How far a drafter's distribution is from the target's, of which the best tokens are known."""
+"""How far a drafter's distribution is from the target's, whose likeliest tokens are known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from adaspec_rl.tools.distillation.teacher_windows import OUTSIDE, Lesson
 
 Drafter = SharedDrafter | OwnDrafter
 LOSSES = ("kl", "tv", "both")
-_LEAST = 1e-6  # probability of all that is not listed
+_LEAST = 1e-6  # least probability of all unlisted tokens together
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """By position, `[N]`."""
+    """Measures of distance by position, `[N]` each."""
 
-    divergence: torch.Tensor  # KL(target || drafter) but for a constant, nats
+    divergence: torch.Tensor  # KL(target || drafter) up to a constant, nats
     overlap: torch.Tensor  # sum of min(p, q): the chance of acceptance at temperature 1
-    agrees: torch.Tensor  # bool: both find the same token likeliest, what counts at temperature 0
+    agrees: torch.Tensor  # bool: the same likeliest token, which counts at temperature 0
 
 
 def distance(logits: torch.Tensor, choices: torch.Tensor, log_probs: torch.Tensor) -> Distance:
     """Compare a drafter's `logits` `[N, R]` with the target's likeliest tokens.
 
-    All that is not among those is one outcome more. What the drafter cannot output counts for
-    nothing in the divergence and is lost to the overlap.
+    All other tokens together count as one more outcome. Tokens that the drafter cannot output add
+    nothing to the divergence or to the overlap.
 
     Args:
         choices: `[N, K]`, columns of `logits`, or `OUTSIDE`; the likeliest first.
@@ -48,7 +48,7 @@ def distance(logits: torch.Tensor, choices: torch.Tensor, log_probs: torch.Tenso
 
 
 def objective(found: Distance, kind: str) -> torch.Tensor:
-    """What is made small: `kl`, `tv` (the share that is rejected), or `both` in equal parts."""
+    """The loss: `kl`, `tv` (the rejected share), or `both` in equal parts."""
     if kind == "kl":
         return found.divergence
     if kind == "tv":
@@ -59,9 +59,9 @@ def objective(found: Distance, kind: str) -> torch.Tensor:
 def lesson_loss(
     drafter: Drafter, lesson: Lesson, steps: int, kind: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is made small, and what would be rejected at the first step at temperature 1.
+    """The loss, and the share rejected at the first step at temperature 1.
 
-    A later token of a draft counts by the chance that all before it are accepted.
+    A later token of a draft is weighted by the chance that all tokens before it are accepted.
     """
     parts = step_distances(drafter, lesson, steps if drafter.reads_hidden else 1)
     chances = survival([(judged, found.overlap.detach()) for judged, found in parts])
@@ -75,12 +75,12 @@ def lesson_loss(
 def step_distances(
     drafter: Drafter, lesson: Lesson, steps: int
 ) -> list[tuple[torch.Tensor, Distance]]:
-    """For each step the positions that are judged, `[B, L]` bool, and how far they are off.
+    """For each step the judged positions, `[B, L]` bool, and their distances.
 
-    Step `s` is judged where the target wrote the `s` tokens before, too.
+    Step `s` is judged at positions where the target also wrote the `s` tokens before.
     """
     taught, texts = lesson.taught, lesson.batch.texts
-    row = taught.flatten().cumsum(0).view_as(taught) - 1  # of the lesson's choices
+    row = taught.flatten().cumsum(0).view_as(taught) - 1  # row of the lesson's choices
     found = []
     for step, states in enumerate(drafter(lesson.batch, steps)):
         judged = taught.clone()
@@ -97,9 +97,9 @@ def step_distances(
 
 
 def survival(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-    """The chance that all tokens up to each step's are accepted, `[B, L]` by the last one's place.
+    """For each step, the chance that all tokens up to its own are accepted, `[B, L]`.
 
-    `parts`: for each step the positions that are judged, and the chance of acceptance there.
+    `parts` has, for each step, the judged positions and the chances of acceptance there.
     """
     chances: list[torch.Tensor] = []
     for step, (judged, accepted) in enumerate(parts):

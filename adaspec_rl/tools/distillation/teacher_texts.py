@@ -1,7 +1,7 @@
-"""Texts of the target with what it knew at each token: what drafters learn from.
+"""Training data of drafters: the target's texts, with its distribution and state at each token.
 
-A folder of safetensors shards. A shard is written as a whole or not at all, and the first of them
-serve while others are still to be written.
+They lie in a folder of safetensors shards. A shard is written as a whole or not at all, and the
+first shards can be used before the others are written.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 from adaspec_rl.files import write_atomically
 from adaspec_rl.recording import shards
 
-CHOICES = 64  # the target's likeliest tokens that are stored at each position
+CHOICES = 64  # how many of the target's likeliest tokens are stored at each position
 _KIND = "teacher"
 
 
@@ -24,10 +24,10 @@ class TeacherText:
 
     tokens: np.ndarray  # [L] int32; the answer ends with an end-of-text token, or is cut
     prompt_length: int  # L - G
-    temperature: float  # at which the answer was written
+    temperature: float  # of the answer's sampling
     self_written: bool  # whether the target wrote the prompt, too
-    choice_ids: np.ndarray  # [G, CHOICES] int32, the likeliest tokens at each of the answer's
-    choice_log_probs: np.ndarray  # [G, CHOICES] float16, of the untempered distribution, falling
+    choice_ids: np.ndarray  # [G, CHOICES] int32, the likeliest tokens at each answer token
+    choice_log_probs: np.ndarray  # [G, CHOICES] float16, at temperature 1, descending
     hidden: np.ndarray  # [L - 1, hidden] uint16: bfloat16 bits, what the target's head read
 
     @property
@@ -36,14 +36,14 @@ class TeacherText:
 
     @property
     def share(self) -> float:
-        """From 0 up to but not including 1, by the prompt alone: what is held out goes by it."""
+        """A hash of the prompt, from 0 to below 1, which decides whether it is held out."""
         prompt = self.prompt.astype(np.int32).tobytes()
         return int.from_bytes(hashlib.sha256(prompt).digest()[:4], "big") / 2**32
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherTexts:
-    """The texts in a folder; `fingerprint` is of all that they depend on but their number."""
+    """The texts in a folder; `fingerprint` covers all that they depend on, except their number."""
 
     folder: Path
     fingerprint: str
@@ -54,7 +54,7 @@ class TeacherTexts:
 
     @property
     def shards(self) -> int:
-        """How many follow one another from the first without a gap."""
+        """The number of shards from the first up to the first gap."""
         count = 0
         while self.path(count).exists():
             count += 1
@@ -78,7 +78,7 @@ class TeacherTexts:
         """One shard's texts.
 
         Raises:
-            ValueError: the shard is damaged, or of other texts.
+            ValueError: the shard is damaged, or belongs to other texts.
         """
         found = shards.read(self.path(number), self.fingerprint, _KIND)
         lengths, prompts = found["lengths"].astype(int), found["prompt_lengths"].astype(int)
@@ -97,6 +97,6 @@ class TeacherTexts:
         ]
 
     def read_all(self, count: int | None = None) -> list[TeacherText]:
-        """The texts of the first `count` shards, or of all that are there."""
+        """The texts of the first `count` shards, or of all shards."""
         numbers = range(self.shards if count is None else count)
         return [text for number in numbers for text in self.read(number)]

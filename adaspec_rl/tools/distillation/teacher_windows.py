@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from adaspec_rl.tools.distillation.shared_drafter import Batch
 from adaspec_rl.tools.distillation.teacher_texts import TeacherText
 
-OUTSIDE = -1  # the place of a token that the drafter cannot output
+OUTSIDE = -1  # the output row of a token that the drafter cannot output
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A batch, and what the target knew at the positions of it that it answered."""
+    """A batch, and the target's distributions at the positions whose next token it wrote."""
 
     batch: Batch
     taught: torch.Tensor  # [B, L] bool, whether the target chose the token after this one
@@ -28,7 +28,7 @@ class Lesson:
 
 
 class TeacherWindows:
-    """Texts in one row, of which windows are cut: each pass over them in an order of its own."""
+    """Windows cut from all texts in a row; each pass over the texts has an order of its own."""
 
     def __init__(
         self,
@@ -117,17 +117,17 @@ class _Part:
 
     @property
     def taught(self) -> np.ndarray:
-        """The last token has no successor; the answer's first follows the prompt's last."""
+        """Which tokens are taught: from the prompt's last token to the answer's last but one."""
         first, last = self.text.prompt_length - 1, len(self.text.tokens) - 1
         return (self.places >= first) & (self.places < last)
 
     @property
     def answers(self) -> np.ndarray:
-        """Which of the answer's tokens follow those that are taught."""
+        """The numbers, within the answer, of the tokens that follow the taught ones."""
         return self.places[self.taught] - (self.text.prompt_length - 1)
 
     def features(self) -> torch.Tensor:
-        """`[n, hidden]`, what the target's head read before each token; zeros before the first."""
+        """The target's hidden state before each token, `[n, hidden]`; zeros before the first."""
         first, stop = int(self.places[0]), int(self.places[-1]) + 1
         states = torch.from_numpy(self.text.hidden[max(0, first - 1) : stop - 1].view(np.int16))
         known = states.view(torch.bfloat16).float()
@@ -137,6 +137,6 @@ class _Part:
 def _rows(
     windows: Sequence[Sequence[_Part]], values: Callable[[_Part, int], np.ndarray]
 ) -> torch.Tensor:
-    """`[B, L]` of what each part of each window has; `values` is told its number in the window."""
+    """`[B, L]` from `values` of each part of each window and of its number in the window."""
     rows = [np.concatenate([values(part, n) for n, part in enumerate(w)]) for w in windows]
     return torch.from_numpy(np.stack(rows))

@@ -17,14 +17,14 @@ from adaspec_rl.tools.distillation.teacher_texts import TeacherText, TeacherText
 SHARD = 256  # texts in a file
 ROWS = 32  # texts that grow side by side
 TEMPERATURES = (0.0, 0.8, 1.0)
-SHARES = (0.4, 0.3, 0.3)  # of the texts written at each
+SHARES = (0.4, 0.3, 0.3)  # share of the texts written at each temperature
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the target is to write."""
+    """The texts that the target has to write."""
 
-    prompts: Sequence[Sequence[int]]  # of the data; begun anew when all have had an answer
+    prompts: Sequence[Sequence[int]]  # of the data; reused when all have an answer
     target: str  # its fingerprint
     self_written: float  # share of the texts whose prompts the target writes
     max_new_tokens: int
@@ -32,17 +32,17 @@ class Assignment:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of all that the texts depend on but their number."""
+        """A short hash of all that the texts depend on, except their number."""
         prompts = [list(ids) for ids in self.prompts]
         how = [self.self_written, self.max_new_tokens, self.seed, SHARD, ROWS]
         return digest([self.target, prompts, how])
 
     def texts(self, root: Path) -> TeacherTexts:
-        """Where the texts are, or will be."""
+        """The folder of the texts, which may not exist yet."""
         return TeacherTexts(root / self.fingerprint, self.fingerprint)
 
     def data_prompts(self, number: int) -> list[Sequence[int]]:
-        """The prompts of the data that shard `number` answers; each time round, in a new order."""
+        """The data's prompts that shard `number` answers; each pass over them has a new order."""
         if not self.prompts:
             return []
         count = SHARD - self.own_count
@@ -60,7 +60,7 @@ class Assignment:
 
 
 def write_shards(pair: Pair, assignment: Assignment, root: Path, count: int) -> TeacherTexts:
-    """Let the target of `pair` write the shards up to `count` that are missing.
+    """Let the target of `pair` write the missing ones of the first `count` shards.
 
     Raises:
         ValueError: the target does not run in the lean engine, or has no chat template.

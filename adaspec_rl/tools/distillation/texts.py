@@ -1,4 +1,4 @@
-"""The texts that a drafter is distilled on: the target's own, with what it knew at each token."""
+"""The texts that a drafter is distilled on: the target's own, with its distributions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Division:
 
     @property
     def about(self) -> dict[str, int]:
-        """How much there is, for data sheets."""
+        """The numbers of texts and tokens, for data sheets."""
         answers = sum(len(text.tokens) - text.prompt_length for text in self.train)
         return {
             "train": len(self.train),
@@ -37,7 +37,7 @@ class Division:
 def teacher_texts(
     config: DistillConfig, prompts: Sequence[Prompt], cache: Path
 ) -> list[TeacherText]:
-    """The stored texts, or those that the target writes into `cache` where any are missing.
+    """The stored texts, or texts in `cache`, of which the target writes the missing ones.
 
     Raises:
         ValueError: too few texts are stored, the data's prompts are too long, or the target cannot
@@ -66,7 +66,7 @@ def stored_texts(config: DistillConfig, stored: str) -> TeacherTexts:
     """The texts in the folder `stored`.
 
     Raises:
-        ValueError: they are fewer than are wanted.
+        ValueError: there are fewer than `config.texts`.
     """
     folder, count = Path(stored).expanduser(), -(-config.texts // SHARD)
     texts = TeacherTexts(folder, folder.resolve().name)
@@ -84,12 +84,12 @@ def encoded(
     config: DistillConfig,
     context: int,
 ) -> list[list[int]]:
-    """The token ids of prompts, as the target is asked them, with room for an answer.
+    """The token ids of prompts, as the target gets them, with room for an answer.
 
-    Longer plain texts are cut, longer conversations left out.
+    Longer plain texts are cut; longer conversations are left out.
 
     Raises:
-        ValueError: none is left.
+        ValueError: no prompt is left.
     """
     room = context - config.max_new_tokens
     found = []
@@ -108,7 +108,7 @@ def encoded(
 def divided(
     texts: Sequence[TeacherText], test_share: float, prompts: Sequence[Sequence[int]]
 ) -> Division:
-    """Held out are `prompts`, and of the others about `test_share`, by a hash of each.
+    """Hold out the texts of `prompts`, and about `test_share` of the others, by a hash of each.
 
     Raises:
         ValueError: one part would be empty.

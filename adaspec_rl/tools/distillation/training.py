@@ -1,4 +1,4 @@
-"""From texts with what the target knew to a drafter: its first weights, its training, its files."""
+"""From the target's texts and distributions to a drafter: first weights, training, files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,8 @@ from adaspec_rl.tools.distillation.teacher_windows import TeacherWindows
 from adaspec_rl.tools.distillation.texts import Division
 from adaspec_rl.tools.training_loop import Schedule, Trained, train
 
-DEPTH = 8  # tokens of a draft up to which held-out texts judge it at the end
-_WINDOWS = 8  # of held-out texts, by which a drafter is judged as it learns
+DEPTH = 8  # the draft length up to which the final judgement goes
+_WINDOWS = 8  # windows of held-out texts that judge a drafter during training
 _FITTED = 24_000  # tokens that the first weights are fitted to
 
 
@@ -48,7 +48,7 @@ class Training:
     config: DistillConfig
     source: Checkpoint  # the target
     plan: DraftPlan
-    begun: WrittenDrafter | None  # that training goes on from
+    begun: WrittenDrafter | None  # the drafter that training starts from
     output_tokens: np.ndarray | None  # ascending; None: all
     windows: TeacherWindows
     held_out: TeacherWindows
@@ -73,7 +73,7 @@ class Training:
         return Training(config, source, plan, begun, rows, windows, held_out)
 
     def run(self, checkpoint: Path, device: str, untrained: Path, trained: Path) -> Trained:
-        """Train, and write the drafter as it begins and as it ends."""
+        """Train, and write the untrained and the trained drafter."""
         config = self.config
         torch.manual_seed(config.seed)
         drafter = self._drafter(device)
@@ -84,7 +84,7 @@ class Training:
             config.sequence_length,
             config.learning_rate,
             warmup=max(1, min(50, config.steps // 10)),
-            decay=1.0,  # at a constant rate, the noise of small batches hides what is learned
+            decay=1.0,  # at a constant rate, the noise of small batches hides progress
         )
         result = train(
             "distil",
@@ -105,7 +105,7 @@ class Training:
     def judged(self, drafter: Drafter, depth: int, windows: int) -> dict[str, list[float]]:
         """The share of drafts of held-out texts whose first 1, 2 ... `depth` tokens are accepted.
 
-        At temperature 0 and at temperature 1.
+        There is one list for temperature 0 and one for temperature 1.
         """
         length = min(self.config.sequence_length, self.held_out.tokens)
         sums, counts = torch.zeros(2, depth), torch.zeros(depth)
@@ -174,5 +174,5 @@ class Training:
             drafter.tensors(),
             reads_hidden=self.config.reads_hidden,
             output_tokens=self.output_tokens,
-            dtype=torch.bfloat16,  # what is lost costs no correctness
+            dtype=torch.bfloat16,  # rounding here affects acceptance only
         )

@@ -1,4 +1,4 @@
-"""What a tuning run found, in words."""
+"""The findings of a tuning run, in words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from adaspec_rl.comparison.identity import LEARNED
 from adaspec_rl.tools.choose import Candidate, Choice
 from adaspec_rl.tools.tuning.page import Page
 
-WORTH = 1.02  # speedup from which on speculation is worth its trouble
+WORTH = 1.02  # least speedup for which speculation is worth its trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to do.
+    """What to do, and why.
 
     Attributes:
-        drafters: what the policy drafts with; empty: do not speculate.
-        because: one sentence.
-        by_text: what was found by kind of text, and under `all`.
-        elsewhere: the best fixed length's predicted speedup under other circumstances.
+        drafters: the policy's drafters; empty: do not speculate.
+        because: the reason, in one sentence.
+        by_text: the policy's speedup by kind of text, and under `all`.
+        elsewhere: the best fixed length's predicted speedup at other batch sizes and contexts.
     """
 
     drafters: tuple[str, ...]
@@ -70,7 +70,7 @@ def _both(replayed: MethodFigures, live: MethodFigures) -> Measured:
 
 
 def without(choice: Choice) -> str:
-    """Why no candidate is worth having."""
+    """Why no candidate is worth using."""
     best = max(choice.candidates, key=lambda item: item.speedup)
     return (
         f"the best drafter alone, {best.name}, is right at {best.acceptance:.0%} of positions, but "
@@ -96,11 +96,11 @@ def judged(
 
 
 def page(advice: Advice, use: str, files: Mapping[str, str]) -> Page:
-    """The advice for people.
+    """The advice as a page.
 
     Args:
-        use: lines that decode so.
-        files: what lies in the folder, and what it is.
+        use: lines of code that decode as advised.
+        files: the files in the folder, and what each of them is.
     """
     made = Page("Speculative decoding here")
     if advice.drafters:

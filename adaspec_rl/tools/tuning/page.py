@@ -13,7 +13,7 @@ _STYLE = (
 
 @dataclass(slots=True)
 class Page:
-    """Blocks in the order in which they are added, each in both forms."""
+    """Blocks in the order in which they were added, each in both formats."""
 
     title: str
     _blocks: list[tuple[str, str]] = field(default_factory=list)
@@ -27,11 +27,11 @@ class Page:
         self._blocks.append((text, f"<p>{html.escape(text)}</p>"))
 
     def code(self, text: str) -> None:
-        """Lines as they are."""
+        """A block of lines, unchanged."""
         self._blocks.append((f"```\n{text}\n```", f"<pre>{html.escape(text)}</pre>"))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table with a line of column names."""
+        """A table with a header."""
         lines = [head, ["---"] * len(head), *rows]
         marked = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
         tagged = _line("th", head) + "".join(_line("td", row) for row in rows)
