@@ -1,8 +1,8 @@
-"""In other people's hands: transformers' `generate`, other engines' configurations and metrics.
+"""Use with other software: transformers' `generate`, other engines' configurations and metrics.
 
     model.generate(**inputs, custom_generate=adaspec_rl.interop.generate, draft_model="FOLDER")
 
-Nothing heavy is imported before it is asked for.
+Heavy modules are imported only when they are used.
 """
 
 from importlib import import_module

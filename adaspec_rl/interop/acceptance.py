@@ -1,4 +1,4 @@
-"""How far drafts survive, from other engines' counts, and what other lengths would bring."""
+"""How far drafts survive, from other engines' counts, and predictions for other lengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,26 +7,25 @@ import numpy as np
 
 from adaspec_rl.costs.profile import RoundCosts
 
-DRAWS = 2000  # of an interval
-ENOUGH = 8  # requests, to resample them; with fewer, rounds are taken for independent
+DRAWS = 2000  # for an interval
+ENOUGH = 8  # requests needed to resample them; with fewer, rounds count as independent
 LEVEL = 95.0  # percent
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the drafts of one request, or of a server as a whole.
+    """The outcomes of the drafts of one request, or of a whole server.
 
-    `complete` is False where a count says how many tokens were accepted but not, round by round,
-    how many were drafted: rounds that drafted fewer then look like rejections, and every rate is
-    a lower bound.
+    `complete` is False if it is known how many tokens were accepted but not how many each round
+    drafted. Rounds with shorter drafts then look like rejections, and every rate is a lower bound.
     """
 
     name: str
-    reached: np.ndarray  # [K] rounds in which verification looked at drafted token 1, 2, …
+    reached: np.ndarray  # [K] rounds whose verification reached drafted token 1, 2, …
     accepted: np.ndarray  # [K] of those, rounds in which it was kept
     rounds: int
     complete: bool = True
-    # Of each round, where that is known, [rounds] both:
+    # By round, if known, `[rounds]` each:
     drafted_by_round: np.ndarray | None = None
     accepted_by_round: np.ndarray | None = None
 
@@ -43,10 +42,10 @@ class Counts:
 
 
 def of_rounds(name: str, accepted: Sequence[int], drafted: Sequence[int]) -> Counts:
-    """From each round's accepted and drafted tokens.
+    """Counts from each round's accepted and drafted tokens.
 
     Raises:
-        ValueError: not as many of one as of the other, or more accepted than drafted.
+        ValueError: the lengths differ, or a round accepted more than it drafted.
     """
     kept, made = np.asarray(accepted, dtype=np.int64), np.asarray(drafted, dtype=np.int64)
     if kept.shape != made.shape or kept.ndim != 1:
@@ -63,24 +62,24 @@ def of_rounds(name: str, accepted: Sequence[int], drafted: Sequence[int]) -> Cou
 
 
 def of_histogram(name: str, histogram: Sequence[int], drafted: int | None) -> Counts:
-    """From how many rounds accepted 0, 1, … tokens, and how many tokens all of them drafted.
+    """Counts from the rounds that accepted 0, 1, … tokens, and the drafted tokens of all rounds.
 
-    A histogram does not say how many tokens its rounds drafted. Where `drafted` shows that all
-    drafted as many, it is complete; otherwise rates are lower bounds.
+    A histogram does not say how many tokens each round drafted. The counts are complete if
+    `drafted` shows that all rounds drafted equally many; otherwise rates are lower bounds.
     """
     rounds = np.asarray(histogram, dtype=np.int64)
     if rounds.ndim != 1 or len(rounds) < 1 or (rounds < 0).any():
         raise ValueError(
             f"{name} has the histogram {list(histogram)!a:.60}: expected counts from 0"
         )
-    at_least = rounds[::-1].cumsum()[::-1]  # rounds that accepted so many or more
+    at_least = rounds[::-1].cumsum()[::-1]  # rounds that accepted at least so many
     total = int(rounds.sum())
     complete = drafted is not None and drafted == total * (len(rounds) - 1)
     return Counts(name, at_least[:-1], at_least[1:], total, complete)
 
 
 def of_positions(name: str, rounds: int, kept: Sequence[float], drafted: int | None) -> Counts:
-    """From how many of `rounds` kept drafted token 1, 2, …, and how many tokens were drafted."""
+    """Counts from how many of `rounds` kept drafted token 1, 2, …, and from all drafted tokens."""
     hits = np.asarray(kept, dtype=np.int64)
     reached = np.concatenate([[rounds], hits[:-1]])
     complete = drafted is not None and drafted == rounds * len(hits)
@@ -102,8 +101,8 @@ class Fit:
 
     Attributes:
         chances: `[K]`, pooled over requests.
-        draws: `[DRAWS, K]`, as uncertain as they are.
-        measured: tokens deep; beyond, the last chance is taken to go on.
+        draws: `[DRAWS, K]`, samples of the chances within their uncertainty.
+        measured: the deepest measured token; beyond it, the last chance is assumed.
     """
 
     chances: np.ndarray
@@ -114,12 +113,12 @@ class Fit:
     counts: tuple[Counts, ...] = field(repr=False)
 
     def accepted(self, length: int) -> Estimate:
-        """Tokens of a draft of `length` that are expected to be accepted."""
+        """The expected number of accepted tokens of a draft of `length`."""
         mean = _expected(self.chances[None], length)[0]
         return _estimate(mean, _expected(self.draws, length))
 
     def speedup(self, length: int, costs: RoundCosts) -> Estimate:
-        """Throughput over plain decoding's at a fixed length."""
+        """Throughput at a fixed length, relative to plain decoding."""
         seconds = costs.seconds(0, length) / costs.autoregressive_step
         mean = (1 + _expected(self.chances[None], length)[0]) / seconds
         return _estimate(mean, (1 + _expected(self.draws, length)) / seconds)
@@ -156,7 +155,7 @@ def fit(counts: Sequence[Counts], seed: int = 0) -> Fit:
 
 
 def by_position(counts: Sequence[Counts], edges: Sequence[int]) -> list[tuple[int, int, int]]:
-    """`(from token, first tokens accepted, drafts)` for spans of the generated text.
+    """`(from token, accepted first tokens, drafts)` for spans of the generated text.
 
     Only rounds that were reported one by one count.
     """
@@ -173,10 +172,10 @@ def by_position(counts: Sequence[Counts], edges: Sequence[int]) -> list[tuple[in
 
 
 def request_chances(found: Fit, rng: np.random.Generator) -> np.ndarray:
-    """Each request's own chances `[requests, K]`, drawn: between its own counts and all requests'.
+    """A sample of each request's own chances `[requests, K]`, from its counts and all requests'.
 
-    Requests differ, which is what adaptive policies live on. How much is estimated by the method
-    of moments, for a beta distribution of first tokens' chances.
+    Adaptive policies gain from differences between requests. The size of these differences is
+    estimated by the method of moments, for a beta distribution of the first token's chance.
     """
     depth = found.measured
     hits = np.stack([_to(item.accepted, depth) for item in found.counts])
@@ -187,7 +186,7 @@ def request_chances(found: Fit, rng: np.random.Generator) -> np.ndarray:
 
 
 def _concentration(hits: np.ndarray, seen: np.ndarray, mean: float) -> float:
-    """Rounds that the prior of a request counts as."""
+    """The weight of a request's prior, in rounds."""
     known = seen > 0
     if known.sum() < 2 or not 0 < mean < 1:
         return 1e3
@@ -202,12 +201,12 @@ def _chance(hits: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _to(values: np.ndarray, depth: int) -> np.ndarray:
-    """Padded with zeros, or cut."""
+    """`values`, padded with zeros or cut to `depth`."""
     return np.pad(values, (0, max(0, depth - len(values))))[:depth]
 
 
 def _expected(chances: np.ndarray, length: int) -> np.ndarray:
-    """Accepted tokens `[n]` of drafts of `length`, by chances `[n, K]`."""
+    """Expected accepted tokens `[n]` of drafts of `length`, from chances `[n, K]`."""
     deeper = np.repeat(chances[:, -1:], max(0, length - chances.shape[1]), axis=1)
     every = np.concatenate([chances, deeper], axis=1)[:, :length]
     return every.cumprod(axis=1).sum(axis=1)

@@ -1,8 +1,8 @@
 """Export a policy to another engine: `python -m adaspec_rl.interop.export policy=FOLDER to=vllm`.
 
-Writes the engine's own configuration, fitted to the recording that the policy learned from and to
-what rounds cost, and what it is predicted to bring: its files are loaded back and replayed on texts
-that nothing was fitted on. `export.json` says all that, what was lost, and what to look out for.
+Writes the engine's own configuration, fitted to the costs of rounds and to the recording that the
+policy learned from. To predict the speedup, the files are loaded back and replayed on texts that
+nothing was fitted on. `export.json` has the predictions, what was lost, and what to look out for.
 """
 
 import os
@@ -57,7 +57,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass
 class ExportConfig:
-    """Which policy goes where."""
+    """The policy, the engine, and the settings of the export."""
 
     policy: str = setting("???", "the bundle's folder", TEXT)
     to: str = setting("???", f"one of {', '.join(KINDS)}", Words(*KINDS))
@@ -78,10 +78,10 @@ class ExportConfig:
 
 
 def export(config: ExportConfig, console: Console) -> tuple[Path, Export]:
-    """Write what `config` describes; returns the folder and what it says.
+    """Write the export that `config` describes; returns the folder and its description.
 
     Raises:
-        ValueError: a setting or the policy is not as expected, or the export cannot be made.
+        ValueError: a setting or the policy is invalid, or the export cannot be made.
     """
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     policy = Path(config.policy)
@@ -100,7 +100,7 @@ def export(config: ExportConfig, console: Console) -> tuple[Path, Export]:
 
 
 def written(to: str, shop: Workshop, folder: Path) -> Export:
-    """Write an export, and predict what it brings from its files."""
+    """Write an export, and predict its speedups from its files."""
     kind = KINDS[to]
     with new_folder(folder) as fresh:
         parts = tuple(kind.write(shop, fresh))
@@ -111,7 +111,7 @@ def written(to: str, shop: Workshop, folder: Path) -> Export:
 
 
 def predicted(folder: Path, found: Export, shop: Workshop) -> dict[str, tuple[Prediction, ...]]:
-    """What each part of an export brings, by replay of what its folder holds."""
+    """Each part's predicted speedups, by replay of the files in the folder."""
     if not found.parts:
         return {}
     parts = KINDS[found.to].replayables(folder, found)
@@ -119,12 +119,12 @@ def predicted(folder: Path, found: Export, shop: Workshop) -> dict[str, tuple[Pr
 
 
 def repredicted(folder: Path, shop: Workshop) -> dict[str, tuple[Prediction, ...]]:
-    """The same of an export that is there already."""
+    """New predictions for an existing export."""
     return predicted(folder, load_export(folder), shop)
 
 
 def shown(found: Export, console: Console) -> None:
-    """Print what an export says of itself."""
+    """Print an export's description."""
     table = Table("part", "texts at a time", "predicted", "interval", title=f"to {found.to}")
     for part in found.parts:
         for one in part.predictions:

@@ -1,4 +1,4 @@
-"""What a folder of exports says of itself: where it is from, what it predicts, what was lost."""
+"""An export folder's own description: its origin, its predictions, and what was lost."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ FILE = "export.json"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Throughput over plain decoding's with so many rows, by replay of what was exported."""
+    """Throughput relative to plain decoding with `rows` rows, by replay of the exported files."""
 
     rows: int
     speedup: float
@@ -25,24 +25,24 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One way of using an export: files of an engine, and what they are expected to bring."""
+    """One way of using an export: an engine's files, and their expected gain."""
 
     name: str
     files: tuple[str, ...]
     use: str  # the command or the argument
-    drafters: tuple[int, ...]  # those of the policy that it uses, by number
+    drafters: tuple[int, ...]  # numbers of the policy's drafters that it uses
     predictions: tuple[Prediction, ...] = ()
-    lost: tuple[str, ...] = ()  # what the policy could do and this cannot
+    lost: tuple[str, ...] = ()  # abilities of the policy that this lacks
     mind: tuple[str, ...] = ()  # what to look out for
 
     @property
     def drafter(self) -> int | None:
-        """The only one; None: it uses several."""
+        """The only drafter; None: it uses several."""
         return self.drafters[0] if len(self.drafters) == 1 else None
 
     @property
     def advice(self) -> str:
-        """Whether to use it, in a sentence."""
+        """Whether to use the part, in one sentence."""
         worth = [p.rows for p in self.predictions if p.low > 1]
         even = [p.rows for p in self.predictions if p.high > 1 and p.rows not in worth]
         if worth:
@@ -57,15 +57,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was exported."""
+    """The origin of an export."""
 
     pair: str
     fingerprint: str  # of the pair
     bundle: str  # checksum
-    profile: str  # device that costs are of
-    costs: str  # digest
-    recording: str  # that schedules were fitted on and predictions were replayed from
-    texts: int  # withheld from fitting
+    profile: str  # the device of the costs
+    costs: str  # their digest
+    recording: str  # for fitted schedules and for predictions
+    texts: int  # number withheld from fitting
     temperature: float
     drafters: tuple[str, ...]
     versions: dict[str, str]
@@ -73,18 +73,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """All of a folder."""
+    """The contents of an export folder."""
 
     to: str
-    interface: str  # the engine's version or documents that the files are written for
+    interface: str  # the engine's version or documents that the files follow
     source: Source
     parts: tuple[Part, ...]
 
     def part(self, name: str) -> Part:
-        """By name.
+        """The part called `name`.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: there is no such part.
         """
         for part in self.parts:
             if part.name == name:
@@ -95,7 +95,7 @@ class Export:
         )
 
     def with_predictions(self, found: Mapping[str, tuple[Prediction, ...]]) -> "Export":
-        """The same with the predictions of parts by name."""
+        """A copy with these predictions, by part name."""
         parts = tuple(replace(part, predictions=found[part.name]) for part in self.parts)
         return replace(self, parts=parts)
 
@@ -111,7 +111,7 @@ def load_export(folder: Path) -> Export:
     """Read what `Export.save` wrote.
 
     Raises:
-        ValueError: there is nothing of the kind, or it is damaged.
+        ValueError: there is no such file, or it is damaged.
     """
     path = folder / FILE
     if not path.is_file():

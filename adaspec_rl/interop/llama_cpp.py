@@ -13,7 +13,7 @@ from adaspec_rl.interop.runtime import LookupPolicy, LookupText
 
 
 class LookupDraft:
-    """Drafts what followed the text's end the last time, as far as the policy says."""
+    """Drafts the tokens that followed the text's end last time, as many as the policy decides."""
 
     def __init__(self, policy: LookupPolicy) -> None:
         self._policy = policy
@@ -21,7 +21,7 @@ class LookupDraft:
 
     @classmethod
     def load(cls, folder: Path, drafter: int) -> "LookupDraft":
-        """From an export's folder; `drafter` is the lookup's number, which `export.json` says."""
+        """Load from an export's folder; `drafter` is the lookup's number in `export.json`."""
         return cls(LookupPolicy.load(Path(folder), drafter))
 
     def __call__(self, input_ids: np.ndarray, /, **kwargs: Any) -> np.ndarray:

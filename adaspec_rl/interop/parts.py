@@ -17,7 +17,7 @@ STALE = (
 
 
 def model_of(drafter: str) -> tuple[str, ...]:
-    """What to look out for where the drafter is a checkpoint."""
+    """What to look out for if the drafter is a checkpoint."""
     if is_free(drafter):
         return ()
     return (
@@ -27,6 +27,6 @@ def model_of(drafter: str) -> tuple[str, ...]:
 
 
 def keep_policy(bundle: PolicyBundle, costs: BatchCosts, folder: Path) -> None:
-    """Put what the runtime loads into an export's folder."""
+    """Write the files that the runtime loads to an export's folder."""
     save_bundle(bundle, folder / POLICY)
     costs.save(folder / COSTS)

@@ -1,8 +1,8 @@
 """Predict from an engine's own reports: `python -m adaspec_rl.interop.predict FILE … [KEY=VALUE]`.
 
-Reads what became of drafts (vLLM's per-request metrics or Prometheus counters, SGLang's meta_info,
-llama.cpp's log), fits how far drafts survive, and says what other draft lengths would bring, and
-what an exported schedule or adaptive policy would, before anything is deployed.
+Reads the outcomes of drafts (vLLM's per-request metrics or Prometheus counters, SGLang's meta_info,
+llama.cpp's log) and fits how far drafts survive. It predicts the speedup of other draft lengths,
+and of an exported schedule or adaptive policy, before anything is deployed.
 """
 
 import json
@@ -31,15 +31,15 @@ from adaspec_rl.recording.trace import DraftTable, Trace
 from adaspec_rl.settings import describe, one_line_errors, parse, setting
 
 EDGES = (0, 32, 128, 512)  # tokens of the generated text
-TEXTS, LENGTHS = 32, (32, 128)  # that are simulated, at least; tokens of each
-PROMPT = 16  # tokens of a simulated one
+TEXTS, LENGTHS = 32, (32, 128)  # least number of simulated texts; tokens of each
+PROMPT = 16  # tokens of a simulated prompt
 BLIND = ("schedule", "ema", "actor", "table")  # exported parts that do not read the text
 STEP = Number(0, 100)
 
 
 @dataclass
 class PredictConfig:
-    """What is predicted, and at what costs."""
+    """The costs and settings of a prediction."""
 
     costs: str | None = setting(
         None, "a cost profile, as cost_profile.json of a run; null: the next three", OrNull(TEXT)
@@ -57,7 +57,7 @@ class PredictConfig:
 class Predicted:
     """All figures of a prediction."""
 
-    chances: list[float]  # of drafted token 1, 2, …, given that all before were accepted
+    chances: list[float]  # of drafted token 1, 2, …, if all before it were accepted
     measured: int
     complete: bool
     requests: int
@@ -68,7 +68,7 @@ class Predicted:
 
     @property
     def best(self) -> int:
-        """The draft length of most throughput; 0: plain decoding."""
+        """The draft length with the highest throughput; 0: plain decoding."""
         lengths = [length for length, found in self.speedup.items() if found.value > 1]
         return max(lengths, key=lambda length: self.speedup[length].value, default=0)
 
@@ -77,7 +77,7 @@ def predict(files: Sequence[Path], config: PredictConfig) -> Predicted:
     """Predict from what `files` report.
 
     Raises:
-        ValueError: a file or setting is not as expected.
+        ValueError: a file or setting is invalid.
     """
     found = fit(read_all(files))
     profile = _profile(config)
@@ -113,7 +113,7 @@ def _profile(config: PredictConfig) -> CostProfile:
 
 
 def _parts(folder: Path, found: Fit, profile: CostProfile, rows: int) -> dict[str, Prediction]:
-    """What an export's parts would bring on simulated texts that accept as these requests did."""
+    """Predictions for an export's parts on simulated texts with these requests' acceptance."""
     from adaspec_rl.interop.export import KINDS  # it needs torch, which reports do not
 
     there = load_export(folder)
@@ -133,7 +133,7 @@ def _parts(folder: Path, found: Fit, profile: CostProfile, rows: int) -> dict[st
 
 
 def simulated(found: Fit, depth: int, seed: int = 0) -> Trace:
-    """Texts in which drafts survive as those of the requests, each with chances of its own."""
+    """Texts with the requests' acceptance, each with one request's own chances."""
     rng = np.random.default_rng(seed)
     own = request_chances(found, rng)
     deeper = np.repeat(own[:, -1:], max(0, depth - own.shape[1]), axis=1)
@@ -162,7 +162,7 @@ def simulated(found: Fit, depth: int, seed: int = 0) -> Trace:
 
 
 def _tokens(found: Fit, number: int) -> int:
-    """As long as the request was, within limits."""
+    """The length of the request's text, within limits."""
     counts = found.counts[number]
     return int(np.clip(counts.rounds + counts.accepted.sum(), *LENGTHS))
 

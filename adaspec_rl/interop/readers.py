@@ -1,4 +1,4 @@
-"""Other engines' reports of what became of drafts: vLLM's, SGLang's, llama.cpp's."""
+"""Other engines' reports on their drafts: vLLM's, SGLang's, llama.cpp's."""
 
 import json
 import re
@@ -24,10 +24,10 @@ FORMATS = (
 
 
 def read(path: Path) -> list[Counts]:
-    """What a file reports, request by request where it does.
+    """The counts in a file, request by request if it has them.
 
     Raises:
-        ValueError: there is no such file, or it is none of `FORMATS`.
+        ValueError: there is no such file, or its format is none of `FORMATS`.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}: expected {FORMATS}")
@@ -44,7 +44,7 @@ def read(path: Path) -> list[Counts]:
 
 
 def _objects(text: str) -> list[Any]:
-    """A JSON value, or one a line (those of a stream begin with `data: `)."""
+    """A JSON value, or one value per line (a stream's lines begin with `data: `)."""
     try:
         whole = json.loads(text)
     except json.JSONDecodeError:
@@ -85,7 +85,7 @@ def _of_vllm(metrics: Mapping[str, Any], name: str) -> Counts:
 
 
 def _of_sglang(info: Mapping[str, Any], name: str) -> Counts:
-    """Newer releases call the same things by other names; old ones are kept beside them."""
+    """Counts from SGLang's `meta_info`; newer releases have other names, so both are read."""
 
     def first(*names: str) -> Any:
         return next((info[name] for name in names if info.get(name) is not None), None)
@@ -101,7 +101,7 @@ def _of_sglang(info: Mapping[str, Any], name: str) -> Counts:
 
 
 def _checked(counts: Counts, accepted: int | None) -> Counts:
-    """Refuse a histogram that says otherwise than the sum beside it."""
+    """Refuse a histogram that contradicts the sum beside it."""
     if accepted is not None and accepted != counts.accepted.sum():
         raise ValueError(
             f"{counts.name} has {accepted} accepted tokens but its histogram has "
@@ -135,7 +135,7 @@ def _of_metrics(text: str, name: str) -> list[Counts]:
 
 
 def _of_log(text: str, name: str) -> list[Counts]:
-    """llama.cpp's lines; they are running totals, so that the last one of each kind counts."""
+    """llama.cpp's lines; they are running totals, so the last line of each kind counts."""
     last: dict[str, re.Match[str]] = {}
     for line in text.splitlines():
         found = STATISTICS.search(line)
@@ -153,7 +153,7 @@ def _of_statistics(found: re.Match[str], name: str) -> Counts:
 
 
 def _geometric(name: str, drafts: int, drafted: int, accepted: int) -> Counts:
-    """Counts by depth where only sums are known: as if each token had the same chance."""
+    """Counts by depth from sums alone, as if each token had the same chance."""
     depth = max(1, round(drafted / drafts))
     low, high = 0.0, 1.0
     for _ in range(60):
@@ -172,5 +172,5 @@ def _sum(chance: float, depth: int) -> float:
 
 
 def read_all(paths: Sequence[Path]) -> list[Counts]:
-    """Of several files."""
+    """The counts in several files."""
     return [item for path in paths for item in read(path)]

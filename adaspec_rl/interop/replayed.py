@@ -1,4 +1,4 @@
-"""What an export would bring: its own files, loaded back, replayed beside plain decoding."""
+"""Predictions for exports: their own files, loaded back, are replayed beside plain decoding."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,21 +16,21 @@ from adaspec_rl.replay.batch_replay import Totals, replay
 from adaspec_rl.replay.batch_rows import BatchTables
 
 C = TypeVar("C")
-FILLED = 3  # texts that a row takes at least
+FILLED = 3  # least number of texts per row
 
 
 @dataclass(frozen=True, slots=True)
 class Replayable:
-    """An exported part as something that decides in batches."""
+    """An exported part as a batch controller."""
 
     make: Callable[[], BatchController]
-    drafter: int | None = None  # the only one that the engine has; None: all
-    drafts: Callable[[Trace], Trace] = lambda trace: trace  # as the engine would make them
+    drafter: int | None = None  # the engine's only drafter; None: all
+    drafts: Callable[[Trace], Trace] = lambda trace: trace  # the engine's own drafts
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """On what candidates are compared."""
+    """The texts, costs and rows on which candidates are compared."""
 
     trace: Trace
     costs: BatchCosts
@@ -38,14 +38,14 @@ class Tuning:
 
 
 def of_drafter(costs: BatchCosts, drafter: int) -> BatchCosts:
-    """The costs of one of the drafters."""
+    """The costs with only this drafter."""
     return replace(costs, drafters=(costs.drafters[drafter],))
 
 
 def predictions(
     parts: Mapping[str, Replayable], trace: Trace, costs: BatchCosts, sizes: Sequence[int]
 ) -> dict[str, tuple[Prediction, ...]]:
-    """What each part brings with each number of rows."""
+    """Each part's predicted speedup at each number of rows."""
     plain = {size: _totals(BatchTables(trace), costs, FixedForAll(0), size) for size in sizes}
     return {
         name: tuple(_prediction(part, plain[size], trace, costs, size) for size in sizes)
@@ -65,7 +65,7 @@ def _prediction(
 
 
 def fastest(candidates: Sequence[C], part: Callable[[C], Replayable], own: Tuning) -> C:
-    """The candidate whose part makes most tokens a second on the texts learned from."""
+    """The candidate whose part has the highest throughput on the learned texts."""
 
     def throughput(candidate: C) -> float:
         made = part(candidate)

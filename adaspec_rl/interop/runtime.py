@@ -1,8 +1,8 @@
 """Decisions in other engines' processes, in NumPy: no torch, no Stable-Baselines3, no models.
 
-A policy reads what a text says by itself and what drafting costs, so that all it needs are token
-ids. Every decision is a function of what it was told, without randomness and without a clock: the
-ranks of a distributed engine that are told the same decide the same.
+A policy reads the text itself and the costs of drafting, so it needs nothing but token ids. Its
+decisions use neither randomness nor a clock: ranks of a distributed engine that get the same input
+decide the same.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle
 
 COSTS = "batch_costs.json"  # in an export's folder
-POLICY = "policy"  # likewise: the bundle
-TAIL = 32  # tokens at its end by which a text is known
+POLICY = "policy"  # likewise, the bundle
+TAIL = 32  # last tokens by which a text is recognised
 
 
 def restricted(bundle: PolicyBundle, drafter: int) -> LearnedPolicy:
-    """The policy with the plain step and the actions of one drafter left to choose from.
+    """The policy, restricted to the plain step and the actions of one drafter.
 
     Raises:
-        ValueError: it observes what only an engine of ours tells it.
+        ValueError: the policy observes something that only our own engine reports.
     """
     if bundle.spec.needs_signals:
         seen = [group for group in bundle.spec.groups if group in ("target", "draft")]
@@ -55,11 +55,11 @@ def restricted(bundle: PolicyBundle, drafter: int) -> LearnedPolicy:
 def copied(
     text: SuffixAutomaton, action: Action, survival: Survival, room: int | None = None
 ) -> list[int]:
-    """What followed the text's end the last time: the draft that `action` asks a lookup for.
+    """A lookup's draft under `action`: the tokens that followed the text's end the last time.
 
     Args:
-        survival: what the action's threshold is compared with.
-        room: tokens that the text may still grow by drafts; None: any number.
+        survival: estimates to compare with the action's threshold.
+        room: the most tokens to draft; None: any number.
     """
     most = action.length if room is None else min(action.length, room)
     tokens: list[int] = []
@@ -93,10 +93,10 @@ class LookupPolicy:
 
     @classmethod
     def load(cls, folder: Path, drafter: int) -> "LookupPolicy":
-        """From an export's folder. Nothing in it is executed.
+        """Load from an export's folder. Nothing in it is executed.
 
         Raises:
-            ValueError: the bundle or the costs in it are damaged or do not fit.
+            ValueError: the bundle or the costs are damaged or do not fit.
         """
         bundle = load_bundle(folder / POLICY)
         there = folder / COSTS
@@ -104,7 +104,7 @@ class LookupPolicy:
         return cls(bundle, costs, drafter)
 
     def features(self, rows: int) -> CostFeatures:
-        """What drafting costs in a batch of `rows`, as the policy sees it."""
+        """The costs of drafting in a batch of `rows`, as the policy observes them."""
         found = self._features.get(rows)
         if found is None:
             found = self._features[rows] = self.costs.features(rows, self._context)
@@ -112,7 +112,7 @@ class LookupPolicy:
 
 
 class LookupText:
-    """One text: what to draft now, decided by a policy that is told how the draft before went."""
+    """One text and its drafts, decided by a policy that learns the outcome of each draft."""
 
     def __init__(self, policy: LookupPolicy) -> None:
         self._policy = policy
@@ -124,10 +124,10 @@ class LookupText:
         self._seen: np.ndarray | None = None  # the observation, until it changes
 
     def start(self, prompt: Sequence[int]) -> None:
-        """A text begins.
+        """Begin a text.
 
         Raises:
-            ValueError: there is no prompt to look anything up in.
+            ValueError: the prompt is empty.
         """
         if not prompt:
             raise ValueError("a text needs at least 1 token to begin with, got none")
@@ -141,15 +141,15 @@ class LookupText:
         return self._text.text.tokens
 
     def ends(self, tokens: np.ndarray) -> bool:
-        """Whether the text is, to all appearances, `tokens` `[n]`: as long, with the same end.
+        """Whether the text seems to be `tokens` `[n]`: it has the same length and the same end.
 
-        To be wrong costs rejected drafts and nothing else.
+        A wrong answer only leads to rejected drafts.
         """
         own = self._text.text.tokens
         return len(own) == len(tokens) and own[-TAIL:] == tokens[-TAIL:].tolist()
 
     def committed(self, tokens: Sequence[int]) -> None:
-        """`tokens` came after the draft: its accepted ones, then the target's own."""
+        """Take in the tokens after a draft: its accepted ones, then the target's own."""
         accepted = 0
         for drafted, token in zip(self._drafted, tokens):
             if drafted != token:
@@ -166,7 +166,7 @@ class LookupText:
         self._drafted, self._seen = [], None
 
     def decide(self, rows: int = 1) -> Action:
-        """The policy's action, where `rows` texts are being decoded."""
+        """The policy's action while `rows` texts are being decoded."""
         if rows != self._rows:
             self._rows, self._seen = rows, None
             self._observer.set_costs(self._policy.features(rows).values())

@@ -1,4 +1,4 @@
-"""Draft lengths by batch size, few different ones: what engines' static tables can hold."""
+"""Draft lengths by batch size, with few different lengths, for engines' static tables."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -11,7 +11,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import fixed_steps
 
-Schedule = dict[int, int]  # from this many rows on: the draft length; begins with 1 row
+Schedule = dict[int, int]  # draft length from a number of rows on; begins with 1 row
 
 
 def seconds_by_length(trace: Trace, profile: CostProfile, sizes: Sequence[int]) -> np.ndarray:
@@ -26,10 +26,10 @@ def seconds_by_length(trace: Trace, profile: CostProfile, sizes: Sequence[int]) 
 def fitted_schedule(
     trace: Trace, profile: CostProfile, sizes: Sequence[int], tiers: int
 ) -> Schedule:
-    """The lengths that take least time on these texts, at most `tiers` different ones.
+    """The fastest lengths on these texts, at most `tiers` different ones.
 
-    Engines capture graphs for each length ahead, so that lengths must be few and known in advance;
-    0 counts as one.
+    Engines capture graphs for each length in advance, so there can be only a few lengths; 0 counts
+    as one of them.
     """
     return fewest(seconds_by_length(trace, profile, sizes), sizes, tiers)
 
@@ -46,7 +46,7 @@ def fewest(steps: np.ndarray, sizes: Sequence[int], tiers: int) -> Schedule:
 
 
 def merged(schedule: Mapping[int, int]) -> Schedule:
-    """Without entries that repeat the one before; the smallest size stands for all below it."""
+    """The schedule without repeated entries; the smallest size also stands for all below it."""
     made: Schedule = {}
     for size in sorted(schedule):
         if not made or schedule[size] != list(made.values())[-1]:
@@ -55,7 +55,7 @@ def merged(schedule: Mapping[int, int]) -> Schedule:
 
 
 def controller(schedule: Schedule) -> LengthByBatchSize:
-    """The schedule as it is replayed, with drafter 0."""
+    """The controller that replays the schedule with drafter 0."""
     return LengthByBatchSize(
         {size: Action(length) if length else FALLBACK for size, length in schedule.items()}
     )

@@ -1,7 +1,7 @@
-"""What chooses the number of draft steps in SGLang: its own averages, or a trained actor.
+"""Choosing the number of draft steps in SGLang: its own averages, or a trained actor.
 
-Both have the interface of SGLang's `AdaptiveSpecPolicy`, whose answers hold for a whole batch; both
-are replayed, as exported, by `AdaptiveSteps`. Nothing of SGLang is imported.
+Both have the interface of SGLang's `AdaptiveSpecPolicy`, which decides for a whole batch.
+`AdaptiveSteps` replays both as exported. Nothing of SGLang is imported.
 """
 
 import json
@@ -55,7 +55,7 @@ class StepsPolicy(Protocol):
 
 
 class _Graphs:
-    """Which captured batch sizes can reach which number of steps: all of them can."""
+    """The captured batch sizes for each number of steps: all sizes for every number."""
 
     _sizes: list[int] | None = None
 
@@ -70,17 +70,17 @@ class _Graphs:
 
 
 class EmaSteps(_Graphs):
-    """What SGLang does by a file of `--speculative-adaptive-config`, strategy `ema`.
+    """SGLang's strategy `ema` with a file for `--speculative-adaptive-config`.
 
     Deviates: a slot starts with the middle one of its candidates, whatever
-    `--speculative-num-steps` is; sizes are not padded to captured ones first.
+    `--speculative-num-steps` is, and batch sizes are not padded to captured ones first.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """`config`: batch sizes from which on slots hold, and settings for all of them.
+        """`config` has slots by batch size, and settings for all of them.
 
         Raises:
-            ValueError: it has no slots, or one without candidates.
+            ValueError: there is no slot, or a slot has no candidates.
         """
         self._slots: dict[int, SglangTiers] = {}
         for key, slot in config.items():
@@ -109,7 +109,7 @@ class EmaSteps(_Graphs):
 
     @classmethod
     def load(cls, path: Path) -> "EmaSteps":
-        """From the file that SGLang is given."""
+        """Load the file that SGLang gets."""
         return cls(strict_json.read(path, f"the file {path}"))
 
     def get_steps_for_batch(self, batch_size: int) -> int:
@@ -132,9 +132,9 @@ class EmaSteps(_Graphs):
 
 
 class LearnedSteps(_Graphs):
-    """A trained actor that sees the batch's mean acceptance and what drafting costs at its size.
+    """A trained actor that observes the batch's mean acceptance and its drafting costs.
 
-    After `PROBE` rounds without a draft it tries the shortest one: nothing is learned without.
+    After `PROBE` rounds without a draft it tries the shortest draft, to learn about acceptance.
     """
 
     def __init__(self, bundle: PolicyBundle, costs: BatchCosts) -> None:
@@ -151,12 +151,12 @@ class LearnedSteps(_Graphs):
 
     @classmethod
     def load(cls, folder: Path) -> "LearnedSteps":
-        """From an export's folder. Nothing in it is executed."""
+        """Load from an export's folder. Nothing in it is executed."""
         folder = Path(folder)
         return cls(load_bundle(folder / POLICY), BatchCosts.load(folder / COSTS))
 
     def get_steps_for_batch(self, batch_size: int) -> int:
-        """The number of steps, for all requests of the batch."""
+        """The number of steps for all requests of the batch."""
         if batch_size != self._rows:
             self._rows = batch_size
             self._observer.set_costs(self._costs_of(batch_size).values())
@@ -169,7 +169,7 @@ class LearnedSteps(_Graphs):
         batch_size: int,
         num_steps: int | None = None,
     ) -> int | None:
-        """Take in a round; the new number of steps, or None where it stays."""
+        """Take in a round; returns the new number of steps, or None if it stays."""
         before = self.get_steps_for_batch(batch_size)
         drafted = before if num_steps is None else num_steps
         count = len(num_correct_drafts_per_req)
@@ -206,12 +206,12 @@ class LearnedSteps(_Graphs):
 
 
 class AdaptiveSteps(BatchRule):
-    """Replays a policy of SGLang's: one number of steps for all rows."""
+    """Replays an SGLang policy: one number of steps for all rows."""
 
     name = "sglang"
 
     def __init__(self, policy: StepsPolicy, observes: ObservationSpec | None = None) -> None:
-        """`observes`: only so that a learned policy's time is counted."""
+        """`observes` is given only so that a learned policy's time is counted."""
         self._policy, self.observes = policy, observes
 
     def decide(

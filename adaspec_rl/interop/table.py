@@ -13,15 +13,15 @@ from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
-SPAN = 6.0  # drafts of an average
-DRIFT = 0.03  # of the way back to the start in a round without a draft: nothing is learned there
+SPAN = 6.0  # drafts in an average
+DRIFT = 0.03  # share of the way back to START per round without a draft
 START = 0.5
 COLUMNS = ("rows_from", "context_from", "acceptance_from", "drafter", "length")
 
 
 @dataclass(frozen=True, slots=True)
 class DraftTable:
-    """Actions by cell; each axis lists where its cells begin, the first one at its least value."""
+    """Actions by cell; each axis lists where its cells begin, starting at its least value."""
 
     rows: tuple[int, ...]
     contexts: tuple[int, ...]
@@ -42,14 +42,14 @@ class DraftTable:
         return len(self.rows) * len(self.contexts) * len(self.acceptances)
 
     def decide(self, rows: int, context: int, acceptance: float) -> Action:
-        """For a text of `context` tokens among `rows`."""
+        """The action for a text of `context` tokens among `rows`."""
         r = bisect_right(self.rows, rows) - 1
         c = bisect_right(self.contexts, context) - 1
         a = bisect_right(self.acceptances, acceptance) - 1
         return self.actions[(r * len(self.contexts) + c) * len(self.acceptances) + a]
 
     def csv(self) -> str:
-        """One line a cell."""
+        """The table as CSV, one line per cell."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -60,10 +60,10 @@ class DraftTable:
 
     @classmethod
     def load(cls, path: Path) -> "DraftTable":
-        """From a file.
+        """Read a table from a file.
 
         Raises:
-            ValueError: it is no such table, or has gaps.
+            ValueError: the file is not such a table, or has gaps.
         """
         with path.open(newline="") as file:
             lines = list(csv.reader(file))
@@ -86,7 +86,7 @@ class DraftTable:
 
 
 def moved(acceptance: float, drafted: int, rate: float) -> float:
-    """Recent acceptance after a round: `rate` is accepted by drafted tokens looked at."""
+    """Recent acceptance after a round; `rate` is accepted tokens divided by verified ones."""
     if drafted:
         return rate + (acceptance - rate) * KEPT
     return acceptance + (START - acceptance) * DRIFT

@@ -1,4 +1,4 @@
-"""For llama.cpp: flags of its draft model and n-gram lookup, and our lookup for its bindings."""
+"""For llama.cpp: flags for its draft model and n-gram lookup, and our lookup for its bindings."""
 
 import shlex
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ INTERFACE = (
 )
 FLAGS, LOOKUP_FLAGS, MODULE = "flags.txt", "flags_ngram.txt", "adaspec_draft.py"
 DRAFT, MOD, LOOKUP = "draft", "ngram-mod", "lookup"
-CHANCES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)  # of --spec-draft-p-min, tried
-MATCHES = (1, 2, 3, 4, 6, 8, 12)  # of --spec-ngram-mod-n-match, tried
+CHANCES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)  # tried values of --spec-draft-p-min
+MATCHES = (1, 2, 3, 4, 6, 8, 12)  # tried values of --spec-ngram-mod-n-match
 MODEL = '''"""The exported draft model: `Llama(..., draft_model=draft_model())`."""
 
 from pathlib import Path
@@ -42,7 +42,7 @@ def draft_model() -> LookupDraft:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What the server is told."""
+    """The server's flags."""
 
     kind: str  # draft-simple, ngram-mod
     n_max: int
@@ -52,7 +52,7 @@ class Flags:
     model: str = ""
 
     def words(self) -> list[str]:
-        """As on a command line."""
+        """The flags as words of a command line."""
         if self.kind == MOD:
             return [
                 *("--spec-type", MOD, "--spec-ngram-mod-n-match", str(self.n_match)),
@@ -67,10 +67,10 @@ class Flags:
 
     @classmethod
     def parse(cls, text: str) -> "Flags":
-        """Back from a command line.
+        """Read the flags from a command line.
 
         Raises:
-            ValueError: a flag that is not ours, or one without a value.
+            ValueError: a flag is unknown or has no value.
         """
         words = shlex.split(text)
         given = dict(zip(words[::2], words[1::2]))
@@ -94,11 +94,10 @@ _FIELDS = {
 
 
 class FlaggedDrafts(BatchRule):
-    """Drafts as the server does by its flags.
+    """Drafts as the server does under its flags.
 
-    Drafting stops at the first token to which the drafter gives less than `p_min`, which is not
-    verified; shorter drafts than `n_min` are thrown away. Survivals have to be the drafter's own
-    probabilities, see `Flags` and `as_drafted`.
+    Drafting stops before the first token whose probability is below `p_min`; drafts shorter than
+    `n_min` are dropped. Survivals must be the drafter's own probabilities, see `as_drafted`.
     """
 
     name = "llama_cpp"
@@ -132,7 +131,7 @@ def as_drafted(flags: Flags, trace: Trace) -> Trace:
 
 
 def matches(trace: Trace) -> np.ndarray:
-    """`[M]` tokens, up to 16, of the text's longest end that occurred earlier, at each position."""
+    """At each position, the length of the longest suffix that occurred earlier, `[M]`, up to 16."""
     at_start, after = text_features(trace)
     before = np.roll(after, 1, axis=0)
     before[trace.starts[:-1]] = at_start
@@ -140,7 +139,7 @@ def matches(trace: Trace) -> np.ndarray:
 
 
 def write(shop: Workshop, folder: Path) -> list[Part]:
-    """All parts that the pair has drafters for."""
+    """Write all parts that the pair has drafters for."""
     parts = []
     models = [n for n, name in enumerate(shop.drafters) if not is_free(name)]
     if models:
@@ -185,12 +184,12 @@ def replayables(folder: Path, export: Export) -> dict[str, Replayable]:
 
 
 def flagged(flags: Flags, drafter: int | None = None) -> Replayable:
-    """The server's drafts by its flags."""
+    """The server's drafts under its flags."""
     return Replayable(lambda: FlaggedDrafts(flags), drafter, lambda trace: as_drafted(flags, trace))
 
 
 def _lengths(own: Workshop) -> list[int]:
-    """The best fixed length, and longer ones: of those, parts will be stopped early."""
+    """The best fixed length, and longer lengths, whose drafts may stop early."""
     steps = seconds_by_length(own.learned, own.profile(), own.sizes[:1])[0]
     best = 1 + int(steps[1:].argmin())
     return sorted({best, min(2 * best, len(steps) - 1), len(steps) - 1})

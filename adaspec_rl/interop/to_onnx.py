@@ -21,7 +21,7 @@ OPSET, IR = 17, 8
 
 
 def write(shop: Workshop, folder: Path) -> list[Part]:
-    """The graph, with the features and actions that it is about.
+    """Write the graph, and the features and actions that belong to it.
 
     Raises:
         ValueError: the package `onnx` is missing.

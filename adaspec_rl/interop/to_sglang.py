@@ -1,4 +1,4 @@
-"""For SGLang: tiers of draft steps by batch size for its averages, or an actor in its place."""
+"""For SGLang: tiers of draft steps by batch size for its own averages, or an actor instead."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -31,12 +31,12 @@ INTERFACE = (
 )
 CONFIG, MODULE = "adaptive_config.json", "adaspec_steps.py"
 EMA, ACTOR = "ema", "actor"
-RATES = (0.1, 0.2, 0.4)  # of the averages, tried
+RATES = (0.1, 0.2, 0.4)  # tried rates of the averages
 REGRESSION = AgentConfig(
     name="hindsight", total_steps=60_000, learning_rate=3e-3, n_epochs=6, hidden=[32, 32]
 )
 STREAMS = 256
-NEAR = 1.1  # of the best length's time at a batch size: what a tier may take there
+NEAR = 1.1  # longest time of a tier, relative to the best length's at its size
 STEPS = '''"""The exported policy; its folder must be on SGLang's PYTHONPATH, adaspec_rl installed.
 
 SGLang has no setting for it: give `policy()` to `AdaptiveController` in place of
@@ -54,7 +54,7 @@ def policy() -> LearnedSteps:
 
 
 def write(shop: Workshop, folder: Path) -> list[Part]:
-    """Both parts, for one drafter."""
+    """Write both parts, for one drafter."""
     own = shop.of(shop.drafter)
     slots = tier_slots(own, shop.tiers)
     (folder / CONFIG).write_text(config_text(_tuned(own, slots)))
@@ -97,10 +97,10 @@ def write(shop: Workshop, folder: Path) -> list[Part]:
 
 
 def tier_slots(own: Workshop, tiers: int) -> dict[int, list[int]]:
-    """Candidate steps by batch size: at most `tiers` in all, those that come near the best there.
+    """Candidate steps by batch size: those near the best there, at most `tiers` different in all.
 
-    The engine prepares each candidate ahead; which one it takes depends on acceptance alone, so
-    that a slot has none that costs rule out.
+    The engine prepares each candidate ahead and chooses by acceptance alone. So a slot leaves out
+    candidates that are too slow at its batch size.
     """
     steps = seconds_by_length(own.learned, own.profile(), own.sizes)
     relative = steps / steps.min(axis=1, keepdims=True)
@@ -129,7 +129,7 @@ def _learned(folder: Path) -> AdaptiveSteps:
 
 
 def _tuned(own: Workshop, slots: Mapping[int, list[int]]) -> dict[str, Any]:
-    """The configuration of these tiers that is fastest on the texts learned from."""
+    """The configuration with these tiers that is fastest on the learned texts."""
     return fastest(
         list(_configs(slots)),
         lambda config: Replayable(lambda: AdaptiveSteps(EmaSteps(config))),
@@ -155,7 +155,7 @@ def _configs(slots: Mapping[int, list[int]]) -> Iterator[dict[str, Any]]:
 
 
 def _actor(own: Workshop, candidates: list[int]) -> PolicyBundle:
-    """A policy that sees acceptance and costs, fitted on every recorded outcome."""
+    """A policy that observes acceptance and costs, fitted on every recorded outcome."""
     actions = tuple(Action(step) if step else FALLBACK for step in sorted({0, *candidates}))
     spec = own.spec(("history", "cost"))
     profile = own.profile()

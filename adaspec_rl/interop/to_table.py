@@ -18,12 +18,12 @@ INTERFACE = "CSV: rows_from, context_from, acceptance_from, drafter, length"
 FILE, TABLE = "table.csv", "table"
 CONTEXTS = (0, 256, 1024)
 ACCEPTANCES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
-PASSES = 4  # over the texts, each under the table of the one before
-TRIED = 0.2  # of the rounds: another action than the table's
+PASSES = 4  # over the texts, each under the table of the pass before
+TRIED = 0.2  # share of rounds with a random action in place of the table's
 
 
 def write(shop: Workshop, folder: Path) -> list[Part]:
-    """The part."""
+    """Write the part."""
     (folder / FILE).write_text(fitted(shop.learned, shop.profile(), shop.sizes).csv())
     return [
         Part(
@@ -51,11 +51,11 @@ def replayables(folder: Path, export: Export) -> dict[str, Replayable]:
 
 
 def fitted(trace: Trace, profile: CostProfile, sizes: tuple[int, ...]) -> DraftTable:
-    """The table that takes least time on these texts, as far as its own rounds lead there.
+    """The fastest table on these texts, fitted at the positions where its own rounds begin.
 
-    The texts are played under the table at hand; at every position that a round begins at, all
-    actions' outcomes are known and count for the cell. Cells that were never met take the action
-    that is best at their batch size.
+    The texts are played under the current table. At each position where a round begins, the
+    outcomes of all actions are known and count for the position's cell. Cells that were never met
+    take the best action at their batch size.
     """
     found = outcomes(trace, lengths_of(trace, profile.max_length))
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def fitted(trace: Trace, profile: CostProfile, sizes: tuple[int, ...]) -> DraftT
 
 
 class _Cells:
-    """Contexts by acceptances at one batch size, and what actions bring in each."""
+    """The cells (contexts by acceptances) of one batch size, and the actions' outcomes in each."""
 
     def __init__(self, found: Outcomes, profile: CostProfile, size: int) -> None:
         self._found = found
@@ -81,17 +81,17 @@ class _Cells:
         points = profile.contexts(size)
         rises = catch_up_steps(points)[nearest_context(points, found.context)].T  # [D, M]
         drafters = np.array([action.drafter for action in found.actions])
-        # Tokens that other drafters have to read later are put down to the round they came from.
+        # The time that other drafters later take to read a round's tokens is charged to that round.
         owed = rises.sum(axis=0) - np.where(found.drafted > 0, rises[drafters], 0.0)
         self._steps = self._steps + owed * found.emitted
         self._context = np.searchsorted(CONTEXTS, found.context, side="right") - 1
         self._count = len(CONTEXTS) * len(ACCEPTANCES)
-        self._rate = 1.0  # speedup reached so far, which rounds are measured against
+        self._rate = 1.0  # the speedup so far, as the λ of the reward
 
     def best(
         self, at: np.ndarray, cell: np.ndarray, before: np.ndarray | None = None
     ) -> np.ndarray:
-        """The action of each cell: most tokens for the steps, over positions `at` in `cell`."""
+        """The action of each cell with the highest reward, over positions `at` in `cell`."""
         worth = self._found.emitted[:, at] / self._rate - self._steps[:, at]
         sums = np.stack([np.bincount(cell, row, self._count) for row in worth])  # [A, cells]
         overall = np.full(self._count, int(worth.sum(axis=1).argmax()))
@@ -99,7 +99,7 @@ class _Cells:
         return np.where(met, sums.argmax(axis=0), overall if before is None else before)
 
     def played(self, choice: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and cells met when all texts are played under `choice`."""
+        """The positions and cells met when all texts are played under `choice`."""
         found, starts = self._found, self._found.trace.starts
         at, ends = starts[:-1].copy(), starts[1:]
         acceptance = np.full(len(at), START)

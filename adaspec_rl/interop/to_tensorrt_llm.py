@@ -1,4 +1,4 @@
-"""For TensorRT-LLM: draft lengths by batch size, and the acceptance under which it stops."""
+"""For TensorRT-LLM: draft lengths by batch size, and the acceptance below which it stops."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ BY_SIZE = "draft_len_schedule"
 
 
 def write(shop: Workshop, folder: Path) -> list[Part]:
-    """The part, unless plain decoding is best already for a single request."""
+    """Write the part, unless plain decoding is best even for a single request."""
     own = shop.of(shop.drafter)
     profile = own.profile()
     schedule = capped(fitted_schedule(own.learned, profile, own.sizes, shop.tiers))
@@ -46,7 +46,7 @@ def write(shop: Workshop, folder: Path) -> list[Part]:
 
 
 def capped(schedule: Schedule) -> Schedule:
-    """No length above the one of a single request, as the engine demands."""
+    """The schedule with no length above that of a single request, as the engine requires."""
     return merged({size: min(length, schedule[1]) for size, length in schedule.items()})
 
 
@@ -64,8 +64,8 @@ def read_schedule(config: Any) -> Schedule:
     """The schedule in a configuration.
 
     Raises:
-        ValueError: it is not as TensorRT-LLM wants it: the smallest batch size has
-            `max_draft_len`, which no other exceeds.
+        ValueError: TensorRT-LLM would refuse it: the smallest batch size must have
+            `max_draft_len`, and no other may exceed it.
     """
     bounds = {int(size): length for size, length in config[BY_SIZE].items()}
     longest = config["max_draft_len"]
@@ -84,7 +84,7 @@ def read_schedule(config: Any) -> Schedule:
 
 
 def break_even(costs: RoundCosts, length: int) -> float:
-    """Accepted by drafted tokens at which drafts of `length` tokens are worth what they take."""
+    """The share of accepted tokens from which on drafts of `length` tokens are worth their time."""
     return (costs.seconds(0, length) / costs.autoregressive_step - 1) / length
 
 

@@ -1,4 +1,4 @@
-"""For vLLM: draft lengths by batch size, and the lookup under the policy as a proposer."""
+"""For vLLM: draft lengths by batch size, and a proposer: a lookup under the policy."""
 
 import json
 from functools import partial
@@ -49,7 +49,7 @@ class Proposer(LookupProposer):
 
 
 def write(shop: Workshop, folder: Path) -> list[Part]:
-    """All parts that the pair has drafters for."""
+    """Write all parts that the pair has drafters for."""
     parts = []
     own = shop.of(shop.drafter)
     schedule = fitted_schedule(own.learned, own.profile(), own.sizes, shop.tiers)
@@ -87,8 +87,8 @@ def read_schedule(config: Any) -> Schedule:
     """The schedule in a `speculative_config`.
 
     Raises:
-        ValueError: it is not as vLLM wants it: ranges from 1 on without gaps, no K above
-            `num_speculative_tokens`.
+        ValueError: vLLM would refuse it: ranges must start at 1 and have no gaps, and no K may
+            exceed `num_speculative_tokens`.
     """
     entries, longest = config[BY_SIZE], config[LONGEST]
     expected = 1
@@ -116,7 +116,7 @@ def replayables(folder: Path, export: Export) -> dict[str, Replayable]:
 
 
 def lookup_replayable(folder: Path, drafter: int) -> Replayable:
-    """The policy of the runtime, row by row."""
+    """The runtime's policy, row by row."""
     policy = LookupPolicy.load(folder, drafter).policy
     return Replayable(
         lambda: Rowwise(lambda: LearnedPolicy(policy.actor, policy.actions, policy.observes))

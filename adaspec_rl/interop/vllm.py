@@ -1,7 +1,7 @@
 """A proposer for vLLM: a lookup in each request's text, under a trained policy.
 
 vLLM makes it from `speculative_config={"method": "custom_class", "model": "MODULE.CLASS", …}` and
-asks `propose` once a step. Nothing of vLLM is imported.
+calls `propose` once a step. Nothing of vLLM is imported.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from adaspec_rl.interop.runtime import LookupPolicy, LookupText
 class LookupProposer:
     """Drafts for all requests of a step; lists may be of any length, and empty.
 
-    An exported class sets `folder` and `drafter`. Requests are known by their row, as vLLM gives no
-    ids: a row whose text has another length or end than it had holds another request.
+    An exported class sets `folder` and `drafter`. vLLM gives no ids, so requests are recognised by
+    their row: if a row's text has an unexpected length or end, the row holds another request.
     """
 
     folder: ClassVar[Path]
@@ -39,9 +39,9 @@ class LookupProposer:
         """Draft tokens for each request, in vLLM's order.
 
         Args:
-            sampled_token_ids: what the last step added to each; empty where the prompt is still
-                being read, for which nothing is drafted.
-            num_tokens_no_spec: `[requests]` tokens of each text, those of the last step included.
+            sampled_token_ids: the tokens that the last step added to each; empty while a prompt is
+                still being read, and then nothing is drafted.
+            num_tokens_no_spec: `[requests]` lengths of the texts, including the last step.
             token_ids_cpu: `[requests, max_model_len]`.
         """
         counts = np.asarray(num_tokens_no_spec)
@@ -61,7 +61,7 @@ class LookupProposer:
         """There is no model to load."""
 
     def _followed(self, row: int, tokens: np.ndarray, new: int) -> LookupText:
-        """The text of `row`, brought up to date with its `tokens`, the last `new` of them new."""
+        """The text of `row`, updated to `tokens`, of which the last `new` are new."""
         text = self._texts.get(row)
         if text and text.ends(tokens[:-new]):
             text.committed(tokens[-new:].tolist())

@@ -1,4 +1,4 @@
-"""What exports are made from: a policy, the recording that it learned from, and costs."""
+"""The basis of exports: a policy, the recording that it learned from, and costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,26 +31,26 @@ TUNED_ON = 16  # texts
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """All that an export needs to know."""
+    """Everything that an export needs."""
 
     bundle: PolicyBundle
     learned: Trace  # texts that schedules are fitted on
     withheld: Trace  # texts that predictions are replayed from
     costs: BatchCosts
-    sizes: tuple[int, ...]  # batch sizes that costs are known at
-    drafters: tuple[str, ...]  # where each is from, as `load_pair` takes it
+    sizes: tuple[int, ...]  # batch sizes with known costs
+    drafters: tuple[str, ...]  # the source of each, for `load_pair`
     target: str
-    drafter: int  # the one that engines with a single drafter get
-    tiers: int  # the most different draft lengths
+    drafter: int  # the one for engines with a single drafter
+    tiers: int  # the most different draft lengths allowed
     max_rows: int  # the most texts that the engine decodes at a time
 
     def profile(self) -> CostProfile:
-        """What rounds of equal rows cost, at the known batch sizes."""
+        """The costs of rounds whose rows are all alike, at the known batch sizes."""
         contexts = sorted({point.context for point in self.bundle.profile.points})
         return cost_profile(self.costs, self.sizes, contexts, self.bundle.spec.max_length)
 
     def of(self, drafter: int) -> "Workshop":
-        """With one of the drafters, which then is number 0."""
+        """A workshop with only this drafter, which becomes number 0."""
         chosen = [drafter]
         return replace(
             self,
@@ -62,12 +62,12 @@ class Workshop:
         )
 
     def tuning(self) -> Tuning:
-        """Some of the texts learned from, with as few rows as costs are known for."""
+        """Some of the learned texts, with the fewest rows that have known costs."""
         some = self.learned.select(range(min(TUNED_ON, len(self.learned.texts))))
         return Tuning(some, self.costs, self.sizes[0])
 
     def named(self, name: str) -> int | None:
-        """The number of the drafter that its recording calls `name`; None: there is none."""
+        """The number of the drafter called `name` in the recording; None: there is none."""
         names = [table.name for table in self.learned.drafters]
         return names.index(name) if name in names else None
 
@@ -77,7 +77,7 @@ class Workshop:
         return ObservationSpec(tuple(groups), own.max_length, own.vocab_size, 1)
 
     def source(self) -> Source:
-        """What the export says of where it is from."""
+        """The export's record of its origin."""
         bundle = self.bundle
         return Source(
             pair=bundle.pair,
@@ -97,7 +97,7 @@ def trained_with(run: Path, bundle: PolicyBundle, runs: str) -> TrainConfig:
     """The configuration that a run was started with.
 
     Raises:
-        ValueError: the folder holds no run, or one of another version.
+        ValueError: the folder holds no run, or a run of another version.
     """
     identity = saved_identity(run)
     if identity is None:
@@ -130,7 +130,7 @@ def opened(
     tiers: int,
     max_rows: int,
 ) -> Workshop:
-    """Load a policy and what it learned from; what is not recorded any more is recorded anew.
+    """Load a policy and its training data; a recording that is gone is made again.
 
     Raises:
         ValueError: something is missing, or does not fit the policy.
@@ -168,7 +168,7 @@ def opened(
 
 
 def fastest(shop: Workshop) -> int:
-    """The drafter that a fixed length is fastest with, of those that other engines have."""
+    """The drafter with the fastest fixed length, among those that other engines have."""
     known = [n for n, name in enumerate(shop.drafters) if name == NGRAM or not is_free(name)]
 
     def seconds(number: int) -> float:

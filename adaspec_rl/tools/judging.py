@@ -117,7 +117,7 @@ def seen_in(
 
 
 def _read(model: LeanModel, tokens: torch.Tensor, keep: int) -> torch.Tensor:
-    """Logits `[keep, C]` after the last `keep` tokens of `[1, n]`; `last_hidden` has their states."""
+    """Logits `[keep, C]` after the last `keep` tokens of `[1, n]`; states are in `last_hidden`."""
     model.reset(1, tokens.shape[1])
     return model.extend(tokens, keep=keep)[0]
 

@@ -1,4 +1,4 @@
-"""A folder in the hub's form, whose `custom_generate/generate.py` brings our decoding along."""
+"""A folder in the hub's format, whose `custom_generate/generate.py` contains our decoding."""
 
 import json
 import shutil
@@ -44,15 +44,15 @@ def push(
     """Write a folder for `model.generate(custom_generate=FOLDER, trust_remote_code=True)`.
 
     Args:
-        folder: where; what is in it stays, such as a model.
+        folder: the folder to write; its other files, such as a model, stay.
         policy: a policy bundle's folder, which is copied.
         draft_model: a folder, hub id or name, or several.
-        repository: a hub id to upload the folder to, which then is where the policy comes from.
+        repository: a hub id to upload the folder to; the policy is then loaded from there.
 
     Returns: the folder.
 
     Raises:
-        ValueError: the policy is no bundle, or the hub cannot be reached.
+        ValueError: the policy is not a bundle, or the hub cannot be reached.
     """
     where = Path(folder).expanduser().resolve()
     where.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def push(
         from adaspec_rl.training.bundle import load_bundle
 
         source = policy_folder(policy)
-        load_bundle(source)  # refuses what is none
+        load_bundle(source)  # refuses what is not a bundle
         with new_folder(where / "policy") as fresh:
             shutil.copytree(source, fresh, dirs_exist_ok=True)
     bundle = None if policy is None else repository or str(where)
@@ -91,7 +91,7 @@ def _upload(folder: Path, repository: str) -> None:
     try:
         create_repo(repository, exist_ok=True)
         upload_folder(repo_id=repository, folder_path=str(folder))
-    except Exception as error:  # whatever the network or the hub comes up with
+    except Exception as error:  # any error of the network or the hub
         raise ValueError(
             f"{folder} is written, but cannot be uploaded to {repository} "
             f"({type(error).__name__}): log in with `hf auth login`, or check the network"

@@ -44,29 +44,28 @@ def generate(
     streamer: BaseStreamer | None = None,
     **inputs: Any,
 ) -> torch.Tensor | SpeculativeOutput:
-    """What transformers calls, once it has prepared everything.
+    """The function that transformers calls after its own preparation.
 
-    Greedy texts are those of `generate`, up to ties between logits; sampled ones have its
-    distribution, and depend on `torch.manual_seed`, but are other draws. Processors and criteria
-    are called for each row by itself, for each position once and in order.
+    Greedy texts are those of `generate`, up to ties between logits. Sampled texts have the same
+    distribution as `generate`'s and depend on `torch.manual_seed`, but are other draws. Processors
+    and criteria are called for each row by itself, at each position once and in order.
 
     Args:
-        policy: a policy bundle's folder or hub id; None: what pays is learned online. Either is
-            guarded: where speculation does not pay, decoding is plain. A controller is played as it
-            is.
+        policy: a policy bundle's folder or hub id; None: a bandit that learns online. Both are
+            guarded: where speculation does not pay, decoding is plain. A controller is used without
+            a guard.
         draft_model: a loaded model, a folder, a hub id, or a name such as `smollm2:draft`, or
-            several of them; an n-gram lookup, `ngram`, is added as the last drafter where it is not
+            several of them. An n-gram lookup, `ngram`, is added as the last drafter unless it is
             among them.
-        weights: `shared` runs in the model's own memory, in the lean engine where it has the
-            architecture and else in transformers' own forward, which `transformers` asks for.
-            `packed` makes a second copy for the compiled decoder: on CPUs several times as fast.
-        stop_strings: as for `generate`, with the tokenizer of the folder that the model is from.
+        weights: `shared` runs in the model's own memory, in the lean engine if it supports the
+            architecture, else in transformers' own forward. `transformers` always takes the latter.
+            `packed` makes a second copy for the compiled decoder, on CPUs several times as fast.
+        stop_strings: as in `generate`, with the tokenizer in the model's folder.
 
-    Returns: tokens `[B, n]`, or with `return_dict_in_generate` what `generate` returns and how the
-    texts came about.
+    Returns: tokens `[B, n]`, or with `return_dict_in_generate` a `SpeculativeOutput`.
 
     Raises:
-        ValueError: something that cannot be done here, in one sentence.
+        ValueError: an option is unsupported here.
     """
     refuse(model, generation_config, input_ids, inputs)
     found = _of_caller()
@@ -75,7 +74,7 @@ def generate(
     criteria = StoppingCriteriaList(stopping_criteria)
     if stop_strings is not None:
         criteria.append(StopStringCriteria(_tokenizer(model), stop_strings))
-    # First, as it draws seeds: what is prepared once may draw random numbers, too.
+    # This comes first because it draws seeds, and preparing may draw random numbers, too.
     wanted = _wanted(
         model.device,
         input_ids,
@@ -113,10 +112,9 @@ def generate_with(
     assistant_model: PreTrainedModel | None = None,
     **arguments: Any,
 ) -> torch.Tensor | SpeculativeOutput:
-    """`model.generate(**arguments)` by `generate`, also with `stop_strings` and any `tokenizer`.
+    """`model.generate(**arguments)` through `generate`, with `stop_strings` and any `tokenizer`.
 
-    Transformers hands these on to a folder with `custom_generate/generate.py`, but not to a
-    callable.
+    Transformers passes these to a folder with `custom_generate/generate.py`, but not to a callable.
     """
     criteria = list(stopping_criteria or [])
     if generation_config is not None and generation_config.stop_strings is not None:
@@ -186,7 +184,7 @@ def _wanted(
 
 
 def _drafters_sampling(config: GenerationConfig) -> Sampling:
-    """How drafters choose: like the target, as far as temperature, top-k and top-p go."""
+    """How drafters choose tokens: with the target's temperature, top-k and top-p."""
     return Sampling(
         temperature=config.temperature or 1.0,
         top_k=config.top_k or 0,
@@ -216,10 +214,10 @@ def _tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
 
 
 def _of_caller() -> dict[str, Any]:
-    """Arguments of the `model.generate` that is under way, some of which it hands to no callable.
+    """Arguments of the current call of `model.generate` that it does not pass to callables.
 
-    Up to 5.24 transformers drops `streamer` and `assistant_model`. A streamer that is never told to
-    end keeps its reader waiting for good.
+    Up to 5.24, transformers drops `streamer` and `assistant_model`. A streamer that never ends
+    keeps its reader waiting forever.
     """
     code = inspect.unwrap(GenerationMixin.generate).__code__
     frame = inspect.currentframe()

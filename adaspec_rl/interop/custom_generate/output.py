@@ -1,4 +1,4 @@
-"""What generation hands back: token by token to a streamer, and all of it in the end."""
+"""The output of generation: token by token to a streamer, and all of it at the end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from adaspec_rl.interop.custom_generate.texts import Written
 
 @dataclass
 class SpeculativeOutput(GenerateDecoderOnlyOutput):
-    """What `generate` returns, and how the texts came about.
+    """The output of `generate`, with the course of each text.
 
-    Where a row has ended, its scores give the padding all the probability.
+    After a row's end, its scores give the padding all the probability.
 
     Attributes:
-        emitted: the tokens that each round added, by row.
-        drafted: the tokens that it had verified.
-        accepted: those of them that were kept.
+        emitted: how many tokens each round added, by row.
+        drafted: how many drafted tokens it verified.
+        accepted: how many of them it kept.
         memory: the weights in memory.
     """
 
@@ -33,7 +33,7 @@ class SpeculativeOutput(GenerateDecoderOnlyOutput):
 
 
 class Streaming:
-    """Tells a streamer of new tokens: of one text run by run, of several column by column."""
+    """Streams new tokens: of one text as they come, of several texts column by column."""
 
     def __init__(self, streamer: BaseStreamer | None, rows: int) -> None:
         self._streamer = streamer
@@ -57,7 +57,7 @@ class Streaming:
         self._told = max(self._told, columns)
 
     def end(self, padding: int) -> None:
-        """All texts are written; those that are shorter are filled up."""
+        """End the stream after all texts; shorter texts are padded."""
         if self._streamer is not None:
             self._tell(max(map(len, self._rows)), padding)
             self._streamer.end()
@@ -70,7 +70,7 @@ def gathered(
     padding: int,
     memory: Memory,
 ) -> torch.Tensor | SpeculativeOutput:
-    """All texts after their prompts `[B, n]`, filled up, and what was asked for beside them."""
+    """All texts after their prompts `[B, n]`, padded, with all other requested outputs."""
     longest = max(one.rule.ended or one.rule.length for one in written) - input_ids.shape[1]
     tokens = input_ids.new_full((len(written), longest), padding)
     for row, one in enumerate(written):
@@ -100,7 +100,7 @@ def gathered(
 def _columns(
     rows: Sequence[list[torch.Tensor] | None], longest: int, padding: int
 ) -> tuple[torch.Tensor, ...] | None:
-    """`[B, V]` for each new token; None where they were not kept."""
+    """`[B, V]` for each new token; None if they were not kept."""
     kept = [row for row in rows if row is not None]
     if not kept:
         return None

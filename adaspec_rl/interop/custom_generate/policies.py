@@ -1,4 +1,4 @@
-"""What decides how much is drafted: a trained policy, or what is learned online; both guarded."""
+"""What decides how much to draft: a trained policy, or an online bandit, both guarded."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ from adaspec_rl.training.bundle import load_bundle
 
 LOOKUP_LENGTHS, LENGTHS, CAUTIOUS = (2, 5), (1, 3), (6, 0.4)
 BATCH_LENGTHS = (1, 3)
-TRIAL = 2.0  # plain rounds that finding out what pays may cost, once
-NO_COSTS = CostFeatures(0.1, 0.02, 0.05)  # of a policy that looks at none
+TRIAL = 2.0  # plain rounds that trying out actions may cost, once
+NO_COSTS = CostFeatures(0.1, 0.02, 0.05)  # for a policy that observes no costs
 
 
 class Roughly:
-    """How plain rounds grow with rows, in no unit: the guard measures what they take."""
+    """How plain rounds grow with rows, without a unit, since the guard measures seconds itself."""
 
     def verifying(self, rows: np.ndarray, verified: np.ndarray, context: np.ndarray) -> np.ndarray:
         return 1.0 + (np.asarray(rows) + verified) / 8
@@ -38,19 +38,19 @@ class Roughly:
 
 @dataclass(slots=True)
 class Policy:
-    """Controllers of one text and of many, which learn from call to call."""
+    """Controllers for one text and for many, which keep learning over calls."""
 
     single: Controller
     batch: BatchController
     survival: Sequence[Survival]
-    costs: Callable[[int, float], CostFeatures]  # of so many rows, at an average context
+    costs: Callable[[int, float], CostFeatures]  # by rows and average context
 
 
 def load_policy(source: str | Path | None, drafters: Sequence[Drafter], vocab_size: int) -> Policy:
-    """A policy bundle's folder, or a hub id with a `policy` folder; None: learned online.
+    """Load a bundle's folder, or a hub id with a `policy` folder; None: a policy learned online.
 
     Raises:
-        ValueError: it is no bundle, or of other drafters.
+        ValueError: `source` is not a bundle, or its policy has other drafters.
     """
     if source is None:
         lookups = [n for n, drafter in enumerate(drafters) if drafter.model is None]
@@ -77,14 +77,14 @@ def load_policy(source: str | Path | None, drafters: Sequence[Drafter], vocab_si
 
 
 def policy_of(controller: Controller, drafters: Sequence[Drafter]) -> Policy:
-    """A controller as it is, without a guard; each of several texts has a copy of its own."""
+    """A controller without a guard; each of several texts gets its own copy."""
     batch = Rowwise(lambda: copy.deepcopy(controller))
     survival = [ProductSurvival() for _ in drafters]
     return Policy(controller, batch, survival, Roughly().features)
 
 
 def policy_folder(source: str | Path) -> Path:
-    """Where the bundle lies; one of the hub is fetched."""
+    """The bundle's folder; a bundle on the hub is downloaded."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder if (folder / "policy.json").is_file() else folder / "policy"
@@ -92,7 +92,7 @@ def policy_folder(source: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=["policy/*"])) / "policy"
-    except Exception as error:  # whatever the network or the hub comes up with
+    except Exception as error:  # any error of the network or the hub
         raise ValueError(
             f"there is no folder {source}, and the hub has no such policy "
             f"({type(error).__name__}): expected the folder of a policy bundle"
@@ -100,7 +100,7 @@ def policy_folder(source: str | Path) -> Path:
 
 
 def single_arms(drafters: Sequence[Drafter]) -> list[Action]:
-    """What is tried for one text: short and long drafts of each drafter."""
+    """The actions tried for one text: short and long drafts of each drafter."""
     arms: list[Action] = []
     for number, drafter in enumerate(drafters):
         if drafter.model is None:
@@ -112,5 +112,5 @@ def single_arms(drafters: Sequence[Drafter]) -> list[Action]:
 
 
 def batch_arms(drafters: Sequence[Drafter]) -> list[Action]:
-    """What is tried for many texts at once."""
+    """The actions tried for many texts at once."""
     return [Action(length, n) for n in range(len(drafters)) for length in BATCH_LENGTHS]

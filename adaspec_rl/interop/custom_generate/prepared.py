@@ -1,4 +1,4 @@
-"""A loaded model made ready to decode: in whose memory, what drafts for it, what decides."""
+"""A loaded model prepared to decode, with its memory, drafters and policies."""
 
 import logging
 import weakref
@@ -26,8 +26,8 @@ from adaspec_rl.pairs.pair import draft_model, free_drafter
 from adaspec_rl.pairs.sources import checkpoint_of
 
 WEIGHTS = ("shared", "packed", "transformers")
-UNBOUNDED = 1 << 20  # tokens: where positions are computed, transformers sets no limit
-_PROBE = 8  # tokens by which the lean engine is compared with the module
+UNBOUNDED = 1 << 20  # tokens: transformers sets no limit if positions are computed
+_PROBE = 8  # tokens on which the lean engine is compared with the module
 _TOLERANCE = {torch.float32: 1e-3}  # of the largest logit; other types: 0.1
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ _prepared = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of weights, and whose they are."""
+    """Bytes of weights, by owner."""
 
-    runs: str  # what runs the forward pass
+    runs: str  # the engine of the forward pass
     model: int  # the transformers model's own
     added: int  # for the target, beside these
     drafters: int
@@ -55,7 +55,7 @@ class Memory:
 
 @dataclass(slots=True)
 class Prepared:
-    """A target in a form that decodes, with its drafters; kept for the next call."""
+    """A target that is ready to decode, with its drafters; kept for the next call."""
 
     target: RowModel
     drafters: tuple[Drafter, ...]
@@ -64,7 +64,7 @@ class Prepared:
     policies: dict[str, Policy] = field(default_factory=dict)
 
     def policy(self, source: str | Path | Controller | None) -> Policy:
-        """The policy of a folder or hub id, None: the default; it goes on from call to call."""
+        """The policy of a folder or hub id (None: the default); it keeps learning over calls."""
         if source is not None and not isinstance(source, str | Path):
             return policy_of(source, self.drafters)
         key = str(source)
@@ -76,10 +76,10 @@ class Prepared:
 def prepare(
     model: PreTrainedModel, drafters: Sequence[DraftModels], weights: str = "shared"
 ) -> Prepared:
-    """What was prepared before, unless the model's weights have been changed since.
+    """Prepare a model, or reuse its earlier preparation if its weights have not changed.
 
     Raises:
-        ValueError: an unknown `weights`, or a model or drafter that cannot be used.
+        ValueError: `weights` is unknown, or the model or a drafter cannot be used.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r} is unknown: expected one of {', '.join(WEIGHTS)}")
@@ -128,7 +128,7 @@ def _runs(target: RowModel) -> str:
 
 
 def target_of(model: PreTrainedModel, weights: str) -> RowModel:
-    """The model's own memory in the lean engine where that can be, else its own forward."""
+    """The model in the lean engine, in its own memory if possible, else its own forward."""
     name = Path(model.name_or_path or model.config.model_type).name
     if weights != "transformers":
         try:
@@ -172,7 +172,7 @@ def _lean(model: PreTrainedModel, name: str, weights: str) -> LeanModel | None:
 
 @torch.inference_mode()
 def _difference(model: PreTrainedModel, lean: LeanModel) -> str:
-    """What tells the two apart, in words; empty: nothing."""
+    """The difference between the two models in words; empty: none."""
     tokens = torch.arange(_PROBE, device=model.device)[None] % lean.vocab_size
     expected = model(input_ids=tokens).logits[0].float()
     lean.reset()
@@ -185,7 +185,7 @@ def _difference(model: PreTrainedModel, lean: LeanModel) -> str:
 
 
 def _context_length(model: PreTrainedModel) -> int:
-    """Tokens that a row can hold: the table's size where positions are looked up in one."""
+    """The most tokens of a row: the size of the position table, if there is one."""
     config = model.config.get_text_config()
     computed = getattr(config, "rope_parameters", None) or getattr(config, "alibi", False)
     known = getattr(config, "max_position_embeddings", None)

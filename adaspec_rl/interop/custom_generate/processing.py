@@ -11,7 +11,7 @@ from transformers import (
 from transformers.generation import logits_process as known
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-# They look at the scores alone, so that all positions of a round are processed at once.
+# They use the scores alone, so all positions of a round are processed at once.
 _OF_SCORES = (
     known.TemperatureLogitsWarper,
     known.TopKLogitsWarper,
@@ -24,7 +24,7 @@ _OF_SCORES = (
     known.InfNanRemoveLogitsProcessor,
     known.SuppressTokensLogitsProcessor,
 )
-# They hold something of every row of the batch, or run the model themselves.
+# They keep data of every row of the batch, or run the model themselves.
 _OF_BATCH = (
     known.EncoderRepetitionPenaltyLogitsProcessor,
     known.EncoderNoRepeatNGramLogitsProcessor,
@@ -34,15 +34,15 @@ _OF_BATCH = (
 
 
 def reads_text(processor: LogitsProcessor) -> bool:
-    """Whether a processor may look at the text, and not at the scores alone."""
+    """Whether a processor may read the text, and not only the scores."""
     return type(processor) not in _OF_SCORES
 
 
 def of_row(processors: LogitsProcessorList, row: int, rows: int) -> LogitsProcessorList:
-    """What processes the scores of one row by itself.
+    """The processors for one row's scores.
 
     Raises:
-        ValueError: one of them holds something of all `rows`.
+        ValueError: a processor needs all `rows` at once.
     """
     if rows == 1:
         return processors
@@ -86,12 +86,12 @@ class Ending:
         """Whether `text` `[1, n]`, whose last token is `last`, ends here."""
         full = self._max_length is not None and text.shape[1] >= self._max_length
         ends = last in self._eos or full
-        if self._others:  # all are asked, for they may count
+        if self._others:  # call all of them, since they may count
             seen = None if scores is None else tuple(row[None] for row in scores)
             ends = bool(self._others(text, seen).any()) or ends
         return ends
 
 
 def has_eos(criteria: StoppingCriteriaList) -> bool:
-    """Whether rows that end are filled with padding; else they are written on."""
+    """Whether rows that end are padded; otherwise they continue."""
     return any(hasattr(item, "eos_token_id") for item in criteria)

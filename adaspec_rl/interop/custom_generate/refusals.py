@@ -1,4 +1,4 @@
-"""What cannot be done here, refused in one sentence."""
+"""Refuses unsupported options of `generate`, in one sentence each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,10 +23,10 @@ def refuse(
     input_ids: torch.Tensor,
     given: Mapping[str, Any],
 ) -> None:
-    """Refuse what speculation here cannot do, or would do otherwise than `generate`.
+    """Refuse options that are unsupported here or would differ from `generate`.
 
     Raises:
-        ValueError: one sentence that says what, and what to do.
+        ValueError: names the option and says what to do.
     """
     if model.config.is_encoder_decoder:
         _no("an encoder-decoder model", "expected a decoder-only language model")

@@ -14,19 +14,19 @@ from adaspec_rl.interop.custom_generate.processing import Ending, reads_text
 
 
 class Processed:
-    """Accepts drafted tokens as long as they are what plain decoding would have chosen.
+    """Accepts drafted tokens as long as plain decoding would have chosen them.
 
-    Position by position, the processors see the text as it is by then, the target's pick follows
-    from what they return, and the criteria see the text with the pick. Nothing after the first pick
-    that differs from the draft, or that ends the text, is looked at: so each position of the text
-    is processed once and in order, and processors may keep a state. Sampling picks by Gumbel noise
-    of (seed, position), the drafters with the same: the text depends on prompt and seed alone, and
-    its distribution is the target's (arXiv:2408.07978).
+    At each position, the processors see the text so far, their scores determine the target's pick,
+    and the criteria see the text with the pick. Processing stops at the first pick that differs
+    from the draft or ends the text. So each position is processed once and in order, and processors
+    may keep a state. When sampling, target and drafters pick with the same Gumbel noise of (seed,
+    position): the text depends on prompt and seed alone, and its distribution is the target's
+    (arXiv:2408.07978).
 
     Attributes:
-        ended: tokens of the text, padding included, at which it ended first; None: not yet.
-        scores: after the processors, `[V]` a token; None: not kept.
-        logits: before them, likewise.
+        ended: the length, padding included, at which the text first ended; None: not yet.
+        scores: after the processors, `[V]` per token; None: not kept.
+        logits: before the processors, likewise.
     """
 
     needs_log_probs = False
@@ -46,9 +46,9 @@ class Processed:
         """
         Args:
             drafting: how drafters choose.
-            padded_prompt: `[n]`, as processors and criteria are to see it.
+            padded_prompt: `[n]`, as processors and criteria see it.
             room: the most tokens of the text, padding included.
-            goes_on: the text is written on after its end.
+            goes_on: whether the text continues after its end.
         """
         self._drafting = drafting
         self._noise: GumbelNoise | None = None
@@ -66,12 +66,12 @@ class Processed:
 
     @property
     def length(self) -> int:
-        """Tokens of the text, padding included."""
+        """The text's length in tokens, padding included."""
         return self._length
 
     @property
     def finished(self) -> bool:
-        """Whether nothing follows."""
+        """Whether the text is finished."""
         return self.ended is not None and not self._goes_on
 
     def propose(
@@ -113,7 +113,7 @@ class Processed:
         position: int,
         known: tuple[torch.Tensor, list[int]] | None = None,
     ) -> tuple[list[int], int]:
-        """The accepted path of a token tree, see `Walks`; `known` are `_all_picks` of a chain."""
+        """The accepted path of a token tree, see `Walks`; `known` has a chain's `_all_picks`."""
         path: list[int] = []
         while True:
             place = path[-1] + 1 if path else 0
@@ -129,7 +129,7 @@ class Processed:
             path.append(below)
 
     def _all_picks(self, logits: torch.Tensor, position: int) -> tuple[torch.Tensor, list[int]]:
-        """Scores `[k + 1, V]` and picks where processors do not read the text."""
+        """Scores `[k + 1, V]` and picks, for processors that do not read the text."""
         scores = self._processed(logits)
         return scores, self._picked(scores, position).tolist()
 
@@ -146,7 +146,7 @@ class Processed:
         return scores.argmax(-1)
 
     def _take(self, pick: int, logits: torch.Tensor, scores: torch.Tensor) -> None:
-        """The text has one more token."""
+        """Append a token to the text."""
         self._text[0, self._length] = pick
         self._length += 1
         if self.scores is not None:

@@ -1,9 +1,9 @@
 """A transformers model's weights as the lean engine wants them, in the same memory.
 
-The lean engine multiplies by queries, keys and values as one matrix, and by gate and up as one. So
-these are copied into one piece, layer by layer, and the module's values, gate and up become views
-of it. Queries and keys are the only weights that then exist twice, as their rows are interleaved
-for RoPE: 10% of Llama 3.1 8B's layers. All else is the module's own memory.
+The lean engine has one matrix for queries, keys and values, and one for gate and up. So these
+weights are copied into one piece of memory, layer by layer, and the module's values, gate and up
+become views of it. Only queries and keys then exist twice, because their rows are interleaved for
+RoPE: 10% of Llama 3.1 8B's layers. All other weights stay in the module's own memory.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _META = torch.device("meta")
 
 
 def shareable(model: PreTrainedModel) -> bool:
-    """Whether the weights are plain tensors of one type on one device, without hooks between."""
+    """Whether the weights are plain tensors of one type on one device, without hooks."""
     parameters = list(model.parameters())
     if len({(p.dtype, p.device) for p in parameters}) != 1 or list(model.buffers(recurse=False)):
         return False
@@ -99,17 +99,17 @@ def _layer(held: Mapping[str, torch.nn.Parameter], a: Architecture, number: int)
 
 
 def _interleave(room: torch.Tensor, rows: torch.Tensor, heads: int) -> None:
-    """Put the rows of each head as (0, d/2, 1, d/2 + 1, ...)."""
+    """Order the rows of each head as (0, d/2, 1, d/2 + 1, ...)."""
     halves = rows.unflatten(0, (heads, 2, -1))  # [heads, 2, d/2, ...]
     room.unflatten(0, (heads, -1, 2)).copy_(halves.transpose(1, 2))
 
 
 def _move(parameter: torch.nn.Parameter, room: torch.Tensor) -> None:
-    """Let `parameter` live in `room`."""
+    """Move `parameter` to the memory `room`."""
     room.copy_(parameter.data)
     parameter.data = room
 
 
 def identity(model: PreTrainedModel) -> tuple[tuple[int, int], ...]:
-    """Changes when weights are replaced, moved or written to."""
+    """A key that changes when weights are replaced, moved or written to."""
     return tuple((p.data_ptr(), p._version) for p in model.parameters())

@@ -1,4 +1,4 @@
-"""The loops that write texts: one, or many side by side."""
+"""The loops that write one text, or many texts side by side."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,32 +23,32 @@ from adaspec_rl.interop.custom_generate.prepared import Prepared
 from adaspec_rl.interop.custom_generate.processing import of_row
 from adaspec_rl.interop.custom_generate.rule import Processed
 
-Told = Callable[[int, Sequence[int]], None]  # of a row's new tokens
+Told = Callable[[int, Sequence[int]], None]  # gets a row's new tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The texts that are asked for."""
+    """The requested texts."""
 
     prompts: Sequence[Sequence[int]]  # without padding
-    padded: torch.Tensor  # [B, n], as transformers has them
+    padded: torch.Tensor  # [B, n], as in transformers
     max_length: int  # padding included
     sampling: Sampling
     seeds: Sequence[int]
     processors: LogitsProcessorList
     criteria: StoppingCriteriaList
-    goes_on: bool = False  # texts that end are written on until all have ended
+    goes_on: bool = False  # ended texts continue until all texts have ended
     keep_scores: bool = False
     keep_logits: bool = False
 
     @property
     def rules(self) -> DecodingRules:
-        """Without an end: criteria say where that is."""
+        """Decoding rules without end tokens, since the criteria decide where a text ends."""
         room = self.max_length - self.padded.shape[1]
         return DecodingRules(frozenset(), room, self.sampling, "coupled")
 
     def rule(self, row: int, text: Text) -> Processed:
-        """What verifies the text of a row."""
+        """The verification rule for a row's text."""
         drafting = text.rule
         assert isinstance(drafting, Greedy | Coupled)
         return Processed(
@@ -65,7 +65,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Written:
-    """What became of a text."""
+    """A written text."""
 
     tokens: list[int]  # without the prompt
     rule: Processed
@@ -73,7 +73,7 @@ class Written:
 
 
 def write(prepared: Prepared, policy: Policy, wanted: Wanted, told: Told) -> list[Written]:
-    """All texts. `told` learns of new tokens as they come."""
+    """Write all texts; `told` gets new tokens as they come."""
     if len(wanted.prompts) == 1:
         return [_write_one(prepared, policy, wanted, told)]
     return _Side(prepared, policy, wanted, told).write()
@@ -113,7 +113,7 @@ def _write_one(prepared: Prepared, policy: Policy, wanted: Wanted, told: Told) -
 
 
 class _Side:
-    """Texts side by side, a row each."""
+    """Texts side by side, one per row."""
 
     def __init__(self, prepared: Prepared, policy: Policy, wanted: Wanted, told: Told) -> None:
         rows = len(wanted.prompts)
@@ -151,7 +151,7 @@ class _Side:
         return self._written
 
     def _open(self) -> list[int]:
-        """Rows that are written on: where ends are not filled up, until the last one is reached."""
+        """Rows that continue; with `goes_on`, up to the place where the last text ended."""
         rules = [written.rule for written in self._written]
         going = [row for row in self._batch.taken if self._batch.text(row).finished is None]
         if self._wanted.goes_on and all(rule.ended is not None for rule in rules):

@@ -1,4 +1,4 @@
-"""A loaded transformers model through its own forward, with rows of different lengths."""
+"""A loaded transformers model with its own forward, and rows of different lengths."""
 
 import inspect
 import weakref
@@ -12,14 +12,14 @@ from adaspec_rl.engine.extension import Extended, Extension
 from adaspec_rl.engine.prefill import columns, default_chunk
 from adaspec_rl.engine.transformers_model import cache_name, check_support
 
-_WASTE = 64  # forgotten tokens a row that the cache may hold before it is tidied
+_WASTE = 64  # most unused slots per row in the cache before it is tidied
 
 
 class TransformersRows:
-    """A `RowModel` on somebody else's module, which it neither copies nor keeps alive.
+    """A `RowModel` on a given module, which it neither copies nor keeps alive.
 
-    All rows read as many tokens as the widest. What a row has no use for stays in the cache as a
-    hole that no query sees, until there are many and the rows are moved together, to the right.
+    All rows read as many tokens as the widest row. A row's unused slots stay in the cache as holes
+    that no query sees. When there are many holes, the rows are compacted to the right.
     """
 
     output_tokens: torch.Tensor | None = None
@@ -67,7 +67,7 @@ class TransformersRows:
 
     @torch.inference_mode()
     def extend_rows(self, extensions: Sequence[Extension]) -> list[Extended]:
-        """As `RowModel`; nothing looks for logits that are not finite, as in transformers."""
+        """As in `RowModel`; like transformers, this does not check that logits are finite."""
         parts: dict[int, list[torch.Tensor]] = {part.row: [] for part in extensions}
         rest, most = list(extensions), columns(self._chunk, len(self._held))
         while rest:
@@ -88,7 +88,7 @@ class TransformersRows:
         places: dict[str, torch.Tensor] = {}
         if batch > 1:
             seen = torch.zeros(batch, first + width, dtype=torch.long)
-            seen[:, first:] = 1  # what fills up sees something, and is not seen by what is before
+            seen[:, first:] = 1  # padding sees something, and real tokens do not see it
             for row, held in enumerate(self._held):
                 seen[row, held] = 1
             places["attention_mask"] = seen.to(self.device)
@@ -119,14 +119,14 @@ class TransformersRows:
         return logits.to(self.device, torch.float32)
 
     def _tidy(self, width: int) -> None:
-        """Drop what no row sees at the end; move rows together where holes would do harm."""
+        """Drop unseen slots at the end; compact the rows if holes would do harm."""
         used = max((held[-1] + 1 for held in self._held if held), default=0)
         if used < self._slots:
             self._cache.crop(used - self._slots)
             self._slots = used
         longest = max(len(held) for held in self._held)
         crowded = self._slots - longest > max(_WASTE, longest // 2)
-        # A window counts slots, so that holes in it would hide tokens.
+        # A sliding window counts slots, so holes in it would hide tokens.
         blind = self._window is not None and self._slots + width > self._window
         if crowded or (blind and self._holed):
             self._move_together(longest)
