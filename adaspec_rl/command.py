@@ -50,7 +50,7 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
     """
     schema.register()
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument)]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing its own report
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report
     failures: list[BaseException] = []
     composed = False
     process = os.getpid()
@@ -68,7 +68,7 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
                     raise
                 raise _job_failure(error, config_name, os.getpid() != process) from error
             failures.append(error)
-            return error  # to `RunFolder`; Hydra would print lines of its own
+            return error  # `RunFolder` gets it; Hydra would print lines of its own
 
     try:
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(
@@ -77,7 +77,7 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
     except _SweepStopped as stopped:
         failures.append(stopped.args[0])
     except (Exception, KeyboardInterrupt) as error:
-        if composed and not is_mistake(error):  # else it is Hydra's, about the command line
+        if composed and not is_mistake(error):  # otherwise it is Hydra's, about the command line
             raise
         failures.append(error)
     if failures:
@@ -88,7 +88,7 @@ def checked(config: DictConfig, config_name: str) -> Any:
     """The composed configuration as an object of its schema.
 
     Raises:
-        ValueError: a setting is missing, unknown, or has a value that it cannot have.
+        ValueError: a setting is missing, unknown, or has an invalid value.
     """
     known = known_keys(config_name)
     for key in unknown_keys(config, known):
@@ -104,7 +104,7 @@ def checked(config: DictConfig, config_name: str) -> Any:
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether one line tells users what to do, where a traceback would only hide it."""
+    """Whether one line can tell users what to do, so that a traceback would not help."""
     if type(error) is RuntimeError or type(error).__module__.startswith("torch"):
         from adaspec_rl.engine.memory import exhausted  # slow to import, and rarely needed
 
@@ -115,7 +115,7 @@ def is_mistake(error: BaseException) -> bool:
 def _job_failure(
     error: BaseException, config_name: str, elsewhere: bool
 ) -> FailedJob | _SweepStopped:
-    """What a sweep's job raises: `elsewhere`, in a process of its own, others go on without it."""
+    """The error that a sweep's job raises; `elsewhere`: in its own process, so others go on."""
     job = HydraConfig.get()
     failed = FailedJob(
         f"job {job.job.num} ({' '.join(job.overrides.task)}): {explain(error, config_name)}"
@@ -123,12 +123,12 @@ def _job_failure(
     failed.__cause__ = error
     if not elsewhere:
         return _SweepStopped(failed)
-    logger.error(failed)  # now: the others may take hours
+    logger.error(failed)  # log now, since the others may take hours
     return failed
 
 
 def expand(argument: str) -> list[str]:
-    """`cost=PATH.json`, and keys that no schema can list, in Hydra's own words."""
+    """Translate `cost=PATH.json`, and keys that no schema can list, for Hydra."""
     if re.match(FREE, argument):
         return [f"++{argument}"]
     saved = re.fullmatch(r"cost=(.+\.json)", argument)

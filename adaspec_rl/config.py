@@ -11,12 +11,12 @@ CONF = Path(__file__).parent / "conf"
 
 @dataclass
 class ModelConfig:
-    """Which pair. Sources are folders, GGUF files, hub ids, `tiny:NAME` (embedded) or `smollm2`."""
+    """The pair. Sources are folders, GGUF files, hub ids, `tiny:NAME` (embedded) or `smollm2`."""
 
     name: str = "???"
     target: str = "???"
     drafter: str | None = None  # the general draft model, `draft` among the drafters
-    # Which drafters, by name: draft, one of `specialists`, early_exit, ngram, table:FILE, or other
+    # The drafters by name: draft, one of `specialists`, early_exit, ngram, table:FILE, or other
     drafters: list[str] = field(default_factory=lambda: ["draft", "ngram"])
     specialists: dict[str, str] = field(default_factory=dict)  # further draft models, by name
     exit_layer: int | None = None  # early_exit: the target's layers that draft; null: a quarter
@@ -42,13 +42,13 @@ class EngineConfig:
 
 @dataclass
 class DataConfig:
-    """Which prompts."""
+    """The prompts."""
 
     source: str = "embedded"  # embedded, jsonl, gsm8k, hub
     path: str | None = None  # jsonl, gsm8k: the file
     name: str | None = None  # hub: the dataset's id, or the folder of a copy
     config: str | None = None  # hub: its subset
-    split: str = "train"  # hub: its own split that is read
+    split: str = "train"  # hub: the dataset's own split
     # hub: holds the texts or conversations; null: messages, turns, text, prompt or question
     column: str | None = None
     domain_column: str | None = None  # hub: holds the domains; null: the dataset is one domain
@@ -63,11 +63,11 @@ class DataConfig:
 
 @dataclass
 class LossyConfig:
-    """Settings of lossy verification: each belongs to one rule, the one that is named."""
+    """Settings of lossy verification, each for the named rule only."""
 
     k: int = 4  # top_k: a mismatch stands if it is among the target's k best
     epsilon: float = 0.09  # typical: a token of this probability always stands
-    delta: float = 0.3  # typical: how much less probable than usual there it may be
+    delta: float = 0.3  # typical: a token may be less probable than usual by this factor
     lenience: float = 2.0  # fuzzy: T of min(1, T p / q)
     window: int = 4  # tolerance: drafted tokens after a mismatch that have to agree
     entropy: float = 0.0  # tolerance: of the target where a mismatch may stand, in nats
@@ -96,42 +96,42 @@ class EnvConfig:
     # greedy (always so at 0), rejection, traversal, coupled; lossy.NAME: other texts, faster
     verification: str = "coupled"
     lossy: LossyConfig = field(default_factory=LossyConfig)
-    distance_price: float = 0.0  # what 1 in total variation from the target costs of the reward
+    distance_price: float = 0.0  # reward lost for a total variation of 1 from the target
 
 
 @dataclass
 class CostConfig:
-    """What decoding costs: measured where it runs, or read from a file."""
+    """The costs of decoding: measured on this machine, or read from a file."""
 
     source: str = "measured"  # measured, file
     path: str | None = None  # file: a saved profile
     samples: int = 48  # measured: the most timings of each part of a round
-    seconds: float | None = 30.0  # measured: what that may take; null: as long as it needs
+    seconds: float | None = 30.0  # measured: the time limit; null: none
     contexts: list[int] = field(default_factory=list)  # measured: tokens before the rounds
     batch_sizes: list[int] = field(default_factory=list)  # measured
-    batch_size: int = 1  # the one that decisions are costed at
+    batch_size: int = 1  # decisions assume the costs of this batch size
 
 
 @dataclass
 class ReplayConfig:
-    """What is recorded, and how."""
+    """How prompts are recorded."""
 
     prompts: int | None = 128  # training prompts a domain; null: all
     shard: int = 64  # prompts in one file
     workers: int = 1  # above 1: so many Ray actors
-    cache: str = "???"  # recordings lie here, each in a folder of its own
+    cache: str = "???"  # folder of all recordings, one subfolder each
 
 
 @dataclass
 class ControlConfig:
-    """What in-draft decisions go by."""
+    """Estimates for decisions within a draft."""
 
     survival: str = "head"  # head: fitted on the recording; product: the drafter's own probability
 
 
 @dataclass
 class AgentConfig:
-    """What learns: Stable-Baselines3's PPO, or regression on all outcomes (hindsight)."""
+    """The learner: Stable-Baselines3's PPO, or regression on all outcomes (hindsight)."""
 
     name: str = "ppo"
     warm_start: str | None = None  # hindsight, or a bundle's folder to fine-tune
@@ -151,11 +151,11 @@ class AgentConfig:
 
 @dataclass
 class ControllerConfig:
-    """What is judged beside the fixed lengths."""
+    """The controller that is compared with fixed lengths."""
 
     name: str = "learned"  # a file in CONF/controller, without its ending
     length: int = 3  # fixed: the draft length
-    parameters: dict[str, Any] = field(default_factory=dict)  # in place of tuned ones
+    parameters: dict[str, Any] = field(default_factory=dict)  # instead of tuned ones
     guard: bool | None = None  # fall back where speculation loses; null: learned policies only
 
 
@@ -174,17 +174,17 @@ class EvaluationConfig:
     """How methods are compared."""
 
     prompts: int | None = None  # held-out prompts a domain, at most; null: all
-    minutes: float | None = 5.0  # that decoding them may take; null: as long as it needs
+    minutes: float | None = 5.0  # time limit of a live comparison; null: none
     max_new_tokens: int = 128
     lengths: list[int] = field(default_factory=list)  # fixed draft lengths to compare with
     best_first: list[int] = field(default_factory=list)  # nodes of trees that take part, live
     warmup: int = 2  # prompts
     mode: str = "live"  # live, replay, both
-    temperatures: list[float] = field(default_factory=list)  # empty: env.temperature alone
+    temperatures: list[float] = field(default_factory=list)  # empty: only env.temperature
     trials: int = 12  # parameter settings tried for every method that has parameters
     tuning_prompts: int = 24  # training prompts a domain on which they are tried
     resamples: int = 2000  # of the bootstrap
-    # Serving: requests that arrive by themselves, decoded in batches.
+    # Serving: requests that arrive over time, decoded in batches.
     load: str | None = None  # constant, poisson, bursty, trace; null: prompts one after the other
     rate: Any = 1.0  # requests a second, or a list of rates; trace: times as fast as recorded
     trace: str | None = None  # trace: a file of arrival times, in seconds
@@ -192,12 +192,12 @@ class EvaluationConfig:
     requests: int = 64  # constant, poisson, bursty: how many come
     to_first: float = 1.0  # seconds to the first token, at most, for a request to be good
     per_token: float = 0.1  # seconds of each further token, likewise
-    batch_cost: str | None = None  # replay: a file of batch costs; null: measured here
+    batch_cost: str | None = None  # replay: file of batch costs; null: measured here
 
 
 @dataclass
 class Config:
-    """What both scripts share."""
+    """Settings that both scripts share."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -213,7 +213,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
     threads: int | None = None  # of torch on the CPU; null: one a core
-    runs: str = "runs"  # where results go, and where `evaluate.py` looks for policies
+    runs: str = "runs"  # the folder of results, and of the policies that `evaluate.py` finds
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Settings that are each allowed but do not fit together, refused before anything slow begins."""
+"""Refuses settings that do not fit together, before anything slow begins."""
 
 from importlib.util import find_spec
 
@@ -14,7 +14,7 @@ from adaspec_rl.config import (
 )
 from adaspec_rl.limits import shown
 
-# What each source of prompts reads besides the number of prompts and their length.
+# The settings of each source of prompts, besides the number of prompts and their length.
 READ = {
     "embedded": (),
     "jsonl": ("path", "template", "test_share"),
@@ -22,7 +22,7 @@ READ = {
     "hub": ("name", "config", "split", "column", "domain_column", "template", "test_share"),
 }
 NEEDED = {"jsonl": ("path", "FILE"), "gsm8k": ("path", "FILE"), "hub": ("name", "OWNER/NAME")}
-# What each lossy rule reads.
+# The settings of each lossy rule.
 LOSSY = {
     "lossy.top_k": ("k",),
     "lossy.typical": ("epsilon", "delta"),
@@ -30,8 +30,8 @@ LOSSY = {
     "lossy.tolerance": ("window", "entropy"),
     "lossy.judge": ("judge", "threshold"),
 }
-LARGEST_ROLLOUT = 2**24  # rounds between two updates of PPO; they are all kept in memory
-MOST_STATES = 10**7  # of the regression, which keeps them all
+LARGEST_ROLLOUT = 2**24  # rounds between two updates of PPO, all kept in memory
+MOST_STATES = 10**7  # of the regression, which keeps all of them
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # by logger
 
 
@@ -68,7 +68,7 @@ def check_together(config: Config) -> None:
 
 
 def _check_load(config: Config) -> None:
-    """Serving has settings of its own, which mean nothing elsewhere."""
+    """Refuse settings of serving without serving, and combinations that it does not support."""
     given, usual = config.evaluation, EvaluationConfig()
     serving = ("rate", "trace", "rows", "requests", "to_first", "per_token", "batch_cost")
     changed = [name for name in serving if getattr(given, name) != getattr(usual, name)]
@@ -117,7 +117,7 @@ def _check_data(config: DataConfig) -> None:
 
 
 def _check_lossy(config: EnvConfig) -> None:
-    """Settings of the lossy rule that was named, and of no other one."""
+    """Refuse settings of lossy rules other than the named one."""
     usual = LossyConfig()
     for rule, names in LOSSY.items():
         for name in names:
@@ -140,7 +140,7 @@ def _check_lossy(config: EnvConfig) -> None:
 
 
 def _check_run_of_lossy(config: Config) -> None:
-    """Lossy texts depend on the drafts, so that no recording knows them."""
+    """Refuse replay of lossy texts, which depend on the drafts and so are in no recording."""
     rule = config.env.verification
     if isinstance(config, TrainConfig) and config.env.session == "replay":
         raise ValueError(
@@ -191,7 +191,7 @@ def _check_packages(config: Config) -> None:
 
 
 def _check_controllers(config: EvaluateConfig) -> None:
-    """Parameters belong to one controller; `controllers` has several."""
+    """Refuse parameters for several `controllers`, since they belong to a single one."""
     if config.controllers is not None and config.controller.parameters:
         raise ValueError(
             "controller.parameters are of one controller: set controller=NAME in place of "
@@ -200,7 +200,7 @@ def _check_controllers(config: EvaluateConfig) -> None:
 
 
 def _check_training(config: TrainConfig) -> None:
-    """Training ends with a comparison of its own, of the new policy with fixed lengths."""
+    """Refuse settings that the comparison at the end of a training does not use."""
     usual = TrainConfig()
     chosen = {
         "controllers": config.controllers is not None,

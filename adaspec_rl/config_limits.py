@@ -1,7 +1,7 @@
-"""What each setting of the scripts may be, checked as soon as a configuration is composed.
+"""The allowed values of each setting, checked as soon as a configuration is composed.
 
-Ranges are generous, but end where a run would crash, never end, or learn nothing. What two settings
-may not be together is checked by `adaspec_rl.config_conflicts`.
+Ranges are generous, but end where a run would crash, never end, or learn nothing.
+`adaspec_rl.config_conflicts` checks combinations of settings.
 """
 
 import operator
@@ -23,7 +23,7 @@ from adaspec_rl.limits import (
 )
 
 TEXT, COUNT = Text(), Whole(1, 10**9)
-LENGTH = Whole(1, 64)  # a draft's; recording one and observing it takes memory by length
+LENGTH = Whole(1, 64)  # of a draft; memory for recordings and observations grows with it
 TOKENS = Whole(1, 10**6)
 TEMPERATURE = Number(0, 100)
 SIZE = Whole(1, 1024)  # of a batch
@@ -172,7 +172,7 @@ LIMITS: Mapping[str, Limit] = {
 
 
 def check(config: Config) -> None:
-    """Refuse a value that its setting cannot have, whatever the others are.
+    """Refuse a value that its setting does not allow.
 
     Raises:
         ValueError: one sentence on the first such value.

@@ -1,4 +1,4 @@
-"""Where tables and progress go: a terminal, or a file that people read later."""
+"""Output of tables and progress to a terminal, or to a file that people read later."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,26 +17,26 @@ from rich.text import Text
 
 LOG_WIDTH = 120  # columns of a file
 FIRST_LINE, LINE_EVERY = 3.0, 30.0  # seconds of work before a log's first line, and between lines
-WORTH_A_LINE = 1.0  # seconds: what ends sooner leaves no line in a log
-SPEED_PERIOD = 300.0  # seconds whose updates a bar's time left goes by
+WORTH_A_LINE = 1.0  # seconds: shorter work leaves no line in a log
+SPEED_PERIOD = 300.0  # seconds of updates from which a bar estimates the time left
 
 
 def standard_output() -> Console:
-    """A terminal, as wide as it is, or a file, wide enough that no table is cut to size."""
+    """A console for a terminal at its own width, or for a file at a width that fits every table."""
     console = Console()
     return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def say(console: Console, text: str) -> None:
-    """Print plain words: brackets in them, as in names and paths, are no markup."""
+    """Print plain text, in which brackets (as in names and paths) are not markup."""
     console.print(Text(text), soft_wrap=True)
 
 
 class Update(Protocol):
-    """Tells a `progress` how far the work is."""
+    """Reports to a `progress` how far the work is."""
 
     def __call__(self, done: float, total: float | None, status: str = "") -> None:
-        """`done` of `total`, in any unit; `total` is None where nobody knows it yet.
+        """Report `done` of `total`, in any unit; `total` is None while it is unknown.
 
         `status` is shown beside the bar or after the line.
         """
@@ -49,7 +49,7 @@ def progress(
 ) -> Iterator[Update]:
     """Show how far `what` is while the block runs, and how long it will take.
 
-    A terminal gets a bar. A file gets a line after the first seconds of work, then one at most
+    A terminal gets a bar. A file gets a line after the first seconds of work, then at most one
     every half minute, and one at the end. Calls may follow one another or be nested.
 
     >>> with progress(console, "recording") as update:
@@ -69,12 +69,12 @@ def progress(
 def part_of(
     progress: Callable[[float], None], before: float, share: float
 ) -> Callable[[float], None]:
-    """Progress within a part of the work: the part is `share` of it, after `before` of it."""
+    """Progress within a part of the work: the part begins at `before` and has this `share`."""
     return lambda done: progress(before + done * share)
 
 
 def duration(seconds: float) -> str:
-    """For people: `12 s`, `3 min 20 s` or `1 h 5 min`."""
+    """A readable duration: `12 s`, `3 min 20 s` or `1 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -117,7 +117,7 @@ class _Lines:
         self._console, self._what, self._clock = console, what, clock
         self._began = clock()
         self._next = self._began + FIRST_LINE
-        self._first: tuple[float, float] | None = None  # when work was first heard of, and how much
+        self._first: tuple[float, float] | None = None  # time and amount of the first update
         self._share = ""
 
     def update(self, done: float, total: float | None, status: str = "") -> None:

@@ -16,7 +16,7 @@ from adaspec_rl.config_limits import LIMITS
 from adaspec_rl.limits import Limit, Text
 
 GROUPS = ("agent", "controller", "cost", "data", "env", "experiment", "logger", "model")
-FREE = r"(controller\.parameters|model\.specialists)[.=]"  # whose keys are the user's own
+FREE = r"(controller\.parameters|model\.specialists)[.=]"  # groups whose keys users choose
 
 
 def explain(error: BaseException, config_name: str) -> str:
@@ -54,7 +54,7 @@ def explain(error: BaseException, config_name: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's own words, and of a device that is full what to lower."""
+    """An error's own message; if a device is full, also which setting to lower."""
     if isinstance(error, RuntimeError):  # torch's
         from adaspec_rl.engine.memory import out_of_memory  # slow to import, and rarely needed
 
@@ -69,7 +69,7 @@ def known_keys(config_name: str) -> list[str]:
 
 
 def near(key: str, known: Sequence[str]) -> str:
-    """What was probably meant by a `key` that there is not, for the end of a sentence."""
+    """The keys that an unknown `key` probably meant, as the end of a sentence."""
     group, _, leaf = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
     short = [name for word, name in siblings.items() if _abbreviates(leaf, word)]
@@ -92,7 +92,7 @@ def _abbreviates(short: str, word: str) -> bool:
 
 
 def unknown_keys(config: DictConfig, known: Sequence[str], prefix: str = "") -> Iterator[str]:
-    """Keys of a composed configuration that its schema lacks: `+KEY=VALUE` can add any."""
+    """Keys of a composed configuration that its schema lacks, since `+KEY=VALUE` can add any."""
     for key in map(str, config):
         name = prefix + key
         if name not in known:
@@ -104,18 +104,18 @@ def unknown_keys(config: DictConfig, known: Sequence[str], prefix: str = "") -> 
 
 
 def quoted(value: str) -> str:
-    """A value from which Hydra reads exactly this text."""
+    """The text quoted so that Hydra reads exactly this text."""
     value = re.sub(r"(\\*)(\"|\Z)", r"\1\1\2", value).replace('"', r"\"")
     return '"' + value.replace("${", r"\${") + '"'
 
 
 def _with_quotes(key: str, value: str) -> str:
-    """The argument as one types it into a shell."""
+    """The argument as typed into a shell."""
     return shlex.quote(f"{key}={quoted(value)}")
 
 
 def _limit(key: str) -> Limit | None:
-    """What a key of the command line may be; None where nothing is known of it."""
+    """The allowed values of a key on the command line; None if the key is unknown."""
     if key.startswith("model.specialists.") or key.startswith("hydra."):
         return Text()
     return LIMITS.get(key)

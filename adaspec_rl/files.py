@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LOCK = ".lock"  # the file in a folder by which processes take turns
+LOCK = ".lock"  # the file in a folder that processes lock
 _UNFINISHED = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -32,9 +32,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A free name beside `path` to write to; the finished file then takes the place of `path`.
+    """A free name beside `path` to write to; the finished file then replaces `path`.
 
-    Whatever goes wrong, `path` stays as it was and nothing else is left behind.
+    If anything fails, `path` stays as it was and nothing else is left behind.
 
     Raises:
         ValueError: the file cannot be written; says which one and why.
@@ -55,9 +55,9 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to write to; the finished folder then takes the place of `path`.
+    """A new folder beside `path` to write to; the finished folder then replaces `path`.
 
-    Whatever goes wrong, `path` stays as it was and nothing else is left behind. Where the operating
+    If anything fails, `path` stays as it was and nothing else is left behind. If the operating
     system can exchange two folders (Linux can), there is always a whole folder at `path`.
 
     Raises:
@@ -80,13 +80,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold a folder's lock, which no other process gets until this one lets it go or ends.
+    """Hold a folder's lock, which no other process gets until this one releases it or ends.
 
-    Where the folder is read-only there is nothing to take turns at, and no lock.
+    A read-only folder needs no lock and gets none.
 
     Args:
-        folder: made if it is not there.
-        waiting: called once where another process holds the lock; this one then waits. None: it
+        folder: created if it does not exist.
+        waiting: called once if another process holds the lock, before this one waits. None: it
             does not wait.
 
     Raises:
@@ -138,7 +138,7 @@ def _why(path: Path, error: OSError) -> str:
 
 
 def _put(fresh: Path, path: Path) -> None:
-    """Move a folder to where another one may be, which goes."""
+    """Move a folder to `path`, replacing the folder that may be there."""
     if not path.exists():
         os.replace(fresh, path)
     elif not _exchanged(fresh, path):
@@ -149,7 +149,7 @@ def _put(fresh: Path, path: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step; False where the system or its disk cannot."""
+    """Exchange two folders in one step; False if the system or its disk cannot."""
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)

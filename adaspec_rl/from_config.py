@@ -1,4 +1,4 @@
-"""From a configuration to the objects it names; both scripts begin here."""
+"""From a configuration to the objects that it names; both scripts begin here."""
 
 import os
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ from adaspec_rl.replay.tree_shapes import BUDGETS
 
 
 def set_threads(threads: int | None) -> None:
-    """Threads of CPU kernels: as configured, else as `OMP_NUM_THREADS` says, else one a core."""
+    """Set the threads of CPU kernels: as configured, else `OMP_NUM_THREADS`, else one per core."""
     if threads or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads or os.cpu_count() or 1)
 
 
 def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
-    """Load the configured pair; `device=auto` is CUDA where there is one."""
+    """Load the configured pair; `device=auto` is CUDA if there is a GPU."""
     device = device_named(config.device)
     if config.memory == "offload" and torch.device(device).type == "cpu":
         raise ValueError(
@@ -73,10 +73,10 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
 
 
 def drafter_source(config: ModelConfig, name: str) -> str:
-    """What `load_pair` calls the drafter that `model.drafters` calls `name`.
+    """The source, for `load_pair`, of the drafter that `model.drafters` calls `name`.
 
     Raises:
-        ValueError: it is the draft model, and none is configured.
+        ValueError: `name` is `draft`, and no draft model is configured.
     """
     if name == "draft":
         if config.drafter is None:
@@ -96,7 +96,7 @@ def sampling_from(config: EnvConfig) -> Sampling:
 
 
 def verification_from(config: EnvConfig) -> Rule:
-    """The rule that decodes: an exact one's name, or a lossy one with its settings.
+    """The verification rule: an exact rule's name, or a lossy rule with its settings.
 
     Raises:
         ValueError: there is no such judge.
@@ -126,13 +126,13 @@ def recording_from(
     *,
     ranks: bool = False,
 ) -> tuple[Trace, list[Survival]]:
-    """Record `prompts`, or load what was recorded; with progress and time left.
+    """Record `prompts`, or load their recording; shows progress and time left.
 
-    The recording is greedy or coupled, whatever rule decodes: under rejection sampling and lossy
-    rules texts would depend on the drafts, so exact coupling stands in for them. Survival is
-    estimated from what the sessions of a sampling rule see, and what exact verification accepts.
-    `heads` are survival estimates to use in place of fitted ones; `ranks` are recorded for token
-    trees.
+    The recording is greedy or coupled, whatever rule decodes: texts under rejection sampling and
+    lossy rules depend on the drafts, so exact coupling stands in for them. Survival is fitted to
+    the scores that sessions of the sampling rule see, and to the acceptance of exact verification.
+    `heads` are survival estimates to use instead of fitted ones; `ranks` records token ranks, which
+    token trees need.
     """
     rejects = config.env.verification == "rejection" and config.env.temperature > 0
     recording = Recording(
@@ -174,9 +174,9 @@ def recording_from(
 
 
 def saved_profile_from(config: CostConfig) -> CostProfile | None:
-    """The cost profile that a file holds; None where it is to be measured.
+    """The cost profile in a file; None if costs are to be measured.
 
-    A relative path is one from the working directory or, for named profiles, from `CONF`.
+    A relative path starts at the working directory or, for named profiles, at `CONF`.
     """
     if config.source == "measured":
         return None
@@ -194,7 +194,7 @@ def measured_profile_from(
     spec: ObservationSpec,
     console: Console,
 ) -> CostProfile:
-    """What decoding costs here, measured with progress."""
+    """Measure decoding costs here, with progress."""
     session = pair.session(
         max_new_tokens=config.env.max_new_tokens,
         sampling=sampling_from(config.env),

@@ -1,4 +1,4 @@
-"""What a setting may be: a few kinds of limits, each with a phrase that says what it allows."""
+"""Limits of settings: a few kinds, each with a phrase that says what it allows."""
 
 import argparse
 import math
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-_LONGEST = 100  # characters of a value that messages quote
+_LONGEST = 100  # most characters of a value that messages quote
 
 
 class Limit(Protocol):
-    """What values a setting may have."""
+    """The values that a setting may have."""
 
     @property
     def wanted(self) -> str:
@@ -91,7 +91,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Any text but an empty one, or one that matches a whole `pattern`."""
+    """Any nonempty text, or any text that matches the whole `pattern`."""
 
     wanted: str = "a text of at least 1 character"
     pattern: str = r"[^\0]*[^\0\s][^\0]*"
@@ -102,7 +102,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class OrNull:
-    """What another limit allows, or nothing."""
+    """A value that another limit allows, or None."""
 
     limit: Limit
 
@@ -116,7 +116,7 @@ class OrNull:
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """What one of two limits allows."""
+    """A value that one of two limits allows."""
 
     one: Limit
     other: Limit
@@ -153,7 +153,7 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class TableOf:
-    """Names, each with what `item` allows."""
+    """Names, each with a value that `item` allows."""
 
     item: Limit
 
@@ -178,7 +178,7 @@ def require(key: str, value: Any, limit: Limit) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as messages quote it: short, and in YAML's words."""
+    """A value as messages quote it: short, and as in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):

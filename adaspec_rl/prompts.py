@@ -32,9 +32,10 @@ def prompts_from(
 ) -> list[EncodedPrompt]:
     """The prompts of a split, domains in turn, checked against the pair's context.
 
-    Each user turn of a conversation is a prompt. What the data do not answer between turns, the
-    target answers itself: as `env` says, from the run's seed, with up to `env.max_new_tokens`
-    tokens. Prompts longer than `data.max_prompt_tokens` are left out, with a logged warning.
+    Each user turn of a conversation is a prompt. If the data lack an answer between turns, the
+    target writes it: with the settings of `env`, from the run's seed, with up to
+    `env.max_new_tokens` tokens. Prompts longer than `data.max_prompt_tokens` are left out, with a
+    logged warning.
 
     Raises:
         ValueError: a prompt is empty or does not fit; says which.
@@ -54,9 +55,9 @@ def asked_prompts(
     *,
     warn: bool = False,
 ) -> Sequence[Prompt]:
-    """The same prompts, checked too, before the target answers what is missing between turns.
+    """The same checked prompts, before the target writes the missing answers between turns.
 
-    Only those who use them are warned of what is left out: else every warning would come twice.
+    `warn` logs a warning about left-out prompts; it is off by default, lest warnings come twice.
     """
     assert split in SPLITS
     data = config.data
@@ -73,7 +74,7 @@ def asked_prompts(
 def _short(
     prompts: Sequence[Prompt], config: Config, pair: Pair, *, warn: bool = True
 ) -> Sequence[Prompt]:
-    """Those within `data.max_prompt_tokens`; answers that are still missing count as empty."""
+    """The prompts within `data.max_prompt_tokens`; missing answers count as empty."""
     longest = config.data.max_prompt_tokens
     if longest is None:
         return prompts
@@ -83,7 +84,7 @@ def _short(
 
 
 def _encoded(prompts: Sequence[Prompt], pair: Pair) -> list[EncodedPrompt]:
-    """The prompts with their ids, or a refusal of what is empty or does not fit."""
+    """The prompts with their ids; refuses a prompt that is empty or does not fit."""
     room = pair.target.context_length
     encoded = [encode(pair.tokenizer, prompt) for prompt in prompts]
     for item in encoded:
@@ -101,7 +102,7 @@ def _encoded(prompts: Sequence[Prompt], pair: Pair) -> list[EncodedPrompt]:
 def _answered(
     prompts: Sequence[Prompt], config: Config, pair: Pair, console: Console
 ) -> list[Prompt]:
-    """The prompts with the first missing answer of each conversation put in."""
+    """The prompts with each conversation's first missing answer inserted."""
     waiting = [unanswered(prompt.turns) for prompt in prompts]
     asked = list(dict.fromkeys(turns for turns in waiting if turns is not None))
     answering = Answering(

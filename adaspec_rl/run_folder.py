@@ -1,4 +1,4 @@
-"""What a run's folder held before: a run that comes to nothing takes back only its own files."""
+"""A run's folder before the run: a run that fails early removes only its own files."""
 
 import logging
 import os
@@ -45,21 +45,21 @@ class Before:
     """A folder as it was before a run."""
 
     folder: Path
-    missing: tuple[Path, ...]  # it and those above it that were not there, innermost first
+    missing: tuple[Path, ...]  # the missing ones of it and its parents, innermost first
     names: frozenset[str]
     notes: frozenset[str]  # in NOTES
 
     @classmethod
     def of(cls, folder: Path) -> "Before":
-        """The folder as it is now; it need not be there."""
+        """The folder as it is now; it may not exist."""
         folder = folder.absolute()
         missing = tuple(path for path in (folder, *folder.parents) if not path.exists())
         return cls(folder, missing, _names(folder), _names(folder / NOTES))
 
     def restore(self, small: set[str]) -> None:
-        """Remove the files called `small` that have come since, if nothing else has come.
+        """Remove new files called `small`, if there are no other new files.
 
-        What was there before stays, and so do folders that anything is in.
+        Earlier files stay, and so do folders that are not empty.
         """
         made = _names(self.folder) - self.names
         if made - small:

@@ -1,4 +1,4 @@
-"""What a run is: its script, its settings and what it was given; runs that differ never mix."""
+"""A run's identity: its script, settings and inputs; runs that differ never mix."""
 
 import hashlib
 import json
@@ -13,25 +13,25 @@ from adaspec_rl.files import write_atomically
 
 RECORD = "run.json"  # in a run's folder
 SHOWN = 3  # differences in a message
-# Where things lie rather than what they are (contents are compared), and who does the work.
+# Settings of places (contents are compared instead) and of workers.
 _ELSEWHERE = {"resume", "runs", "policy", "data.path", "replay.cache", "replay.workers"}
 _LOGGING = "logger."
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """All that a run's results depend on."""
+    """Everything that a run's results depend on."""
 
     script: str  # train_policy, evaluate
     settings: dict[str, Any]  # by dotted key
-    contents: dict[str, Any]  # hashes and names of what the settings led to
+    contents: dict[str, Any]  # hashes and names of the inputs that the settings name
 
     def save(self, folder: Path) -> None:
-        """Write it to a run's folder."""
+        """Write the identity to a run's folder."""
         write_atomically(folder / RECORD, json.dumps(asdict(self), indent=2) + "\n")
 
     def check_settings(self, began: "RunIdentity", folder: Path) -> None:
-        """Refuse to go on with a run in `folder` that began otherwise.
+        """Refuse to resume a run in `folder` that began with other settings.
 
         Raises:
             ValueError: says which settings differ.
@@ -44,7 +44,7 @@ class RunIdentity:
         _refuse(began.settings, self.settings, folder)
 
     def check_contents(self, began: "RunIdentity", folder: Path) -> None:
-        """The same of what the settings led to."""
+        """Likewise for contents."""
         _refuse(began.contents, self.contents, folder)
 
 
@@ -58,7 +58,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def saved_identity(folder: Path) -> RunIdentity | None:
-    """That of the run in a folder; None where there is none.
+    """The identity of the run in a folder; None if there is no run.
 
     Raises:
         ValueError: its file is damaged.
@@ -79,7 +79,7 @@ def digest(content: Any) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What differs, with both values, e.g. `seed=0 there, 1 here`; empty if nothing does."""
+    """The differences with both values, e.g. `seed=0 there, 1 here`; empty if there are none."""
     one, other = _flat(json.loads(json.dumps(there))), _flat(json.loads(json.dumps(here)))
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     shown = [f"{key}={_said(one, key)} there, {_said(other, key)} here" for key in keys[:SHOWN]]

@@ -20,7 +20,7 @@ def evaluate() -> None:
 
 
 def _train(config: TrainConfig) -> float:
-    from adaspec_rl.tools.train import train_policy  # slow to import: mistakes are shown sooner
+    from adaspec_rl.tools.train import train_policy  # slow to import; mistakes are shown first
 
     return train_policy(config, _folder(), standard_output())
 

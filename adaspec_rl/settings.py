@@ -1,4 +1,4 @@
-"""Settings of the commands that are no Hydra applications: defaults, meanings, command line."""
+"""Settings of the commands that do not use Hydra: defaults, meanings, command line."""
 
 import json
 import operator
@@ -21,7 +21,7 @@ Schema = TypeVar("Schema")  # a dataclass of `setting`s
 
 
 def setting(default: Any, meaning: str, limit: Limit) -> Any:
-    """A field of a schema, within `limit`; a default of `???` has to be given."""
+    """A field of a schema, within `limit`; with the default `???` it must be given."""
     about = {"meaning": meaning, "limit": limit}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=about)
@@ -32,7 +32,7 @@ def parse(schema: type[Schema], arguments: Sequence[str]) -> Schema:
     """The settings of a command line of `key=value`, as a `schema` object.
 
     Raises:
-        ValueError: a key that there is not, a value that it cannot have, or a setting left out.
+        ValueError: a key is unknown, a value is invalid, or a required setting is missing.
     """
     known = _settings(schema)
     for argument in arguments:
@@ -59,13 +59,13 @@ def parse(schema: type[Schema], arguments: Sequence[str]) -> Schema:
 
 
 def _misfit(key: str, arguments: Sequence[str], known: Mapping[str, "Field[Any]"]) -> str:
-    """On a value of another type than the setting's."""
+    """The message for a value of another type than the setting's."""
     given = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
     return f"{key} must be {known[key].metadata['limit'].wanted}, got {given[-1]}"
 
 
 def describe(schema: type) -> str:
-    """Every setting with its default and its meaning, a line each."""
+    """Every setting with its default and its meaning, one per line."""
     lines = []
     for key, item in _settings(schema).items():
         value = item.default if item.default_factory is MISSING else item.default_factory()
@@ -88,7 +88,7 @@ def _settings(schema: Any, prefix: str = "") -> Mapping[str, "Field[Any]"]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one sentence on a user's mistake, or when it is interrupted."""
+    """End the program with one sentence after a user's mistake or an interruption."""
     try:
         yield
     except KeyboardInterrupt:

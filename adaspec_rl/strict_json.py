@@ -1,6 +1,6 @@
-"""JSON from elsewhere, read strictly: what its grammar forbids or leaves open is refused.
+"""JSON from elsewhere, read strictly: what the grammar forbids or leaves open is refused.
 
-Python's own reader accepts `NaN`, takes `1e999` for infinity, keeps the last of several equal keys
+Python's own reader accepts `NaN`, reads `1e999` as infinity, keeps the last of several equal keys
 and exhausts the stack on deep nesting.
 """
 
@@ -26,7 +26,7 @@ _WANTED = {
 }
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # they can forge what a terminal shows
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # they can forge a terminal's output
 
 
 def read(path: Path, what: str) -> Any:
@@ -40,11 +40,11 @@ def read(path: Path, what: str) -> Any:
 
 
 def parse(text: str, what: str) -> Any:
-    """The value that the JSON `text` stands for; `what` begins the sentence of each error.
+    """The value of the JSON `text`; `what` is the subject of each error's sentence.
 
     Raises:
-        ValueError: it is not JSON, a number is not finite, an object has a key twice, lists and
-            objects are nested deeper than `DEPTH`, or a string holds half of a surrogate pair.
+        ValueError: `text` is not JSON, a number is not finite, an object has a key twice, nesting
+            is deeper than `DEPTH`, or a string holds half of a surrogate pair.
     """
     if not text.strip():
         raise ValueError(f"{what} is empty: expected JSON")
@@ -76,12 +76,12 @@ def parse(text: str, what: str) -> Any:
 
 
 def typed(kind: Any, value: Any, place: str = "") -> Any:
-    """What `parse` returned, as an instance of `kind`; every part of it is checked.
+    """The result of `parse` as an instance of `kind`; every part of it is checked.
 
     Args:
-        kind: None, int, float, str, Any, `tuple[X, ...]`, `dict[str, X]`, or a dataclass of these,
-            each of whose fields must be there, but for those with a default, and no others.
-        place: where `value` stood, for errors.
+        kind: None, int, float, str, Any, `tuple[X, ...]`, `dict[str, X]`, or a dataclass of these.
+            A dataclass needs all fields without a default, and may have no unknown ones.
+        place: the place of `value`, for errors.
 
     Raises:
         ValueError: a part has another type, or a dataclass refuses its fields.

@@ -1,8 +1,8 @@
 """What each part is worth: `python benchmarks/ablations.py --seeds 5 --json FILE`.
 
-The default training and its variants, each with one thing changed, replayed on the same held-out
-prompts: groups of features, the reward, how far ahead PPO looks, the actions, and how the policy is
-learned. One recording serves them all.
+The default training and variants with one change each, replayed on the same held-out prompts. The
+changes are in the groups of features, the reward, how far ahead PPO looks, the actions, and the way
+of learning. One recording serves all variants.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/acceptance.py --data spec_bench.jsonl --target smollm2 \\
         --drafters smollm2:draft ngram smollm2:table [--prompts 5] [--json PATH]
 
-At every position of texts that the target writes, temperature 0 or coupled sampling, all drafters
-draft up to `--length` tokens. The table says at what share of positions the first token is right;
-the JSON has for each drafter, temperature and kind of text (`all`: all texts) the shares at which
-the first 1, 2, ... tokens are. Prompts of the file are used whole, so name one that nobody was
+At every position of the target's texts (temperature 0 or coupled sampling), all drafters draft up
+to `--length` tokens. The table has the share of positions at which the first token is right. The
+JSON has, for each drafter, temperature and kind of text (`all`: all texts), the shares at which the
+first 1, 2, ... tokens are right. All prompts of the file are used, so name a file that no model was
 trained on. Figures: `DRAFTER_T_first`, over all texts.
 """
 
@@ -33,7 +33,7 @@ ALL = "all"
 
 
 def survival(trace: Trace, drafter: int, domain: str) -> list[float]:
-    """Share of positions at which the first 1, 2, ... drafted tokens are the text's own."""
+    """The shares of positions at which the first 1, 2, ... drafted tokens are the text's own."""
     of_text = np.array([domain in (ALL, own) for own in trace.domains])
     rows = np.repeat(of_text, np.diff(trace.starts))
     accepted = trace.drafters[drafter].accepted[rows]

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, and how much of it one decoding step must read."""
+"""How fast this machine reads memory, and how many bytes a decoding step must read."""
 
 import mmap
 import time
@@ -11,18 +11,18 @@ from transformers import PretrainedConfig, PreTrainedModel
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.memory import slots
 
-CPU_BYTES = 1 << 29  # far more than a last-level cache holds
+CPU_BYTES = 1 << 29  # far more than a last-level cache has
 CUDA_BYTES = 4 << 30
 PASSES = 20
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Bytes a second: read by all of torch's threads, or read and written by a GPU's copies."""
+    """Bytes per second: read by all of torch's threads, or read and written by a GPU's copies."""
     return _copied(device) if device.type == "cuda" else _read()
 
 
 def _read(size: int = CPU_BYTES) -> float:
-    """The quickest of several passes over huge pages, where the system has them."""
+    """The fastest of several passes over memory, in huge pages if the system has them."""
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
@@ -39,7 +39,7 @@ def _read(size: int = CPU_BYTES) -> float:
 
 
 def _copied(device: torch.device, size: int = CUDA_BYTES) -> float:
-    """The quickest of several copies, reads and writes both counted."""
+    """The fastest of several copies; reads and writes both count."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best = 0.0
@@ -54,9 +54,9 @@ def _copied(device: torch.device, size: int = CUDA_BYTES) -> float:
 
 
 def step_weights(model: LanguageModel | PreTrainedModel, layers: int | None = None) -> int:
-    """Bytes of weights, as stored, that a step reads: all but an embedding that is not the head.
+    """Bytes of weights, as stored, that a step reads: all except an embedding that is not the head.
 
-    With `layers`, a step of ours that runs no more than these.
+    With `layers`, a step of our engine that runs only the first `layers` layers.
     """
     if isinstance(model, PreTrainedModel):
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight

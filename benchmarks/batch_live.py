@@ -1,9 +1,9 @@
 """Many texts at once, live: `python benchmarks/batch_live.py --rows 8 --json FILE [model=smollm2]`.
 
 Held-out prompts are decoded in batches under every batch controller, and one text after the other
-without drafts, all by turns, group of prompts by group. Costs are measured first; what has settings
-is tuned, and what learns has learned, on the training prompts' recording at these costs. Every text
-must be the one of plain decoding.
+without drafts. All methods take turns on each group of prompts. Costs are measured first, and
+controllers are tuned or trained on the training prompts' recording at these costs. Every text must
+equal plain decoding's.
 """
 
 import argparse
@@ -42,14 +42,14 @@ SINGLE = "one_by_one"
 
 @dataclass(slots=True)
 class Sums:
-    """What one way of decoding did with each group of prompts."""
+    """The tokens and seconds of one way of decoding on each group of prompts."""
 
     tokens: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     offered: int = 0
     verified: int = 0
     rounds: int = 0
-    different: int = 0  # texts that are not those of plain decoding
+    different: int = 0  # texts that differ from plain decoding's
 
     @property
     def rate(self) -> float:
@@ -59,7 +59,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What decodes."""
+    """The pairs, rules and costs of the benchmark."""
 
     batched: Pair
     alone: Pair
@@ -72,7 +72,7 @@ class Bench:
     def in_a_batch(
         self, controller: BatchController, prompts: Sequence[EncodedPrompt], sums: Sums
     ) -> list[list[int]]:
-        """The texts."""
+        """Decode a group of prompts in a batch; returns the texts."""
         pair = self.batched
         batch = Batch(
             pair.target,
@@ -93,7 +93,7 @@ class Bench:
         return [answer.tokens for answer in made.answers]
 
     def one_by_one(self, prompts: Sequence[EncodedPrompt], sums: Sums) -> list[list[int]]:
-        """The texts of plain decoding."""
+        """Decode a group of prompts plainly, one after the other; returns the texts."""
         session = self.alone.session(
             max_new_tokens=self.rules.max_new_tokens,
             sampling=self.rules.sampling,
@@ -111,7 +111,7 @@ class Bench:
 
 
 def compared(ours: Sums, theirs: Sums) -> list[float]:
-    """Throughput over that of another way, and its 95% interval over groups of prompts."""
+    """Throughput divided by another way's, and the 95% interval over groups of prompts."""
     parts = [np.array(v, dtype=float) for s in (ours, theirs) for v in (s.tokens, s.seconds)]
     return [ours.rate / theirs.rate, *paired_ratio_interval(*parts)]
 
@@ -123,7 +123,7 @@ def play(
     size: int,
     console: Console,
 ) -> dict[str, Sums]:
-    """Every way with every group of `size` prompts, in an order that turns."""
+    """Decode every group of `size` prompts in every way, in rotating order."""
     sums = {name: Sums() for name in (SINGLE, *controllers)}
     groups = [prompts[n : n + size] for n in range(0, len(prompts) - size + 1, size)]
     if not groups:
@@ -149,7 +149,7 @@ def play(
 def prepared(
     config: TrainConfig, rows: int, options: argparse.Namespace, console: Console
 ) -> tuple[Bench, dict[str, Callable[[int], BatchController]], list[EncodedPrompt]]:
-    """Pairs, costs, what was learned of the training prompts, and the held-out ones."""
+    """The pairs, costs, trained controllers and held-out prompts."""
     clock = time.process_time if options.processor_time else time.perf_counter
     alone, batched = (pair_from(config.model, config.engine) for _ in range(2))
     rules = DecodingRules(
@@ -193,7 +193,7 @@ def prepared(
         looking=lambda controller: measure_looking(batch_of, controller, asked, rows),
     )
     held_out = list(prompts_from(config, "test", alone, console, options.prompts))
-    np.random.default_rng(0).shuffle(held_out)  # mixed domains in every group
+    np.random.default_rng(0).shuffle(held_out)  # every group mixes domains
     return Bench(batched, alone, rules, heads, costs, rows, clock), makers, held_out
 
 

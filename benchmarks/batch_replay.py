@@ -1,9 +1,9 @@
 """Batched decoding in replay, by load: `python benchmarks/batch_replay.py --json FILE`.
 
-Replays the embedded pair's held-out prompts in batches of 1 to 512 rows at the costs of a file, by
-default those modelled for an H200, under every batch controller. What has settings is tuned, and
-what learns has learned, on the training prompts. Every controller is charged the time that it takes
-on this machine, in NumPy on one core, to observe, decide, allot and learn.
+Replays the embedded pair's held-out prompts in batches of 1 to 512 rows under every batch
+controller, at the costs in a file, by default those modelled for an H200. Controllers are tuned or
+trained on the training prompts. Each is charged the time that it takes to observe, decide, allot
+and learn on this machine, in NumPy on one core.
 """
 
 import argparse
@@ -31,14 +31,14 @@ COSTS = CONF / "batch_cost" / "h200_modelled.json"
 
 
 def compared(ours: Totals, theirs: Totals) -> list[float]:
-    """Throughput over that of another controller, and its 95% interval over texts."""
+    """Throughput divided by another controller's, and the 95% interval over texts."""
     both = (ours.seconds > 0) & (theirs.seconds > 0)
     parts = [values[both] for t in (ours, theirs) for values in (t.tokens, t.seconds)]
     return [ours.throughput / theirs.throughput, *paired_ratio_interval(*parts)]
 
 
 def figures_of(rows: int, played: Mapping[str, Totals]) -> dict[str, Any]:
-    """All controllers at one load."""
+    """The figures of all controllers at one load."""
     rivals = {name: t for name, t in played.items() if "learned" not in name}
     strongest = max(rivals, key=lambda name: rivals[name].throughput)
     return {

@@ -1,9 +1,8 @@
 """Where the numbers of a text come from: `python benchmarks/check_numbers.py [--write]`.
 
-`docs/numbers.yaml` holds, for each text, phrases in which fields stand for numbers: paths into a
-results file. This lists every number with its file and path, and fails where the text says
-something else, or a number that no phrase accounts for. `--write` writes the files' numbers into
-the text.
+`docs/numbers.yaml` holds phrases of each text. Their fields are paths to numbers in a results file.
+This lists every number with its file and path. It fails if the text has another number, or a number
+that is in no phrase. `--write` writes the files' numbers into the text.
 """
 
 import argparse
@@ -24,7 +23,7 @@ STANDALONE = re.compile(rf"(?<![\w.:,/-]){NUMBER}(?![\w]|-\w)")
 NO_FIGURES = re.compile(r"```.*?```|<!--.*?-->|`[^`\n]*`|\]\([^)]*\)|https?://\S+", re.DOTALL)
 CONVERSIONS = {
     None: lambda value: value,
-    "gain": lambda value: 100 * (value - 1),  # a ratio, as percent over 1
+    "gain": lambda value: 100 * (value - 1),  # a ratio, as percent above 1
     "percent": lambda value: 100 * value,
     "ms": lambda value: 1e3 * value,
     "us": lambda value: 1e6 * value,
@@ -34,18 +33,18 @@ CONVERSIONS = {
 
 @dataclass(frozen=True)
 class Phrase:
-    """A piece of text with fields for numbers, and the results that they are read from."""
+    """A piece of text with fields for numbers, and the results that hold these numbers."""
 
     template: str
-    file: str  # from the project's folder; empty: numbers that nobody measured
-    root: Any  # where the paths begin
-    at: str = ""  # that place in the file
+    file: str  # relative to the project; empty: numbers that are not measured
+    root: Any  # the object at which paths begin
+    at: str = ""  # the path of `root` in the file
 
     def rendered(self) -> str:
-        """The text as it ought to be.
+        """The text with the file's numbers.
 
         Raises:
-            ValueError: the file has no such place.
+            ValueError: the file has no number at a path.
         """
         return FIELD.sub(self._value, self.template)
 
@@ -76,7 +75,7 @@ def _place(node: Any, path: str) -> Any:
 
 
 def phrases(entries: list[dict[str, Any]]) -> Iterator[Phrase]:
-    """Those of one text, from its part of `docs/numbers.yaml`."""
+    """The phrases of one text, from its part of `docs/numbers.yaml`."""
     for entry in entries:
         if "not_measured" in entry:
             yield from (Phrase(text, "", None) for text in entry["not_measured"])
@@ -91,7 +90,7 @@ def phrases(entries: list[dict[str, Any]]) -> Iterator[Phrase]:
 
 
 def check(text: str, wanted: list[Phrase]) -> list[str]:
-    """What is wrong with the text, a sentence each."""
+    """The mistakes in the text, one sentence each."""
     wrong, covered = [], set()
     for phrase in wanted:
         rendered = phrase.rendered()
@@ -116,7 +115,7 @@ def written(text: str, wanted: list[Phrase]) -> str:
     """The text with the files' numbers.
 
     Raises:
-        ValueError: a phrase is not in the text once.
+        ValueError: a phrase is not exactly once in the text.
     """
     for phrase in wanted:
         if phrase.rendered() in text:

@@ -1,4 +1,4 @@
-"""What decoding costs on this machine, saved under a name for `cost=NAME`.
+"""Decoding costs on this machine, saved under a name for `cost=NAME`.
 
     python benchmarks/costs.py NAME [GROUP=NAME ...] [--contexts N ...] [--batch-sizes N ...]
 
@@ -35,7 +35,7 @@ RESERVED = ("measured", "file")
 
 
 def name_of(text: str) -> str:
-    """`text`, if a profile may be called that."""
+    """`text`, if it is a valid name for a profile."""
     if not re.fullmatch(r"[\w-]+", text) or text in RESERVED:
         raise argparse.ArgumentTypeError(
             f"expected letters, digits, - and _ other than {' and '.join(RESERVED)}, got {text!r}"
@@ -44,7 +44,7 @@ def name_of(text: str) -> str:
 
 
 def configured(options: argparse.Namespace) -> TrainConfig:
-    """`train_policy.py`'s configuration, to measure what was asked for."""
+    """`train_policy.py`'s configuration with the requested contexts and batch sizes."""
     schema.register()
     overrides = [
         "cost=measured",

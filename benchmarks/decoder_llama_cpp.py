@@ -21,8 +21,8 @@ from llama_cpp import Llama, llama_print_system_info
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from transformers import PretrainedConfig
 
-LOOKUPS = (2, 4, 8, 10)  # tokens; 10 is its default
-CACHE_BYTES = 2  # of a number in its cache: float16
+LOOKUPS = (2, 4, 8, 10)  # tokens; the library's default is 10
+CACHE_BYTES = 2  # per number in its cache: float16
 KINDS = {
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
@@ -32,7 +32,7 @@ PRECISIONS = {"F16": "bfloat16", "BF16": "bfloat16", "Q8_0": "int8"}  # ours tha
 
 
 def system() -> str:
-    """What the library was built with."""
+    """The library's build options."""
     return llama_print_system_info().decode()
 
 
@@ -66,7 +66,7 @@ def rewritten(path: Path, kind: str, folder: Path) -> Path:
 
 
 class Counted(Llama):
-    """Counts its passes."""
+    """A `Llama` that counts its forward passes."""
 
     passes = 0
 
@@ -76,7 +76,7 @@ class Counted(Llama):
 
 
 class LlamaCpp:
-    """One file."""
+    """llama.cpp's ways to decode with one GGUF file."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class LlamaCpp:
         max_new_tokens: int,
         temperature: float,
     ) -> None:
-        """`context` tokens are all that a prompt and its answer may take together."""
+        """`context` is the most tokens that a prompt and its answer may take together."""
         kind = kind_of(path)
         self.precision = PRECISIONS.get(kind, "int4" if kind.startswith("Q4") else kind)
         self.kind, self.eos_ids, self.max_new_tokens = kind, frozenset(eos_ids), max_new_tokens
@@ -121,7 +121,7 @@ class LlamaCpp:
         def run(prompt: list[int], seed: int) -> Made:
             if lookup:
                 model.draft_model.num_pred_tokens = lookup
-            model.reset()  # it would go on from what two prompts have in common
+            model.reset()  # otherwise it would reuse the common start of two prompts
             model.set_seed(seed)
             made: list[int] = []
             began = first = time.perf_counter()

@@ -26,7 +26,7 @@ NO_COST = CostFeatures(0.0, 0.0, 0.0)
 
 
 class Stamped:
-    """A session that notes when its first round was over."""
+    """A session that records when its first round ended."""
 
     def __init__(self, session: LiveSession) -> None:
         self._session = session
@@ -43,7 +43,7 @@ class Stamped:
 
 
 class Ours:
-    """One pair in one precision."""
+    """Our ways to decode with one pair in one precision."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Ours:
         verification: str,
         policy: PolicyBundle | None,
     ) -> None:
-        """`dtype` is that of the caches, `target` where the target comes from."""
+        """`dtype` is the type of the caches, `target` the target's source."""
         self.pair, self.precision, self.policy = pair, precision, policy
         self.session = pair.session(
             max_new_tokens=max_new_tokens,
@@ -101,13 +101,13 @@ class Ours:
         return run
 
     def _read(self, rounds: Sequence[Round], context: float) -> float:
-        """A target's pass each, and one of the drafter's for each token that it drafted."""
+        """Bytes read: one target pass per round, and one drafter pass per drafted token."""
         drafting = sum(played.drafted * self._drafts[played.drafter] for played in rounds)
         return len(rounds) * (self._weights + context * self._token) + drafting
 
 
 def _draft_bytes(drafter: Drafter) -> int:
-    """Of weights, that a drafted token reads."""
+    """Bytes of weights that a drafted token reads."""
     if isinstance(drafter, DraftModel):
         return step_weights(drafter.model)
     return step_weights(drafter.model, drafter.layers) if isinstance(drafter, EarlyExit) else 0

@@ -19,7 +19,7 @@ LOOKUPS = (2, 4, 8, 10)
 
 
 def assistant_settings() -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the assistant's generation config may say: the default, and each way to be better."""
+    """Settings of the assistant's generation config: the default and tuned alternatives."""
     yield "default", {}
     for length in LENGTHS:
         yield f"length {length}", _settings(length, "constant", 0.0)
@@ -49,7 +49,7 @@ class Counter:
 
 
 class FirstTokens(BaseStreamer):
-    """Notes when the first new tokens came, and after how many passes."""
+    """Records when the first new tokens came, and after how many passes."""
 
     def __init__(self, counters: list[Counter]) -> None:
         self._counters, self._calls = counters, 0
@@ -65,7 +65,7 @@ class FirstTokens(BaseStreamer):
 
 
 class Theirs:
-    """One model, and perhaps its assistant, in one type."""
+    """transformers' ways to decode with one model, and perhaps an assistant, in one type."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Theirs:
         plain = self._run(assistant_model=self.assistant)
 
         def run(prompt: list[int], seed: int) -> Made:
-            # The heuristic schedule writes what it learned back: begin afresh every time.
+            # The heuristic schedule modifies the config, so each run gets a fresh copy.
             config = copy.deepcopy(self._untouched)
             config.update(**changes)
             self.assistant.generation_config = config

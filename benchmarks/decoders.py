@@ -1,4 +1,4 @@
-"""Whole decoders, whoever wrote them: how they are timed beside each other."""
+"""Timing whole decoders, our own and others', side by side."""
 
 import gc
 import statistics
@@ -10,12 +10,12 @@ from rich.progress import track
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One text, and what it took. Its first tokens come with the reading of the prompt."""
+    """One text and its costs. The first tokens come from the pass that reads the prompt."""
 
     tokens: list[int]
-    first: int  # of them, those that the first pass after the prompt gave
-    reading: float  # seconds until these were there
-    seconds: float  # until all were
+    first: int  # how many of them came first, with the prompt
+    reading: float  # seconds until the first tokens came
+    seconds: float  # until all tokens came
     read: float = 0.0  # bytes of weights and caches that all later passes must read
 
 
@@ -28,21 +28,21 @@ class Method:
 
     engine: str
     precision: str
-    way: str  # plain, or what drafts
+    way: str  # plain, or the kind of drafter
     setting: str
     run: Run
 
     @property
     def family(self) -> str:
-        """What it is called; its settings are tried, and the best one counts."""
+        """The method's name; of its settings, the best one counts."""
         return f"{self.engine} {self.precision}, {self.way}"
 
 
 class Timing:
-    """What a method did: on each prompt, the text and the median of its passes."""
+    """A method's results: on each prompt, the text and the median time of its passes."""
 
     def __init__(self, passes: Sequence[Sequence[Made]]) -> None:
-        """`passes` are by prompt."""
+        """`passes` has a list for each prompt."""
         self.texts = [made[0].tokens for made in passes]
         self.steady = all(each.tokens == made[0].tokens for made in passes for each in made)
         self._late = sum(len(made[0].tokens) - made[0].first for made in passes)
@@ -52,29 +52,29 @@ class Timing:
 
     @property
     def speed(self) -> float:
-        """Tokens a second, without the reading of prompts: sum over sum."""
+        """Tokens per second without the reading of prompts: sum over sum."""
         return self._late / self._decoding if self._late else 0.0
 
     @property
     def whole_speed(self) -> float:
-        """Tokens a second, the reading of prompts included."""
+        """Tokens per second, including the reading of prompts."""
         return sum(map(len, self.texts)) / self._seconds
 
     @property
     def token_bytes(self) -> float:
-        """Bytes that had to be read for a token."""
+        """Bytes that had to be read per token."""
         return self._read / max(1, self._late)
 
     @property
     def bytes_per_second(self) -> float:
-        """Of what had to be read."""
+        """Bytes per second that had to be read."""
         return self._read / self._decoding
 
 
 def measure(
     methods: Sequence[Method], prompts: Sequence[list[int]], passes: int, what: str
 ) -> list[Timing]:
-    """Every method on every prompt, interleaved, the order rotating, after an uncounted prompt."""
+    """Time every method on every prompt, interleaved in rotating order, after a warm-up prompt."""
     found: list[list[list[Made]]] = [[[] for _ in prompts] for _ in methods]
     for method in methods:
         method.run(prompts[0], 0)

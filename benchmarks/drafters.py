@@ -1,13 +1,13 @@
-"""What drafters cost beside their drafts.
+"""What drafters cost besides their drafts.
 
     python benchmarks/drafters.py [--rounds N] [--prompts N] [--threads T] [--json PATH]
 
-Figures: `lookup_microseconds_32k`, the median call of an n-gram lookup that reads 3 new tokens and
-drafts 8, after 32,768 tokens of a text; `idle_drafter_cost`, by how much generations take longer
-where a further draft model is loaded and in the action list of a policy that never uses it (both
-play every prompt twice, in either order; the median of ratios, less 1); `switched_identical`, the
-share of texts that stay as they were when drafters take turns in every round for N rounds (2,000),
-all kinds of them; and `switched_growth_mib`, by how much the process grew in the second half.
+Figures: `lookup_microseconds_32k`, the median time of an n-gram lookup that reads 3 new tokens and
+drafts 8, after 32,768 tokens of text; `idle_drafter_cost`, how much longer generations take if a
+further draft model is loaded and in the action list of a policy that never uses it (both play every
+prompt twice, in either order; the median of ratios, minus 1); `switched_identical`, the share of
+texts that stay the same when drafters of all kinds take turns in every round, for N rounds (2,000);
+and `switched_growth_mib`, how much the process grew in the second half of these rounds.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def lookup_seconds(ids: Sequence[list[int]], length: int) -> float:
     """Median seconds of a call after `length` tokens of text."""
     text = [token for prompt in ids for token in prompt]
     text = (text * (1 + (length + 3 * CALLS) // len(text)))[: length + 3 * CALLS]
-    rng = random.Random(0)  # repeated prompts alone would be one endless match
+    rng = random.Random(0)  # prompts repeated in order would be one endless match
     text = [token if rng.random() < 0.9 else rng.choice(text) for token in text]
     sequence = TokenSequence(text[:length], torch.device("cpu"), room=len(text))
     lookup, rule = NgramLookup(), Greedy()
@@ -74,7 +74,7 @@ def policy_for(drafters: int) -> LearnedPolicy:
 
 
 def idle_cost(alone: Pair, beside: Pair, ids: Sequence[list[int]]) -> float:
-    """Median ratio of seconds with a further drafter to those without it, less 1."""
+    """Median ratio of seconds with a further drafter to seconds without it, minus 1."""
     settings = {"max_new_tokens": 128, "sampling": Sampling(), "verification": "coupled"}
     sessions = [pair.session(**settings) for pair in (alone, beside)]  # type: ignore[arg-type]
     policies = [policy_for(len(pair.drafters)) for pair in (alone, beside)]
@@ -93,7 +93,7 @@ def idle_cost(alone: Pair, beside: Pair, ids: Sequence[list[int]]) -> float:
 
 
 def switching(pair: Pair, ids: Sequence[list[int]], rounds: int) -> tuple[float, float]:
-    """Share of texts that stay the same, and MiB that the second half of the rounds added."""
+    """The share of texts that stay the same, and the MiB added in the second half of the rounds."""
     session = pair.session(max_new_tokens=128, sampling=Sampling(0.8), verification="coupled")
     rng, played, same, sizes = random.Random(0), 0, [], []
     number = 0
@@ -115,7 +115,7 @@ def switching(pair: Pair, ids: Sequence[list[int]], rounds: int) -> tuple[float,
 
 
 def resident_mib() -> float:
-    """Memory of this process."""
+    """The resident memory of this process, in MiB."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,9 +1,9 @@
 """When the text or the drafter changes: `python benchmarks/drift.py --json FILE`.
 
-One stream of held-out prompts, replayed: its kind of text changes every few prompts, and with
-`--stale` the first drafter is never right any more in the second half (while what it believes of
-itself stays as it was). Controllers that learn as they go, a trained policy with and without its
-guard, the best fixed drafter and length in hindsight, and the oracle.
+Replays one stream of held-out prompts whose kind of text changes every few prompts. With `--stale`,
+the first drafter is always wrong in the second half, though its own confidence stays the same.
+Compares controllers that learn as they go, a trained policy with and without its guard, the best
+fixed drafter and length in hindsight, and the oracle.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.session import ReplaySession
 from adaspec_rl.training.train import learn
 
-ARMS = (1, 2, 4, 8)  # draft lengths that bandits choose among, for every drafter
+ARMS = (1, 2, 4, 8)  # the bandits' draft lengths, for every drafter
 
 
 def arranged(prompts: Sequence[EncodedPrompt], run: int) -> list[int]:
@@ -51,7 +51,7 @@ def arranged(prompts: Sequence[EncodedPrompt], run: int) -> list[int]:
 
 
 def stale(trace: Trace, first: int) -> Trace:
-    """From text `first` on the first drafter's drafts are never right."""
+    """The trace with the first drafter always wrong from text `first` on."""
     table = trace.drafters[0]
     tokens, accepted = table.tokens.copy(), table.accepted.copy()
     start = int(trace.starts[first])
@@ -64,7 +64,7 @@ def stale(trace: Trace, first: int) -> Trace:
 
 
 def online(max_length: int, drafters: int) -> list[Controller]:
-    """Controllers that know nothing at first."""
+    """Controllers that start without knowledge and learn online."""
     arms = [FALLBACK]
     arms += [
         Action(length, drafter)

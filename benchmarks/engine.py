@@ -2,19 +2,20 @@
 
     python benchmarks/engine.py [--target T --drafter D | --inflated] [--others M ...] [--json PATH]
 
-Everything that is compared is interleaved, call by call; figures are ratios of medians, at the
-first context. For each model (`target`, `draft`, others by name) and precision, on the CPU each of
-`--precisions` that the engine offers here:
+All compared calls are interleaved; figures are ratios of medians at the first context. For each
+model (`target`, `draft`, others by name) and precision (on the CPU, each of `--precisions` that the
+engine offers here):
 
-`MODEL_PRECISION_step_ms` (a forward of one token), `_bandwidth_share` (weights as stored and cache
-÷ its time ÷ the memory bandwidth measured in the same run; models that fit into the processor's
-cache can exceed 1), `_width8` and `_worst_of_2_to_8` (the time of 8 tokens, and the longest time
-of 2 to 8 tokens, ÷ one token's), `_vs_transformers` (ours ÷ theirs in the same type, one token),
-`_vs_torch_kernels` (with `--torch-kernels`: ours with the compiled kernels ÷ ours without).
+`MODEL_PRECISION_step_ms` (a forward of one token), `_bandwidth_share` (bytes of stored weights and
+cache ÷ its time ÷ the memory bandwidth measured in the same run; models that fit into the
+processor's cache can exceed 1), `_width8` and `_worst_of_2_to_8` (the time of 8 tokens, and the
+longest time of 2 to 8 tokens, ÷ one token's), `_vs_transformers` (ours ÷ theirs in the same type,
+one token), `_vs_torch_kernels` (with `--torch-kernels`: ours with the compiled kernels ÷ ours
+without).
 
 For the pair: `round_overhead` (share of a drafting round outside its forward passes, each
-synchronised), `fallback_vs_autoregressive` (a fallback with a drafter loaded ÷ a step without
-any); on CUDA also `bandwidth_fraction` (bytes that a fallback round must move ÷ its time ÷ the
+synchronised), `fallback_vs_autoregressive` (a fallback with a drafter loaded ÷ a step without a
+drafter); on CUDA also `bandwidth_fraction` (bytes that a fallback round must move ÷ its time ÷ the
 measured copy bandwidth) and `autoregressive_vs_eager_generate` (tokens a second, ours ÷ theirs).
 """
 
@@ -66,13 +67,13 @@ from adaspec_rl.pairs.sources import checkpoint_of
 TORCH = "torch kernels"
 CONTEXTS = {"cpu": [128, 1024], "cuda": [256, 2048, 8192, 30000]}
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
-BESIDES_QUANTIZED = "bfloat16"  # what int8 and int4 weights leave: the cache
+BESIDES_QUANTIZED = "bfloat16"  # the cache's type with int8 and int4 weights
 
 
 def loaded(
     source: str, precisions: Sequence[str], kernels: str = "auto"
 ) -> tuple[dict[str, LanguageModel], dict[str, str]]:
-    """The model in each precision, and why the engine lacks it in others here."""
+    """The model in each available precision, and the reasons why others are unavailable here."""
     found: dict[str, LanguageModel] = {}
     lacking: dict[str, str] = {}
     for precision in precisions:
@@ -105,10 +106,10 @@ class Contest:
         former: Mapping[str, LanguageModel] = MappingProxyType({}),
         compiled: bool = False,
     ) -> None:
-        """`models` are ours, by precision, and `former` the same without the compiled kernels.
+        """`models` are ours by precision, `former` the same without the compiled kernels.
 
         Args:
-            compiled: also run transformers' through torch.compile.
+            compiled: also run transformers' model through torch.compile.
         """
         self.role, self.source, self.models = role, source, models
         self.former, self.compiled = former, compiled
@@ -263,7 +264,7 @@ def pair_of(options: argparse.Namespace) -> Pair:
 def contests(
     options: argparse.Namespace, pair: Pair, unavailable: dict[str, dict[str, str]]
 ) -> Iterator[Contest]:
-    """Of the pair's models and of the others, one loaded at a time."""
+    """Contests of the pair's models and of the others, loaded one at a time."""
     shape, drafter_shape = (
         (options.shape, options.drafter_shape) if options.inflated else (None, None)
     )

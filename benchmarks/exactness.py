@@ -2,9 +2,9 @@
 
     python benchmarks/exactness.py [--prompts N] [--policy DIR] [--device D --dtype T] [--json PATH]
 
-Figures: `identical_share` (generations equal token for token), `tie_share` (first difference
-between logits closer than the rounding noise), `identical_to_plain_share` (speculative texts equal
-to our own plain ones).
+Figures: `identical_share` (generations equal token for token), `tie_share` (generations that differ
+first between logits closer than the rounding noise), `identical_to_plain_share` (speculative texts
+equal to our own plain texts).
 """
 
 import argparse

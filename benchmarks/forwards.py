@@ -26,7 +26,7 @@ from adaspec_rl.pairs.inflate import Inflation, shape_named
 from adaspec_rl.pairs.sources import checkpoint_of
 
 WIDTHS = range(1, 18)
-COMPILED = "compiled"  # how the names of compiled forwards begin
+COMPILED = "compiled"  # prefix of compiled forwards' names
 COMPILED_WIDTHS = (1, 2, 4, 8, 16)  # each costs a compilation
 
 
@@ -54,7 +54,7 @@ def synchronize(device: torch.device) -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection inside."""
+    """No garbage collection in this block."""
     gc.collect()
     gc.disable()
     try:
@@ -125,7 +125,7 @@ def reduce_overhead(function: Callable[..., Any]) -> Callable[..., Any]:
 def reference_model(
     source: str, shape: str | None, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
-    """transformers' own model of a source, inflated likewise."""
+    """transformers' own model of a source, inflated in the same way."""
     checkpoint = checkpoint_of(source)
     if shape is None:
         model = AutoModelForCausalLM.from_pretrained(
@@ -167,15 +167,15 @@ def time_forwards(
 ) -> dict[str, dict[int, float]]:
     """Median milliseconds by name and width after `context` tokens, interleaved.
 
-    Each timed call follows an uncounted one of the same kind, as a step of decoding follows the
-    last one: caches hold what that has left there.
+    Each timed call follows an uncounted call of the same kind, which leaves the caches in the state
+    that a decoding step finds after the step before.
     """
     device = tokens.device
     samples: dict[str, dict[int, list[float]]] = {name: {} for name in forwards}
     for forward in forwards.values():
         forward.start(tokens[:, :context])
     names = list(forwards)
-    for repeat in range(-2, repeats):  # the first ones warm up, capture and compile
+    for repeat in range(-2, repeats):  # the first two warm up, capture and compile
         for width in widths:
             turn = (repeat + width) % len(names)
             for name in (*names[turn:], *names[:turn]):

@@ -1,8 +1,8 @@
 """Where the gap goes: `python benchmarks/gap.py --seeds 5 --json FILE --plot FILE`.
 
-Of what the oracle gains over the best fixed drafter and length in hindsight, how much is luck (it
-knows the noise), how much is knowledge (it knows every chance), and how much of that knowledge a
-policy has learned: replayed on held-out prompts, by kind of text and temperature.
+The oracle gains over the best fixed drafter and length in hindsight, partly by luck (it knows the
+noise) and partly by knowledge (it knows every chance). This measures both parts, and how much of
+the knowledge a policy has learned, in replay of held-out prompts, by kind of text and temperature.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def parts_of(
 def temperature_parts(
     options: argparse.Namespace, temperature: float, console: Console
 ) -> dict[str, dict[str, Any]]:
-    """Of all kinds of text at one temperature."""
+    """The parts of all kinds of text at one temperature."""
     place = Place.of(
         [f"env.temperature={temperature}", *options.overrides], options.prompts, console
     )

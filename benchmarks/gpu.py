@@ -1,12 +1,12 @@
-"""Everything that is measured on a GPU, in one command of at most nine minutes.
+"""All GPU measurements, in one command of at most nine minutes.
 
     python benchmarks/gpu.py [--json PATH] [--sections NAME ...] [--policy FOLDER] [--rehearse]
 
-Sections, each a command of its own with a time limit: `tests` (`pytest -m gpu`), `exactness` in
+Each section is a command of its own with a time limit: `tests` (`pytest -m gpu`), `exactness` in
 float32 and bfloat16, `engine` (forwards, rounds and memory bandwidth of the embedded pair inflated
-to 8B and 1B), `costs` (by batch size and context), `policy` (live, one text at a time). One that
-fails, or takes too long, is noted with the end of what it printed, and the next one begins. The
-JSON is written anew after each section. Only torch, transformers and pytest have to be there: what
+to 8B and 1B), `costs` (by batch size and context), `policy` (live, one text at a time). If a
+section fails or takes too long, the end of its output is kept and the next section begins. The JSON
+is rewritten after each section. Only torch, transformers and pytest are required: a section that
 needs gymnasium or Hydra says that it was skipped, and why.
 
 `--rehearse` runs the same commands on the CPU with small shapes.
@@ -42,7 +42,7 @@ OK, FAILED, LATE, SKIPPED = "ok", "failed", "timed out", "skipped"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One command, and the seconds that it may take."""
+    """One command and its time limit in seconds."""
 
     name: str
     command: tuple[str, ...]
@@ -52,17 +52,17 @@ class Section:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a section."""
+    """The outcome of a section."""
 
     status: str
     command: str
     seconds: float = 0.0
-    printed: str = ""  # the end of it, where no result says more
+    printed: str = ""  # the end of its output, if there is no result
     result: dict[str, Any] = field(default_factory=dict)
 
 
 def sections(options: argparse.Namespace, folder: Path) -> list[Section]:
-    """All of them, at full size or to rehearse."""
+    """All sections, at full size or for a rehearsal."""
     small = options.rehearse
     python = sys.executable
     device = ("--device", "cpu" if small else "cuda")
@@ -114,7 +114,7 @@ def sections(options: argparse.Namespace, folder: Path) -> list[Section]:
 
 
 def run(section: Section, seconds: float) -> Outcome:
-    """Run a section for at most so many seconds; what it started ends with it."""
+    """Run a section for at most `seconds`; processes that it started end with it."""
     outcome = Outcome(OK, " ".join(section.command))
     began = time.monotonic()
     process = subprocess.Popen(
@@ -148,7 +148,7 @@ def path_with_root() -> str:
 
 
 def run_all(planned: Iterable[Section], minutes: float, path: Path | None) -> dict[str, Outcome]:
-    """Run one after another, as long as there is time; write each as soon as it is done."""
+    """Run sections one after another while time is left; write each result at once."""
     until = time.monotonic() + 60 * minutes
     outcomes: dict[str, Outcome] = {}
     for section in planned:

@@ -3,18 +3,18 @@
     python benchmarks/guard.py [--length K] [--prompts N] [--threads T] [--json PATH]
 
 The guard wraps fixed drafts of K tokens. A hostile drafter is the pair's own with every proposed
-token changed to another one, at the same cost. Each prompt is played by both methods and then
-once more in the opposite order, so that a drift of the machine cancels out, without stopping
-at an end of text. A guard keeps what it has learned from one generation to the next.
+token changed to another token, at the same cost. Both methods play each prompt, and then again in
+the opposite order, so that a drift of the machine cancels out. Texts do not stop at their end. A
+guard keeps what it has learned from one generation to the next.
 
-Figures, ratios of tokens a second: `guard_hostile_vs_autoregressive`,
-`guard_trusted_hostile_vs_autoregressive` (of a guard that trusted the drafter at first) and
-`guard_good_vs_unguarded`, whole generations of 128 tokens, the median over the prompts;
-`guard_recovered_share`, guarded against unguarded from 64 tokens after a drafter that had been
-hostile for 96 to 159 tokens turned into the real one, to the end of the generation, sum over sum;
-`guard_fresh_recovered_share`, likewise where the guard has seen nothing but the hostile tokens;
-and `guard_identical_share`, of prompts on which all methods wrote the same text. The JSON has all
-ratios both ways and 95% intervals (prompts resampled).
+Figures are ratios of tokens a second. `guard_hostile_vs_autoregressive`,
+`guard_trusted_hostile_vs_autoregressive` (the guard trusted the drafter at first) and
+`guard_good_vs_unguarded` are medians over prompts, for whole generations of 128 tokens. For
+`guard_recovered_share`, a drafter is hostile for 96 to 159 tokens and then becomes the real one;
+the figure compares guarded with unguarded decoding from 64 tokens later to the end of the
+generation, sum over sum. `guard_fresh_recovered_share` is the same with a guard that has seen only
+the hostile tokens. `guard_identical_share` is the share of prompts on which all methods wrote the
+same text. The JSON has all ratios both ways and 95% intervals (prompts resampled).
 """
 
 import argparse
@@ -46,13 +46,13 @@ from adaspec_rl.pairs.pair import Pair, load_pair
 NO_COST = CostFeatures(0.0, 0.0, 0.0)
 TOKENS = 128  # of a whole generation
 HOSTILE = 96  # tokens before a drafter recovers, at least; up to WITHIN more
-WITHIN = 64  # tokens after the recovery by which the speed must be back
+WITHIN = 64  # tokens in which the speed must recover
 
 Count = Callable[[Generation], tuple[int, float]]  # the tokens and seconds that count
 
 
 class Hostile:
-    """A drafter whose tokens are all changed, until the sequence has `until` tokens."""
+    """A drafter with all tokens changed until the sequence has `until` tokens."""
 
     def __init__(self, drafter: Drafter, vocab_size: int) -> None:
         self.drafter, self.vocab_size = drafter, vocab_size
@@ -119,10 +119,10 @@ def play(session: LiveSession, controller: Controller, prompt: list[int]) -> Gen
 
 
 class Comparison:
-    """A guard against its baseline, on the same prompts."""
+    """A guard and its baseline, on the same prompts."""
 
     def __init__(self, baseline: Callable[[], Controller], guard: Callable[[], Controller]) -> None:
-        """Both are called for every generation."""
+        """Both functions are called for every generation."""
         self.methods = (baseline, guard)
         self.counted: list[np.ndarray] = []  # tokens and seconds [methods, 2], by prompt
         self.identical: list[bool] = []  # whether all texts were the same, by prompt
@@ -138,19 +138,19 @@ class Comparison:
 
 
 def of_sums(table: np.ndarray) -> float:
-    """The guard's tokens a second against the baseline's, in `[prompts, methods, 2]`."""
+    """The guard's throughput divided by the baseline's, from `[prompts, methods, 2]`."""
     (tokens, guarded), (seconds, guarded_seconds) = table.sum(0).T
     return float(guarded / guarded_seconds * seconds / tokens)
 
 
 def of_pairs(table: np.ndarray) -> float:
-    """Likewise, the median of what single prompts show."""
+    """The median of the same ratio over single prompts."""
     speeds = table[..., 0] / table[..., 1]
     return float(np.median(speeds[:, 1] / speeds[:, 0]))
 
 
 def interval(ratio: Callable[[np.ndarray], float], table: np.ndarray) -> list[float]:
-    """95% of what `ratio` is on resampled prompts."""
+    """The 95% interval of `ratio` over resampled prompts."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(table), size=(2000, len(table)))
     return np.quantile([ratio(table[draw]) for draw in draws], [0.025, 0.975]).tolist()
@@ -193,7 +193,7 @@ def main() -> None:
         bad.play(bad_session, prompt)
         deceiving.play(bad_session, prompt)
         good.play(good_session, prompt)
-        if number >= len(prompts) // 3:  # these are long
+        if number >= len(prompts) // 3:  # these texts are long
             continue
         recovered = HOSTILE + number * 17 % WITHIN
         alternating.until = len(prompt) + recovered

@@ -3,12 +3,12 @@
     python benchmarks/interop.py [--model tiny|smollm2] [--prompts N] [--json PATH]
 
 Greedy decoding of held-out prompts, one at a time and in batches of 8 with left padding. All ways
-to generate take turns, prompt by prompt, after one warm-up; prompts are read within the time. All
-of ours have the draft model and the default policy. `packed` has the model's weights a second time,
-for the compiled decoder; `shared` and `transformers_forward` run in the model's own memory.
+to generate take turns, prompt by prompt, after one warm-up; times include reading the prompt. Our
+own ways have the draft model and the default policy. `packed` has a second copy of the model's
+weights for the compiled decoder; `shared` and `transformers_forward` run in the model's own memory.
 Figures: `custom_generate_vs_generate` (batch 1, packed), `custom_generate_vs_generate_batch_8`, and
-every way's speedup over `generate`; beside them intervals over prompts, tokens a second, texts that
-are the same, and memory.
+every way's speedup over `generate`, with intervals over prompts, tokens a second, the number of
+equal texts, and memory.
 """
 
 import argparse
@@ -31,7 +31,7 @@ GENERATE = "generate"
 
 
 def ways(draft: str) -> dict[str, dict[str, Any]]:
-    """Arguments of `generate` by name; nothing for transformers' own."""
+    """Arguments of `generate` by way; none for transformers' own."""
     return {
         GENERATE: {},
         "transformers_forward": {"weights": "transformers", "draft_model": draft},
@@ -43,7 +43,7 @@ def ways(draft: str) -> dict[str, dict[str, Any]]:
 def generated(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], count: int, options: dict[str, Any]
 ) -> tuple[torch.Tensor, float]:
-    """The texts, and the seconds that they took."""
+    """The texts and their seconds."""
     if options:
         options = {**options, "custom_generate": interop.generate}
     began = time.perf_counter()
@@ -58,7 +58,7 @@ def compared(
     chosen: dict[str, dict[str, Any]],
     limit: float,
 ) -> tuple[dict[str, list[float]], dict[str, int], list[int]]:
-    """Seconds of every group by way, how many texts are the same, and tokens of every group."""
+    """Every group's seconds by way, the number of equal texts, and every group's tokens."""
     for options in chosen.values():
         generated(model, groups[0], count, options)
     seconds: dict[str, list[float]] = {name: [] for name in chosen}

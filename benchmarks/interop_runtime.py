@@ -1,8 +1,8 @@
-"""Microseconds of what the runtime for other engines does: `python benchmarks/interop_runtime.py`.
+"""Microseconds in the runtime for other engines: `python benchmarks/interop_runtime.py`.
 
-A policy of a default training's shape (random weights: they take as long), in NumPy alone: a
-decision on a new observation; the same with taking in what verification emitted; SGLang's answer
-and what it is told; a lookup in a table.
+The policy has the shape of a default training's, with random weights (which take as long), and runs
+in NumPy alone. Timed are a decision on a new observation; the same with taking in the verified
+tokens; SGLang's answer and feedback; a lookup in a table.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def steps(count: int) -> dict[str, float]:
 
 
 def table(count: int) -> dict[str, float]:
-    """As many cells as an export has."""
+    """A table with as many cells as an export has."""
     axes = (1, 4, 16), (0, 256, 1024), (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
     made = DraftTable(*axes, (Action(3),) * 63)
     return {"table_us": median_us(lambda n: made.decide(n % 20 + 1, n, 0.4), count)}

@@ -1,16 +1,16 @@
 """PPO or regression? `python benchmarks/learners.py --seeds 5 --json FILE`.
 
-Several learners get the same replayed texts, features, network and numbers of rounds; each one's
-policy is replayed on held-out prompts as it learns:
+Several learners get the same replayed texts, features, network and numbers of rounds. Their
+policies are replayed on held-out prompts as they learn:
 
 * `regression`: full information, every action's recorded reward at each state (`agent=hindsight`);
-* `bandit`: the same network, told only the reward of the action that it took (epsilon-greedy);
-* `ppo`, `ppo_planning`: PPO that looks at one round (gamma 0), and beyond it (gamma 0.9);
+* `bandit`: the same network, given only the reward of its own action (epsilon-greedy);
+* `ppo`, `ppo_planning`: PPO that looks one round ahead (gamma 0), and further (gamma 0.9);
 * `ppo_warm`: PPO that starts from a regression on a fifth of the rounds;
 * `dqn`, `dqn_planning`: deep Q-learning, likewise.
 
-`--catch-up X` makes a token that a drafter missed cost X plain steps to read, so that a change of
-drafter has to pay for itself in later rounds: there, looking beyond the round should help.
+With `--catch-up X`, reading a token that a drafter missed costs X plain steps. A change of drafter
+then has to pay for itself in later rounds, so looking beyond the round should help.
 """
 
 import argparse
@@ -42,14 +42,14 @@ from adaspec_rl.training.judge import fixed_speedups
 from adaspec_rl.training.ppo import SHARPNESS, actor_of, new_ppo, warm_start
 from adaspec_rl.training.train import Task
 
-CHECKS = 8  # of a curve
+CHECKS = 8  # points of a curve
 PLANNING = 0.9
 Point = tuple[int, float, float]  # rounds, seconds, speedup on held-out texts
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What every learner is given."""
+    """The input of every learner."""
 
     config: AgentConfig
     game: ReplayGame
@@ -59,7 +59,7 @@ class Lesson:
 
 
 class Curve(BaseCallback):
-    """Judges an agent of Stable-Baselines3 every so many rounds; judging is not on its clock."""
+    """Judges a Stable-Baselines3 agent at regular intervals, without counting the judging time."""
 
     def __init__(self, lesson: Lesson, actor: Callable[[Any], Actor], used: int = 0) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Curve(BaseCallback):
         return True
 
     def judge(self) -> None:
-        """Add a point."""
+        """Add a point to the curve."""
         now = time.perf_counter()
         speedup = self.lesson.judge(self.actor(self.model))
         rounds = self.num_timesteps + self.used
@@ -121,7 +121,7 @@ def dqn(lesson: Lesson, gamma: float = 0.0) -> list[Point]:
 
 
 def regression(lesson: Lesson) -> list[Point]:
-    """Every action's recorded reward, fitted with ever more rounds."""
+    """Every action's recorded reward, fitted with more and more rounds."""
     points = []
     for part in range(1, CHECKS + 1):
         rounds = lesson.rounds * part // CHECKS
@@ -180,7 +180,7 @@ def _regression(config: AgentConfig, rounds: int) -> AgentConfig:
 
 
 def with_catch_up(profile: CostProfile, steps: float) -> CostProfile:
-    """The same machine, where a token that a drafter missed costs so many plain steps to read."""
+    """The same machine, where reading a token that a drafter missed costs `steps` plain steps."""
     costs = tuple(
         replace(point, catch_up=tuple(steps * point.autoregressive_step for _ in point.catch_up))
         for point in profile.points

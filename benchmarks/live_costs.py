@@ -1,11 +1,10 @@
-"""What decoding with a pair costs, by batch size and context, measured live.
+"""Decoding costs of a pair by batch size and context, measured live.
 
     python benchmarks/live_costs.py [--shape S --drafter-shape S] [--json PATH]
 
-Needs none of the packages that training needs, so that it runs where only torch and transformers
-are. The JSON holds the profile. Figures at every batch size and context: `autoregressive_ms`,
-`draft_share` (one drafted token ÷ an autoregressive step) and `verification_8` (verifying 8 drafted
-tokens ÷ that step).
+Needs only torch and transformers, none of the packages for training. The JSON holds the profile.
+Figures at every batch size and context: `autoregressive_ms`, `draft_share` (one drafted token ÷ an
+autoregressive step) and `verification_8` (verifying 8 drafted tokens ÷ that step).
 """
 
 import argparse
@@ -51,7 +50,7 @@ def measured(
 
 
 def pair_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which pair, and where."""
+    """Add the arguments that name the pair and its device."""
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--target", default="tiny:target", help="tiny:NAME or a folder")
     parser.add_argument("--drafter", default="tiny:draft")

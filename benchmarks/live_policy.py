@@ -1,13 +1,13 @@
-"""Policies that decode for real, one text at a time, beside fixed draft lengths.
+"""Policies and fixed draft lengths, decoding live, one text at a time.
 
     python benchmarks/live_policy.py [--shape S --drafter-shape S] [--policy FOLDER] [--json PATH]
 
-Measures what decoding costs (or reads `--costs`, from live_costs.py), records training prompts, and
-decodes held-out prompts greedily with every method in turn. Policies: a tabular one, solved on the
-recording; `learned`, fitted to it where gymnasium and Hydra are installed (the JSON says why not
-elsewhere); and a bundle trained for this very pair, with `--policy`. Figures: the speedup of each
-method over autoregressive decoding, tokens over seconds; `identical_share`, texts equal to the
-autoregressive ones, and `tie_share`, texts that part from them within rounding.
+Measures decoding costs (or reads `--costs`, from live_costs.py), records training prompts, and
+decodes held-out prompts greedily with every method in turn. Policies: a tabular policy, solved on
+the recording; `learned`, fitted to the recording if gymnasium and Hydra are installed (otherwise
+the JSON says why not); and with `--policy` a bundle trained for this very pair. Figures: the
+speedup of each method over autoregressive decoding, tokens over seconds; `identical_share`, texts
+equal to the autoregressive ones; and `tie_share`, texts that differ from them only by rounding.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def learned(pair: Pair, trace: Trace, profile: CostProfile, steps: int) -> Learn
     """A policy fitted to all outcomes of the recording.
 
     Raises:
-        ImportError: what it is fitted with is not installed.
+        ImportError: a package that the fit needs is not installed.
     """
     from adaspec_rl.config import AgentConfig
     from adaspec_rl.envs.vector import ReplayGame
@@ -77,7 +77,7 @@ def learned(pair: Pair, trace: Trace, profile: CostProfile, steps: int) -> Learn
 
 
 def speeds(records: Sequence[Record]) -> dict[str, float]:
-    """Tokens a second of each method: sum over sum."""
+    """Tokens per second of each method: sum over sum."""
     tokens: dict[str, int] = {}
     seconds: dict[str, float] = {}
     for item in records:

@@ -1,11 +1,11 @@
-"""How long a model takes to load, and how much memory at most.
+"""How long a model takes to load, and its peak memory.
 
     python benchmarks/loading.py [--models smollm2 tiny:target] [--repeats 3] [--json PATH]
 
-Each precision is loaded by turns; medians of seconds, files being in the system's cache. The peak
-is of the process, over what it held before, and counts the pages of weights files that are mapped
-while they are read, which the system may take back. Figures: `MODEL_PRECISION_seconds` and, where
-the system tells, `MODEL_PRECISION_peak` in multiples of the weights as they are stored.
+Precisions are loaded in turn, with the files in the system's cache; seconds are medians. The peak
+is the process's, above its memory before loading. It includes the mapped pages of weights files,
+which the system may reclaim. Figures: `MODEL_PRECISION_seconds` and, if the system reports it,
+`MODEL_PRECISION_peak` in multiples of the stored weights.
 """
 
 import argparse

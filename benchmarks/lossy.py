@@ -3,15 +3,16 @@
     python benchmarks/lossy.py --judge FOLDER --json FILE --plot docs/lossy.png
 
 Every rule at three settings, plain decoding, fixed lengths and a learned policy, all greedy, write
-answers to held-out word problems (`--gsm8k FILE`: to those, through the chat template). A rule's
-draft length is the one that would be fastest on training problems by the cost profile. The first
-`--timed` problems are decoded by all methods in turn, which gives the speedups; the figures on
-texts are of all `--problems`, decoded side by side up to the answer. Lossless methods write plain
-decoding's texts, which is checked on the timed problems and relied on for the others.
+answers to held-out word problems (with `--gsm8k FILE`, to its problems, through the chat template).
+A rule's draft length is the fastest on training problems by the cost profile. All methods decode
+the first `--timed` problems in turn, which gives the speedups. Figures on texts are of all
+`--problems`, decoded side by side up to the answer. Lossless methods write plain decoding's texts,
+which is checked on the timed problems and assumed for the others.
 
-Figures of each method: `speedup` over plain decoding; `accuracy`, problems solved; `same_answer`,
-answers that are plain decoding's; `identical`, texts that are; `distance`, total variation from the
-target a token; `log_likelihood`, of its texts by the target, nats a token.
+Figures of each method: `speedup` over plain decoding; `accuracy`, the share of problems solved;
+`same_answer` and `identical`, the shares of answers and of texts that equal plain decoding's;
+`distance`, total variation from the target per token; `log_likelihood` of its texts under the
+target, in nats per token.
 """
 
 import argparse
@@ -74,15 +75,15 @@ Texts = dict[str, Written]  # by problem
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """One method."""
+    """One method of the comparison."""
 
     controller: Controller
     rule: LossyRule | None  # None: lossless
-    length: int | None  # drafted in a round; None: the policy chooses
+    length: int | None  # drafted per round; None: the policy chooses
 
 
 def rules(judge: Path | None, pair: Pair) -> list[LossyRule]:
-    """Every rule at three settings, the strictest first; the judge's are around its own."""
+    """Every rule at three settings, the strictest first; the judge's surround its own threshold."""
     found: list[LossyRule] = [
         *(TopK(k) for k in (2, 4, 16)),
         *(Typical(epsilon, delta) for epsilon, delta in ((0.3, 0.5), (0.09, 0.3), (0.02, 0.1))),
@@ -106,7 +107,7 @@ def asked(pair: Pair, problems: Sequence[Problem], chat: bool) -> list[EncodedPr
 def policy(
     pair: Pair, profile: CostProfile, options: argparse.Namespace
 ) -> tuple[Controller, list[Survival]]:
-    """The lossless one and its survival estimates: fitted to all outcomes on training prompts."""
+    """The lossless policy and its survival estimates, fitted to training outcomes."""
     recording = Recording(
         pair=pair.fingerprint,
         sampling=Sampling(),
@@ -134,7 +135,7 @@ def fastest(
     rule: LossyRule,
     lengths: Sequence[int] = LENGTHS,
 ) -> Entered:
-    """The rule with the draft length whose rounds cost least a token by the cost profile."""
+    """The rule with the draft length that costs least per token by the cost profile."""
     if len(lengths) == 1:
         return Entered(Lossy(FixedLength(lengths[0]), rule, name=str(rule)), rule, lengths[0])
     costs, found = profile.at(), {}
@@ -149,12 +150,12 @@ def fastest(
 def joint(
     pair: Pair, profile: CostProfile, texts: Sequence[tuple[list[int], list[int]]]
 ) -> list[Entered]:
-    """Length and threshold together, at three prices, solved on training texts (prompt, text)."""
+    """Joint policies of length and threshold, at three prices, solved on training texts."""
     drafter, costs, length = judged_drafter(pair, 0), profile.at(), MAX_LENGTH
     step = (costs.seconds(0, length) - costs.seconds(0, 1)) / (length - 1)
     known = []
     for prompt, text in texts:
-        # The last five of what a judge reads: see `verification.lossy.judge.SCALARS`.
+        # A judge's last five features: see `verification.lossy.judge.SCALARS`.
         own, pick, draft, _, _ = seen_in(pair, drafter, prompt, text)[0][:, -5:].double().exp().T
         known.append((draft.numpy(), (own / pick).clamp(max=1).numpy()))
     found = []
@@ -172,7 +173,7 @@ def joint(
 
 
 def figures_of(method: Entered, timed: Sequence[Record], texts: dict[str, Texts]) -> dict[str, Any]:
-    """One method's: its speed on the timed problems, what its texts are worth on all."""
+    """A method's figures: speed on the timed problems, quality of texts on all problems."""
     name = method.controller.name
     pairs = []
     for one in (name, AUTOREGRESSIVE):
@@ -191,7 +192,7 @@ def figures_of(method: Entered, timed: Sequence[Record], texts: dict[str, Texts]
 
 
 def show(methods: dict[str, dict[str, Any]], front: Sequence[str]) -> None:
-    """The table: a lossy method's row says so, and by how much."""
+    """Print the table; a lossy method's row says that it is lossy, and by how much."""
     table = Table(title="Greedy, best speeds first; * on the Pareto front", title_justify="left")
     for heading in ("method", "length", "speedup (95%)", "solved", "same answer", "same text"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
@@ -312,7 +313,7 @@ def main() -> None:
 
 
 def differing(timed: Sequence[Record], lossless: Sequence[Entered]) -> int:
-    """Texts of lossless methods that are not plain decoding's."""
+    """The number of lossless methods' texts that differ from plain decoding's."""
     names = {method.controller.name for method in lossless}
     plain = {r.prompt: r.generation.tokens for r in timed if r.method == AUTOREGRESSIVE}
     own = [r for r in timed if r.method in names]

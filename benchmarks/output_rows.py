@@ -1,14 +1,14 @@
-"""How many rows of its output a drafter should have: what each costs and how far it is right.
+"""How many output rows a drafter should have: their cost and the drafts' accuracy.
 
     python benchmarks/output_rows.py --texts FOLDER --data chat_train.jsonl \\
         [--drafters smollm2:draft] [--rows 2048 4096 8192 16384] [--json PATH]
 
-Each drafter, which shares its target's embedding, is given the output rows of the tokens that the
-target is likeliest to write in its own texts (what `tools.distill` stores), however many it was
-trained with. All of them draft at every position of the target's answers to prompts that no
-training saw, and their costs are measured in the same process. The table has, by temperature, the
-speedup that follows from both at the best fixed draft length. Figures: `DRAFTER_ROWS_T`, and
-`DRAFTER_ROWS_step`: a drafted token's time as a share of the target's.
+Each drafter shares its target's embedding. It gets the output rows of the tokens that the target is
+likeliest to write in its own texts (as stored by `tools.distill`), whatever rows it was trained
+with. All variants draft at every position of the target's answers to prompts that no training saw,
+and their costs are measured in the same process. The table has, by temperature, the resulting
+speedup at the best fixed draft length. Figures: `DRAFTER_ROWS_T`, and `DRAFTER_ROWS_step`: a
+drafted token's time as a share of the target's.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from adaspec_rl.tools.distillation.teacher_texts import TeacherTexts
 
 
 def trimmed(drafter: Checkpoint, output_tokens: np.ndarray, folder: Path) -> None:
-    """Write the drafter with the output rows of other tokens, ascending."""
+    """Write the drafter with the output rows of these tokens, ascending."""
     config = drafter.config()
     about = config.pop(SHARING)
     tensors = dict(tensors_in(drafter.weight_files(), lambda name: name != OUTPUT))
@@ -54,7 +54,7 @@ def trimmed(drafter: Checkpoint, output_tokens: np.ndarray, folder: Path) -> Non
 
 
 def speedup(shares: list[float], costs: RoundCosts, drafter: int) -> tuple[float, int]:
-    """At the best fixed length, and that length; `shares[k]` of drafts have `k + 1` right."""
+    """The best fixed length's speedup, and the length; `shares[k]` have `k + 1` tokens right."""
     found = []
     for length in range(1, len(shares) + 1):
         tokens = 1 + sum(shares[:length])

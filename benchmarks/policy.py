@@ -1,9 +1,9 @@
 """What learning is worth: `python benchmarks/policy.py --seeds 5 --json FILE`.
 
-Records the embedded pair's training and held-out prompts, measures what decoding costs here, trains
-with several seeds, and replays every policy on the held-out prompts beside the best fixed drafter
-and length in hindsight, each domain's own best, the full-information baseline, and the oracle. With
-`--live`, the first seed's policy also decodes, beside the best fixed length.
+Records the embedded pair's training and held-out prompts, measures decoding costs here, and trains
+with several seeds. Replays every policy on the held-out prompts beside the best fixed drafter and
+length in hindsight, each domain's own best, the full-information baseline, and the oracle. With
+`--live`, the first seed's policy and the best fixed length also decode live.
 """
 
 import argparse
@@ -61,7 +61,7 @@ RUNS = "runs"
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The held-out texts, and what can be had on them in hindsight."""
+    """The held-out texts, and the bounds in hindsight on them."""
 
     trace: Trace
     profile: CostProfile
@@ -89,7 +89,7 @@ class HeldOut:
 
     @property
     def best_action(self) -> Action:
-        """That drafter and length."""
+        """The best single drafter and length."""
         return lengths_of(self.trace)[int(self.fixed.sum(axis=1).argmin())]
 
     @property
@@ -109,7 +109,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A pair on this machine: what is learned there, and what is held out."""
+    """A pair on this machine, with its training task and its held-out texts."""
 
     config: TrainConfig
     task: Task
@@ -118,7 +118,7 @@ class Place:
 
     @classmethod
     def of(cls, overrides: Sequence[str], prompts: int | None, console: Console) -> "Place":
-        """Recorded, or found recorded; of the held-out prompts so many a domain, or all."""
+        """Record the pair or load its recordings, with `prompts` held-out ones per domain."""
         config = configured(overrides)
         pair = pair_from(config.model, config.engine)
         task = prepare(config, pair, console)
@@ -206,7 +206,7 @@ def live_ratio(
     options: argparse.Namespace,
     console: Console,
 ) -> float:
-    """Throughput of the policy over that of the best fixed setting, decoding for real."""
+    """The policy's live throughput divided by the best fixed setting's."""
     session = task.pair.session(
         max_new_tokens=config.env.max_new_tokens,
         sampling=sampling_from(config.env),
@@ -235,7 +235,7 @@ def live_ratio(
 def conditioned_figures(
     config: TrainConfig, overrides: Sequence[str], task: Task, held: HeldOut, console: Console
 ) -> dict[str, float]:
-    """One policy for all machines against one for each of four."""
+    """One policy for all machines, compared with one policy for each of four machines."""
     randomised = configured([*overrides, "env.cost=randomised"])
     with tempfile.TemporaryDirectory() as folder:
         general = learn(randomised, task, Path(folder), console).actor
@@ -257,9 +257,9 @@ def conditioned_figures(
 
 
 def machine(draft_step: float, max_length: int, drafters: int) -> CostProfile:
-    """A machine on which a drafted token costs `draft_step` plain steps, of a lookup next to none.
+    """A machine whose draft model costs `draft_step` plain steps a token, and lookups almost none.
 
-    The first drafter is taken for a model, all others for lookups.
+    The first drafter counts as a model, all others as lookups.
     """
     steps = (draft_step, *(LOOKUP_STEP,) * (drafters - 1))
     costs = RoundCosts(

@@ -1,10 +1,10 @@
-"""What fewer bits a weight cost in quality: perplexity, and how many greedy texts stay the same.
+"""What fewer bits per weight cost in quality: perplexity, and how many greedy texts stay the same.
 
     python benchmarks/precision.py [--target smollm2 --data FILE] [--prompts N] [--json PATH]
 
-The texts are the target's own greedy answers in float32, to held-out prompts of the file or of the
-embedded domains. Figures, by precision: `perplexity_*` of those texts after their prompts,
-`parted_*`, the share of texts that part from them, `kept_*`, the share of tokens before they part.
+The texts are the target's own greedy float32 answers to held-out prompts of the file or of the
+embedded domains. Figures by precision: `perplexity_*` of those texts after their prompts,
+`parted_*`, the share of texts that differ, `kept_*`, the share of tokens before the difference.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def surprise(pair: Pair, prompt: list[int], text: list[int]) -> float:
 
 
 def leading(a: list[int], b: list[int]) -> int:
-    """How many first tokens are the same."""
+    """The number of equal first tokens."""
     return next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 

@@ -1,13 +1,13 @@
-"""What equal bits at every width cost: our largest product beside torch's and oneDNN's.
+"""The cost of equal bits at every width: our largest product beside torch's and oneDNN's.
 
     python benchmarks/products.py [--model smollm2] [--repeats 15] [--json PATH]
 
-A model's output matrix times 1 to 16 rows, its weights not in the caches. Ours is a forward pass
-through no layers (so it reads an embedding and normalises, too); `linear` is `F.linear`, `onednn`
-the same product with weights reordered once for oneDNN, as torch's own compiler does it, and
-`int8pack` torch's kernel for matrices in 8 bits. None of the others gives equal bits at every
-width. All take turns; medians. Figures: `PRECISION_WAY_WIDTH_us`, and `PRECISION_WIDTH_cost`, our
-time over the fastest other's, less 1.
+A model's output matrix times 1 to 16 rows, with the weights outside the caches. Ours is a forward
+pass through no layers, so it also reads an embedding and normalises. `linear` is `F.linear`,
+`onednn` the same product with weights reordered once for oneDNN, as torch's own compiler does, and
+`int8pack` torch's kernel for 8-bit matrices. Only ours gives equal bits at every width. All take
+turns; times are medians. Figures: `PRECISION_WAY_WIDTH_us`, and `PRECISION_WIDTH_cost`, our time
+divided by the fastest other's, minus 1.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PRECISIONS: dict[str, tuple[torch.dtype, str | None]] = {
 
 
 def ways_of(model: LeanModel, precision: str) -> dict[str, Callable[[int], Any]]:
-    """Each way of multiplying so many rows."""
+    """Each way as a function of the number of rows."""
     assert isinstance(model.weights, PackedWeights)
     weights = unpack(model.weights.head)
     x = torch.randn(max(WIDTHS), weights.shape[1])

@@ -1,7 +1,7 @@
 """How fast recordings are made and replayed: `python benchmarks/replay.py --json FILE`.
 
 Figures: steps a second of bare replay at 1,024 streams, and with PPO learning; outcomes a second of
-recording against stepping the live environment; and whether replayed rounds equal live ones.
+recording and of stepping the live environment; and whether replayed rounds equal live rounds.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def learning_steps_per_second(tables: ReplayTables, steps: int) -> float:
 def differing_rounds(
     pair: Pair, trace: Trace, survival: Sequence[Survival], temperature: float, tokens: int
 ) -> tuple[int, int]:
-    """Rounds of random actions over all drafters that differ between live and replay, and all."""
+    """How many rounds of random actions differ between live and replay, and how many there are."""
     live = pair.session(
         max_new_tokens=tokens,
         sampling=Sampling(temperature),
@@ -156,7 +156,7 @@ def differing_rounds(
             )
             if not same:
                 differing += 1
-                break  # from here on the two are in different places
+                break  # from here on, live and replay are at different positions
     return differing, total
 
 
@@ -180,7 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
     for temperature in (0.0, 0.8):
         trace, survival, seconds = recorded(pair, prompts, temperature, options)
         outcomes = int(trace.starts[-1]) * len(actions)
-        # Fitted, each shard's drafts were judged by a head of the other shards; decoding has one.
+        # Fitting judges each shard with a head of the other shards. Decoding has a single head, so
+        # the prompts are recorded again with it.
         same_heads, _, _ = recorded(pair, prompts, temperature, options, survival)
         differing, total = differing_rounds(
             pair, same_heads, survival, temperature, options.max_new_tokens

@@ -1,4 +1,4 @@
-"""How every benchmark ends: one `name: value` line a figure, and the same as JSON."""
+"""The end of every benchmark: one `name: value` line per figure, and the same as JSON."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FLAGS = (
 
 
 def machine() -> dict[str, Any]:
-    """The processor, those of its flags that matter to products, and the threads in use."""
+    """The processor, its flags that affect matrix products, and the threads in use."""
     info = Path("/proc/cpuinfo")
     lines = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
     about = {name.strip().lower(): value.strip() for name, _, value in lines}
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
 
 
 def about(device: torch.device) -> dict[str, Any]:
-    """The command, and what it ran on and with."""
+    """The command, the device and the versions."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "device": device_name(device),

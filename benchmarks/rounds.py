@@ -18,11 +18,11 @@ from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.pairs.pair import Pair
 
 LENGTHS = (1, 2, 4, 8)
-FALLBACKS = 50  # of one text
+FALLBACKS = 50  # per text
 
 
 class Timed:
-    """A model that adds up the seconds of its forward passes, each waited for."""
+    """A model that adds up the seconds of its forward passes, each synchronised."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
@@ -73,7 +73,7 @@ def time_overhead(pair: Pair, prompts: Sequence[list[int]]) -> dict[int, Overhea
     lengths = list(found)
     for prompt in track(prompts, "round overhead"):
         session.start(prompt)
-        session.step(Action(1))  # reads the prompt
+        session.step(Action(1))  # this round reads the prompt
         with uncollected():
             for number in range(len(prompt), len(prompt) + 10_000):
                 if session.finished is not None:
@@ -105,11 +105,11 @@ def show_overhead(overhead: dict[int, Overhead]) -> None:
 
 
 def time_fallbacks(pair: Pair, prompt: list[int], count: int) -> tuple[list[float], list[float]]:
-    """Seconds of some `count` fallbacks with a drafter loaded, and of steps without one.
+    """Seconds of about `count` fallbacks with a drafter loaded, and of steps without a drafter.
 
-    Two sessions share the target and decode the same text, one after the other, taking turns at
-    being first; entry by entry, both took the same step at the same position. They do not take
-    turns within a text: a session whose model has meanwhile read another text reads its own anew.
+    Two sessions share the target and decode the same text one after the other, in alternating
+    order; entry by entry, both took the same step at the same position. They do not alternate
+    within a text, because a session must read its text again after its model has read another.
     """
     with_drafter, without = (
         LiveSession(pair.target, drafters, max_new_tokens=FALLBACKS + 2)

@@ -1,10 +1,10 @@
-"""What it takes to choose tokens: noise, top-k and top-p, one random draw.
+"""The time to choose tokens: noise, top-k and top-p, one random draw.
 
     python benchmarks/sampling.py [--vocabularies 4096 49152 151936] [--json PATH]
 
-Microseconds a row of random logits that fall like those of language models, on the CPU with one
-thread; medians. `sorted` is top-p by sorting all of the vocabulary, `race` a draw with a random
-number a token: what is spared. Figures are named `<what>_<vocabulary>_us`.
+Median microseconds per row on the CPU with one thread, for random logits that fall like those of
+language models. `sorted` (top-p by sorting the whole vocabulary) and `race` (a draw with one random
+number per token) show what is avoided. Figures are named `<what>_<vocabulary>_us`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from adaspec_rl.decoding.noise import gumbel, gumbel_in_arrays
 from adaspec_rl.decoding.sampling import Sampling, sample, truncated, warp_logits
 from adaspec_rl.engine.cpu.build import compiled
 
-WIDTH = 8  # rows at a time
+WIDTH = 8  # rows per call
 
 
 def cases(vocab_size: int) -> Iterator[tuple[str, int, Callable[[], object]]]:
@@ -56,7 +56,7 @@ def cases(vocab_size: int) -> Iterator[tuple[str, int, Callable[[], object]]]:
 
 
 def seconds(call: Callable[[], object], least: float = 0.2) -> float:
-    """Median of as many calls as take `least` seconds, at least three."""
+    """The median time of at least three calls that take `least` seconds in all."""
     call()
     times: list[float] = []
     while len(times) < 3 or math.fsum(times) < least:

@@ -1,9 +1,9 @@
-"""Does a policy travel? `python benchmarks/transfer.py --json FILE`.
+"""Does a policy transfer? `python benchmarks/transfer.py --json FILE`.
 
-Policies that learned from one kind of text are replayed on held-out prompts of every kind; and
-policies that learned from 1, 2, 4, … prompts of each kind show how many it takes. With `--to` the
-policy of the pair in the overrides also decodes texts of another pair with as many drafters, and
-one trained there decodes texts of this one, each under its own pair's costs.
+Policies that learned from one kind of text are replayed on held-out prompts of every kind. Policies
+that learned from 1, 2, 4, … prompts of each kind show how many prompts are needed. With `--to`, the
+policy of the pair in the overrides also decodes texts of another pair with as many drafters, and a
+policy of that pair decodes texts of this one, each at the costs of the texts' pair.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from adaspec_rl.training.train import learn
 
 
 def learned(place: Place, chosen: Sequence[int], seeds: int, console: Console) -> list[Actor]:
-    """Policies that learned from some of the training texts, by number."""
+    """Policies that learned from the training texts with the `chosen` numbers."""
     own = replace(place.task, trace=place.task.trace.select(chosen))
     actors = []
     for seed in range(seeds):
@@ -34,7 +34,7 @@ def learned(place: Place, chosen: Sequence[int], seeds: int, console: Console) -
 
 
 def speedups(place: Place, actors: Sequence[Actor], kind: str | None = None) -> dict[str, Any]:
-    """On the held-out texts of one kind, or on all."""
+    """The policies' speedups on the held-out texts of one kind, or on all of them."""
     held = place.held
     if kind is not None:
         rows = [n for n, name in enumerate(held.domains) if name == kind]
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     whole = learned(here, texts(here), options.seeds, console)
     across["all"] = {other: speedups(here, whole, other) for other in kinds}
     few: dict[int, Any] = {}
-    count = 2  # the fewest that leave one to choose the best policy by
+    count = 2  # the fewest that leave one text to choose the best policy
     while count < len(here.task.trace.texts) // len(kinds):
         few[count] = speedups(here, learned(here, texts(here, most=count), options.seeds, console))
         count *= 2

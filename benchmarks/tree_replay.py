@@ -4,15 +4,15 @@
     python benchmarks/tree_replay.py --profile PROFILE --temperatures 0 0.8 --json FILE [OVERRIDES]
     python benchmarks/tree_replay.py --plot FILE FILE --out docs/tree_gain.png
 
-The first command measures what decoding costs here, trees included. The second records training and
-held-out prompts. On the held-out ones it replays, at that cost and at several prices of one more
-verified token, a policy with all actions beside one with chains alone, the best fixed tree, the
-best two drafters together and the best fixed chain, each chosen on the training prompts, and Hedge
-over all drafters' chains. `learned` is whichever of the two policies is faster on a fifth of the
-training prompts, from which neither has learned. Gains have 95% intervals over prompts.
+The first command measures decoding costs here, including trees. The second records training and
+held-out prompts. At the measured costs and at several prices of one more verified token, it replays
+on the held-out prompts: a policy with all actions and one with chains alone; the best fixed tree,
+the best two drafters together and the best fixed chain, each chosen on the training prompts; and
+Hedge over all drafters' chains. `learned` is the policy of the first two that is faster on a fifth
+of the training prompts, from which neither has learned. Gains have 95% intervals over prompts.
 
-A price is a share of a plain step. One more node of a level costs a draft model the same share of
-its own step, and a table a whole step; all else is as measured. OVERRIDES are settings of
+A price is a share of a plain step. One more node in a level costs a draft model the same share of
+its own step, and a table a whole step; all other costs are as measured. OVERRIDES are settings of
 `train_policy.py`.
 """
 

@@ -3,12 +3,12 @@
     python benchmarks/trees.py --target smollm2 --drafters smollm2:draft ngram smollm2:table \\
         --data chat_train.jsonl [--prompts 2] [--temperature T] [--json PATH]
 
-First the target's forward pass over the nodes of a tree, beside a chain as wide, and what it takes
-to keep an accepted path. Then every method decodes all prompts by turns: one action throughout,
-which is a chain, a tree, or several drafters' chains merged into a tree. Texts must be those of
-plain decoding. Figures: `tree_N` and `chain_N`, medians in ms; `keep_ms`; of each method the
-speedup over plain decoding, tokens over seconds; `best_chain`, `best_tree` and `best_merged`, the
-best of each kind, in hindsight on these prompts.
+First, this times the target's forward pass over the nodes of a tree and over a chain as wide, and
+the keeping of an accepted path. Then all methods take turns to decode the prompts, each with one
+action throughout: a chain, a tree, or several drafters' chains merged into a tree. Texts must equal
+plain decoding's. Figures: `tree_N` and `chain_N`, medians in ms; `keep_ms`; each method's speedup
+over plain decoding, tokens over seconds; `best_chain`, `best_tree` and `best_merged`, the best of
+each kind, in hindsight on these prompts.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def median_ms(
 
 
 def forward_costs(pair: Pair, context: int, repeats: int, clock: Clock) -> dict[str, float]:
-    """Passes over the last token and a draft of so many nodes, after `context` tokens."""
+    """Times of passes over the last token and drafts of `NODES` nodes, after `context` tokens."""
     target, figures = pair.target, {}
     text = torch.arange(context)[None] % 1000 + 100
     target.reset()

@@ -3,12 +3,12 @@
     python benchmarks/versus_peers.py [--data FILE] [--policy FOLDER ...] [--json PATH]
     python benchmarks/versus_peers.py --target tiny:target --drafters tiny:draft ngram
 
-Each way of decoding (plain, a lookup, a draft model, a policy) is judged at the setting that was
-fastest on the file's training prompts, found in the same run. On its held-out prompts all ways then
-take turns, the order rotating; each prompt counts with the median of its passes, each way with
-tokens over seconds, of decoding alone and with the reading of prompts. All use as many threads, and
-prompts are the same token ids everywhere. Beside each stand the bytes of weights and caches that a
-token had to read, and their share of the memory bandwidth that was measured in the same run.
+Each way of decoding (plain, a lookup, a draft model, a policy) is judged at its fastest setting on
+the file's training prompts, found in the same run. All ways then take turns on the held-out
+prompts, in rotating order. Each prompt counts with the median of its passes, each way with tokens
+over seconds, with and without the reading of prompts. All use the same number of threads and the
+same token ids. The table also has the bytes of weights and caches that a token had to read, and
+their share of the memory bandwidth that was measured in the same run.
 
 llama.cpp (`pip install "adaspec_rl[peers]"`; where it is missing, the run says so and goes on) runs
 a target that is a GGUF file, and the same weights rewritten as Q8_0, F16 and BF16: its 4 bits
@@ -53,9 +53,9 @@ from adaspec_rl.training.bundle import PolicyBundle, load_bundle
 
 ENGINES = ("transformers", "llama.cpp")
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
-BESIDES_QUANTIZED = "bfloat16"  # what int8 and int4 weights leave: the cache
-WIDTH = 120  # columns of the table, also where the output is no terminal
-SPARE = 16  # tokens of context: a draft at the end of a text
+BESIDES_QUANTIZED = "bfloat16"  # the cache's type with int8 and int4 weights
+WIDTH = 120  # columns of the table, also if the output is not a terminal
+SPARE = 16  # tokens of context for a draft at the end of a text
 
 
 def pairs_of(options: argparse.Namespace, unavailable: dict[str, str]) -> dict[str, Pair]:
@@ -83,7 +83,7 @@ def policies_of(options: argparse.Namespace, pairs: dict[str, Pair]) -> dict[str
     """Each policy, by the precision that it was trained for.
 
     Raises:
-        ValueError: one was trained for none of these pairs.
+        ValueError: a policy was trained for none of these pairs.
     """
     found: dict[str, PolicyBundle] = {}
     for folder in options.policy:
@@ -120,7 +120,7 @@ def llama_methods(
     folder: Path,
     unavailable: dict[str, str],
 ) -> Iterator[Method]:
-    """llama.cpp's, for the file and for what it is rewritten as."""
+    """llama.cpp's methods, for the file and its rewritten versions."""
     path = smollm2() if options.target == "smollm2" else Path(options.target)
     if path.suffix != ".gguf":
         unavailable["llama.cpp"] = f"{options.target} is no GGUF file"
@@ -152,7 +152,7 @@ def llama_methods(
 def figures_of(
     methods: Sequence[Method], timings: Sequence[Timing], lossless: bool
 ) -> dict[str, float]:
-    """Ratios of speeds and, where drafts should leave no trace in a text, shares of texts."""
+    """Ratios of speeds and, if drafts must not change texts, shares of equal texts."""
     pairs = list(zip(methods, timings))
     figures: dict[str, float] = {}
     for method, timing in pairs:
@@ -177,7 +177,7 @@ def slug(name: str) -> str:
 
 
 def agreement(timings: dict[str, Timing]) -> dict[str, dict[str, int]]:
-    """For every two families, on how many prompts their texts are equal."""
+    """For every two families, the number of prompts with equal texts."""
     return {
         a: {b: sum(x == y for x, y in zip(one.texts, two.texts)) for b, two in timings.items()}
         for a, one in timings.items()
@@ -250,7 +250,7 @@ def methods_of(
     folder: Path,
     unavailable: dict[str, str],
 ) -> list[Method]:
-    """Every way at every setting; `context` tokens are the most that a text takes."""
+    """Every way at every setting; `context` is the most tokens of a text."""
     limits: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,

@@ -12,7 +12,7 @@ from adaspec_rl.pairs.pair import load_pair
 
 
 class OneMoreOrHalf:
-    """One token more after a draft that was right to its end, half as many after any other."""
+    """Drafts one more token after a fully accepted draft, half as many after any other."""
 
     name, observes = "one_more_or_half", None
 

@@ -1,6 +1,6 @@
 """`generate`, with us and without: `python examples/transformers_generate.py [smollm2]`.
 
-Any causal language model and draft model in place of the two: folders or hub ids.
+Any causal language model and draft model can replace the two: folders or hub ids.
 """
 
 import sys
@@ -18,7 +18,7 @@ inputs = AutoTokenizer.from_pretrained(folder)("import os\nimport sys\n\n", retu
 ours = {"custom_generate": adaspec.generate, "draft_model": draft, "weights": "packed"}
 texts = []
 for name, options in (("generate", {}), ("with adaspec_rl", ours)):
-    for count in (8, 96):  # the first call of each makes ready
+    for count in (8, 96):  # the first call of each prepares it
         began = time.perf_counter()
         made = model.generate(**inputs, max_new_tokens=count, do_sample=False, **options)
     print(f"{name}: {time.perf_counter() - began:.2f} s")
