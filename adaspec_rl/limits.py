@@ -23,7 +23,7 @@ class Limit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One of a closed list."""
+    """One word of a closed list."""
 
     words: tuple[str, ...]
 

@@ -55,7 +55,7 @@ def asked_prompts(
     *,
     warn: bool = False,
 ) -> Sequence[Prompt]:
-    """The same checked prompts, before the target writes the missing answers between turns.
+    """Like `prompts_from`, before the target writes the missing answers between turns.
 
     `warn` logs a warning about left-out prompts; it is off by default, lest warnings come twice.
     """

@@ -44,7 +44,7 @@ class RunIdentity:
         _refuse(began.settings, self.settings, folder)
 
     def check_contents(self, began: "RunIdentity", folder: Path) -> None:
-        """Likewise for contents."""
+        """Refuse to resume a run in `folder` whose inputs were different."""
         _refuse(began.contents, self.contents, folder)
 
 

@@ -56,7 +56,7 @@ class Phrase:
         ]
 
     def pattern(self) -> re.Pattern[str]:
-        """The same text with any numbers."""
+        """A pattern of the text with any numbers."""
         literals = FIELD.split(self.template)[:: FIELD.groups + 1]
         return re.compile(NUMBER.join(re.escape(text) for text in literals))
 

@@ -52,7 +52,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One text of one method, judged."""
+    """One judged text of one method."""
 
     tokens: tuple[int, ...]
     answer: tuple[str, ...] | None

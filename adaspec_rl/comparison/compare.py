@@ -49,7 +49,7 @@ MODES = {LIVE: (LIVE,), REPLAY: (REPLAY,), "both": (REPLAY, LIVE)}
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One mode and temperature: its figures, and some generations to look at."""
+    """The comparison in one mode at one temperature: figures, and some generations to look at."""
 
     figures: ComparisonFigures
     shown: list[Example]

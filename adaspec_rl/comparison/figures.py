@@ -81,7 +81,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonFigures:
-    """One mode and temperature."""
+    """The comparison in one mode at one temperature."""
 
     conditions: Inline[Conditions]
     overall: Inline[ScopeFigures]

@@ -69,7 +69,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Workbench:
-    """What controllers are made from."""
+    """The texts and costs from which controllers are built."""
 
     trace: Trace  # training texts
     held_out: Trace | None  # the texts of the comparison; only the oracle may see them

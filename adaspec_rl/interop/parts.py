@@ -1,4 +1,4 @@
-"""What exports to several engines have in common."""
+"""Common parts of the exports to several engines."""
 
 from pathlib import Path
 

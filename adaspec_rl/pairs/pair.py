@@ -50,7 +50,7 @@ class Pair:
     tokenizer: PreTrainedTokenizerBase
     eos_ids: tuple[int, ...]
     fingerprint: str  # of all models and how they run: recordings and policies belong to one pair
-    offloading: Offloading | None = None  # what moves draft models off the device and back
+    offloading: Offloading | None = None  # moves draft models off the device and back
 
     def session(
         self,

@@ -67,7 +67,7 @@ def _train(
     checkpoint: Path | None,
     run: Any | None,
 ) -> float:
-    """The same with the folder locked and W&B's `run`, if there is one, open."""
+    """Train and compare, with the folder locked and W&B's `run`, if any, open."""
     pair = pair_from(config.model, config.engine)
     check_comparison(_judged(config), pair)  # refuse now rather than after the training
     task = prepare(config, pair, console, resume)

@@ -53,7 +53,7 @@ SHARES = (0.3, 0.35, 0.25)  # shares of the time: choosing, training, decoding h
 
 @dataclass
 class TuneConfig:
-    """What is tuned, on which texts, and for how long."""
+    """The models, texts and time limit of a tuning run."""
 
     model: TargetConfig = field(default_factory=TargetConfig)
     candidates: list[str] = setting(

@@ -21,7 +21,7 @@ from adaspec_rl.training.progress import Window
 class Verdict:
     """A policy on the withheld texts."""
 
-    score: float  # what the best policy is chosen by
+    score: float  # the criterion for the best policy
     speedup: float  # mean over the cost profiles
 
 

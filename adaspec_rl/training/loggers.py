@@ -36,7 +36,7 @@ class RunLog:
         self._run = run
 
     def finish(self, summary: Mapping[str, Any], bundle: Path) -> None:
-        """With W&B: the final figures, and the bundle as a model artifact."""
+        """With W&B, log the final figures, and the bundle as a model artifact."""
         if self._run is None:
             return
         import wandb
