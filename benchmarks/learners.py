@@ -97,7 +97,7 @@ def ppo(lesson: Lesson, gamma: float = 0.0, warm: bool = False) -> list[Point]:
 
 
 def dqn(lesson: Lesson, gamma: float = 0.0) -> list[Point]:
-    """Deep Q-learning (Mnih et al., 2015); one gradient step for each round of all streams."""
+    """Deep Q-learning (Mnih et al., 2015); four gradient steps for each round of all streams."""
     streams = lesson.game.streams.streams
     agent = DQN(
         "MlpPolicy",
