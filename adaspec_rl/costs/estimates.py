@@ -69,8 +69,8 @@ def round_costs(
     """The costs at a context, of drafts of up to `max_length` tokens and trees of up to `nodes`.
 
     Verification widths between two measured ones are interpolated. A draft step is the extra time
-    of a longer draft, timed alone, plus any extra time that whole rounds show, if it exceeds their
-    noise. The overhead is the rest of whole rounds. A tree level takes a draft step, plus the extra
+    of a longer draft, timed alone, plus any extra time that whole rounds show. The overhead is the
+    rest of whole rounds. A tree level takes a draft step, plus the extra
     time of its forward pass over that of a single token.
     """
     widths = [kind[1] for kind in found.kinds("verification")]
@@ -85,8 +85,8 @@ def round_costs(
         }
         shortest, longest = min(rest), max(rest)
         if longest > shortest:
-            rise, noise = rest[longest] - rest[shortest], _noise(found, drafter, shortest, longest)
-            more = rise / (longest - shortest) if rise > 2 * noise else 0.0
+            # A drafter that drafts alone stays in the processor's cache, as it does not in rounds.
+            more = max(0.0, rest[longest] - rest[shortest]) / (longest - shortest)
             step += more
             rest = {length: seconds - more * length for length, seconds in rest.items()}
         steps.append(max(1e-9, step))
@@ -183,12 +183,3 @@ def _slope(found: Timings, name: str, drafter: int) -> float:
     if rise <= 0:
         return found.median(last) / last[2]
     return rise / (last[2] - first[2])
-
-
-def _noise(found: Timings, drafter: int, shortest: int, longest: int) -> float:
-    """Standard error of the extra time, beyond its parts, of a longest over a shortest round."""
-    kinds = [
-        *((name, drafter, length) for name in ("round", "draft") for length in (shortest, longest)),
-        *(kind for kind in found.kinds("verification") if kind[1] - 1 in (shortest, longest)),
-    ]
-    return math.hypot(*(found.error(kind) for kind in kinds if found.count(kind)))
