@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
-    set_threads(1)
+    set_threads(None if options.measure else 1)
     if options.plot:
         plot(options.plot, options.out)
         return

@@ -114,10 +114,10 @@ class TimedText:
         """Time a whole round, and then what a policy would do."""
         action = FALLBACK
         if kind[0] == "round":
-            self._catch_up(kind[1])
+            self._stand_by(kind[1])
             action = Action(kind[2], kind[1])
         elif kind[0] == "branch":
-            self._catch_up(kind[1])
+            self._stand_by(kind[1])
             shape = bushy(kind[2])
             action = Action(shape.depth, kind[1], tree=shape)
         played = self.session.step(action)
@@ -130,6 +130,16 @@ class TimedText:
             self._policy.decide(self._observer.observation())
             self.found.add(("policy",), clock() - began)
         return played.seconds
+
+    def _stand_by(self, number: int) -> None:
+        """Bring a drafter to where the last round leaves it: it has read all, the target ran since.
+
+        The target's pass drives a drafter's weights out of the processor's cache.
+        """
+        self._catch_up(number)
+        if self.session.models[number].model is not None:
+            target, clock = self.session.target, self.session.clock
+            timed_forward(target, self._text().on_device[None], 1, clock)
 
     def _catch_up(self, number: int) -> None:
         """Let a drafter read what other drafters' rounds added, so that this is not timed."""

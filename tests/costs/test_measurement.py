@@ -182,7 +182,7 @@ def test_a_machine_that_slows_down_keeps_its_ratios():
         def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
             before = self.clock.now
             logits = super().extend(tokens, keep)
-            self.clock.now += (self.clock.now - before) * before / 1500  # far slower in the end
+            self.clock.now += (self.clock.now - before) * before / 2500  # far slower in the end
             return logits
 
     for model in (session.target, session.models[0].model):
