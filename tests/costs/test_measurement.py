@@ -99,6 +99,25 @@ def test_every_part_is_what_the_models_take():
     assert profile.policy == 0
 
 
+def test_a_draft_model_begins_a_round_with_its_weights_out_of_the_cache():
+    """As the target has just run; timed by itself, it would have run last."""
+    session, late = timed_session(Clock()), 0.375
+
+    class Cached(Timed):
+        def extend(self, tokens: torch.Tensor, keep: int | None = None) -> torch.Tensor:
+            if self.clock.ran is not self and self.base == DRAFT:
+                self.clock.now += late
+            self.clock.ran = self
+            return super().extend(tokens, keep)
+
+    session.clock.ran = None
+    for model in (session.target, session.models[0].model):
+        model.__class__ = Cached
+    point = measured(session).at()
+    assert point.draft_step[0] == pytest.approx(DRAFT)
+    assert point.overhead[0] == pytest.approx(late)
+
+
 def test_parts_add_up_to_whole_rounds_with_what_is_in_none_of_them():
     clock = Clock()
     clock.tick = 1 / 64  # host work, whenever anything is timed
