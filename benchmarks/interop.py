@@ -30,14 +30,23 @@ from adaspec_rl.interop.custom_generate.prepared import prepare
 GENERATE = "generate"
 
 
-def ways(draft: str) -> dict[str, dict[str, Any]]:
-    """Arguments of `generate` by way; none for transformers' own."""
+def ways(draft: str, shares: bool) -> dict[str, dict[str, Any]]:
+    """Arguments of `generate` by way; none for transformers' own.
+
+    `shares`: the draft model shares the target's embedding, so it needs our engine. Transformers'
+    own forward then drafts with a lookup alone.
+    """
+    drafts = {} if shares else {"draft_model": draft}
     return {
         GENERATE: {},
-        "transformers_forward": {"weights": "transformers", "draft_model": draft},
+        "transformers_forward": {"weights": "transformers", **drafts},
         "shared": {"weights": "shared", "draft_model": draft},
         "packed": {"weights": "packed", "draft_model": draft},
     }
+
+
+def drafters_of(options: dict[str, Any]) -> list[str]:
+    return [options["draft_model"]] if "draft_model" in options else []
 
 
 def generated(
@@ -102,7 +111,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     tokenizer.pad_token_id = model.generation_config.pad_token_id = 0
     prompts = [prompt.text for prompt in balanced(embedded_prompts("test"), options.prompts)]
-    chosen, figures, details = ways(draft), {}, {}
+    chosen, figures, details = ways(draft, shares=options.model == "smollm2"), {}, {}
     for batch in (1, options.batch):
         parts = [prompts[n : n + batch] for n in range(0, len(prompts) - batch + 1, batch)]
         groups = [dict(tokenizer(p, return_tensors="pt", padding=True)) for p in parts]
@@ -125,7 +134,7 @@ def main() -> None:
             for way, took in seconds.items()
         }
     details["memory"] = {
-        way: str(prepare(model, [draft], given["weights"]).memory)
+        way: str(prepare(model, drafters_of(given), given["weights"]).memory)
         for way, given in chosen.items()
         if given
     }
