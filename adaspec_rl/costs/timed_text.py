@@ -95,7 +95,7 @@ class TimedText:
 
     def time(self, kind: Kind) -> None:
         """Add one timing of `kind`."""
-        if self._budget - len(self.session.tokens) < max(self.spec.max_length, TALLEST) + 1:
+        if self._budget - len(self.session.tokens) < max(self.spec.max_length, TALLEST) + 2:
             self.start(self._signals)
         name = kind[0]
         if name == "verification":
@@ -113,7 +113,9 @@ class TimedText:
     def _playing(self, kind: Kind) -> float:
         """Time a whole round, and then what a policy would do."""
         action = FALLBACK
-        if kind[0] == "round":
+        if kind[0] == "fallback":
+            self.session.step(FALLBACK)  # plain decoding takes one such step after the other
+        elif kind[0] == "round":
             self._stand_by(kind[1])
             action = Action(kind[2], kind[1])
         elif kind[0] == "branch":
