@@ -99,6 +99,7 @@ class _Timed:
             batch.step({row: Action(1, number) for row in taken})
         for size in self._sizes:
             some = taken[:size]
+            self._round(some, FALLBACK)  # plain decoding takes one such round after the other
             self._add(context, size, ("plain",), self._round(some, FALLBACK))
             for width in self._widths:
                 seconds = self._forward(batch.target, some, width)
