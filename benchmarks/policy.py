@@ -21,6 +21,7 @@ from report import finish
 from rich.console import Console
 
 from adaspec_rl import config as schema
+from adaspec_rl.command import expand
 from adaspec_rl.comparison.benchmark import run_benchmark
 from adaspec_rl.comparison.identity import AUTOREGRESSIVE
 from adaspec_rl.config import CONF, TrainConfig
@@ -49,8 +50,9 @@ DRAFT_STEPS = (0.03, 0.06, 0.12, 0.25)  # of an autoregressive step
 def configured(overrides: Sequence[str]) -> TrainConfig:
     """`train_policy.py`'s configuration."""
     schema.register()
+    expanded = [part for override in overrides for part in expand(override)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train_policy", overrides=[f"runs={RUNS}", *overrides])
+        config = compose("train_policy", overrides=[f"runs={RUNS}", *expanded])
     found = OmegaConf.to_object(config)
     assert isinstance(found, TrainConfig)
     return found
