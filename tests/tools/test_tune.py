@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import adaspec_rl.interop as interop
+from adaspec_rl.costs.measurement import measure
 from adaspec_rl.tools.choose import Candidate, Choice
 from adaspec_rl.tools.tune import TuneConfig, tune
 from adaspec_rl.tools.tuning.advice import Advice, Measured, judged, page, without
@@ -81,8 +83,21 @@ def test_a_hostile_drafter_is_not_to_be_used(tmp_path):
     assert (tmp_path / "tuned" / "advice.html").stat().st_size > 500
 
 
+def where_drafts_pay(*arguments, **options):
+    """What decoding costs, as it would be where drafting and verifying took no time."""
+    found = measure(*arguments, **options)
+
+    def cheap(point):
+        flat = (point.autoregressive_step,) * len(point.verification)
+        nothing = (1e-9,) * len(point.draft_step)
+        return replace(point, verification=flat, draft_step=nothing, overhead=nothing)
+
+    return replace(found, points=tuple(map(cheap, found.points)))
+
+
 @pytest.mark.slow
-def test_tuning_ends_with_advice_that_generate_can_follow_and_goes_on(tmp_path):
+def test_tuning_ends_with_advice_that_generate_can_follow_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("adaspec_rl.tools.choose.measure", where_drafts_pay)
     config = quick(tmp_path, candidates=["tiny:draft"])
     advice = tune(config, Console(quiet=True))
     folder = tmp_path / "tuned"
