@@ -70,8 +70,8 @@ def round_costs(
 
     Verification widths between two measured ones are interpolated. A draft step is the extra time
     of a longer draft, timed alone, plus any extra time that whole rounds show. The overhead is the
-    rest of whole rounds. A tree level takes a draft step, plus the extra
-    time of its forward pass over that of a single token.
+    rest of whole rounds. A tree level takes a draft step, plus the extra time of its forward pass
+    over that of a single token.
     """
     widths = [kind[1] for kind in found.kinds("verification")]
     measured = [found.median(("verification", width)) for width in widths]

@@ -12,7 +12,7 @@ from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.generation import generate
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.round import FALLBACK, Action
-from adaspec_rl.decoding.tree_shape import TreeShape
+from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import (
     OracleController,
@@ -256,6 +256,7 @@ def test_selected_texts_keep_their_costs(folder):
     [
         (Action(5), "drafts 5 tokens but the trace holds drafts of up to 4: record it with"),
         (Action(1, 2), "no drafter number 2: the trace has 0 to 1"),
+        (Action(2, tree=TreeGrowth(4, 2, 2)), "knows ranks, no confidence, .* decode live"),
     ],
 )
 def test_what_was_not_recorded_is_refused(folder, action, message):

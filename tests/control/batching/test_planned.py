@@ -8,7 +8,7 @@ from adaspec_rl.control.batching.outlook import PRICES, Outlook
 from adaspec_rl.control.batching.planned import LONGEST, PlannedBatch
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.decoding.round import Round
+from adaspec_rl.decoding.round import Action, Round
 from tests.control.batching.test_rules import Linear
 
 DEPTH = 3
@@ -65,6 +65,26 @@ def test_rows_draft_alike_while_a_look_brings_nothing_more() -> None:
     found = played(planned(0.5), [4] * 200)
     assert all(drafted == 4 * DEPTH for _, drafted in found)
     assert sum(looks for looks, _ in found) < 12
+
+
+def test_rows_that_draft_alike_stop_where_that_brings_more() -> None:
+    """Half of what is drafted is spared by the threshold, and nothing of what is accepted."""
+    policy, asked = planned(0.5), []
+
+    class Stopping:
+        spec = policy.observes
+
+        def __call__(self, observations, price, stop):
+            asked.append(stop)
+            shape = (len(observations), 1, DEPTH)
+            drafted = {0.0: 1.0, 0.5: 0.5}.get(stop, 0.25)
+            return np.full(shape, 0.5 if stop < 0.8 else 0.1), np.full(shape, drafted)
+
+    policy._outlook = Stopping()
+    best, worth = policy._best_alike(np.zeros((4, 1)), np.array([0.2]), np.zeros((2, 1)))
+    assert asked == [0.0, 0.5, 0.8]
+    assert best == Action(DEPTH, 0, 0.5)
+    assert worth == pytest.approx(4 * DEPTH * (0.5 - 0.2 * 0.5))
 
 
 def test_it_looks_at_every_round_where_rows_differ() -> None:
