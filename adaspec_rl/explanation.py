@@ -16,7 +16,7 @@ from adaspec_rl.config_limits import LIMITS
 from adaspec_rl.limits import Limit, Text
 
 GROUPS = ("agent", "controller", "cost", "data", "env", "experiment", "logger", "model")
-FREE = r"(controller\.parameters|model\.specialists)[.=]"  # groups whose keys users choose
+FREE = r"(controller\.parameters|model\.specialists|rivals)[.=]"  # groups whose keys users choose
 
 
 def explain(error: BaseException, config_name: str) -> str:

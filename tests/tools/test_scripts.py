@@ -197,13 +197,13 @@ def test_another_policy_takes_part_under_its_name(trained, run_here):
     folder, _ = trained
     mine = first_run(folder) / "policy"
     replayed = (SMOKE, "evaluation.mode=replay", "evaluation.lengths=[1]", f"policy={mine}")
-    run_here("evaluate.py", *replayed, f"+rivals.same={mine}", cwd=folder)
+    run_here("evaluate.py", *replayed, f"rivals.same={mine}", cwd=folder)
     methods = comparison(newest(folder, "evaluate"))["methods"]
     assert methods["same"]["tokens_per_second"] == pytest.approx(
         methods["learned"]["tokens_per_second"], rel=0.1
     )  # both are charged their own decisions' time
     assert methods["same"]["learned_ahead_ci95"] is not None
-    printed = run_here("evaluate.py", *replayed, f"+rivals.fixed_1={mine}", cwd=folder, code=2)
+    printed = run_here("evaluate.py", *replayed, f"rivals.fixed_1={mine}", cwd=folder, code=2)
     assert "rivals.fixed_1 is the name of another method: choose another name" in printed
 
 
