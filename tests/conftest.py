@@ -7,11 +7,14 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _no_handlers_stay() -> Iterator[None]:
-    """Commands run in this process set up logging to streams that a test closes."""
+def _logging_stays_as_it_was() -> Iterator[None]:
+    """Commands run in this process set levels, and log to streams that a test closes."""
     root = logging.getLogger()
-    before = set(root.handlers)
+    loggers = [root, logging.getLogger("adaspec_rl")]
+    handlers, levels = set(root.handlers), [logger.level for logger in loggers]
     yield
-    for handler in set(root.handlers) - before:
+    for handler in set(root.handlers) - handlers:
         if type(handler) in (logging.StreamHandler, logging.FileHandler):
             root.removeHandler(handler)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
