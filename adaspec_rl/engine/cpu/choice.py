@@ -5,6 +5,7 @@ import json
 import logging
 import time
 
+import numpy as np
 import torch
 
 from adaspec_rl import strict_json
@@ -49,12 +50,14 @@ logger = logging.getLogger(__name__)
 
 
 def fastest_dtype(kernels: str = "auto") -> torch.dtype:
-    """bfloat16 if the processor can multiply it and is faster with it, else float32."""
-    if not compiled(kernels) or not library().multiplies_bfloat16():
+    """bfloat16 if the compiled decoder is faster with it here, else float32.
+
+    It halves the bytes that a token reads, also where the processor cannot multiply it and widens
+    each weight first.
+    """
+    if not compiled(kernels):
         return torch.float32
-    seconds = _measured()
-    halves = min(seconds["bfloat16"], seconds["bfloat16 pairs"])
-    found = torch.bfloat16 if halves < seconds["float32"] else torch.float32
+    found, _ = WAYS[min(seconds := _measured(), key=seconds.__getitem__)]
     logger.info("model.dtype=auto: %s is the fastest here", str(found).removeprefix("torch."))
     return found
 
@@ -64,15 +67,13 @@ def multiplies_pairs() -> bool:
 
     Otherwise weights are widened and multiplied as float32, which rounds differently.
     """
-    if not library().multiplies_bfloat16():
-        return False
     seconds = _measured()
-    return seconds["bfloat16 pairs"] < MARGIN * seconds["bfloat16"]
+    return seconds.get("bfloat16 pairs", np.inf) < MARGIN * seconds["bfloat16"]
 
 
 @functools.cache
 def _measured() -> dict[str, float]:
-    """Seconds on one layer for each way to multiply.
+    """Seconds on one layer for each way in which this processor can multiply.
 
     This is measured once per machine, in a second, and kept in the user's cache folder, so that a
     machine always chooses the same.
@@ -83,8 +84,10 @@ def _measured() -> dict[str, float]:
         known = strict_json.typed(dict[str, dict[str, float]], strict_json.read(path, str(path)))
     except (ValueError, OSError):
         known = {}
-    if set(known.get(key, ())) != set(WAYS):
-        known[key] = {way: _seconds(dtype, pairs) for way, (dtype, pairs) in WAYS.items()}
+    able = library().multiplies_bfloat16()
+    ways = {way: how for way, how in WAYS.items() if able or how != WAYS["bfloat16 pairs"]}
+    if set(known.get(key, ())) != set(ways):
+        known[key] = {way: _seconds(dtype, pairs) for way, (dtype, pairs) in ways.items()}
         try:
             write_atomically(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
         except ValueError as error:  # a read-only home

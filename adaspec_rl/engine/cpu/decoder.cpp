@@ -268,9 +268,10 @@ struct SmallSum {
 };
 #endif
 
-// Each lane of `sum` plus two bfloat16 of `a` times two inputs, number `k` and the next.
+// Each lane of `sum` plus two bfloat16 of `a` times two inputs, number `k` and the next. Where a
+// vector takes two registers, compilers leave a call of it in the loop unless told otherwise.
 template <int KIND, int R>
-Vec add_pair(Vec sum, Words a, const uint32_t* words, int64_t k, int r) {
+[[gnu::always_inline]] inline Vec add_pair(Vec sum, Words a, const uint32_t* words, int64_t k, int r) {
 #ifdef __AVX512BF16__
     if constexpr (KIND == BFLOAT16_PAIRS) {
         sum.part[0] = (Vec::Part)_mm512_dpbf16_ps((__m512)sum.part[0], (__m512bh)(__m512i)a.part[0],
@@ -303,14 +304,12 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
     } else if constexpr (halves(KIND)) {
         const Words* data = static_cast<const Words*>(w.data) + panel * inputs / 2;
         for (int64_t k = 0; k < inputs; k += 2) {
-            Words weight[P];
             for (int p = 0; p < P; p++) {
-                weight[p] = data[(p * inputs + k) / 2];
+                const Words weight = data[(p * inputs + k) / 2];
                 __builtin_prefetch(data + (p * inputs + k) / 2 + AHEAD);
+                for (int r = 0; r < R; r++)
+                    sum[r][p] = add_pair<KIND, R>(sum[r][p], weight, x.words, k, r);
             }
-            for (int r = 0; r < R; r++)
-                for (int p = 0; p < P; p++)
-                    sum[r][p] = add_pair<KIND, R>(sum[r][p], weight[p], x.words, k, r);
         }
     } else {
         constexpr int QUADS = GROUP / 4, VECTORS = KIND == INT8 ? QUADS : QUADS / 2;

@@ -16,9 +16,7 @@ from tests.engine.checkpoints import new_model, random_tokens
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of a machine that multiplies bfloat16 and on which nothing has been measured."""
-    if not library().multiplies_bfloat16():
-        pytest.skip("this processor does not multiply bfloat16")
+    """The file of a machine on which nothing has been measured."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     choice._measured.cache_clear()
     yield tmp_path / "adaspec_rl" / "cpu" / "multiplications.json"
@@ -42,12 +40,28 @@ def new() -> LeanModel:
 
 def test_it_is_measured_once(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = choice.fastest_dtype(), choice.multiplies_pairs()
-    assert set(json.loads(measured.read_text()).popitem()[1]) == set(choice.WAYS)
+    pairs = {"bfloat16 pairs"} if library().multiplies_bfloat16() else set()
+    assert set(json.loads(measured.read_text()).popitem()[1]) == {"float32", "bfloat16"} | pairs
     choice._measured.cache_clear()
     monkeypatch.setattr(choice, "_seconds", None)
     assert (choice.fastest_dtype(), choice.multiplies_pairs()) == first
 
 
+def test_the_faster_type_is_chosen(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 too where the processor cannot multiply it."""
+    for halves, found in ((0.5, torch.bfloat16), (2.0, torch.float32)):
+        choice._measured.cache_clear()
+        measured.unlink(missing_ok=True)
+        monkeypatch.setattr(
+            choice, "_seconds", lambda dtype, pairs: halves if dtype == torch.bfloat16 else 1.0
+        )
+        assert choice.fastest_dtype() == found
+        assert not choice.multiplies_pairs()
+
+
+@pytest.mark.skipif(
+    not library().multiplies_bfloat16(), reason="this processor does not multiply bfloat16"
+)
 def test_both_ways(measured: Path) -> None:
     """Each with equal bits at all widths, a name of its own, and bits of its own."""
     tokens = random_tokens(1, 40)
