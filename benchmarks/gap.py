@@ -35,7 +35,7 @@ def parts_of(
         [np.arange(held.trace.starts[n], held.trace.starts[n + 1]) for n in chosen]
     )
     here = HeldOut.of(held.trace.select(chosen), held.profile)
-    foreseeable = foreseeable_speedup(here.trace, here.profile, chances[:, rows])
+    foreseeable = foreseeable_speedup(here.trace, here.profile, chances[..., rows])
     learned = [here.speedup(actor, task) for actor in actors]
     mean, low, high = interval(learned)
     best, knowledge = here.best_fixed, foreseeable - here.best_fixed
@@ -61,7 +61,11 @@ def temperature_parts(
     config, task = place.config, place.task
     held = place.held
     chances = survival_chances(
-        task.pair.target, task.pair.drafters, held.trace.texts, sampling_from(config.env)
+        task.pair.target,
+        task.pair.drafters,
+        held.trace.texts,
+        sampling_from(config.env),
+        held.trace.max_length,
     )
     actors = []
     for seed in range(options.seeds):

@@ -18,10 +18,10 @@ def foreseeable_speedup(
 ) -> float:
     """Expected speedup of the best policy that knows every chance, but no outcome.
 
-    At each position it weighs every draft length of every drafter by `chances` `[D, M]` (see
-    `recording.chances`) that the token there is accepted, given that all before it were. Texts are
-    solved from their ends. Drafters catch up for free. The gap from this bound to the oracle is
-    luck; the gap to a policy is knowledge.
+    At each position it weighs every draft length of every drafter by `chances` `[D, K, M]` (see
+    `recording.chances`) that each token of a draft is accepted, given that all before it were.
+    Texts are solved from their ends. Drafters catch up for free. The gap from this bound to the
+    oracle is luck; the gap to a policy is knowledge.
     """
     actions = lengths_of(trace, max_length)
     found = outcomes(trace, actions)
@@ -29,19 +29,19 @@ def foreseeable_speedup(
     total = 0.0
     for start, end in zip(trace.starts[:-1], trace.starts[1:]):
         drafted = found.drafted[:, start:end]
-        total += _solve(drafted, steps[:, start:end], chances[:, start:end], actions)
+        total += _solve(drafted, steps[:, start:end], chances[..., start:end], actions)
     return float(trace.starts[-1] / total)
 
 
 def _solve(drafted: np.ndarray, steps: np.ndarray, chances: np.ndarray, actions: list) -> float:
     """Expected steps of a text of `G` tokens; `drafted` and `steps` are `[A, G]`."""
-    count, depth = chances.shape[1], max(action.length for action in actions)
+    depth = max(action.length for action in actions)
+    count = chances.shape[2]
     ahead = np.zeros(count + depth + 2)  # expected steps from each position on; 0 beyond the end
-    padded = np.concatenate([chances, np.zeros((len(chances), depth))], axis=1)
     for g in range(count - 1, -1, -1):
         best = steps[0, g] + ahead[g + 1]
         for drafter in range(len(chances)):
-            chance = padded[drafter, g : g + depth]
+            chance = chances[drafter, :depth, g]
             survives = np.concatenate([[1.0], np.cumprod(chance)])  # [K + 1] of the first k
             # Expected rest if exactly k of many drafted tokens survive, summed up to each k.
             missed = np.cumsum(survives[:-1] * (1 - chance) * ahead[g + 1 : g + 1 + depth])

@@ -23,29 +23,38 @@ def test_without_luck_it_is_the_oracle(tmp_path, seed: int) -> None:
     models = toys(seed)
     trace = toy_trace(tmp_path, models, temperature=0.0)
     costs = without_catch_up(profile(seed))
-    chances = survival_chances(models.target, models.drafters, trace.texts, Sampling(0.0))
-    first = np.array([table.accepted > 0 for table in trace.drafters])
-    assert (chances == first).all()
+    chances = survival_chances(models.target, models.drafters, trace.texts, Sampling(0.0), 4)
+    depths = np.arange(4)[:, None]
+    kept = np.array([np.minimum(table.accepted, 4) > depths for table in trace.drafters])
+    assert (chances == kept).all()
     found = foreseeable_speedup(trace, costs, chances)
     assert found == pytest.approx(oracle(trace, costs).speedup)
 
 
-def test_chances_under_sampling_are_how_often_first_tokens_survive(tmp_path) -> None:
-    models = toys()
-    hits, expected = [], []
+def test_chances_under_sampling_are_how_often_tokens_survive(tmp_path) -> None:
+    """Those of deeper tokens too, where the tokens before them were kept."""
+    models, depth = toys(), 3
+    hits, expected = np.zeros((2, depth)), np.zeros((2, depth))
     for run in range(30):
         trace = toy_trace(tmp_path / str(run), models, temperature=0.8, seed=100 * run)
-        chances = survival_chances(models.target, models.drafters, trace.texts, Sampling(0.8))
-        hits.append(np.array([(table.accepted > 0).mean() for table in trace.drafters]))
-        expected.append(chances.mean(axis=1))
-    assert np.mean(hits, axis=0) == pytest.approx(np.mean(expected, axis=0), abs=0.03)
+        chances = survival_chances(
+            models.target, models.drafters, trace.texts, Sampling(0.8), depth
+        )
+        for number, table in enumerate(trace.drafters):
+            for k in range(depth):
+                hits[number, k] += (table.accepted > k).mean()
+                expected[number, k] += chances[number, k, table.accepted >= k].sum() / len(
+                    table.accepted
+                )
+    assert hits.min() > 1
+    assert hits / 30 == pytest.approx(expected / 30, abs=0.03)
 
 
 def test_it_weighs_what_a_draft_may_bring(tmp_path) -> None:
     trace = toy_trace(tmp_path, toys(), temperature=0.8, max_new_tokens=2, max_length=1)
     costs = without_catch_up(profile(3, max_length=1))
     texts, chance = len(trace.texts), 0.4
-    found = foreseeable_speedup(trace, costs, np.full((2, 2 * texts), chance))
+    found = foreseeable_speedup(trace, costs, np.full((2, 1, 2 * texts), chance))
 
     def steps(text: int) -> float:
         length = len(trace.texts[text].prompt)

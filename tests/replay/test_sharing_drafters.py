@@ -13,6 +13,7 @@ from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
+from adaspec_rl.recording.chances import survival_chances
 from adaspec_rl.recording.drafts import draft_everywhere, draft_one_by_one
 from adaspec_rl.recording.recorder import record
 from adaspec_rl.recording.texts import text_rules
@@ -62,6 +63,31 @@ def test_they_replay_as_they_decode(
     actions = [replace(action, drafter=(action.drafter + first) % 4) for action in actions]
     for number, prompt in enumerate(PROMPTS):
         assert_same(live, replay, prompt, number, actions)
+
+
+def test_without_noise_the_chances_are_what_was_accepted(pair, tmp_path) -> None:
+    recording = toy_recording(eos_ids=(), max_new_tokens=25)
+    trace, _ = record(pair, recording, PROMPTS, ["any"] * 3, tmp_path)
+    chances = survival_chances(pair.target, pair.drafters, trace.texts, Sampling(), 4)
+    kept = np.array([table.accepted > np.arange(4)[:, None] for table in trace.drafters])
+    assert (chances == kept).all() and kept[:, 1].any()
+
+
+@pytest.mark.slow
+def test_chances_are_how_often_tokens_survive(pair, tmp_path) -> None:
+    """Those of a reader of hidden states fall with depth, since it knows less there."""
+    sampling, runs, depth = Sampling(0.8), 40, 2
+    hits, expected = np.zeros((2, len(pair.drafters), depth))
+    for run in range(runs):
+        recording = toy_recording(sampling=sampling, max_new_tokens=40, seed=100 * run)
+        trace, _ = record(pair, recording, PROMPTS, ["any"] * 3, tmp_path / str(run))
+        chances = survival_chances(pair.target, pair.drafters, trace.texts, sampling, depth)
+        for number, table in enumerate(trace.drafters):
+            for k in range(depth):
+                reached = table.accepted >= k
+                hits[number, k] += (table.accepted > k)[reached].sum()
+                expected[number, k] += chances[number, k, reached].sum()
+    assert (np.abs(hits - expected) <= 4 * np.sqrt(expected) + 1).all()
 
 
 @pytest.mark.parametrize("kernels", ["torch", "compiled"])

@@ -49,12 +49,12 @@ def test_it_is_measured_once(measured: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_faster_type_is_chosen(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 too where the processor cannot multiply it."""
+    seconds = {torch.float32: 1.0}
+    monkeypatch.setattr(choice, "_seconds", lambda dtype, pairs: seconds[dtype])
     for halves, found in ((0.5, torch.bfloat16), (2.0, torch.float32)):
+        seconds[torch.bfloat16] = halves
         choice._measured.cache_clear()
         measured.unlink(missing_ok=True)
-        monkeypatch.setattr(
-            choice, "_seconds", lambda dtype, pairs: halves if dtype == torch.bfloat16 else 1.0
-        )
         assert choice.fastest_dtype() == found
         assert not choice.multiplies_pairs()
 
