@@ -1,14 +1,11 @@
 """Who takes part in a comparison: built, tuned and guarded as configured."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from adaspec_rl.comparison.identity import (
@@ -19,17 +16,16 @@ from adaspec_rl.comparison.identity import (
     adaptive_method,
     fixed_method,
 )
-from adaspec_rl.comparison.methods import METHODS, Parameters, Workbench
-from adaspec_rl.comparison.tuning import spread, tuned
-from adaspec_rl.config import AgentConfig, Config, DataConfig, EvaluateConfig
+from adaspec_rl.comparison.methods import METHODS, Parameters
+from adaspec_rl.comparison.tuning import tuned
+from adaspec_rl.comparison.workbench import Workbench, workbench
+from adaspec_rl.config import AgentConfig, Config, EvaluateConfig
 from adaspec_rl.console import progress
-from adaspec_rl.control.action import most_nodes
 from adaspec_rl.control.baselines.fixed import FixedAction, FixedLength
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LearnedPolicy
-from adaspec_rl.control.observation import CostFeatures, ObservationSpec
-from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
@@ -37,16 +33,10 @@ from adaspec_rl.decoding.survival import Survival, same_survival
 from adaspec_rl.decoding.tree_shape import TreeGrowth
 from adaspec_rl.decoding.verification.lossy import LOSSY
 from adaspec_rl.envs.vector import ReplayGame
-from adaspec_rl.from_config import (
-    measured_profile_from,
-    recording_from,
-    saved_profile_from,
-)
 from adaspec_rl.limits import Whole, require
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
-from adaspec_rl.prompts import asked_prompts, prompts_from
-from adaspec_rl.recording.trace import Trace
+from adaspec_rl.prompts import asked_prompts
 from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
 from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.training.bundle import PolicyBundle
@@ -56,8 +46,6 @@ BEST_LENGTHS = 3  # compared for each of several drafters
 WIDTH = 4  # most children of a node in a tree that grows best first
 NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
 NOTHING = CostFeatures(0.0, 0.0, 0.0)  # for controllers that do not observe costs
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,95 +334,6 @@ def hindsight(bundle: PolicyBundle, bench: Workbench) -> Controller:
     )
     actor = fit_hindsight(game, agent, bench.seed)
     return LearnedPolicy(actor, bundle.actions, bundle.spec, name=HINDSIGHT)
-
-
-def workbench(
-    config: Config,
-    pair: Pair,
-    bundle: PolicyBundle | None,
-    prompts: Sequence[EncodedPrompt],
-    console: Console,
-    *,
-    held_out: bool,
-    measured: Path,
-    rivals: Sequence[PolicyBundle] = (),
-) -> tuple[Workbench, list[Survival]]:
-    """Recordings of the training texts and, if wanted, the compared texts; and decoding costs."""
-    tried_on = replace(config, data=training_data(config.data, bundle))
-    training = prompts_from(tried_on, "train", pair, console, config.replay.prompts)
-    ranks = any(most_nodes(policy.actions) > 0 for policy in (bundle, *rivals) if policy)
-    trace, survival = recording_from(config, pair, training, console, ranks=ranks)
-    if bundle and bundle.training.get("recording") != trace.fingerprint:
-        survival = list(bundle.survival)
-    own: Trace | None = None
-    if held_out:
-        budget = config.evaluation.max_new_tokens
-        there = replace(config, env=replace(config.env, max_new_tokens=budget))
-        own, _ = recording_from(there, pair, prompts, console, heads=survival, ranks=ranks)
-    profile = _profile(config, pair, bundle, training, survival, console, measured)
-    small = spread(trace, config.evaluation.tuning_prompts)
-    longest = config.env.max_length
-    bench = Workbench(small, own, profile, longest, config.cost.batch_size, config.seed)
-    return bench, survival
-
-
-def training_data(data: DataConfig, bundle: PolicyBundle | None) -> DataConfig:
-    """The data on whose training split parameters are tuned: the comparison's own by default.
-
-    If all of its prompts are held out, these are the data that the policy was trained on; without a
-    policy, or if that file is not on this machine, the embedded prompts.
-    """
-    if data.source == "embedded" or data.test_share < 1:
-        return data
-    if bundle and "data" in bundle.training:
-        own = _trained_on(bundle)
-        if own.path is None or Path(own.path).is_file():
-            return own
-        logger.warning(
-            "the policy was trained on %s, which is not here: parameters of other controllers are "
-            "tuned on the embedded prompts",
-            own.path,
-        )
-    return DataConfig(chat=data.chat)
-
-
-def _trained_on(bundle: PolicyBundle) -> DataConfig:
-    try:
-        given = OmegaConf.merge(OmegaConf.structured(DataConfig), bundle.training["data"])
-    except OmegaConfBaseException as error:
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise ValueError(
-            f"training.data of the policy is no data configuration: {reason}"
-        ) from None
-    own = OmegaConf.to_object(given)
-    assert isinstance(own, DataConfig)
-    return own
-
-
-def _profile(
-    config: Config,
-    pair: Pair,
-    bundle: PolicyBundle | None,
-    training: Sequence[EncodedPrompt],
-    survival: list[Survival],
-    console: Console,
-    measured: Path,
-) -> CostProfile:
-    """The configured cost profile, else the policy's own, else one that is measured here, once."""
-    saved = saved_profile_from(config.cost)
-    if saved or bundle:
-        return saved or bundle.profile  # type: ignore[union-attr]
-    if measured.exists():
-        return CostProfile.load(measured)
-    spec = ObservationSpec(
-        tuple(config.env.features),
-        config.env.max_length,
-        pair.target.vocab_size,
-        len(pair.drafters),
-    )
-    profile = measured_profile_from(config, pair, training, survival, spec, console)
-    profile.save(measured)
-    return profile
 
 
 def _parameters(

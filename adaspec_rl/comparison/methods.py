@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 
+from adaspec_rl.comparison.workbench import Workbench
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.baselines.adaedl import AdaEdl
 from adaspec_rl.control.baselines.batch_table import BatchTable
@@ -27,11 +28,9 @@ from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.stopping.confidence import ConfidenceStop
 from adaspec_rl.control.stopping.cumulative_confidence import CumulativeConfidenceStop
 from adaspec_rl.control.stopping.svip import SvipStop
-from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import StopRule
 from adaspec_rl.decoding.tree_shape import TreeShape
-from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.markov_solver import solve
 from adaspec_rl.replay.oracle import best_fixed, fixed_steps, lengths_of
 
@@ -65,18 +64,6 @@ class Range:
         ):
             raise ValueError(f"{value!r} is no {wanted.__name__} from {self.low} to {self.high}")
         return value
-
-
-@dataclass(frozen=True, slots=True)
-class Workbench:
-    """The texts and costs from which controllers are built."""
-
-    trace: Trace  # training texts
-    held_out: Trace | None  # the texts of the comparison; only the oracle may see them
-    profile: CostProfile
-    max_length: int
-    batch_size: int = 1
-    seed: int = 0
 
 
 Parameters = Mapping[str, int | float]  # of a controller, by their names

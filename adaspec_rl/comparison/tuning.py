@@ -11,7 +11,8 @@ import optuna
 
 from adaspec_rl import strict_json
 from adaspec_rl.comparison import methods
-from adaspec_rl.comparison.methods import Method, Parameters, Workbench
+from adaspec_rl.comparison.methods import Method, Parameters
+from adaspec_rl.comparison.workbench import Workbench
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures
@@ -93,15 +94,6 @@ def replayed_throughput(controller: Controller, session: ReplaySession, trace: T
         tokens += len(made.tokens)
         seconds += sum(played.seconds for played in made.rounds)
     return tokens / seconds
-
-
-def spread(trace: Trace, count: int) -> Trace:
-    """`count` texts of each of a trace's domains, evenly spaced."""
-    chosen: list[int] = []
-    for domain in dict.fromkeys(trace.domains):
-        members = [n for n, name in enumerate(trace.domains) if name == domain]
-        chosen += members[:: max(1, len(members) // count)][:count]
-    return trace.select(sorted(chosen))
 
 
 def _fingerprint(method: Method, bench: Workbench, trials: int, seed: int) -> str:

@@ -8,8 +8,9 @@ import pytest
 
 from adaspec_rl.comparison import tuning
 from adaspec_rl.comparison.contestants import NAMES
-from adaspec_rl.comparison.methods import METHODS, Range, Workbench
-from adaspec_rl.comparison.tuning import COST, replayed_throughput, spread, tuned
+from adaspec_rl.comparison.methods import METHODS, Range
+from adaspec_rl.comparison.tuning import COST, replayed_throughput, tuned
+from adaspec_rl.comparison.workbench import Workbench, spread
 from adaspec_rl.config import CONF
 from adaspec_rl.control.generation import generate
 from adaspec_rl.decoding.drafters import NgramLookup

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from adaspec_rl.comparison.contestants import training_data
+from adaspec_rl.comparison.workbench import training_data
 from adaspec_rl.config import DataConfig
 from tests.report.test_report import bundle
 

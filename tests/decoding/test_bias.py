@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from adaspec_rl.comparison.methods import METHODS, Workbench
+from adaspec_rl.comparison.methods import METHODS
+from adaspec_rl.comparison.workbench import Workbench
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.baselines.ruled import Ruled

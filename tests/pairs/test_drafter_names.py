@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaspec_rl.comparison.contestants import best_of_each_drafter
-from adaspec_rl.comparison.methods import Workbench
+from adaspec_rl.comparison.workbench import Workbench
 from adaspec_rl.pairs.drafter_names import short_names
 from tests.recording.recordings import profile, toy_trace, toys
 
