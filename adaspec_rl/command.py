@@ -51,6 +51,8 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
     schema.register()
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report
+    if os.environ.get("RANK", "0") != "0" and _followed(config_path, config_name):
+        return
     failures: list[BaseException] = []
     composed = False
     process = os.getpid()
@@ -82,6 +84,26 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
         failures.append(error)
     if failures:
         _exit(failures[0], config_name)
+
+
+def _followed(config_path: Path, config_name: str) -> bool:
+    """Compute a share of the target for the first process that `torchrun` started, until it ends.
+
+    Returns False without model.tensor_parallel: then processes have nothing to do with each other.
+    """
+    try:
+        with hydra.initialize_config_dir(str(config_path), version_base="1.3"):
+            config = checked(hydra.compose(config_name, sys.argv[1:]), config_name)
+        if config.model.tensor_parallel is None:
+            return False
+        from adaspec_rl.from_config import follow_from  # slow to import
+
+        follow_from(config.model, config.engine)
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_mistake(error):
+            raise
+        _exit(error, config_name)
+    return True
 
 
 def checked(config: DictConfig, config_name: str) -> Any:

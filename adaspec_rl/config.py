@@ -23,6 +23,7 @@ class ModelConfig:
     dtype: str = "float32"  # auto, float32, bfloat16, float16
     device: str = "cpu"  # cpu, cuda, cuda:1, auto
     device_map: str | None = None  # the target's, as transformers understands it
+    tensor_parallel: int | None = None  # the target's: the processes that torchrun started
     quantize: str | None = None  # int8, on CPUs also int4: the weights, see `engine.quantization`
     shape: str | None = None  # inflate the target to this: llama8b, llama1b; null: as it is
     drafter_shape: str | None = None  # likewise, the drafter

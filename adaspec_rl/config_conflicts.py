@@ -184,6 +184,14 @@ def _check_packages(config: Config) -> None:
         raise ValueError(
             f"logger={config.logger.name} needs the {package} package: pip install {package}"
         )
+    for name in ("device_map", "tensor_parallel"):
+        if getattr(config.model, name) is not None and find_spec("accelerate") is None:
+            raise ValueError(f"model.{name} needs the accelerate package: pip install accelerate")
+    if config.replay.workers > 1 and config.model.tensor_parallel:
+        raise ValueError(
+            f"replay.workers={config.replay.workers} and model.tensor_parallel="
+            f"{config.model.tensor_parallel} do not go together: leave one out"
+        )
     if config.replay.workers > 1 and find_spec("ray") is None:
         raise ValueError(
             f"replay.workers={config.replay.workers} needs the ray package: pip install ray"

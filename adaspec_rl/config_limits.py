@@ -55,6 +55,7 @@ LIMITS: Mapping[str, Limit] = {
     "model.dtype": Words("auto", "float32", "bfloat16", "float16"),
     "model.device": DEVICE,
     "model.device_map": OrNull(PLACEMENT),
+    "model.tensor_parallel": OrNull(Whole(2, 1024)),
     "model.quantize": OrNull(Words("int8", "int4")),
     "model.shape": OrNull(SHAPE),
     "model.drafter_shape": OrNull(SHAPE),

@@ -29,8 +29,12 @@ from adaspec_rl.decoding.verification.lossy import Fuzzy, Judge, Tolerance, TopK
 from adaspec_rl.decoding.verification.lossy.judge_file import load_judge
 from adaspec_rl.engine.device import device_named
 from adaspec_rl.engine.load_options import LoadOptions
+from adaspec_rl.engine.loading import load_model
+from adaspec_rl.engine.tensor_parallel import follow
+from adaspec_rl.engine.transformers_model import TransformersModel
 from adaspec_rl.pairs.drafter_names import EXIT
 from adaspec_rl.pairs.pair import Pair, load_pair
+from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.recording.recorder import Recording, record
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.recording.workers import RayWorkers
@@ -55,20 +59,33 @@ def pair_from(config: ModelConfig, engine: EngineConfig) -> Pair:
         config.name,
         config.target,
         [drafter_source(config, name) for name in config.drafters],
-        LoadOptions(
-            dtype=config.dtype,
-            device=device,
-            device_map=config.device_map,
-            engine=engine.name,
-            kernels=engine.kernels,
-            quantize=config.quantize,
-            compile=engine.compile,
-        ),
+        load_options_from(config, engine),
         shape=config.shape,
         drafter_shape=config.drafter_shape,
         memory=config.memory,
         memory_limit=config.memory_limit,
         idle_rounds=config.idle_rounds,
+    )
+
+
+def follow_from(config: ModelConfig, engine: EngineConfig) -> None:
+    """Compute this process's share of the configured target until the first process ends."""
+    model = load_model(checkpoint_of(config.target).source, load_options_from(config, engine))
+    assert isinstance(model, TransformersModel)
+    follow(model)
+
+
+def load_options_from(config: ModelConfig, engine: EngineConfig) -> LoadOptions:
+    """How the configured models are loaded."""
+    return LoadOptions(
+        dtype=config.dtype,
+        device=device_named(config.device),
+        device_map=config.device_map,
+        tensor_parallel=config.tensor_parallel,
+        engine=engine.name,
+        kernels=engine.kernels,
+        quantize=config.quantize,
+        compile=engine.compile,
     )
 
 

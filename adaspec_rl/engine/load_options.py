@@ -1,6 +1,6 @@
 """How models are loaded and run: one object, from the configuration to the engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,7 @@ class LoadOptions:
     dtype: str | torch.dtype = "float32"  # a torch dtype, its name, or auto (see `numbers`)
     device: str | torch.device = "cpu"
     device_map: str | None = None  # spreads the target over devices, as transformers understands it
+    tensor_parallel: int | None = None  # splits it over so many processes, see `tensor_parallel`
     # lean is ours, for Llama, Mistral, Qwen2 and Qwen3; transformers runs anything; auto is the
     # first where it can be, and says so where it cannot.
     engine: str = "auto"
@@ -35,10 +36,24 @@ class LoadOptions:
             raise ValueError(
                 f"quantize={self.quantize!r} is unknown: expected one of {QUANTIZATIONS}"
             )
-        if self.engine == "lean" and self.device_map is not None:
+        if self.engine == "lean" and self.spread:
+            option = "device_map" if self.tensor_parallel is None else "tensor_parallel"
             raise ValueError(
-                "device_map needs engine='transformers': the lean engine has one device"
+                f"{option} needs engine='transformers': the lean engine has one device"
             )
+        if self.tensor_parallel is not None and (self.device_map or self.quantize):
+            other = "device_map" if self.device_map else "quantize"
+            raise ValueError(f"tensor_parallel and {other} do not go together: leave one out")
+
+    @property
+    def spread(self) -> bool:
+        """Whether the target is on several devices or in several processes."""
+        return self.device_map is not None or self.tensor_parallel is not None
+
+    @property
+    def of_drafters(self) -> "LoadOptions":
+        """The options of the target's draft models, which are never spread."""
+        return replace(self, device_map=None, tensor_parallel=None)
 
     @property
     def numbers(self) -> torch.dtype:

@@ -25,6 +25,7 @@ from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.memory import out_of_memory
 from adaspec_rl.engine.quantization import quantize_module
 from adaspec_rl.engine.reference import check_first_layers
+from adaspec_rl.engine.tensor_parallel import LeadingModel, check_plan, join, rank
 from adaspec_rl.engine.transformers_model import TransformersModel, check_support
 from adaspec_rl.engine.weights import Stored, stored_in
 
@@ -56,7 +57,7 @@ def load_model(
     name = name or Path(str(source)).name
     refuse_unusable(config, quantized=engine == "transformers")
     architecture = None
-    if engine == "lean" or (engine == "auto" and options.device_map is None):
+    if engine == "lean" or (engine == "auto" and not options.spread):
         try:
             architecture = _lean_architecture(name, config, checkpoint)
         except UnsupportedError as error:
@@ -120,14 +121,24 @@ def _load_transformers(
     name: str,
     context_length: int | None,
 ) -> TransformersModel:
-    from transformers import AutoConfig, AutoModelForCausalLM  # slow, and only some need it
+    # Slow to import, and only some need it.
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
 
     model_class = _class_of(config)
-    spread = {} if options.device_map is None else {"device_map": options.device_map}
+    spread: dict[str, Any] = {}
+    if options.device_map is not None:
+        spread["device_map"] = options.device_map
+    made: type[TransformersModel] = TransformersModel
     with _explained(checkpoint, config):
         parsed: Any = AutoConfig.from_pretrained(checkpoint.source, trust_remote_code=False)
     parsed._attn_implementation = None  # what some other machine had
     check_support(parsed, model_class, name, context_length)
+    if options.tensor_parallel is not None:
+        check_plan(parsed, name)
+        join(options.tensor_parallel)
+        spread["distributed_config"] = DistributedConfig(tp_plan="auto")
+        made = TransformersModel if rank() else LeadingModel
     checkpoint.weight_files()  # refuses damaged ones by name
     with _explained(checkpoint, config):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -141,12 +152,13 @@ def _load_transformers(
         )
     module, report = loaded
     _refuse_incomplete(name, report)
-    if options.device_map is None:
+    if not options.spread:
         torch.nn.Module.to(module, options.device)  # its own `to` is not typed
     if options.quantize is not None:
         quantize_module(module, options.quantize)
-    model = TransformersModel(module, name, context_length=context_length)
-    check_causality(model, options.numbers)
+    model = made(module, name, context_length=context_length)
+    if not rank():  # others only do what they are told
+        check_causality(model, options.numbers)
     return model
 
 

@@ -1,7 +1,7 @@
 """A target and its drafters as one thing: loaded together, checked against each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -140,7 +140,7 @@ def load_pair(
             checkpoint,
             size,
             models[0] if models else None,
-            replace(options, device_map=None) if models else options,
+            options.of_drafters if models else options,
             source,
         )
         if models and memory != "resident" and share_embeddings(model.weights, models[0].weights):
@@ -272,8 +272,11 @@ def _load(
         return load_model(checkpoint.source, options, name=name)
     if options.quantize is not None:
         raise ValueError(f"shape={shape} keeps its full weights: expected quantize=null")
-    if options.engine == "transformers" or options.device_map is not None:
-        raise ValueError(f"shape={shape} needs the lean engine on one device, without device_map")
+    if options.engine == "transformers" or options.spread:
+        raise ValueError(
+            f"shape={shape} needs the lean engine on one device: leave out device_map and "
+            "tensor_parallel"
+        )
     device = torch.device(options.device)
     return load_inflated(checkpoint, shape, dtype=options.numbers, device=device, name=name)
 
