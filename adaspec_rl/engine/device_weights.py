@@ -7,8 +7,8 @@ import torch
 
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.cpu.build import compiled
-from adaspec_rl.engine.cpu.packing import PackedWeights, Packer
-from adaspec_rl.engine.quantization import quantize_weights
+from adaspec_rl.engine.cpu.packing import PackedWeights, Packer, rows_of
+from adaspec_rl.engine.quantization import quantize_matrix, quantize_weights
 from adaspec_rl.engine.weights import Stored, Weights, load_weights
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
@@ -41,3 +41,18 @@ def read_weights(
     if quantize is not None:
         quantize_weights(weights, quantize)
     return weights
+
+
+def trimmed_head(
+    weights: Weights | PackedWeights, ids: torch.Tensor, quantize: str | None = None
+) -> Any:
+    """The rows `ids` [R] of the output matrix, in its own form.
+
+    Args:
+        quantize: of rows on torch's kernels whose matrix is quantised.
+    """
+    if isinstance(weights, PackedWeights):
+        return rows_of(weights.head, ids)
+    plain = type(weights.head) is torch.Tensor
+    rows = (weights.head if plain else weights.head.dequantize())[ids.to(weights.norm.device)]
+    return rows if plain or quantize is None else quantize_matrix(rows, quantize)

@@ -21,8 +21,8 @@ from adaspec_rl import strict_json
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.checkpoint import Checkpoint
 from adaspec_rl.engine.config_keys import SHARING
-from adaspec_rl.engine.cpu.packing import PackedWeights, pack, rows_of
-from adaspec_rl.engine.device_weights import read_weights
+from adaspec_rl.engine.cpu.packing import PackedWeights, pack
+from adaspec_rl.engine.device_weights import read_weights, trimmed_head
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 from adaspec_rl.engine.quantization import quantize_matrix
@@ -150,7 +150,7 @@ def _join_packed(
     extra: Mapping[str, torch.Tensor],
 ) -> None:
     own.embedding = target.embedding
-    own.head = target.head if ids is None else rows_of(target.head, ids)
+    own.head = target.head if ids is None else trimmed_head(target, ids)
     if _FEATURE in extra:
         precision = own.layers[0].output.precision
         feature = extra[_FEATURE].to(own.dtype)
@@ -166,11 +166,8 @@ def _join(
     quantize: str | None,
 ) -> None:
     device, dtype = own.norm.device, own.norm.dtype
-    own.embedding, own.head = target.embedding, target.head
-    if ids is not None:
-        plain = type(target.head) is torch.Tensor
-        rows = (target.head if plain else target.head.dequantize())[ids.to(device)]
-        own.head = rows if plain or quantize is None else quantize_matrix(rows, quantize)
+    own.embedding = target.embedding
+    own.head = target.head if ids is None else trimmed_head(target, ids, quantize)
     if _FEATURE in extra:
         feature = extra[_FEATURE].to(device, dtype)
         own.feature = feature if quantize is None else quantize_matrix(feature, quantize)

@@ -99,7 +99,7 @@ def stored_in(files: Iterable[Path]) -> Iterator[tuple[str, Stored]]:
 
 
 def _is_outer(name: str) -> bool:
-    return name.removeprefix("model.") == "embed_tokens.weight" or name == _HEAD
+    return name.removeprefix("model.") == "embed_tokens.weight" or name == HEAD
 
 
 def tensors_in(
@@ -173,7 +173,7 @@ def load_weights(
         name = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
         if name.endswith("rotary_emb.inv_freq"):
             continue
-        if architecture.tied and name == _HEAD:
+        if architecture.tied and name == HEAD:
             spare_head = tensor
             continue
         if name not in known:
@@ -182,7 +182,7 @@ def load_weights(
             raise ValueError(f"the checkpoint holds {name} twice")
         _check_shape(name, tensor, known[name])
         missing.discard(name)
-        if packing and name in (_EMBEDDING, _HEAD):
+        if packing and name in (EMBEDDING, HEAD):
             _pack_outer(weights, name, tensor, packing, architecture.tied)
             continue
         number = int(match[1]) if (match := _LAYER.search(name)) else None
@@ -202,14 +202,14 @@ def load_weights(
                     spare.append(layer)
                 del unfinished[number]
     if spare_head is not None:
-        _check_shape(_HEAD, spare_head, known[_EMBEDDING])
-        if _EMBEDDING in missing:
-            missing.discard(_EMBEDDING)
+        _check_shape(HEAD, spare_head, known[EMBEDDING])
+        if EMBEDDING in missing:
+            missing.discard(EMBEDDING)
             if packing:
-                _pack_outer(weights, _EMBEDDING, spare_head, packing, True)
+                _pack_outer(weights, EMBEDDING, spare_head, packing, True)
             else:
                 assert isinstance(spare_head, torch.Tensor)
-                places[_EMBEDDING].fill(spare_head)
+                places[EMBEDDING].fill(spare_head)
         else:
             _untie(weights, spare_head, packing)
     if missing:
@@ -219,7 +219,7 @@ def load_weights(
 
 _META = torch.device("meta")
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def _check_shape(name: str, tensor: Stored, expected: torch.Size) -> None:
@@ -228,7 +228,7 @@ def _check_shape(name: str, tensor: Stored, expected: torch.Size) -> None:
 
 
 def _pack_outer(weights: Weights, name: str, tensor: Stored, packing: Packing, tied: bool) -> None:
-    if name == _HEAD:
+    if name == HEAD:
         weights.head = packing.head(tensor)
         return
     weights.embedding = packing.embedding(tensor, tied=tied)
@@ -335,10 +335,10 @@ def _places(a: Architecture, weights: Weights) -> Iterator[tuple[str, _Place]]:
 
 
 def _outer_places(a: Architecture, weights: Weights) -> Iterator[tuple[str, _Place]]:
-    yield _EMBEDDING, _Place(weights.embedding)
+    yield EMBEDDING, _Place(weights.embedding)
     yield "model.norm.weight", _Place(weights.norm)
     if not a.tied:
-        yield _HEAD, _Place(weights.head)
+        yield HEAD, _Place(weights.head)
 
 
 def _layer_places(a: Architecture, layer: LayerWeights, index: int) -> Iterator[tuple[str, _Place]]:

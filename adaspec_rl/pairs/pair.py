@@ -1,5 +1,6 @@
 """A target and its drafters as one thing: loaded together, checked against each other."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,15 +30,19 @@ from adaspec_rl.engine.load_options import LoadOptions
 from adaspec_rl.engine.loading import load_model
 from adaspec_rl.engine.memory import GIB, share_embeddings, weight_bytes
 from adaspec_rl.engine.sharing import load_sharing, shares
+from adaspec_rl.engine.translated import Translation, load_translated
 from adaspec_rl.pairs.drafter_names import EXIT, NGRAM, TABLE, is_free, is_table
 from adaspec_rl.pairs.end_of_text import end_of_text_ids
 from adaspec_rl.pairs.fingerprint import fingerprint
 from adaspec_rl.pairs.inflate import load_inflated
 from adaspec_rl.pairs.sources import checkpoint_of
 from adaspec_rl.pairs.tables import load_table
+from adaspec_rl.pairs.vocabularies import difference, translation
 
 MEMORY = ("shared", "resident", "offload")
 EXIT_SHARE = 0.25  # of the target's layers that an early exit runs by default
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +111,18 @@ def load_pair(
 
     Args:
         drafters: at least one of: draft models, including those that share the target's embedding
-            (`engine.sharing`); `ngram`; `early_exit` (`early_exit:L` exits after `L` layers);
-            trigram tables (`table:FILE`, `tiny:table`).
+            (`engine.sharing`) and those with another vocabulary (`engine.translated`); `ngram`;
+            `early_exit` (`early_exit:L` exits after `L` layers); trigram tables (`table:FILE`,
+            `tiny:table`).
         memory: `resident` keeps every model on the device. With `shared`, draft models also use the
             target's embedding and output matrix if their own are equal. `offload` is like `shared`,
             and moves draft models that were not used for `idle_rounds` rounds to the host.
         memory_limit: GiB that the weights on the device may take.
 
         Raises:
-            ValueError: a model cannot be loaded or inflated, vocabularies differ, two drafters have
-                the same name, the target does not offer the early exit, or the models do not fit in
-                `memory_limit`.
+            ValueError: a model cannot be loaded or inflated, a vocabulary cannot be translated, two
+                drafters have the same name, the target does not offer the early exit, or the models
+                do not fit in `memory_limit`.
     """
     if memory not in MEMORY:
         raise ValueError(f"unknown model.memory {memory!r}: expected one of {', '.join(MEMORY)}")
@@ -131,18 +137,12 @@ def load_pair(
         checkpoint.config()  # explains what is missing better than transformers does
     refuse_unusable(checkpoints[0].config(), quantized=options.engine == "transformers")
     tokenizer = checkpoints[0].tokenizer()
-    for source, checkpoint in zip(drafters, checkpoints[1:]):
-        if not shares(checkpoint.config()):
-            check_vocabularies(target, tokenizer, source, checkpoint.tokenizer())
     models: list[LanguageModel] = []
     for checkpoint, size, source in zip(checkpoints, shapes, (target, *drafters)):
-        model = _load(
-            checkpoint,
-            size,
-            models[0] if models else None,
-            options.of_drafters if models else options,
-            source,
-        )
+        if models:
+            model = _load_drafter(checkpoint, size, models[0], tokenizer, options, source)
+        else:
+            model = _load(checkpoint, size, options, source)
         if models and memory != "resident" and share_embeddings(model.weights, models[0].weights):
             model.weights_moved()
         models.append(model)
@@ -252,15 +252,17 @@ def free_drafter(
     return EarlyExit(target, int(layers) if layers else max(1, round(EXIT_SHARE * depth)))
 
 
-def _load(
+def _load_drafter(
     checkpoint: Checkpoint,
     shape: str | None,
-    target: LanguageModel | None,
+    target: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
     options: LoadOptions,
     name: str,
 ) -> LanguageModel:
-    """The target, or a draft model of `target`."""
-    if target is not None and shares(checkpoint.config()):
+    """A draft model of `target`, whose `tokenizer` it may not share."""
+    options = options.of_drafters
+    if shares(checkpoint.config()):
         if shape is not None:
             raise ValueError(
                 f"{name} shares the embedding of its target: expected drafter_shape=null"
@@ -268,6 +270,16 @@ def _load(
         return load_sharing(
             checkpoint, target, name=name, quantize=options.quantize, compile=options.compile
         )
+    found = _translation(target, tokenizer, checkpoint, shape, options, name)
+    if found is not None:
+        return load_translated(checkpoint, found, options, name)
+    return _load(checkpoint, shape, options, name)
+
+
+def _load(
+    checkpoint: Checkpoint, shape: str | None, options: LoadOptions, name: str
+) -> LanguageModel:
+    """A model with a vocabulary that needs no translation."""
     if shape is None:
         return load_model(checkpoint.source, options, name=name)
     if options.quantize is not None:
@@ -281,23 +293,37 @@ def _load(
     return load_inflated(checkpoint, shape, dtype=options.numbers, device=device, name=name)
 
 
-def check_vocabularies(
-    target: str,
-    target_tokenizer: PreTrainedTokenizerBase,
-    drafter: str,
-    drafter_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Refuse a drafter whose token ids mean other tokens than the target's."""
-    wanted, found = target_tokenizer.get_vocab(), drafter_tokenizer.get_vocab()
-    if wanted == found:
-        return
-    if len(wanted) != len(found):
-        how = f"{len(wanted)} tokens against {len(found)}"
-    else:
-        token = next(token for token in wanted if found.get(token) != wanted[token])
-        other = found.get(token, "absent")
-        how = f"token {token!r} is {wanted[token]} in one and {other} in the other"
-    raise ValueError(
-        f"the vocabularies of {target} and {drafter} differ ({how}): "
-        "choose a drafter of the target's own family"
+def _translation(
+    target: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    checkpoint: Checkpoint,
+    shape: str | None,
+    options: LoadOptions,
+    name: str,
+) -> Translation | None:
+    """How a draft model's vocabulary becomes the target's; None if it is the same.
+
+    Raises:
+        ValueError: the draft model cannot be translated, or has no token of the target's.
+    """
+    own = checkpoint.tokenizer()
+    how = difference(tokenizer, own)
+    if how is None:
+        return None
+    differ = f"the vocabularies of {target.name} and {name} differ ({how})"
+    if options.engine == "transformers" or shape is not None:
+        raise ValueError(
+            f"{differ}, and only the lean engine translates, into models' own shapes: choose a "
+            "drafter of the target's own family"
+        )
+    found = translation(tokenizer, own, target.vocab_size)
+    if not len(found.common):
+        raise ValueError(f"{differ}, and they have no token in common: choose another drafter")
+    logger.info(
+        "%s; %s drafts the %d tokens that both have, %.0f%% of the target's",
+        differ,
+        name,
+        len(found.common),
+        100 * len(found.common) / target.vocab_size,
     )
+    return found
