@@ -38,7 +38,7 @@ constexpr int ROWS = FEW ? ACCUMULATORS : 12;  // of one tile, at most
 constexpr int PANELS = 8;                          // that are multiplied together, at most
 constexpr int QUERIES = FEW ? 4 : 6;  // that go through the keys together, at most
 constexpr int BLOCKS = FEW ? 1 : 4;   // of 16 keys, scored together
-constexpr int AHEAD = 16;  // cache lines of weights that are asked for in advance
+constexpr int AHEAD = 128;  // cache lines of weights that are asked for in advance, of all panels
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 // BFLOAT16_PAIRS is stored like BFLOAT16, but uses the instruction that multiplies pairs of
@@ -268,23 +268,6 @@ struct SmallSum {
 };
 #endif
 
-// Each lane of `sum` plus two bfloat16 of `a` times two inputs, number `k` and the next. Where a
-// vector takes two registers, compilers leave a call of it in the loop unless told otherwise.
-template <int KIND, int R>
-[[gnu::always_inline]] inline Vec add_pair(Vec sum, Words a, const uint32_t* words, int64_t k, int r) {
-#ifdef __AVX512BF16__
-    if constexpr (KIND == BFLOAT16_PAIRS) {
-        sum.part[0] = (Vec::Part)_mm512_dpbf16_ps((__m512)sum.part[0], (__m512bh)(__m512i)a.part[0],
-                                                  (__m512bh)_mm512_set1_epi32(words[k / 2 * R + r]));
-        return sum;
-    }
-#endif
-    const float* values = reinterpret_cast<const float*>(words) + k * R + r;
-    sum += (Vec)(a << 16) * values[0];
-    sum += (Vec)(a & 0xffff0000) * values[R];
-    return sum;
-}
-
 // `sum` = the rows of a tile times `P` panels of a matrix, from panel number `panel` on.
 template <int KIND, int R, int P>
 void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
@@ -296,7 +279,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
             Vec weight[P];
             for (int p = 0; p < P; p++) {
                 weight[p] = data[p * inputs + k];
-                __builtin_prefetch(data + p * inputs + k + AHEAD);
+                __builtin_prefetch(data + p * inputs + k + AHEAD / P);
             }
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) sum[r][p] += weight[p] * values[k * R + r];
@@ -304,11 +287,25 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
     } else if constexpr (halves(KIND)) {
         const Words* data = static_cast<const Words*>(w.data) + panel * inputs / 2;
         for (int64_t k = 0; k < inputs; k += 2) {
+            const uint32_t* words = x.words + k / values_in_word(KIND) * R;
             for (int p = 0; p < P; p++) {
                 const Words weight = data[(p * inputs + k) / 2];
-                __builtin_prefetch(data + (p * inputs + k) / 2 + AHEAD);
-                for (int r = 0; r < R; r++)
-                    sum[r][p] = add_pair<KIND, R>(sum[r][p], weight, x.words, k, r);
+                __builtin_prefetch(data + (p * inputs + k) / 2 + AHEAD / P);
+#ifdef __AVX512BF16__
+                if constexpr (KIND == BFLOAT16_PAIRS) {
+                    for (int r = 0; r < R; r++)
+                        sum[r][p].part[0] = (Vec::Part)_mm512_dpbf16_ps(
+                            (__m512)sum[r][p].part[0], (__m512bh)(__m512i)weight.part[0],
+                            (__m512bh)_mm512_set1_epi32(words[r]));
+                    continue;
+                }
+#endif
+                const float* values = reinterpret_cast<const float*>(words);
+                const Vec even = (Vec)(weight << 16), odd = (Vec)(weight & 0xffff0000);
+                for (int r = 0; r < R; r++) {
+                    sum[r][p] += even * values[r];
+                    sum[r][p] += odd * values[R + r];
+                }
             }
         }
     } else {
@@ -325,7 +322,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                 for (int p = 0; p < P; p++) {
                     const Words* at = data + (p * groups + group) * VECTORS + i;
                     const Words weight = *at;
-                    __builtin_prefetch(at + AHEAD);
+                    __builtin_prefetch(at + AHEAD / P);
                     if constexpr (KIND == INT8) {
                         for (int r = 0; r < R; r++)
                             part[r][p] = add_products(part[r][p], weight, words[i * R + r]);
