@@ -544,7 +544,7 @@ void store_key(const float* key, int64_t size, uint16_t* to, int64_t lane) {
 template <int Q, typename T>
 void add_values(const float (*weights)[CHUNK], const View* views, int64_t from, int64_t to, int64_t base,
                 const T* keys, const T* values, int64_t size, float* const* out) {
-    constexpr int STRIP = 4;
+    constexpr int STRIP = FEW ? 2 : 4;  // whose sums stay in registers
     const View& view = views[0];
     // All queries see the values before `shared`. A later value may be NaN, so it is only added for
     // the queries that see it.

@@ -192,8 +192,8 @@ Vec load(const uint16_t* from) {
 }
 
 // Number 0 or 1 of two vectors side by side; those of bfloat16 are the even values and the odd ones.
-Vec load_half(const float* from, int number) { return load(from + number * LANES); }
-Vec load_half(const uint16_t* from, int number) {
+[[gnu::always_inline]] inline Vec load_half(const float* from, int number) { return load(from + number * LANES); }
+[[gnu::always_inline]] inline Vec load_half(const uint16_t* from, int number) {
     Words pairs;
     std::memcpy(&pairs, from, sizeof pairs);
     return (Vec)(number ? pairs & 0xffff0000 : pairs << 16);
