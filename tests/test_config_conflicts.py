@@ -33,6 +33,10 @@ LIVE = ["env.session=live", "agent.batch_size=32"]
         ),
         ([*LIVE, "env.verification=lossy.judge"], "env.lossy.judge is not set: add env.lossy.ju"),
         (["env.distance_price=1"], "env.distance_price=1 has no meaning with env.verification=co"),
+        (
+            ["replay.workers=2", "model.tensor_parallel=2"],
+            "replay.workers=2 and model.tensor_parallel=2 do not go together: leave one out",
+        ),
         (["controllers=all"], "controllers is for evaluate.py: train_policy.py compares the"),
         (["controllers=[svip]"], "controllers is for evaluate.py: train_policy.py compares the"),
         (["controller.name=svip"], "controller is for evaluate.py: train_policy.py compares the"),
@@ -86,6 +90,10 @@ def test_a_package_that_is_missing_is_named_before_anything_runs(argument, monke
     package = argument.partition("=")[2]
     found = refusal(argument)
     assert found == f"logger={package} needs the {package} package: pip install {package}"
+    for name, value in (("device_map", "auto"), ("tensor_parallel", "2")):
+        assert refusal(f"model.{name}={value}") == (
+            f"model.{name} needs the accelerate package: pip install accelerate"
+        )
     assert refusal("replay.workers=2") == "replay.workers=2 needs the ray package: pip install ray"
 
 
