@@ -110,7 +110,11 @@ def plot(parts: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
     axes.set_yticks(rows, labels)
     axes.set_xlim(left=min(1.0, best.min()))
     axes.set_xlabel("speedup over plain decoding (replayed, held-out prompts)")
-    axes.legend(loc="lower right", frameon=False)
+    for row, value, fixed in zip(rows, learned, best):
+        if value < fixed:
+            axes.plot([value, value], [row - 0.4, row + 0.4], color="#a33b2a")
+            axes.annotate("learned, behind", (value, row + 0.4), color="#a33b2a", fontsize=7)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
