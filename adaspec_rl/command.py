@@ -43,15 +43,24 @@ class _SweepStopped(BaseException):
     """Ends a sweep at its first failure; after an `Exception`, Hydra would start the next job."""
 
 
-def run(task: Callable[[Any], float | None], config_path: Path, config_name: str) -> None:
+def run(
+    task: Callable[[Any], float | None],
+    config_path: Path,
+    config_name: str,
+    follow: Callable[[Any], None] | None = None,
+) -> None:
     """Compose `config_name` from the command line and call `task(config)`.
+
+    With model.tensor_parallel, only the first process that `torchrun` started does; the others call
+    `follow(config)`.
 
     `ADASPEC_DEBUG=1` shows the traceback of what would be a one-line error.
     """
     schema.register()
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report
-    if os.environ.get("RANK", "0") != "0" and _followed(config_path, config_name):
+    others = os.environ.get("RANK", "0") != "0"
+    if others and follow is not None and _followed(follow, config_path, config_name):
         return
     failures: list[BaseException] = []
     composed = False
@@ -86,19 +95,14 @@ def run(task: Callable[[Any], float | None], config_path: Path, config_name: str
         _exit(failures[0], config_name)
 
 
-def _followed(config_path: Path, config_name: str) -> bool:
-    """Compute a share of the target for the first process that `torchrun` started, until it ends.
-
-    Returns False without model.tensor_parallel: then processes have nothing to do with each other.
-    """
+def _followed(follow: Callable[[Any], None], config_path: Path, config_name: str) -> bool:
+    """Whether the processes that `torchrun` started share a target, so that this one followed."""
     try:
         with hydra.initialize_config_dir(str(config_path), version_base="1.3"):
             config = checked(hydra.compose(config_name, sys.argv[1:]), config_name)
         if config.model.tensor_parallel is None:
             return False
-        from adaspec_rl.from_config import follow_from  # slow to import
-
-        follow_from(config.model, config.engine)
+        follow(config)
     except (Exception, KeyboardInterrupt) as error:
         if not is_mistake(error):
             raise

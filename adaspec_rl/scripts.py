@@ -11,12 +11,19 @@ from adaspec_rl.console import standard_output
 
 def train() -> None:
     """Train a policy that controls speculative decoding: `adaspec-train [model=llama] …`."""
-    run(_train, CONF, "train_policy")
+    run(_train, CONF, "train_policy", follow)
 
 
 def evaluate() -> None:
     """Compare a trained policy with every fixed draft length: `adaspec-evaluate [policy=DIR] …`."""
-    run(_evaluate, CONF, "evaluate")
+    run(_evaluate, CONF, "evaluate", follow)
+
+
+def follow(config: TrainConfig | EvaluateConfig) -> None:
+    """Compute a share of the target for the first process that `torchrun` started."""
+    from adaspec_rl.from_config import follow_from  # slow to import
+
+    follow_from(config.model, config.engine)
 
 
 def _train(config: TrainConfig) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from adaspec_rl.command import run
 from adaspec_rl.config import CONF
+from adaspec_rl.scripts import follow
 
 def main(config):
     import torch
@@ -43,7 +44,7 @@ def main(config):
     Path(f"rank{{os.environ.get('RANK', 0)}}.txt").write_text("\\n".join(lines))
 
 if __name__ == "__main__":
-    run(main, CONF, "train_policy")
+    run(main, CONF, "train_policy", follow)
 """
 SETTINGS = ["model=pair", "model.target=tiny:target", "model.drafter=tiny:draft"]
 
