@@ -75,7 +75,11 @@ class LeadingModel(TransformersModel):
 
     def _forward(self, tokens: torch.Tensor, keep: int) -> torch.Tensor:
         _tell("_forward", tokens.cpu(), keep)
-        return super()._forward(tokens, keep)
+        try:
+            return super()._forward(tokens, keep)
+        except BaseException:  # the others wait within the pass: `torchrun` has to end them
+            atexit.unregister(_end)
+            raise
 
 
 @torch.inference_mode()

@@ -32,6 +32,10 @@ def main(config):
         pair.target, pair.drafters, eos_ids=(), max_new_tokens=40,
         sampling=Sampling(config.env.temperature), verification="coupled",
     )
+    if "FAILS" in os.environ:
+        def fails(*arguments, **settings):
+            raise ValueError("the first process fails")
+        pair.target.weights.forward = fails
     held = [getattr(w, "to_local", lambda w=w: w)() for w in pair.target.weights.parameters()]
     lines = [f"{{sum(w.numel() for w in held)}} {{pair.target.execution}}"]
     for number in range(3):
@@ -49,7 +53,9 @@ if __name__ == "__main__":
 SETTINGS = ["model=pair", "model.target=tiny:target", "model.drafter=tiny:draft"]
 
 
-def run(folder: Path, launch: list[str], *settings: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, launch: list[str], *settings: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
     return subprocess.run(
@@ -57,7 +63,7 @@ def run(folder: Path, launch: list[str], *settings: str) -> subprocess.Completed
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         timeout=300,
     )
 
@@ -83,6 +89,14 @@ def test_two_processes_write_what_one_writes(tmp_path: Path, temperature: float)
     assert split == f"{whole}, split over 2 processes"
     assert int(share) < 0.9 * int(all_of_it)  # the embedding is in both
     assert not (together / "rank1.txt").exists()  # the second process only computes
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_process_that_failed(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    done = run(tmp_path, TORCHRUN, "model.tensor_parallel=2", FAILS="1")
+    assert done.returncode != 0
+    assert "error: the first process fails" in done.stderr
 
 
 @pytest.mark.slow

@@ -57,7 +57,8 @@ def fastest_dtype(kernels: str = "auto") -> torch.dtype:
     """
     if not compiled(kernels):
         return torch.float32
-    found, _ = WAYS[min(seconds := _measured(), key=seconds.__getitem__)]
+    seconds = _measured()
+    found, _ = WAYS[min(seconds, key=seconds.__getitem__)]
     logger.info("model.dtype=auto: %s is the fastest here", str(found).removeprefix("torch."))
     return found
 
