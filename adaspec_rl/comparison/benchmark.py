@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from adaspec_rl.comparison.memory import MemoryMeter, MemoryUse
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.generation import Generation, StreamObserver, generate
-from adaspec_rl.control.observation import CostFeatures, Observer
+from adaspec_rl.control.generation import Generation, follow, generate
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.session import Session
 
@@ -108,8 +109,8 @@ def _relive(
 ) -> None:
     """Bring a controller to its state after `made`."""
     spec = controller.observes
-    observer = StreamObserver(Observer(spec, cost)) if spec else None
+    observer = StreamObserver(spec, cost) if spec else None
     controller.reset(item.ids, seed)
-    for played in observer.follow(item.ids, made) if observer else made.rounds:
+    for played in follow(observer, item.ids, made) if observer else made.rounds:
         controller.decide(observer.observation() if observer else None)
         controller.observe(played)

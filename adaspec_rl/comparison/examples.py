@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from adaspec_rl.comparison.benchmark import Record
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.generation import StreamObserver
-from adaspec_rl.control.observation import CostFeatures, Observer
+from adaspec_rl.control.generation import follow
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.data.conversations import Conversation
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.pairs.pair import Pair
@@ -88,8 +89,8 @@ def _rounds(
     made = record.generation
     texts = _texts(pair, item.ids, made.tokens)
     spec = controller.observes
-    observer = StreamObserver(Observer(spec, cost)) if spec else None
-    followed = observer.follow(item.ids, made) if observer else made.rounds
+    observer = StreamObserver(spec, cost) if spec else None
+    followed = follow(observer, item.ids, made) if observer else made.rounds
     found, at = [], 0
     for played, decision in zip(followed, record.decisions, strict=True):
         seen = None

@@ -4,11 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
-from adaspec_rl.control.text_features import TextFeatures
+from adaspec_rl.control.observation import CostFeatures
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.session import Session
@@ -27,53 +25,13 @@ class Generation:
     forecasts: list[Forecast] = field(default_factory=list, repr=False)  # before each, if observed
 
 
-class StreamObserver:
-    """Observations of a single session: an `Observer` of batch 1 that reads tokens."""
-
-    def __init__(self, observer: Observer) -> None:
-        self.observer = observer
-        self._text = TextFeatures()
-        self._reads = "context" in observer.spec.groups
-        self._seen: np.ndarray | None = None  # the observation, until it changes
-
-    def start(self, prompt: Sequence[int], forecast: Forecast = NO_FORECAST) -> None:
-        """A text begins. `forecast` is the session's, if the observation has that group."""
-        if self._reads:
-            self._text.start(prompt)
-        self.observer.reset(text=self._text.values, forecast=forecast)
-        self._seen = None
-
-    def update(self, round_: Round, forecast: Forecast = NO_FORECAST) -> None:
-        if not self.observer.spec.changes:
-            return
-        if self._reads:
-            self._text.extend(round_.tokens)
-        spec, text = self.observer.spec, self._text.values
-        if spec.needs_rounds:
-            self.observer.update(
-                RoundArrays.from_rounds([round_], [text], [forecast], spec.needs_signals)
-            )
-        else:  # takes a fraction of the time
-            self.observer.read(text, forecast)
-        self._seen = None
-
-    def follow(self, prompt: Sequence[int], made: "Generation") -> Iterator[Round]:
-        """Yield the rounds of a generation; at each, the observation is that before the round."""
-        ahead = (
-            [*made.forecasts, NO_FORECAST]
-            if made.forecasts
-            else [NO_FORECAST] * (1 + len(made.rounds))
-        )
-        self.start(prompt, ahead[0])
-        for played, following in zip(made.rounds, ahead[1:]):
-            yield played
-            self.update(played, following)
-
-    def observation(self) -> np.ndarray:
-        """`[features]` float32; the same array as long as nothing has changed."""
-        if self._seen is None:
-            self._seen = self.observer.observation()[0]
-        return self._seen
+def follow(observer: StreamObserver, prompt: Sequence[int], made: Generation) -> Iterator[Round]:
+    """Yield the rounds of a generation; at each, the observation is that before the round."""
+    ahead = made.forecasts or [NO_FORECAST] * len(made.rounds)
+    observer.start(prompt, ahead[0] if ahead else NO_FORECAST)
+    for played, following in zip(made.rounds, [*ahead[1:], NO_FORECAST]):
+        yield played
+        observer.update(played, following)
 
 
 def generate(
@@ -87,7 +45,7 @@ def generate(
 ) -> Generation:
     """Generate from `prompt` until the text ends; `controller` chooses every round's action."""
     spec = controller.observes
-    observer = StreamObserver(Observer(spec, cost)) if spec else None
+    observer = StreamObserver(spec, cost) if spec else None
     began = clock()
     deciding = 0.0
     session.start(prompt, seed, signals=spec is not None and spec.needs_signals)

@@ -1,7 +1,8 @@
 """What a policy observes: one definition, computed from rounds, for a batch of streams.
 
-Training (hundreds of streams) and decoding (one stream) run the same code. Features come in groups
-that can be switched off. Each feature is divided by its scale, so that values lie near 0 to 1.
+Training and batches run `Observer`, a single text `StreamObserver`, which a test holds to the same
+numbers. Features come in groups that can be switched off. Each feature is divided by its scale, so
+that values lie near 0 to 1.
 """
 
 import math
@@ -19,6 +20,8 @@ SIGNALLED = ("target", "draft")  # groups that need a session's signals, which t
 EMA_SPANS = (2.0, 6.0, 20.0)  # rounds
 DRAFTER_SPAN = 6.0  # rounds with a drafter, of its own acceptance average
 RECENT = 4  # rounds shown one by one
+EMA_DECAYS = np.exp(-1.0 / np.asarray(EMA_SPANS, dtype=np.float32))  # a round
+DRAFTER_DECAY = math.exp(-1.0 / DRAFTER_SPAN)
 PRIOR_ACCEPTANCE = 0.5  # what the averages start from
 
 
@@ -190,11 +193,14 @@ class RoundArrays:
 
 def _numbers(r: Round) -> tuple[float, ...]:
     played = (r.drafted, r.accepted, len(r.tokens), r.reached)
-    head = (*played, r.target_entropy, r.target_top_probability)
+    return (*played, r.target_entropy, r.target_top_probability, *draft_numbers(r))
+
+
+def draft_numbers(r: Round) -> tuple[float, ...]:
+    """The features of the group `draft`, unscaled; zeros for a round without their signals."""
     if not r.draft_log_probs:
-        return (*head, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return (0.0, 0.0, 0.0, 0.0, 0.0)
     return (
-        *head,
         math.exp(r.draft_log_probs[0]),
         r.draft_survivals[-1],
         math.exp(r.draft_log_probs[-1]),
@@ -214,7 +220,7 @@ class Observer:
         every = [name for group in GROUPS for name, _ in table[group]]
         self._chosen = np.array([every.index(name) for name in spec.names])
         self._scales = np.asarray(spec.scales, dtype=np.float32)[:, None]
-        self._decay = np.exp(-1.0 / np.asarray(EMA_SPANS, dtype=np.float32))[:, None]
+        self._decay = EMA_DECAYS[:, None]
         # All features, unscaled, one contiguous row each: [F, B].
         self._values = np.zeros((len(every), batch), dtype=np.float32)
         ends = np.cumsum([len(table[group]) for group in GROUPS])
@@ -228,7 +234,6 @@ class Observer:
         self._since_draft = history[-1]
         self._own_emas, self._log_unread = drafters[: spec.drafters], drafters[spec.drafters :]
         self._unread = np.zeros((spec.drafters, batch), dtype=np.float32)
-        self._own_decay = math.exp(-1.0 / DRAFTER_SPAN)
         self._columns = np.arange(batch)
         if cost is not None:
             self.set_costs(cost.values())
@@ -290,7 +295,7 @@ class Observer:
         used = rounds.drafter, self._columns
         before = self._own_emas[used]
         rate = _acceptance_rate(rounds)
-        mixed = rate + (before - rate) * self._own_decay
+        mixed = rate + (before - rate) * DRAFTER_DECAY
         self._own_emas[used] = np.where(drafting, mixed, before)
         self._unread += rounds.emitted
         self._unread[used] = np.where(drafting, 0.0, self._unread[used])

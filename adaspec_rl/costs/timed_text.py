@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.learned import Actor, LearnedPolicy
-from adaspec_rl.control.observation import CostFeatures, ObservationSpec, Observer
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.costs.estimates import TALLEST, Kind, Timings, bushy
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters import Drafter, EarlyExit, NgramLookup, summon
@@ -81,7 +81,7 @@ class TimedText:
         """Start the text; drafters read the prompt, which is timed."""
         self._signals = signals
         self.session.start(self.prompt, signals=signals)
-        self._observer = StreamObserver(Observer(self.spec, CostFeatures(0.1, 0.1, 0.1)))
+        self._observer = StreamObserver(self.spec, CostFeatures(0.1, 0.1, 0.1))
         self._observer.start(self.prompt)
         self._lookups = {
             number: NgramLookup()

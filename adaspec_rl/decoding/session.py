@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from adaspec_rl.console import part_of
@@ -12,10 +11,10 @@ from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, NgramLookup
 from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
-from adaspec_rl.decoding.picks import signals_of
+from adaspec_rl.decoding.outcome import NO_SIGNALS, outcome_of
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
-from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
+from adaspec_rl.decoding.signals import target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.token_sequence import TokenSequence
@@ -26,7 +25,6 @@ from adaspec_rl.decoding.verification import (
     Verification,
     lenient,
     new_verification,
-    row,
 )
 from adaspec_rl.decoding.verification.lossy import Judge, Lenient, States, distance_of
 from adaspec_rl.decoding.verification.trees import verify_tree
@@ -216,24 +214,18 @@ class LiveSession:
             _inform(rule, self.target, draft, self.drafters[action.drafter])
         accepted, token = rule.verify(logits, buffer[n : n + drafted], drawn, n)
         watched = self._watched(*([action.drafter] if draft else []))
-        if logits.device.type == "cpu" and not self._signals:  # nothing to wait for
-            values = [accepted.item(), *(draft.tokens.tolist() if draft else ()), token.item()]
-        else:
-            report = _report(draft, logits, accepted, token, [*watched.values()], self._signals)
-            values = report.cpu().tolist()  # the round's one synchronisation
-        for model in watched:
-            model.check(int(values.pop(0)))
-        proposed = [int(value) for value in values[1 : 2 + drafted]]
-        signals = _NOTHING
+        outcome = outcome_of(
+            draft, logits, accepted, token, pending=[*watched.values()], signals=self._signals
+        )
+        for model, report in zip(watched, outcome.pending):
+            model.check(report)
+        proposed, signals = outcome.proposed, outcome.signals
         survivals: tuple[float, ...] = ()
         if self._signals and draft:  # of the text as it was before the round
-            signals = np.array(values[4 + drafted :], dtype=np.float32).reshape(-1, len(SIGNALS))
-            if draft.picks:
-                signals = signals_of(draft.picks)
             survivals = text.survivals(
                 self.survival[action.drafter], stop, signals, proposed[:drafted]
             )
-        kept, emitted = text.commit(int(values[0]), proposed)
+        kept, emitted = text.commit(outcome.accepted, proposed)
         self.target.rollback(len(sequence) - 1)
         for number, drafter in enumerate(self.models):
             if draft and number == action.drafter:
@@ -241,7 +233,6 @@ class LiveSession:
             else:
                 drafter.rest()
         rejected = tuple(proposed[kept:drafted])
-        entropy, top_probability = values[2 + drafted : 4 + drafted] or (0.0, 0.0)
         log_probs, entropies, margins, choice_margins = signals.T.tolist()
         return Round(
             drafter=action.drafter,
@@ -249,8 +240,8 @@ class LiveSession:
             accepted=kept,
             tokens=emitted,
             rejected=rejected,
-            target_entropy=entropy,
-            target_top_probability=top_probability,
+            target_entropy=outcome.target[0],
+            target_top_probability=outcome.target[1],
             draft_log_probs=tuple(log_probs),
             draft_entropies=tuple(entropies),
             draft_margins=tuple(margins),
@@ -280,7 +271,7 @@ class LiveSession:
             assert self._told.last_hidden is not None
             sequence.know(n - 1, self._told.last_hidden[0, read])
         proposed = [*(tree.tokens[node] for node in path), token]
-        signals, target = _NOTHING, [0.0, 0.0]
+        signals, target = NO_SIGNALS, [0.0, 0.0]
         survivals: tuple[float, ...] = ()
         if self._signals:  # of the text as it was before the round
             chain = drafts.trees[action.drafter].chain()
@@ -340,9 +331,6 @@ class LiveSession:
         return draft if len(draft) else None
 
 
-_NOTHING = np.zeros((0, len(SIGNALS)), dtype=np.float32)
-
-
 def _check_judge(judge: Judge, target: LanguageModel, drafters: Sequence[Drafter]) -> None:
     """Refuse a judge that could not judge anything.
 
@@ -375,32 +363,3 @@ def _inform(rule: Lenient, target: LanguageModel, draft: Draft, drafter: str) ->
     assert target.last_hidden is not None
     behind = target.last_hidden[0, : len(draft)]
     rule.see(States(behind, draft.hidden, draft.own_log_probs(target.vocab_size)))
-
-
-def _report(
-    draft: Draft | None,
-    logits: torch.Tensor,
-    accepted: torch.Tensor,
-    token: torch.Tensor,
-    pending: Sequence[torch.Tensor],
-    signals: bool,
-) -> torch.Tensor:
-    """Everything that the host learns about a round, in one float64 vector.
-
-    `[each model's pending report, accepted, drafted tokens (k), next token]` and, with `signals`,
-    `[target entropy, target top probability]` and the signals of each drafted token.
-    """
-    drafted = [] if draft is None else [draft.tokens]
-    whole = [*pending, accepted, *drafted, token]
-    chosen = torch.cat([values.view(-1) for values in whole]).double()
-    if not signals:
-        return chosen
-    parts = [chosen, target_signals(row(logits, accepted))]  # where the next token comes from
-    if draft is not None and draft.logits is None:
-        parts.append(torch.zeros(len(SIGNALS) * len(draft), device=logits.device))
-    elif draft is not None and draft.logits is not None:
-        found = draft_signals(
-            draft.logits, draft.places, draft.log_probs, draft.scores, normalised=draft.normalised
-        )
-        parts.append(found.reshape(-1).double())
-    return torch.cat(parts)

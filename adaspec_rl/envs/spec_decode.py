@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 
 from adaspec_rl.control.action import most_nodes
-from adaspec_rl.control.generation import StreamObserver
-from adaspec_rl.control.observation import ObservationSpec, Observer
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.costs.profile import CostProfile, Unread, check_nodes
 from adaspec_rl.costs.work import played_work
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
@@ -82,7 +82,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         cost = profile.at(batch_size=batch_size).features()
         self._unread = Unread(profile.drafters)
         self._context: int | None = None  # tokens so far
-        self._observer = StreamObserver(Observer(features, cost))
+        self._observer = StreamObserver(features, cost)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -16,6 +16,8 @@ from adaspec_rl.control.observation import (
     Observer,
     RoundArrays,
 )
+from adaspec_rl.control.stream_observer import StreamObserver
+from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.decoding.round import Round
 
 SAID = (1.0, 2.0, 0.5, 0.5)  # of a text
@@ -75,6 +77,28 @@ def test_many_streams_see_what_single_streams_see(history):
             single.update(RoundArrays.from_rounds([round_], [own], [expected]))
         together = np.concatenate([single.observation() for single in singles])
         np.testing.assert_array_equal(batch.observation(), together)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    history=st.lists(rounds(), min_size=1, max_size=12),
+    groups=st.sampled_from([GROUPS, ("draft", "cost"), ("context", "lookup"), ("history",)]),
+)
+def test_one_text_is_observed_number_by_number(history, groups):
+    spec = ObservationSpec(groups, drafters=2, trees=True)
+    cost = replace(COST, other_draft_steps=(0.3,), trees=(0.01, 0.02))
+    one, text, general = StreamObserver(spec, cost), TextFeatures(), Observer(spec, cost)
+    for _ in range(2):  # the second text begins like the first
+        one.start([1, 2, 1], (0.5, 0.25))
+        text.start([1, 2, 1])
+        general.reset(text=text.values, forecast=(0.5, 0.25))
+        for number, played in enumerate(history):
+            np.testing.assert_array_equal(one.observation(), general.observation()[0])
+            assert one.observation() is one.observation()
+            one.update(played, (number, 0.5))
+            text.extend(played.tokens)
+            general.update(RoundArrays.from_rounds([played], [text.values], [(number, 0.5)]))
+        np.testing.assert_array_equal(one.observation(), general.observation()[0])
 
 
 def test_features_are_what_they_are_called():

@@ -7,8 +7,9 @@ import torch
 from adaspec_rl.decoding import verification
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling, sample, warp_logits
-from adaspec_rl.decoding.signals import draft_signals
+from adaspec_rl.decoding.signals import draft_signals, target_signals
 from adaspec_rl.decoding.verification import rules
+from adaspec_rl.engine.cpu.build import library
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 
 SAMPLES, LENGTH, VOCAB, TEMPERATURE = 20_000, 2, 5, 0.8
@@ -77,7 +78,7 @@ def test_a_draft_without_probabilities_counts_as_a_point_mass():
 
 @pytest.mark.parametrize("rule, temperature", [("greedy", 0), ("coupled", 0.7), ("rejection", 0.7)])
 @pytest.mark.parametrize("top_k", [0, 3])
-@pytest.mark.parametrize("rows", [3, 40])  # few are read in NumPy
+@pytest.mark.parametrize("rows", [3, 40])  # many are read by several threads
 def test_log_probabilities_are_those_of_the_distribution_drawn_from(rule, temperature, top_k, rows):
     logits = 3 * torch.randn(rows, 9, generator=torch.Generator().manual_seed(0))
     made = verification.new_verification(
@@ -97,6 +98,29 @@ def test_log_probabilities_are_those_of_the_distribution_drawn_from(rule, temper
     )
     signals = draft_signals(logits, tokens, log_probs, scores, normalised=choices[0].normalised)
     assert signals[:, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 5, 16, 37, 4099])
+@pytest.mark.parametrize("kind", ["greedy", "noise", "truncated"])
+def test_compiled_signals_are_those_of_torch(monkeypatch, width, kind):
+    library()
+    generator = torch.Generator().manual_seed(width)
+    logits = 5 * torch.randn(20, width, generator=generator)
+    logits[0] = 1.0  # all equal: no margin
+    log_probs = scores = logits
+    if kind != "greedy":
+        log_probs = logits / 0.7
+        if kind == "truncated":
+            log_probs = log_probs.masked_fill(logits < logits.amax(-1, keepdim=True), -torch.inf)
+        scores = log_probs + torch.randn(20, width, generator=generator)
+    tokens = scores.argmax(-1)
+    if kind == "noise":
+        tokens[:10] = torch.randint(width, (10,), generator=generator)
+    found = draft_signals(logits, tokens, log_probs, scores), target_signals(logits[3])
+    monkeypatch.setattr("adaspec_rl.decoding.signals.loaded", lambda: None)
+    wanted = draft_signals(logits, tokens, log_probs, scores), target_signals(logits[3])
+    for own, theirs in zip(found, wanted):
+        torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_identical_models_accept_everything():

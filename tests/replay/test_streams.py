@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaspec_rl.control.action import action_list
-from adaspec_rl.control.generation import StreamObserver
-from adaspec_rl.control.observation import GROUPS, ObservationSpec, Observer
+from adaspec_rl.control.observation import GROUPS, ObservationSpec
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.tree_shape import TreeShape
@@ -44,7 +44,7 @@ class OneByOne:
     def __init__(self, trace: Trace, spec: ObservationSpec, costs, number: int) -> None:
         self.costs, self.text = costs, trace.texts[number]
         self.session = ReplaySession(trace, costs)
-        self.observer = StreamObserver(Observer(spec, costs.at().features()))
+        self.observer = StreamObserver(spec, costs.at().features())
         prompt = self.text.prompt.tolist()
         self.session.start(prompt, self.text.seed)
         assert self.session.number == number

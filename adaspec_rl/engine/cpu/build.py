@@ -26,7 +26,7 @@ FLAGS = (
     "-fno-strict-aliasing",
 )
 KERNELS = ("auto", "compiled", "torch")
-SOURCES = [Path(__file__).with_name(name) for name in ("decoder.cpp", "noise.cpp")]
+SOURCES = [Path(__file__).with_name(name) for name in ("decoder.cpp", "noise.cpp", "signals.cpp")]
 HEADERS = [Path(__file__).with_name("vectors.h")]
 
 logger = logging.getLogger(__name__)

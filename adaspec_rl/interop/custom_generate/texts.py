@@ -9,8 +9,8 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batch_generation import RowsObserver
-from adaspec_rl.control.generation import StreamObserver
 from adaspec_rl.control.observation import Observer
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import Round
@@ -97,7 +97,7 @@ def _write_one(prepared: Prepared, policy: Policy, wanted: Wanted, told: Told) -
     foresees = spec is not None and spec.needs_forecast
     observer = None
     if spec is not None:
-        observer = StreamObserver(Observer(spec, policy.costs(1, len(prompt))))
+        observer = StreamObserver(spec, policy.costs(1, len(prompt)))
         observer.start(prompt, session.forecast() if foresees else NO_FORECAST)
     written = Written([], rule)
     while session.finished is None and not rule.finished:

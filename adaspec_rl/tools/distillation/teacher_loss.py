@@ -65,11 +65,16 @@ def lesson_loss(
     """
     parts = step_distances(drafter, lesson, steps if drafter.reads_hidden else 1)
     chances = survival([(judged, found.overlap.detach()) for judged, found in parts])
-    total = objective(parts[0][1], kind).mean()
+    total = _mean(objective(parts[0][1], kind))
     for (judged, found), before in zip(parts[1:], chances):
         weights = F.pad(before, (1, -1))[judged]
-        total = total + (weights * objective(found, kind)).mean()
-    return total, 1 - parts[0][1].overlap.detach().mean()
+        total = total + _mean(weights * objective(found, kind))
+    return total, _mean(1 - parts[0][1].overlap.detach())
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """Their mean; 0 if there are none, as in a window that lies within a prompt."""
+    return values.sum() / max(1, len(values))
 
 
 def step_distances(

@@ -1,10 +1,12 @@
 """Packed windows of teacher texts, and the distance from what they teach."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from adaspec_rl.tools.distillation.teacher_loss import distance, objective, survival
+from adaspec_rl.tools.distillation.teacher_loss import distance, lesson_loss, objective, survival
 from adaspec_rl.tools.distillation.teacher_texts import TeacherText
 from adaspec_rl.tools.distillation.teacher_windows import OUTSIDE, TeacherWindows
 
@@ -118,3 +120,25 @@ def test_a_draft_survives_where_each_of_its_tokens_is_accepted():
     chances = survival(list(zip(judged, accepted)))
     torch.testing.assert_close(chances[0], torch.tensor([[0.5, 0.2, 1.0]]))
     torch.testing.assert_close(chances[1], torch.tensor([[0.0, 0.2, 0.1]]))
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_window_that_lies_within_a_prompt_teaches_nothing(taught):
+    windows = TeacherWindows(TEXTS, None, VOCAB, reads_hidden=False)
+    lesson = windows.batch(0, 0, 1, 8)
+    if not taught:
+        lesson = replace(lesson, taught=torch.zeros_like(lesson.taught))
+    head = torch.ones(VOCAB, HIDDEN, requires_grad=True)
+    states = torch.ones(1, 8, HIDDEN)
+
+    class Drafter:
+        reads_hidden = True
+
+        def __call__(self, batch, steps):
+            return [states] * steps
+
+    Drafter.head = head
+    loss, rejected = lesson_loss(Drafter(), lesson, 2, "both")
+    loss.backward()
+    assert head.grad.isfinite().all()
+    assert (loss.item() > 0) == (rejected.item() > 0) == taught

@@ -1,0 +1,107 @@
+"""Observations of one text, number by number.
+
+For a single stream, NumPy's calls take several times as long as the arithmetic, and decoding waits
+for them. The numbers are those of an `Observer` of batch 1, to the bit.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaspec_rl.control.observation import (
+    DRAFTER_DECAY,
+    EMA_DECAYS,
+    EMA_SPANS,
+    GROUPS,
+    PRIOR_ACCEPTANCE,
+    RECENT,
+    CostFeatures,
+    ObservationSpec,
+    draft_numbers,
+)
+from adaspec_rl.control.text_features import TextFeatures
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
+from adaspec_rl.decoding.round import Round
+
+_DECAYS = EMA_DECAYS.tolist()
+
+
+class StreamObserver:
+    """Observations of a single session, which reads the session's rounds and tokens."""
+
+    def __init__(self, spec: ObservationSpec, cost: CostFeatures) -> None:
+        self.spec = spec
+        table = spec.table()
+        every = [name for group in GROUPS for name, _ in table[group]]
+        ends = np.cumsum([len(table[group]) for group in GROUPS]).tolist()
+        self._first = dict(zip(GROUPS, [0, *ends]))  # where each group begins
+        self._chosen = np.array([every.index(name) for name in spec.names])
+        self._scales = np.asarray(spec.scales, dtype=np.float32)
+        self._values = array("f", bytes(4 * len(every)))  # all features, unscaled
+        self._unread = array("f", bytes(4 * spec.drafters))
+        self._array = np.frombuffer(self._values, dtype=np.float32)  # the same memory
+        logs = self._first["target"] - spec.drafters
+        self._log_unread = self._array[logs : logs + spec.drafters]
+        self._unread_array = np.frombuffer(self._unread, dtype=np.float32)
+        known = cost.values()[: len(table["cost"])]
+        self._array[self._first["cost"] :][: len(known)] = known
+        self._text = TextFeatures()
+        self._reads = "context" in spec.groups
+        self._seen: np.ndarray | None = None  # the observation, until it changes
+
+    def start(self, prompt: Sequence[int], forecast: Forecast = NO_FORECAST) -> None:
+        """A text begins. `forecast` is the session's, if the observation has that group."""
+        if self._reads:
+            self._text.start(prompt)
+        self._array[: self._first["cost"]] = 0.0
+        self._array[: len(EMA_SPANS)] = PRIOR_ACCEPTANCE
+        self._array[self._first["drafters"] :][: self.spec.drafters] = PRIOR_ACCEPTANCE
+        self._unread_array[:] = 0.0
+        self._read(forecast)
+
+    def update(self, round_: Round, forecast: Forecast = NO_FORECAST) -> None:
+        """Add a round; `forecast` is the session's after it."""
+        if not self.spec.changes:
+            return
+        if self._reads:
+            self._text.extend(round_.tokens)
+        if self.spec.needs_rounds:
+            self._add(round_)
+        self._read(forecast)
+
+    def _read(self, forecast: Forecast) -> None:
+        self._put("context", self._text.values)
+        self._put("lookup", forecast)
+        self._seen = None
+
+    def _put(self, group: str, values: Sequence[float]) -> None:
+        for at, value in enumerate(values, self._first[group]):
+            self._values[at] = value
+
+    def _add(self, round_: Round) -> None:
+        values, unread, own = self._values, self._unread, self._first["drafters"]
+        for drafter in range(self.spec.drafters):
+            unread[drafter] += len(round_.tokens)
+        accepted = len(EMA_SPANS)
+        drafted, since = accepted + RECENT, own - 1
+        for recent in (accepted, drafted):
+            values[recent + 1 : recent + RECENT] = values[recent : recent + RECENT - 1]
+        values[accepted], values[drafted] = round_.accepted, round_.drafted
+        values[since] = min(values[since] + 1, 8)
+        if round_.drafted:
+            rate = round_.accepted / max(round_.reached, 1)
+            for at, decay in enumerate(_DECAYS):
+                values[at] = rate + (values[at] - rate) * decay
+            used = own + round_.drafter
+            values[used] = rate + (values[used] - rate) * DRAFTER_DECAY
+            unread[round_.drafter] = values[since] = 0
+            self._put("draft", draft_numbers(round_))
+        np.log1p(self._unread_array, out=self._log_unread)
+        self._put("target", (round_.target_entropy, round_.target_top_probability))
+
+    def observation(self) -> np.ndarray:
+        """`[features]` float32; the same array as long as nothing has changed."""
+        if self._seen is None:
+            self._seen = self._array[self._chosen] / self._scales
+        return self._seen
