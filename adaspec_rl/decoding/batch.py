@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.draft_signals import chain_signals
 from adaspec_rl.decoding.drafters.drafter import Drafter
 from adaspec_rl.decoding.drafters.in_rows import Request, RowDrafter, in_rows
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
-from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.round import FALLBACK, Action, Round, check_chain, check_exact
-from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
+from adaspec_rl.decoding.signals import target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.verification.lossy import Judge, distance_of
@@ -271,18 +271,7 @@ class Batch:
         draft = row.draft
         if draft is None:
             return
-        row.signals = np.zeros((len(draft), len(SIGNALS)), dtype=np.float32)
-        if draft.picks:
-            row.signals = signals_of(draft.picks)
-        elif draft.logits is not None:
-            found = draft_signals(
-                draft.logits,
-                draft.places,
-                draft.log_probs,
-                draft.scores,
-                normalised=draft.normalised,
-            )
-            row.signals = found.float().cpu().numpy()
+        row.signals = chain_signals(draft)
         row.survivals = row.text.survivals(
             self.survival[row.action.drafter], row.stop, row.signals, draft.tokens.tolist()
         )

@@ -66,6 +66,14 @@ class GumbelNoise:
             values[done : done + count] += noise if ids is None else noise.index_select(1, ids)
             done += count
 
+    def rows(self, positions: range) -> list[torch.Tensor]:
+        """Noise `[V]` float32 of each position, which must not be changed."""
+        found = []
+        for position in positions:
+            index, offset = divmod(position, self._block_size)
+            found.append(self._block(index)[offset])
+        return found
+
     def of(self, tokens: np.ndarray, position: int) -> np.ndarray:
         """Noise `[C]` float32 of some tokens at one position, on the host.
 

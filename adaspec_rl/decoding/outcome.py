@@ -7,11 +7,9 @@ import numpy as np
 import torch
 
 from adaspec_rl.decoding.draft import Draft
-from adaspec_rl.decoding.picks import signals_of
-from adaspec_rl.decoding.signals import SIGNALS, draft_signals, target_signals
+from adaspec_rl.decoding.draft_signals import NO_SIGNALS, host_signals, signals_on_device
+from adaspec_rl.decoding.signals import target_signals
 from adaspec_rl.decoding.verification import row
-
-NO_SIGNALS = np.zeros((0, len(SIGNALS)), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +46,8 @@ def outcome_of(
     integers = len(parts)
     if signals:
         parts.append(target_signals(row(logits, accepted)))
-        if draft is not None and draft.logits is not None:
-            normalised = draft.normalised
-            read = draft.logits, draft.places, draft.log_probs, draft.scores
-            parts.append(draft_signals(*read, normalised=normalised))
+        if draft and (known := signals_on_device(draft)) is not None:
+            parts.append(known)
     found = _on_host(parts)
     values = [value for part in found[:integers] for value in part.view(-1).tolist()]
     count = len(pending)
@@ -65,12 +61,7 @@ def outcome_of(
 
 
 def _signals(draft: Draft, found: Sequence[torch.Tensor]) -> np.ndarray:
-    """The signals of a draft; `found` has those of a drafter with logits."""
-    if found:
-        return found[0].numpy()
-    if draft.picks:
-        return signals_of(draft.picks)
-    return np.zeros((len(draft), len(SIGNALS)), dtype=np.float32)
+    return found[0].numpy() if found else host_signals(draft)
 
 
 def _on_host(parts: list[torch.Tensor]) -> list[torch.Tensor]:

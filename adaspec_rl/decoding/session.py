@@ -8,10 +8,11 @@ import torch
 
 from adaspec_rl.console import part_of
 from adaspec_rl.decoding.draft import Draft
+from adaspec_rl.decoding.draft_signals import NO_SIGNALS, chain_signals
 from adaspec_rl.decoding.drafters import Drafter, DraftModel, NgramLookup
 from adaspec_rl.decoding.drafters.hidden_state import target_states
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
-from adaspec_rl.decoding.outcome import NO_SIGNALS, outcome_of
+from adaspec_rl.decoding.outcome import outcome_of
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.signals import target_signals
@@ -19,7 +20,7 @@ from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import merged
-from adaspec_rl.decoding.tree_drafts import TreeDrafts, chain_signals
+from adaspec_rl.decoding.tree_drafts import TreeDrafts
 from adaspec_rl.decoding.verification import (
     Rule,
     Verification,

@@ -2,13 +2,8 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.drafter import Drafter
-from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.round import Action
-from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.text import DraftStop, Text
 from adaspec_rl.decoding.token_tree import TokenTree, chain_tree
@@ -93,18 +88,3 @@ class TreeDrafts:
                 drafter.keep_path(length, tree.path(accepted))
             else:
                 drafter.keep(length + len(tree.path(accepted)))
-
-
-def chain_signals(draft: Draft | None) -> np.ndarray:
-    """The signals of a chain's tokens, `[k, 4]` float32; zeros if the drafter has no logits."""
-    if not draft:
-        return np.zeros((0, len(SIGNALS)), dtype=np.float32)
-    if draft.picks:
-        return signals_of(draft.picks)
-    if draft.logits is None:
-        return np.zeros((len(draft), len(SIGNALS)), dtype=np.float32)
-    found = draft_signals(
-        draft.logits, draft.places, draft.log_probs, draft.scores, normalised=draft.normalised
-    )
-    signals: np.ndarray = found.float().cpu().numpy()
-    return signals

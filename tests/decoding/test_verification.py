@@ -8,7 +8,8 @@ from adaspec_rl.decoding import verification
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling, sample, warp_logits
 from adaspec_rl.decoding.signals import draft_signals, target_signals
-from adaspec_rl.decoding.verification import rules
+from adaspec_rl.decoding.verification import acceptance, rules
+from adaspec_rl.decoding.verification.acceptance import chosen_agreement
 from adaspec_rl.engine.cpu.build import library
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 
@@ -121,6 +122,27 @@ def test_compiled_signals_are_those_of_torch(monkeypatch, width, kind):
     wanted = draft_signals(logits, tokens, log_probs, scores), target_signals(logits[3])
     for own, theirs in zip(found, wanted):
         torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 7, 16, 50])
+@pytest.mark.parametrize("temperature", [None, 0.7])
+def test_compiled_agreement_is_that_of_torch(monkeypatch, width, temperature):
+    library()
+    generator = torch.Generator().manual_seed(width)
+    for accepted in range(4):
+        logits = torch.randint(-2, 3, (4, width), generator=generator).float()  # with ties
+        noise = None
+        if temperature:
+            noise = [*torch.randint(-1, 2, (4, width), generator=generator).float()]
+        scores = logits if noise is None else logits / temperature + torch.stack(noise)
+        tokens = scores.argmax(-1)[:3]
+        tokens[accepted:] += 1
+        found = []
+        for compiled in (library(), None):
+            monkeypatch.setattr(f"{acceptance.__name__}.loaded", lambda known=compiled: known)
+            kept, token = chosen_agreement(logits, tokens, temperature or 1.0, noise)
+            found.append((int(kept), int(token)))
+        assert found[0] == found[1] == (accepted, int(scores[accepted].argmax()))
 
 
 def test_identical_models_accept_everything():

@@ -1,6 +1,12 @@
 """How long the accepted part of a draft is."""
 
+import ctypes
+from collections.abc import Sequence
+
 import torch
+
+from adaspec_rl.decoding.sampling import best
+from adaspec_rl.engine.cpu.build import loaded
 
 
 def row(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -13,6 +19,44 @@ def row(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def leading(kept: torch.Tensor) -> torch.Tensor:
     """How many leading entries of a boolean `[k]` are true."""
     return kept.long().cumprod(0).sum()
+
+
+def chosen_agreement(
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    temperature: float = 1.0,
+    noise: Sequence[torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`agreement` with the picks whose logit / `temperature` + noise is largest, the first on ties.
+
+    Args:
+        logits: `[k + 1, V]` float32.
+        noise: `[V]` for each row; None: none.
+    """
+    compiled = loaded() if logits.device.type == "cpu" else None
+    if compiled is None:
+        if noise is not None:
+            logits = logits / temperature + torch.stack([*noise])
+        return agreement(best(logits)[:, 0], tokens)
+    rows, drafted, token = (
+        logits.contiguous(),
+        tokens.contiguous(),
+        torch.empty((), dtype=torch.long),
+    )
+    pointers = None
+    if noise is not None:
+        pointers = (ctypes.c_void_p * len(noise))(*(row.data_ptr() for row in noise))
+    compiled.agreement.restype = ctypes.c_int64
+    accepted = compiled.agreement(
+        ctypes.c_void_p(rows.data_ptr()),
+        ctypes.c_int64(rows.shape[1]),
+        ctypes.c_float(temperature),
+        pointers,
+        ctypes.c_void_p(drafted.data_ptr()),
+        ctypes.c_int64(len(drafted)),
+        ctypes.c_void_p(token.data_ptr()),
+    )
+    return torch.tensor(accepted), token
 
 
 def agreement(picks: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

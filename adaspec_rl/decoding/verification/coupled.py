@@ -9,7 +9,7 @@ from adaspec_rl.decoding.noise import GumbelNoise
 from adaspec_rl.decoding.picks import Pick, sharpened
 from adaspec_rl.decoding.sampling import Sampling, best, warp_logits
 from adaspec_rl.decoding.trigrams import Candidates
-from adaspec_rl.decoding.verification.acceptance import agreement
+from adaspec_rl.decoding.verification.acceptance import agreement, chosen_agreement
 from adaspec_rl.decoding.verification.choice import Choice, Perturbation, chosen
 
 
@@ -60,5 +60,9 @@ class Coupled:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        _, scores = self.weigh(logits, range(position, position + len(logits)))
+        positions = range(position, position + len(logits))
+        if not self.sampling.truncates:
+            noise = self.noise.rows(positions)
+            return chosen_agreement(logits, tokens, self.sampling.divisor, noise)
+        _, scores = self.weigh(logits, positions)
         return agreement(best(scores)[:, 0], tokens)

@@ -7,7 +7,7 @@ import torch
 from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.sampling import best
 from adaspec_rl.decoding.trigrams import Candidates
-from adaspec_rl.decoding.verification.acceptance import agreement
+from adaspec_rl.decoding.verification.acceptance import chosen_agreement
 from adaspec_rl.decoding.verification.choice import Choice, Perturbation, chosen
 
 
@@ -41,4 +41,4 @@ class Greedy:
         draft_log_probs: torch.Tensor | None,
         position: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return agreement(best(logits)[:, 0], tokens)
+        return chosen_agreement(logits, tokens)

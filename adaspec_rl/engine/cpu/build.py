@@ -26,8 +26,8 @@ FLAGS = (
     "-fno-strict-aliasing",
 )
 KERNELS = ("auto", "compiled", "torch")
-SOURCES = [Path(__file__).with_name(name) for name in ("decoder.cpp", "noise.cpp", "signals.cpp")]
-HEADERS = [Path(__file__).with_name("vectors.h")]
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@
 
 #include <omp.h>
 
+#include "choose.h"
 #include "vectors.h"
 
 namespace {
@@ -1032,25 +1033,6 @@ static int run(const Model& model, const Pass& pass) {
     return forward.finite ? 0 : 2;
 }
 
-// The output that `draft` chooses; the first on ties.
-static int64_t choose(const Draft& draft, const float* logits, const float* noise) {
-    const Ints lanes = lane_numbers();
-    Vec largest = -INFINITE;
-    Ints where = {};
-    for (int64_t i = 0; i < draft.choices; i += LANES) {
-        const int64_t count = std::min<int64_t>(LANES, draft.choices - i);
-        Vec score = load_some(logits + i, count) / draft.temperature;
-        if (noise) score += load_some(noise + i, count);
-        const Ints larger = (score > largest) & (lanes < int32_t(count));
-        largest = chosen(larger, score, largest);
-        where = chosen(larger, lanes + int32_t(i), where);
-    }
-    int64_t best = 0;
-    for (int64_t n = 1; n < LANES; n++)
-        if (largest[n] > largest[best] || (largest[n] == largest[best] && where[n] < where[best])) best = n;
-    return where[best];
-}
-
 // Returns 0; 1 if a token is not in the vocabulary (nothing is computed); 2 if a logit is not
 // finite.
 extern "C" int forward(const Model* model, const Pass* pass) {
@@ -1073,7 +1055,7 @@ extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) 
         outcome = std::max(outcome, forward(model, &pass));
         if (outcome == 1) return outcome;
         const float* noise = draft->noise ? draft->noise + i * draft->choices : nullptr;
-        draft->places[i] = choose(*draft, pass.logits, noise);
+        draft->places[i] = choose(pass.logits, draft->choices, draft->temperature, noise);
         draft->tokens[i] = draft->ids ? draft->ids[draft->places[i]] : draft->places[i];
         start += pass.widths[0];
         if (pass.features) pass.features = pass.hidden + (pass.states[0] - 1) * model->hidden;
