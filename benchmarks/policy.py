@@ -125,7 +125,8 @@ class Place:
         pair = pair_from(config.model, config.engine)
         task = prepare(config, pair, console)
         wanted = prompts_from(config, "test", pair, console, prompts)
-        trace, _ = recording_from(config, pair, wanted, console, heads=task.survival)
+        ranks = any(action.branches for action in task.actions)
+        trace, _ = recording_from(config, pair, wanted, console, heads=task.survival, ranks=ranks)
         return cls(config, task, wanted, HeldOut.of(trace, task.profile))
 
 

@@ -14,7 +14,7 @@ from adaspec_rl.config import EvaluateConfig
 from adaspec_rl.console import say
 from adaspec_rl.control.batch_controller import BatchController
 from adaspec_rl.control.batch_generation import Asked, BatchGeneration, generate_batch
-from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.batch_costs import BatchCosts
 from adaspec_rl.costs.batch_measurement import measure_batch_costs, measure_looking
 from adaspec_rl.data.prompts import EncodedPrompt
@@ -103,9 +103,7 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
     training = prompts_from(config, "train", pair, console, config.replay.prompts)
     trace, heads = recording_from(config, pair, training, console)
     costs = _costs(config, pair, training, rules, console)
-    spec = ObservationSpec(
-        LIVE_GROUPS, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
-    )
+    spec = replace(pair_observation(pair, LIVE_GROUPS, config.env.max_length), tables=0)
     loads = [1 << n for n in range(asked.rows.bit_length())]
     tuned = sorted({1, loads[-1]})
     short = replace(rules, max_new_tokens=min(32, rules.max_new_tokens))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from adaspec_rl.config import Config, DataConfig
 from adaspec_rl.control.action import most_nodes
-from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.survival import Survival
@@ -118,12 +118,7 @@ def _profile(
         return saved or bundle.profile  # type: ignore[union-attr]
     if measured.exists():
         return CostProfile.load(measured)
-    spec = ObservationSpec(
-        tuple(config.env.features),
-        config.env.max_length,
-        pair.target.vocab_size,
-        len(pair.drafters),
-    )
+    spec = pair_observation(pair, config.env.features, config.env.max_length)
     profile = measured_profile_from(config, pair, training, survival, spec, console)
     profile.save(measured)
     return profile

@@ -11,7 +11,7 @@ from adaspec_rl.control.batch_controller import BatchController, Load
 from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
 from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.decoding.batch import Batch, BatchRound
-from adaspec_rl.decoding.forecast import NO_FORECAST
+from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Round
 
 Features = Callable[[int, float], CostFeatures]  # from the number of rows and their mean context
@@ -68,7 +68,7 @@ class RowsObserver:
     def __init__(self, observer: Observer, batch: Batch, features: Features | None) -> None:
         self._observer, self._batch, self._features = observer, batch, features
         spec = observer.spec
-        self._reads, self._foresees = "context" in spec.groups, spec.needs_forecast
+        self._reads = "context" in spec.groups
         self._texts = [TextFeatures() for _ in range(observer.batch)]
         self._read = [0] * observer.batch  # tokens that the features have read
         self._kept = [_Kept() for _ in range(observer.batch)]  # rounds not observed yet
@@ -90,9 +90,13 @@ class RowsObserver:
             context = float(np.mean([len(self._batch.text(row).sequence) for row in rows]))
             self._observer.set_costs(self._features(len(rows), context).values())
         texts = np.array([self._text_of(row) for row in rows])
-        ahead = [self._batch.forecast(row) if self._foresees else NO_FORECAST for row in rows]
+        ahead = [self._forecast(row) for row in rows]
         self._observer.read(texts, np.array(ahead), np.array(rows))
         return self._observer.observation()[list(rows)]
+
+    def _forecast(self, row: int) -> Forecast:
+        spec = self._observer.spec
+        return self._batch.forecast(row, spec.tables > 0) if spec.needs_forecast else NO_FORECAST
 
     def _take_in(self) -> None:
         """Read all stored rounds; what is observed for a row without a text has no meaning."""

@@ -51,7 +51,8 @@ def generate(
     session.start(prompt, seed, signals=spec is not None and spec.needs_signals)
     controller.reset(prompt, seed)
     foresees = spec is not None and spec.needs_forecast
-    ahead = session.forecast() if foresees else NO_FORECAST
+    tables = spec is not None and spec.tables > 0
+    ahead = session.forecast(tables) if foresees else NO_FORECAST
     if observer:
         observer.start(prompt, ahead)
     rounds, actions, forecasts = [], [], []
@@ -64,7 +65,7 @@ def generate(
         controller.observe(round_)
         if foresees:
             forecasts.append(ahead)
-            ahead = session.forecast()
+            ahead = session.forecast(tables)
         if observer:
             observer.update(round_, ahead)
         rounds.append(round_)

@@ -53,6 +53,7 @@ class ObservationSpec:
     vocab_size: int = 4096
     drafters: int = 1
     trees: bool = False  # whether actions branch; the cost of branching is in the group `cost`
+    tables: int = 0  # of the drafters, whose forecasts are in the group `lookup`
     names: tuple[str, ...] = field(init=False)
     scales: tuple[float, ...] = field(init=False)
 
@@ -84,7 +85,7 @@ class ObservationSpec:
 
     def table(self) -> dict[str, list[tuple[str, float]]]:
         """`(name, scale)` of every feature, by group, chosen or not."""
-        return _features(self.max_length, self.vocab_size, self.drafters, self.trees)
+        return _features(self.max_length, self.vocab_size, self.drafters, self.trees, self.tables)
 
     @property
     def changes(self) -> bool:
@@ -108,7 +109,7 @@ class ObservationSpec:
 
 
 def _features(
-    max_length: int, vocab_size: int, drafters: int, trees: bool
+    max_length: int, vocab_size: int, drafters: int, trees: bool, tables: int
 ) -> dict[str, list[tuple[str, float]]]:
     """`(name, scale)` of every feature, by group, in the order in which `Observer` fills them."""
     nodes = [("node_verification", 0.1), *((f"node_draft_{d}", 0.1) for d in range(drafters))]
@@ -134,7 +135,15 @@ def _features(
             ("draft_last_margin", 10.0),
         ],
         "context": list(TEXT_FEATURES),
-        "lookup": [("lookup_expected", 4.0), ("lookup_first", 1.0)],
+        "lookup": [
+            ("lookup_expected", 4.0),
+            ("lookup_first", 1.0),
+            *(
+                item
+                for n in range(tables)
+                for item in ((f"table_{n}_expected", 4.0), (f"table_{n}_first", 1.0))
+            ),
+        ],
         "cost": [
             ("draft_step", 1.0),
             ("verification_step", 1.0),
@@ -158,7 +167,7 @@ class RoundArrays:
     draft: np.ndarray  # [B, 5], likewise; ignored where nothing was drafted
     text: np.ndarray  # [B, 4], `TextFeatures.values` after the round
     drafter: np.ndarray  # [B] integers
-    forecast: np.ndarray  # [B, 2], the session's after the round
+    forecast: np.ndarray  # [B, 2 and more], the session's after the round
 
     @classmethod
     def from_rounds(
@@ -254,10 +263,10 @@ class Observer:
         text: np.ndarray | Sequence[float] = (0.0,) * len(TEXT_FEATURES),
         forecast: np.ndarray | Forecast = NO_FORECAST,
     ) -> None:
-        """Begin new sequences in `rows` (all by default): texts `[rows, 4]`, forecasts `[rows, 2]`.
+        """Begin new sequences in `rows` (all by default): texts `[rows, 4]`, forecasts.
 
-        Texts are given by their `TextFeatures.values`. A single text or forecast applies to all
-        rows.
+        Texts are given by their `TextFeatures.values`, forecasts as `[rows, 2 and more]`; what is
+        missing is 0. A single text or forecast applies to all rows.
         """
         self._values[: -len(self._costs), rows] = 0.0
         self._emas[:, rows] = PRIOR_ACCEPTANCE
@@ -289,7 +298,10 @@ class Observer:
     ) -> None:
         """Set the text features and forecasts, in the shapes that `reset` takes."""
         self._text.T[rows] = text
-        self._lookup.T[rows] = forecast
+        found = np.asarray(forecast)[..., : len(self._lookup)]
+        known = found.shape[-1]
+        self._lookup[:known, rows] = found[:, None] if found.ndim == 1 else found.T
+        self._lookup[known:, rows] = 0.0
 
     def _update_drafters(self, rounds: RoundArrays, drafting: np.ndarray) -> None:
         used = rounds.drafter, self._columns

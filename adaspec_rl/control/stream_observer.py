@@ -46,6 +46,8 @@ class StreamObserver:
         self._unread_array = np.frombuffer(self._unread, dtype=np.float32)
         known = cost.values()[: len(table["cost"])]
         self._array[self._first["cost"] :][: len(known)] = known
+        self._foreseen = len(table["lookup"])
+        self._unforeseen = (0.0,) * self._foreseen
         self._text = TextFeatures()
         self._reads = "context" in spec.groups
         self._seen: np.ndarray | None = None  # the observation, until it changes
@@ -72,7 +74,7 @@ class StreamObserver:
 
     def _read(self, forecast: Forecast) -> None:
         self._put("context", self._text.values)
-        self._put("lookup", forecast)
+        self._put("lookup", (forecast + self._unforeseen)[: self._foreseen])
         self._seen = None
 
     def _put(self, group: str, values: Sequence[float]) -> None:

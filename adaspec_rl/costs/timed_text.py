@@ -126,7 +126,7 @@ class TimedText:
         assert action.branches or played.drafted == action.length
         clock, spec = self.session.clock, self.spec
         began = clock()
-        ahead = self.session.forecast() if spec.needs_forecast else NO_FORECAST
+        ahead = self.session.forecast(spec.tables > 0) if spec.needs_forecast else NO_FORECAST
         if self._signals or not spec.needs_signals:
             self._observer.update(played, ahead)
             self._policy.decide(self._observer.observation())

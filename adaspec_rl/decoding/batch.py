@@ -3,19 +3,22 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.draft_signals import chain_signals
 from adaspec_rl.decoding.drafters.drafter import Drafter
+from adaspec_rl.decoding.drafters.foreseen import Foreseen
 from adaspec_rl.decoding.drafters.in_rows import Request, RowDrafter, in_rows
-from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
+from adaspec_rl.decoding.forecast import Forecast
+from adaspec_rl.decoding.outcome import on_host
 from adaspec_rl.decoding.round import FALLBACK, Action, Round, check_chain, check_exact
 from adaspec_rl.decoding.signals import target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
+from adaspec_rl.decoding.verification import row as row_of
 from adaspec_rl.decoding.verification.lossy import Judge, distance_of
 from adaspec_rl.engine.extension import Extended, Extension
 from adaspec_rl.engine.finite_check import not_finite
@@ -93,7 +96,7 @@ class Batch:
         self.drafters: list[RowDrafter] = [in_rows(drafter) for drafter in drafters]
         self.survival = list(survival or [ProductSurvival() for _ in drafters])
         self.signals = signals
-        self._lookup = [number for number, one in enumerate(drafters) if one.name == "ngram"]
+        self._foreseen = Foreseen(drafters, self.survival)
         needs_hidden = any(drafter.needs_hidden for drafter in drafters)
         self._hidden_size: int | None = None
         if needs_hidden:
@@ -142,11 +145,10 @@ class Batch:
         for drafter in self.drafters:
             drafter.start(row)
 
-    def forecast(self, row: int) -> Forecast:
-        """What an n-gram lookup would gain now; zeros if no drafter is an n-gram lookup."""
-        for number in self._lookup:
-            return forecast(self.text(row).sequence.automaton, self.survival[number])
-        return NO_FORECAST
+    def forecast(self, row: int, tables: bool = True) -> Forecast:
+        """What the lookup, and the `tables`, would gain now; see `Foreseen`."""
+        text = self.text(row)
+        return self._foreseen(text.sequence, text.rule, tables)
 
     def step(self, actions: Mapping[int, Action], allot: Allot | None = None) -> BatchRound:
         """Play one round of the rows in `actions`: draft, allot, verify, commit.
@@ -314,11 +316,13 @@ class Batch:
             drawn = draft.all_log_probs(seen.logits.shape[-1])
         tokens = sequence.buffer[n : n + drafted]
         accepted, token = text.rule.verify(seen.logits, tokens, drawn, n)
-        proposed = torch.cat([accepted.view(1), tokens, token.view(1)]).tolist()
-        entropy = top_probability = 0.0
+        parts = [accepted, tokens, token]
         if self.signals:
-            entropy, top_probability = target_signals(seen.logits[proposed[0]]).tolist()
-        kept, emitted = text.commit(proposed[0], proposed[1:])
+            parts.append(target_signals(row_of(seen.logits, accepted)))
+        found: list[Any] = [part.tolist() for part in on_host(parts)]
+        proposed = [*found[1], found[2]]
+        entropy, top_probability = found[3] if self.signals else (0.0, 0.0)
+        kept, emitted = text.commit(found[0], proposed)
         distance = distance_of(text.rule, len(emitted))
         self.target.rollback_row(number, len(sequence) - 1)
         if row.action.length:
@@ -334,7 +338,7 @@ class Batch:
                 accepted=kept,
                 tokens=emitted,
                 seconds=seconds,
-                rejected=tuple(proposed[1 + kept : 1 + drafted]),
+                rejected=tuple(proposed[kept:drafted]),
                 draft_log_probs=log_probs,
                 draft_entropies=entropies,
                 draft_margins=margins,

@@ -1,4 +1,11 @@
-"""What an n-gram lookup would gain now, estimated before drafting and at almost no cost."""
+"""What drafters without a model would gain now, estimated before drafting and at almost no cost.
+
+A drafter has two numbers: the tokens expected to be accepted, and the chance of the first one.
+"""
+
+import itertools
+import operator
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,7 +15,7 @@ from adaspec_rl.decoding.survival import Survival
 DEPTH = 8  # tokens that are looked ahead
 NEGLIGIBLE = 0.05  # chance of survival below which the rest is left out
 
-Forecast = tuple[float, float]  # tokens expected to be accepted; chance of the first one
+Forecast = tuple[float, ...]  # two numbers of the n-gram lookup, then two of each table
 NO_FORECAST: Forecast = (0.0, 0.0)
 
 
@@ -27,6 +34,13 @@ def forecast(text: SuffixAutomaton, survival: Survival) -> Forecast:
         suffix.append(token)
         previous = token
     return expected, first
+
+
+def expected(chances: Sequence[float]) -> Forecast:
+    """The two numbers of a draft whose tokens survive with these chances, one after another."""
+    if not chances:
+        return NO_FORECAST
+    return sum(itertools.accumulate(chances, operator.mul)), chances[0]
 
 
 def forecasts(tokens: np.ndarray, survival: np.ndarray) -> np.ndarray:

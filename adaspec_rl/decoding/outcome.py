@@ -48,7 +48,7 @@ def outcome_of(
         parts.append(target_signals(row(logits, accepted)))
         if draft and (known := signals_on_device(draft)) is not None:
             parts.append(known)
-    found = _on_host(parts)
+    found = on_host(parts)
     values = [value for part in found[:integers] for value in part.view(-1).tolist()]
     count = len(pending)
     return Outcome(
@@ -64,8 +64,8 @@ def _signals(draft: Draft, found: Sequence[torch.Tensor]) -> np.ndarray:
     return found[0].numpy() if found else host_signals(draft)
 
 
-def _on_host(parts: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The same values on the host, after one copy: the round's one synchronisation."""
+def on_host(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same values on the host, after one copy, for which the host waits once."""
     if parts[0].device.type == "cpu":
         return parts
     whole = torch.cat([part.reshape(-1).double() for part in parts]).cpu()

@@ -9,9 +9,10 @@ import torch
 from adaspec_rl.console import part_of
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.draft_signals import NO_SIGNALS, chain_signals
-from adaspec_rl.decoding.drafters import Drafter, DraftModel, NgramLookup
+from adaspec_rl.decoding.drafters import Drafter, DraftModel
+from adaspec_rl.decoding.drafters.foreseen import Foreseen
 from adaspec_rl.decoding.drafters.hidden_state import target_states
-from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
+from adaspec_rl.decoding.forecast import Forecast
 from adaspec_rl.decoding.outcome import outcome_of
 from adaspec_rl.decoding.round import Action, Round
 from adaspec_rl.decoding.sampling import Sampling
@@ -54,8 +55,8 @@ class Session(Protocol):
         """Play one round."""
         ...
 
-    def forecast(self) -> Forecast:
-        """What an n-gram lookup would gain now; zeros if no drafter is an n-gram lookup."""
+    def forecast(self, tables: bool = True) -> Forecast:
+        """What the n-gram lookup, and the `tables`, would gain now; see `Foreseen`."""
         ...
 
 
@@ -100,6 +101,7 @@ class LiveSession:
                 f"expected a survival estimate for each of {len(self.models)} drafters, "
                 f"got {len(self.survival)}"
             )
+        self._foreseen = Foreseen(self.models, self.survival)
         self.drafters = [drafter.name for drafter in drafters]
         self.eos_ids = self._rules.eos_ids
         self.max_new_tokens = max_new_tokens
@@ -303,11 +305,8 @@ class LiveSession:
             seconds=self.clock() - began,
         )
 
-    def forecast(self) -> Forecast:
-        for drafter, survival in zip(self.models, self.survival):
-            if isinstance(drafter, NgramLookup):
-                return forecast(self.sequence.automaton, survival)
-        return NO_FORECAST
+    def forecast(self, tables: bool = True) -> Forecast:
+        return self._foreseen(self.sequence, self.text.rule, tables)
 
     def _watched(self, *drafters: int) -> dict[LanguageModel, torch.Tensor]:
         """The models of a round that report errors only when asked, with their reports."""

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from adaspec_rl.control.action import action_list, most_nodes
-from adaspec_rl.control.observation import GROUPS, ObservationSpec
+from adaspec_rl.control.observation import GROUPS
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.measurement import measure
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt, embedded_prompts
@@ -44,9 +45,7 @@ def make_live_env(
     if isinstance(actions, str):
         actions = action_list(actions, max_length, len(pair.drafters))
     nodes = most_nodes(actions)
-    spec = ObservationSpec(
-        tuple(features), max_length, pair.target.vocab_size, len(pair.drafters), nodes > 0
-    )
+    spec = pair_observation(pair, features, max_length, trees=nodes > 0)
     check_choice("reward", reward, REWARDS)
     check_choice("timing", timing, TIMINGS)
     if prompts is None:

@@ -52,7 +52,12 @@ def make_replay_env(
         [text.prompt.tolist() for text in trace.texts],
         actions,
         ObservationSpec(
-            tuple(features), longest, vocab_size, max(1, drafters), most_nodes(actions) > 0
+            tuple(features),
+            longest,
+            vocab_size,
+            max(1, drafters),
+            most_nodes(actions) > 0,
+            sum(drafter.foreseen for drafter in trace.drafters),
         ),
         profile,
         reward=reward,

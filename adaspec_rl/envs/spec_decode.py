@@ -145,4 +145,5 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         )
 
     def _forecast(self) -> Forecast:
-        return self.session.forecast() if self.features.needs_forecast else NO_FORECAST
+        spec = self.features
+        return self.session.forecast(spec.tables > 0) if spec.needs_forecast else NO_FORECAST

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from adaspec_rl.decoding.drafters import Drafter, NgramLookup
+from adaspec_rl.decoding.drafters import Drafter, NgramLookup, TableDrafter
 from adaspec_rl.decoding.sampling import SAMPLER, Sampling
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.verification import RULES, Verification
@@ -294,8 +294,9 @@ def _record(
         else:
             survival, judges = _fitted(here, made, d, folder)
         survivals = _judged(here, made, judges, d, folder)
-        name = models.drafters[d].name
-        table = DraftTable.assemble(name, made, survivals)
+        drafter = models.drafters[d]
+        foreseen = isinstance(drafter, TableDrafter)
+        table = DraftTable.assemble(drafter.name, made, survivals, foreseen=foreseen)
         if ranks:
             table = replace(table, ranks=_read_ranks(here, d, len(parts), table, folder))
         tables.append(table)

@@ -23,6 +23,7 @@ class DraftTable:
     # [M, K] uint8, ranks of the text's tokens among the drafter's choices (see `recording.ranks`);
     # None: not recorded, so that token trees cannot be replayed.
     ranks: np.ndarray | None = None
+    foreseen: bool = False  # whether the drafter is a table, whose gain sessions forecast
 
     @classmethod
     def assemble(
@@ -31,6 +32,7 @@ class DraftTable:
         made: Sequence[tuple[Sequence[Text], Sequence[Drafts]]],
         survival: np.ndarray,
         ranks: np.ndarray | None = None,
+        foreseen: bool = False,
     ) -> "DraftTable":
         """A table from texts and their drafts, shard by shard."""
         pairs = [pair for shard in made for pair in zip(*shard)]
@@ -41,6 +43,7 @@ class DraftTable:
             signals=np.concatenate([drafts.signals for _, drafts in pairs]),
             survival=survival,
             ranks=ranks,
+            foreseen=foreseen,
         )
 
     def select(self, rows: np.ndarray) -> "DraftTable":
@@ -52,6 +55,7 @@ class DraftTable:
             self.signals[rows],
             self.survival[rows],
             None if self.ranks is None else self.ranks[rows],
+            self.foreseen,
         )
 
 

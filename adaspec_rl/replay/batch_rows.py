@@ -10,7 +10,7 @@ from adaspec_rl.costs.batch_costs import BatchCosts, Drafting
 from adaspec_rl.decoding.round import FALLBACK
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import positions
-from adaspec_rl.replay.streams import ReplayTables
+from adaspec_rl.replay.streams import SAID, ReplayTables
 
 
 class BatchTables:
@@ -148,8 +148,8 @@ class BatchRows:
                 reached=np.minimum(np.minimum(accepted + 1, verified), emitted),
                 target=after[:, :2],
                 draft=said.drafts[place],
-                text=after[:, 2:-2],
-                forecast=after[:, -2:],
+                text=after[:, 2:SAID],
+                forecast=after[:, SAID:],
                 drafter=self._drafter,
             )
         )

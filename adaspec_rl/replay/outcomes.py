@@ -192,12 +192,15 @@ def text_features(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     return np.array(starts), np.array(after)
 
 
-def recorded_forecasts(trace: Trace) -> np.ndarray | None:
-    """`LiveSession.forecast` at each position, `[M, 2]`; None: no lookup was recorded."""
-    for table in trace.drafters:
-        if table.name == NgramLookup.name:
-            return forecasts(table.tokens, table.survival)
-    return None
+def recorded_forecasts(trace: Trace) -> np.ndarray:
+    """`LiveSession.forecast` at each position, `[M, 2 and more]`."""
+    lookup = np.zeros((int(trace.starts[-1]), 2))
+    for drafter in trace.drafters:
+        if drafter.name == NgramLookup.name:
+            lookup = forecasts(drafter.tokens, drafter.survival)
+            break
+    tables = [forecasts(one.tokens, one.survival) for one in trace.drafters if one.foreseen]
+    return np.hstack([lookup, *tables])
 
 
 def work_steps(

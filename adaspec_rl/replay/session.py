@@ -32,8 +32,7 @@ class ReplaySession:
             seeds = self._numbers.setdefault(tuple(text.prompt.tolist()), {})
             seeds.setdefault(text.seed, number)
         self._drafts = [_Drafts.of(table) for table in trace.drafters]
-        found = recorded_forecasts(trace)
-        self._forecasts = None if found is None else found.tolist()
+        self._forecasts = [tuple(found) for found in recorded_forecasts(trace).tolist()]
         self._unread = Unread(len(trace.drafters))
         self._known_costs: dict[int, RoundCosts] = {}
         self._finished: str | None = "length"
@@ -132,11 +131,10 @@ class ReplaySession:
             levels=found.levels,
         )
 
-    def forecast(self) -> Forecast:
-        if self._forecasts is None or self._finished is not None:
+    def forecast(self, tables: bool = True) -> Forecast:
+        if self._finished is not None:
             return NO_FORECAST
-        expected, first = self._forecasts[self._first + self._made]
-        return expected, first
+        return self._forecasts[self._first + self._made]
 
     def _play(self, action: Action, at: int, room: int) -> "_Played":
         """What `action` does at position `at` of the trace, with room for `room` tokens."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaspec_rl.control.observation import ObservationSpec, Observer, RoundArrays
+from adaspec_rl.control.text_features import TEXT_FEATURES
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.recording.trace import Trace
@@ -19,6 +20,8 @@ from adaspec_rl.replay.outcomes import (
     text_features,
     work_steps,
 )
+
+SAID = 2 + len(TEXT_FEATURES)  # columns of `ReplayTables.after` before the forecast
 
 
 @dataclass(slots=True)
@@ -51,14 +54,13 @@ class ReplayTables:
         self.uses = found.uses  # [U, D]
         self.prompt_lengths = np.array([len(text.prompt) for text in trace.texts])
         self.text_at_start, said = text_features(trace)
-        recorded = recorded_forecasts(trace)
-        ahead = np.zeros((self.positions, 2)) if recorded is None else recorded
-        self.forecast_at_start = ahead[trace.starts[:-1]]  # [N, 2]
+        ahead = recorded_forecasts(trace)
+        self.forecast_at_start = ahead[trace.starts[:-1]]  # [N, 2 and more]
         after = np.roll(ahead, -1, axis=0)  # the forecast after a token has been emitted
         after[trace.starts[1:] - 1] = 0.0
         entropy = np.concatenate([text.target_entropy for text in trace.texts])
         top = np.concatenate([text.target_top_probability for text in trace.texts])
-        # [M, 8], indexed by the last emitted token.
+        # [M, 8 and more], indexed by the last emitted token: target, text, forecast.
         self.after = np.column_stack([entropy, top, said, after]).astype(np.float32)
         tables = [
             np.stack(
@@ -170,8 +172,8 @@ class ReplayStreams:
                 reached=played[:, 3],
                 target=after[:, :2],
                 draft=self._signals(drafter, at, first),
-                text=after[:, 2:-2],
-                forecast=after[:, -2:],
+                text=after[:, 2:SAID],
+                forecast=after[:, SAID:],
                 drafter=drafter,
             )
         )

@@ -32,6 +32,8 @@ TYPICAL = {
     "lookup_rate_32": 0.3,
     "lookup_expected": 1.0,
     "lookup_first": 0.5,
+    "table_0_expected": 1.0,
+    "table_0_first": 0.5,
 }
 
 

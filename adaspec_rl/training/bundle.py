@@ -7,6 +7,7 @@ profile, a training summary and package versions. A checksum covers both files.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -338,6 +339,7 @@ def _spec(observation: _Observation, trees: bool) -> ObservationSpec:
         observation.vocab_size,
         observation.drafters,
         trees,
+        sum(bool(re.fullmatch(r"table_\d+_first", item.name)) for item in observation.features),
     )
     features = [(item.name, item.scale) for item in observation.features]
     if features != list(zip(spec.names, spec.scales)):

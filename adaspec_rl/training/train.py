@@ -16,6 +16,7 @@ from adaspec_rl.console import progress, say
 from adaspec_rl.control.action import action_list, branching, most_nodes
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.profile import CostProfile, RoundCosts, device_name
 from adaspec_rl.costs.randomised import random_costs
 from adaspec_rl.data.encoding import chat_facts
@@ -96,10 +97,7 @@ class Trained:
 def prepare(config: TrainConfig, pair: Pair, console: Console, resume: Path | None = None) -> Task:
     """Record the training prompts and measure decoding costs, or reuse what is saved of both."""
     branches = branching(config.env.actions)
-    features = tuple(config.env.features)
-    spec = ObservationSpec(
-        features, config.env.max_length, pair.target.vocab_size, len(pair.drafters), branches
-    )
+    spec = pair_observation(pair, config.env.features, config.env.max_length, trees=branches)
     if not branches:  # otherwise the actions depend on the recording
         _check_start(config, spec, _actions(config, pair))
     prompts = prompts_from(config, "train", pair, console, config.replay.prompts)

@@ -6,12 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaspec_rl.decoding.drafters import NgramLookup
+from adaspec_rl.decoding.draft_signals import chain_signals
+from adaspec_rl.decoding.drafters import NgramLookup, TableDrafter
+from adaspec_rl.decoding.drafters.foreseen import Foreseen, tables_among
 from adaspec_rl.decoding.forecast import DEPTH, NEGLIGIBLE, forecast, forecasts
+from adaspec_rl.decoding.sampling import Sampling
+from adaspec_rl.decoding.stopping import chances
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import ProductSurvival
 from adaspec_rl.decoding.token_sequence import TokenSequence
-from adaspec_rl.decoding.verification import Greedy
+from adaspec_rl.decoding.verification import Greedy, new_verification
+from tests.decoding.tables import random_table
 from tests.recording.recordings import random_head
 
 
@@ -41,3 +46,41 @@ def test_it_is_the_sum_of_the_chances_of_what_would_be_drafted(text, seed):
     assert found[1] == pytest.approx(expected[0] if expected else 0.0)
     worth = [c for c, before in zip(expected, [1.0, *expected]) if before >= NEGLIGIBLE]
     assert found[0] == pytest.approx(sum(worth))
+
+
+@given(
+    text=st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    seed=st.integers(0, 20),
+    temperature=st.sampled_from([0.0, 0.8]),
+)
+def test_a_table_is_foreseen_as_its_draft_would_be_judged(text, seed, temperature):
+    head, cpu = random_head(6, seed, log_probs=True), torch.device("cpu")
+    sequence = TokenSequence(text, cpu)
+    rule = new_verification("coupled", Sampling(temperature), seed, 6, cpu)
+    drafters = [TableDrafter(random_table(6, seed, (0.3,)), 6), NgramLookup()]
+    fresh = TableDrafter(drafters[0].table, 6)
+    draft = fresh.propose(sequence, DEPTH, rule)
+    drafted = draft.tokens.tolist()
+    each = chances(head, chain_signals(draft), sequence.automaton, drafted, text[-1])
+    row = np.cumprod(each)
+    wanted = forecasts(draft.tokens.numpy()[None], row[None])[0].tolist()
+    foreseen = Foreseen(drafters, [head, head])
+    found = foreseen(sequence, rule)
+    assert tables_among(drafters) == 1
+    assert found[:2] == forecast(sequence.automaton, head)
+    assert found[2:] == pytest.approx(wanted)
+    assert foreseen(sequence, rule, tables=False) == found[:2]
+    # A draft goes on from what was foreseen, but not after the text has grown.
+    for length in (1, DEPTH):
+        assert drafters[0].propose(sequence, length, rule).tokens.tolist() == drafted[:length]
+    sequence.buffer = torch.empty(len(text) + 1, dtype=torch.long)
+    sequence.extend([drafted[0]])
+    grown = [one.propose(sequence, 3, rule).tokens.tolist() for one in (drafters[0], fresh)]
+    assert grown[0] == grown[1]
+
+
+def test_a_table_that_draws_at_random_is_not_foreseen():
+    cpu = torch.device("cpu")
+    rule = new_verification("rejection", Sampling(1.0), 0, 6, cpu)
+    drafter, sequence = TableDrafter(random_table(6, 0), 6), TokenSequence([1, 2, 3], cpu)
+    assert Foreseen([drafter], [ProductSurvival()])(sequence, rule) == (0.0, 0.0, 0.0, 0.0)

@@ -60,7 +60,7 @@ def branching_bundle() -> PolicyBundle:
     """Its actions draft trees, and with two drafters at once."""
     tree = TreeShape((-1, -1, 0, 0), (0, 1, 0, 1))
     actions = tuple(action_list("all", 8, 2, (0.5,), [[tree], [tree]]))
-    spec, rng = ObservationSpec(drafters=2, trees=True), np.random.default_rng(0)
+    spec, rng = ObservationSpec(drafters=2, trees=True, tables=2), np.random.default_rng(0)
     weight = rng.normal(size=(len(spec), len(actions))).astype(np.float32)
     two = {
         name: getattr(COSTS, name) * 2

@@ -33,6 +33,7 @@ class TableDrafter:
         """`vocab_size` is the target's."""
         self.name, self.table, self.vocab_size = name, table, vocab_size
         self.starts = 0
+        self._ahead: _Chain | None = None  # picked before anything is drafted
 
     def prepare(self, length: int, progress: Callable[[float], None]) -> None:
         pass
@@ -43,22 +44,33 @@ class TableDrafter:
     def propose(
         self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
-        position, last = len(sequence), sequence.tokens[-1]
-        previous = sequence.tokens[-2] if position > 1 else NONE
-        suffix = sequence.automaton.suffix()
-        picks: list[Pick] = []
-        while True:
-            pick = rule.pick(self.table.after(previous, last, suffix), position + len(picks))
-            picks.append(pick)
-            if len(picks) == length:
-                break
+        chain = self._chain(sequence, rule)
+        count = 1
+        while count < length:
             if stop is not None:
-                stop.tell(None, pick)
+                stop.tell(None, chain.pick(count))
                 if stop():
                     break
-            previous, last = last, pick.token
-            suffix.append(last)
-        return _draft(picks, sequence.buffer.device, self.vocab_size, rule)
+            count += 1
+        chain.pick(count)
+        return _draft(chain.picks[:count], sequence.buffer.device, self.vocab_size, rule)
+
+    def pick_ahead(
+        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop
+    ) -> None:
+        """Tell `stop` of up to `length` picks, which a draft after the same text uses again."""
+        self._ahead = None
+        self._ahead = chain = self._chain(sequence, rule)
+        for count in range(1, length + 1):
+            stop.tell(None, chain.pick(count))
+            if stop():
+                break
+
+    def _chain(self, sequence: TokenSequence, rule: Verification) -> "_Chain":
+        known = self._ahead
+        if known is not None and known.follows(sequence, rule):
+            return known
+        return _Chain(self.table, sequence, rule)
 
     def branch(
         self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification
@@ -74,6 +86,33 @@ class TableDrafter:
 
     def rest(self) -> None:
         pass
+
+
+class _Chain:
+    """Picks after a text, made when they are asked for."""
+
+    def __init__(self, table: TrigramTable, sequence: TokenSequence, rule: Verification) -> None:
+        self._table, self._sequence, self._rule = table, sequence, rule
+        self._position, self._last = len(sequence), sequence.tokens[-1]
+        self._previous = sequence.tokens[-2] if self._position > 1 else NONE
+        self._suffix = sequence.automaton.suffix()
+        self.picks: list[Pick] = []
+
+    def follows(self, sequence: TokenSequence, rule: Verification) -> bool:
+        """Whether these are picks after `sequence` as it is now, by the same rule."""
+        same = sequence is self._sequence and rule is self._rule
+        return same and len(sequence) == self._position
+
+    def pick(self, number: int) -> Pick:
+        """Pick number 1, 2, and so on."""
+        picks, rule, suffix = self.picks, self._rule, self._suffix
+        while len(picks) < number:
+            if picks:
+                self._previous, self._last = self._last, picks[-1].token
+                suffix.append(self._last)
+            candidates = self._table.after(self._previous, self._last, suffix)
+            picks.append(rule.pick(candidates, self._position + len(picks)))
+        return picks[number - 1]
 
 
 def _draft(

@@ -95,17 +95,18 @@ def _write_one(prepared: Prepared, policy: Policy, wanted: Wanted, told: Told) -
     session.text.rule = rule = wanted.rule(0, session.text)
     controller.reset(prompt, seed)
     foresees = spec is not None and spec.needs_forecast
+    tables = spec is not None and spec.tables > 0
     observer = None
     if spec is not None:
         observer = StreamObserver(spec, policy.costs(1, len(prompt)))
-        observer.start(prompt, session.forecast() if foresees else NO_FORECAST)
+        observer.start(prompt, session.forecast(tables) if foresees else NO_FORECAST)
     written = Written([], rule)
     while session.finished is None and not rule.finished:
         action = controller.decide(observer.observation() if observer else None)
         played = session.step(action)
         controller.observe(played)
         if observer:
-            observer.update(played, session.forecast() if foresees else NO_FORECAST)
+            observer.update(played, session.forecast(tables) if foresees else NO_FORECAST)
         written.rounds.append(played)
         told(0, played.tokens)
     written.tokens = session.tokens
