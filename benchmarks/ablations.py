@@ -18,7 +18,8 @@ from rich.console import Console
 
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.action import action_list
-from adaspec_rl.control.observation import GROUPS, ObservationSpec
+from adaspec_rl.control.observation import GROUPS
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.from_config import set_threads
 from adaspec_rl.training.train import Task, learn
 
@@ -48,9 +49,7 @@ def varied(config: TrainConfig, task: Task) -> Task:
     """`task` with the actions and the observation that `config` asks for."""
     env, drafters = config.env, len(task.pair.drafters)
     actions = action_list(env.actions, env.max_length, drafters, env.thresholds)
-    spec = ObservationSpec(
-        tuple(env.features), env.max_length, task.pair.target.vocab_size, drafters
-    )
+    spec = pair_observation(task.pair, env.features, env.max_length)
     return replace(task, actions=tuple(actions), spec=spec)
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from adaspec_rl import config as schema
 from adaspec_rl.config import CONF, TrainConfig
-from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.costs.table import cost_table
 from adaspec_rl.from_config import (
@@ -88,12 +88,7 @@ def main() -> None:
     set_threads(config.threads)
     pair = pair_from(config.model, config.engine)
     prompts = prompts_from(config, "train", pair, console)
-    spec = ObservationSpec(
-        tuple(config.env.features),
-        config.env.max_length,
-        pair.target.vocab_size,
-        len(pair.drafters),
-    )
+    spec = pair_observation(pair, config.env.features, config.env.max_length)
     profile = measured_profile_from(config, pair, prompts, None, spec, console)
     command = shlex.join(["python", "benchmarks/costs.py", *sys.argv[1:]])
     note = f"{pair.name} on {profile.device}: {command}"

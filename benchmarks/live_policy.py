@@ -30,7 +30,8 @@ from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.baselines.markov import Markov
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.learned import LearnedPolicy
-from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.observation import GROUPS
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.data.prompts import EncodedPrompt, balanced, embedded_prompts
 from adaspec_rl.decoding.sampling import Sampling
@@ -62,9 +63,7 @@ def learned(pair: Pair, trace: Trace, profile: CostProfile, steps: int) -> Learn
     from adaspec_rl.training.judge import fixed_speedups
 
     actions = tuple(action_list("length_threshold", MAX_LENGTH, len(pair.drafters)))
-    spec = ObservationSpec(
-        max_length=MAX_LENGTH, vocab_size=pair.target.vocab_size, drafters=len(pair.drafters)
-    )
+    spec = pair_observation(pair, GROUPS, MAX_LENGTH)
     points = [profile.contexts()]
     game = ReplayGame(
         ReplayTables(trace, actions), spec, points, policy=[profile.policy], streams=STREAMS

@@ -32,6 +32,7 @@ from rich.console import Console
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.envs.vector import ReplayGame
@@ -80,9 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     pair = pair_from(config.model, config.engine)
     if options.measure:
         prompts = prompts_from(config, "train", pair, console, 2)
-        spec = ObservationSpec(
-            FEATURES, config.env.max_length, pair.target.vocab_size, len(pair.drafters), True
-        )
+        spec = pair_observation(pair, FEATURES, config.env.max_length, trees=True)
         measured_profile_from(config, pair, prompts, None, spec, console).save(options.measure)
         return
     profile, figures, details = CostProfile.load(options.profile), {}, {"curves": {}}
@@ -198,8 +197,10 @@ def learned(
 ) -> tuple[np.ndarray, float, dict[str, float]]:
     """A policy with `actions`: steps `[N]` of held-out texts, of all withheld ones, its kinds."""
     branches = any(action.branches for action in actions)
+    drafters = texts.learned.drafters
+    tables = sum(drafter.foreseen for drafter in drafters)
     spec = ObservationSpec(
-        FEATURES, texts.max_length, texts.vocab_size, len(texts.learned.drafters), branches
+        FEATURES, texts.max_length, texts.vocab_size, len(drafters), branches, tables
     )
     points, policy = [profile.contexts()], [profile.policy]
     tables = ReplayTables(texts.learned, actions)
