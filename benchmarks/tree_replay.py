@@ -198,9 +198,9 @@ def learned(
     """A policy with `actions`: steps `[N]` of held-out texts, of all withheld ones, its kinds."""
     branches = any(action.branches for action in actions)
     drafters = texts.learned.drafters
-    tables = sum(drafter.foreseen for drafter in drafters)
+    foreseen = sum(drafter.foreseen for drafter in drafters)
     spec = ObservationSpec(
-        FEATURES, texts.max_length, texts.vocab_size, len(drafters), branches, tables
+        FEATURES, texts.max_length, texts.vocab_size, len(drafters), branches, foreseen
     )
     points, policy = [profile.contexts()], [profile.policy]
     tables = ReplayTables(texts.learned, actions)
