@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from adaspec_rl.decoding.picks import Pick
+from adaspec_rl.decoding.picks import PickSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Draft:
     log_probs: torch.Tensor | None = None  # [k, C], what they were drawn from; None: a point mass
     scores: torch.Tensor | None = None  # [k, C], what they were chosen from (`Verification.weigh`)
     normalised: bool = False  # whether `log_probs` are normalised, not just up to a constant
-    picks: Sequence[Pick] = ()  # [k], if the tokens were picked from short lists, without logits
+    picks: Sequence[PickSignals] = ()  # [k], of tokens picked from short lists, not from logits
     ids: torch.Tensor | None = None  # [C], the tokens that the columns stand for; None: all of them
     among: torch.Tensor | None = None  # [k], the indices of `tokens` in `ids`
     hidden: torch.Tensor | None = None  # [k, hidden], the drafter's normalised states, if known

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,11 @@ class Pick:
     def token(self) -> int:
         return int(self.candidates.tokens[self.index])
 
+    @property
+    def entropy(self) -> float:
+        """Of the drafter's own distribution, in nats."""
+        return self.candidates.entropy
+
     def weighed(self) -> tuple[int, float]:
         """The token, and how far its score is above every other's."""
         return self.token, _lead(self.scores, self.index)
@@ -43,13 +49,19 @@ class Pick:
         scores = self.scores if noise else self.weights
         return (
             self.log_prob(),
-            self.candidates.entropy,
+            self.entropy,
             _lead(self.candidates.log_probs, 0),
             _lead(scores, self.index),
         )
 
 
-def signals_of(picks: Sequence[Pick], noise: bool = True) -> np.ndarray:
+class PickSignals(Protocol):
+    """A pick whose signals are known."""
+
+    def signals(self, noise: bool = True) -> tuple[float, float, float, float]: ...
+
+
+def signals_of(picks: Sequence[PickSignals], noise: bool = True) -> np.ndarray:
     """The signals of each pick, `[k, 4]` float32."""
     return np.array([pick.signals(noise) for pick in picks], dtype=np.float32)
 

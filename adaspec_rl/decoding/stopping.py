@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from adaspec_rl.decoding.compiled_table import CompiledPick
 from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.round import DraftedToken, StopRule
 from adaspec_rl.decoding.signals import draft_signals
@@ -15,6 +16,8 @@ from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.verification import Choice, PointMass
 from adaspec_rl.engine.reading import Reading
+
+Chosen = Choice | PointMass | Pick | CompiledPick  # what is known about a drafted token
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,9 @@ class Seen:
 
 
 def look(
-    logits: torch.Tensor | None, choice: Choice | PointMass | Pick, needs: frozenset[str]
+    logits: torch.Tensor | None,
+    choice: Chosen,
+    needs: frozenset[str],
 ) -> Callable[[], Seen]:
     """Ask for fields of `Seen`; the function returned gives them when they are wanted.
 
@@ -37,7 +42,7 @@ def look(
     """
     if isinstance(choice, PointMass):
         return partial(Seen, choice.token)
-    if isinstance(choice, Pick):
+    if isinstance(choice, Pick | CompiledPick):
         return partial(_look_at_pick, choice, needs)
     assert logits is not None
     if choice.token.device.type == "cpu":
@@ -45,10 +50,11 @@ def look(
     return partial(_arrived, Reading(_look_there(logits, choice, needs)), needs)
 
 
-def _look_at_pick(pick: Pick, needs: frozenset[str]) -> Seen:
+def _look_at_pick(pick: Pick | CompiledPick, needs: frozenset[str]) -> Seen:
     token, margin = pick.weighed() if "margin" in needs else (pick.token, 0.0)
     log_prob = pick.log_prob() if "log_prob" in needs else 0.0
-    return Seen(token, log_prob, margin, pick.candidates.entropy)
+    entropy = pick.entropy if "entropy" in needs else 0.0
+    return Seen(token, log_prob, margin, entropy)
 
 
 def _look_here(logits: torch.Tensor, choice: Choice, needs: frozenset[str]) -> Seen:
@@ -132,7 +138,7 @@ class ThresholdStop:
         self.running = running
         self._told: Callable[[], Seen]
 
-    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass | Pick) -> None:
+    def tell(self, logits: torch.Tensor | None, choice: Chosen) -> None:
         self._told = look(logits, choice, self.running.needs)
 
     def __call__(self) -> bool:
@@ -152,7 +158,7 @@ class RuleStop:
         self._depth = 0
         self._told: Callable[[], Seen]
 
-    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass | Pick) -> None:
+    def tell(self, logits: torch.Tensor | None, choice: Chosen) -> None:
         self._told = look(logits, choice, self._needs)
 
     def __call__(self) -> bool:

@@ -158,6 +158,20 @@ class TrigramTable:
         part = slice(self._starts[row], self._starts[row + 1])
         return Candidates(self._tokens[part], self._log_probs[part])
 
+    def flat(self) -> tuple[np.ndarray, ...]:
+        """Arrays for compiled code: starts, spans, before, tokens, log-probabilities, repetition.
+
+        The first two are uint64, the next two uint32, the last two float32.
+        """
+        return (
+            np.array(self._starts),
+            np.array(self._spans),
+            np.array(self._before, dtype=np.uint32),
+            self._tokens.astype(np.uint32),
+            self._log_probs,
+            np.ascontiguousarray(self.arrays["repetition"]),
+        )
+
     @property
     def rows(self) -> int:
         """Pairs of tokens that have candidates of their own."""

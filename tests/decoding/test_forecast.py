@@ -1,5 +1,7 @@
 """What a lookup is expected to bring: as its own draft would be judged, before it is made."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,10 @@ def test_a_table_is_foreseen_as_its_draft_would_be_judged(text, seed, temperatur
     assert found[:2] == forecast(sequence.automaton, head)
     assert found[2:] == pytest.approx(wanted)
     assert foreseen(sequence, rule, tables=False) == found[:2]
+    assert (
+        pickle.loads(pickle.dumps(drafters[0])).propose(sequence, 2, rule).tokens.tolist()
+        == drafted[:2]
+    )
     # A draft goes on from what was foreseen, but not after the text has grown.
     for length in (1, DEPTH):
         assert drafters[0].propose(sequence, length, rule).tokens.tolist() == drafted[:length]

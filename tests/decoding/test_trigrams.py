@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from adaspec_rl.decoding.compiled_table import CompiledPick
 from adaspec_rl.decoding.drafters import TableDrafter
 from adaspec_rl.decoding.noise import GumbelNoise
 from adaspec_rl.decoding.picks import sharpened, signals_of
@@ -16,6 +17,7 @@ from adaspec_rl.decoding.signals import draft_signals
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.trigrams import NONE, UNIT, Candidates, TrigramTable
 from adaspec_rl.decoding.verification import Coupled, Greedy, new_verification
+from adaspec_rl.engine.cpu.build import library
 from tests.decoding.tables import random_table, small_table, table_of
 from tests.toy import ToyModel, exact_distribution, greedy_text, toy_session
 
@@ -140,7 +142,7 @@ def test_noise_of_some_tokens_is_that_of_all_tokens():
 def test_signals_are_those_of_logits_with_no_other_token(rule, temperature, noise):
     table = small_table()
     rule = new_verification(rule, Sampling(temperature), 5, 4, CPU)
-    draft = TableDrafter(table, 4).propose(written([3, 0, 1]), 3, rule)
+    draft = TableDrafter(table, 4).propose(written([3, 0, 1]), 3, _InArrays(rule))
     assert len(draft) == 3
     for place, pick in enumerate(draft.picks):
         logits = torch.full((1, 4), -1e4)
@@ -247,3 +249,39 @@ def test_coupling_chooses_by_noise_among_the_candidates_alone():
     for position in range(50):
         noise = rule.noise.at([position])[0]
         assert rule.pick(few, position).token == (3 if noise[3] > noise[1] else 1)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    text=st.lists(st.integers(0, 9), min_size=1, max_size=40),
+    seed=st.integers(0, 30),
+    repetition=st.sampled_from([(), (0.0,), (0.4,), (0.2, 0.6, 0.9)]),
+    temperature=st.sampled_from([0.0, 0.8, 1.5]),
+)
+def test_compiled_picks_are_those_of_arrays(text, seed, repetition, temperature):
+    library()
+    table, sequence = random_table(10, seed, repetition), written(text)
+    drafter = TableDrafter(table, 10)
+    made = []
+    for rule in (
+        new_verification("coupled", Sampling(temperature), seed, 10, CPU),
+        _InArrays(new_verification("coupled", Sampling(temperature), seed, 10, CPU)),
+    ):
+        draft = drafter.propose(sequence, 5, rule)
+        kinds = {isinstance(pick, CompiledPick) for pick in draft.picks}
+        assert kinds == {not isinstance(rule, _InArrays)}
+        made.append(draft)
+    compiled, arrays = made
+    assert compiled.tokens.tolist() == arrays.tokens.tolist()
+    for noise in (True, False):
+        found, wanted = (signals_of(draft.picks, noise) for draft in made)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    for one, other in zip(compiled.picks, arrays.picks):
+        assert one.weighed() == pytest.approx(other.weighed(), abs=1e-4)
+
+
+class _InArrays:
+    """A rule whose picks are not compiled."""
+
+    def __init__(self, rule):
+        self.needs_log_probs, self.pick = rule.needs_log_probs, rule.pick

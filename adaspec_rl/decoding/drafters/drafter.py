@@ -7,11 +7,11 @@ from typing import Protocol
 import torch
 
 from adaspec_rl.decoding.draft import Draft
-from adaspec_rl.decoding.picks import Pick
+from adaspec_rl.decoding.stopping import Chosen
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
-from adaspec_rl.decoding.verification import Choice, PointMass, Verification
+from adaspec_rl.decoding.verification import Choice, Verification
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -19,7 +19,7 @@ from adaspec_rl.engine.lean_model import LeanModel
 class Stop(Protocol):
     """Decides, token by token, where a draft ends."""
 
-    def tell(self, logits: torch.Tensor | None, choice: Choice | PointMass | Pick) -> None:
+    def tell(self, logits: torch.Tensor | None, choice: Chosen) -> None:
         """Report the draft's newest token, chosen from logits `[V]`; None: there are no logits."""
         ...
 

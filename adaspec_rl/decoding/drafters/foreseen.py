@@ -13,7 +13,6 @@ from adaspec_rl.decoding.forecast import (
     expected,
     forecast,
 )
-from adaspec_rl.decoding.stopping import RunningSurvival, ThresholdStop
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification
@@ -41,23 +40,13 @@ class Foreseen:
         for survival in self._lookups[:1]:
             found = forecast(sequence.automaton, survival)
         for drafter, survival in self._tables if tables else ():
-            found += (
-                NO_FORECAST
-                if rule.needs_log_probs
-                else _of_table(drafter, survival, sequence, rule)
-            )
+            chances: list[float] = []
+            if not rule.needs_log_probs:
+                chances = drafter.chances(sequence, rule, survival, length=DEPTH, least=NEGLIGIBLE)
+            found += expected(chances)
         return found
 
 
 def tables_among(drafters: Sequence[Drafter]) -> int:
     """How many of the drafters are tables."""
     return sum(isinstance(drafter, TableDrafter) for drafter in drafters)
-
-
-def _of_table(
-    drafter: TableDrafter, survival: Survival, sequence: TokenSequence, rule: Verification
-) -> Forecast:
-    automaton = sequence.automaton
-    running = RunningSurvival(survival, automaton, automaton.tokens[-1])
-    drafter.pick_ahead(sequence, DEPTH, rule, ThresholdStop(NEGLIGIBLE, running))
-    return expected(running.chances)

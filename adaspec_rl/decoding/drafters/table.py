@@ -4,14 +4,17 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from adaspec_rl.decoding.compiled_table import CompiledPick, compiled_picker
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.branching import grown
 from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.picks import Pick, spread
 from adaspec_rl.decoding.suffix_automaton import Suffix
+from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
@@ -35,6 +38,10 @@ class TableDrafter:
         self.starts = 0
         self._ahead: _Chain | None = None  # picked before anything is drafted
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copied and unpickled drafters pick anew."""
+        return {**self.__dict__, "_ahead": None}
+
     def prepare(self, length: int, progress: Callable[[float], None]) -> None:
         pass
 
@@ -55,16 +62,27 @@ class TableDrafter:
         chain.pick(count)
         return _draft(chain.picks[:count], sequence.buffer.device, self.vocab_size, rule)
 
-    def pick_ahead(
-        self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop
-    ) -> None:
-        """Tell `stop` of up to `length` picks, which a draft after the same text uses again."""
-        self._ahead = None
-        self._ahead = chain = self._chain(sequence, rule)
-        for count in range(1, length + 1):
-            stop.tell(None, chain.pick(count))
-            if stop():
-                break
+    def chances(
+        self,
+        sequence: TokenSequence,
+        rule: Verification,
+        survival: Survival,
+        *,
+        length: int,
+        least: float,
+    ) -> list[float]:
+        """The estimated chance of each token of a draft, given that all before it survive.
+
+        The draft ends after `length` tokens, or after the token at which the chance that all of it
+        survives falls under `least`. A draft after the same text goes on from it.
+        """
+        self._ahead = chain = _Chain(self.table, sequence, rule)
+        found: list[float] = []
+        whole = 1.0
+        while len(found) < length and whole >= least:
+            found.append(chain.next_chance(survival))
+            whole *= found[-1]
+        return found
 
     def _chain(self, sequence: TokenSequence, rule: Verification) -> "_Chain":
         known = self._ahead
@@ -96,33 +114,49 @@ class _Chain:
         self._position, self._last = len(sequence), sequence.tokens[-1]
         self._previous = sequence.tokens[-2] if self._position > 1 else NONE
         self._suffix = sequence.automaton.suffix()
-        self.picks: list[Pick] = []
+        self.picks: list[Pick | CompiledPick] = []
+        self._picker = compiled_picker(table, rule)
 
     def follows(self, sequence: TokenSequence, rule: Verification) -> bool:
         """Whether these are picks after `sequence` as it is now, by the same rule."""
         same = sequence is self._sequence and rule is self._rule
         return same and len(sequence) == self._position
 
-    def pick(self, number: int) -> Pick:
+    def pick(self, number: int) -> Pick | CompiledPick:
         """Pick number 1, 2, and so on."""
         picks, rule, suffix = self.picks, self._rule, self._suffix
         while len(picks) < number:
             if picks:
                 self._previous, self._last = self._last, picks[-1].token
                 suffix.append(self._last)
-            candidates = self._table.after(self._previous, self._last, suffix)
-            picks.append(rule.pick(candidates, self._position + len(picks)))
+            position = self._position + len(picks)
+            if self._picker is not None:
+                picks.append(self._picker(self._previous, self._last, suffix, position))
+            else:
+                candidates = self._table.after(self._previous, self._last, suffix)
+                picks.append(rule.pick(candidates, position))
         return picks[number - 1]
+
+    def next_chance(self, survival: Survival) -> float:
+        """Make one more pick, and estimate its chance."""
+        pick, suffix = self.pick(len(self.picks) + 1), self._suffix
+        token, margin = pick.weighed()
+        agrees = suffix.guess == token
+        log_prob = pick.log_prob() if survival.needs_log_prob else 0.0
+        return survival.one(token, self._last, log_prob, margin, suffix.match, agrees)
 
 
 def _draft(
-    picks: Sequence[Pick], device: torch.device, vocab_size: int, rule: Verification
+    picks: Sequence[Pick | CompiledPick],
+    device: torch.device,
+    vocab_size: int,
+    rule: Verification,
 ) -> Draft:
-    return Draft(
-        torch.tensor([pick.token for pick in picks]).to(device, non_blocking=True),
-        log_probs=spread(picks, vocab_size, device) if rule.needs_log_probs else None,
-        picks=picks,
-    )
+    log_probs = None
+    if rule.needs_log_probs:
+        log_probs = spread([pick for pick in picks if isinstance(pick, Pick)], vocab_size, device)
+    tokens = torch.tensor([pick.token for pick in picks])
+    return Draft(tokens.to(device, non_blocking=True), log_probs=log_probs, picks=picks)
 
 
 class _TableChoices:
