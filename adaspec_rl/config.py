@@ -82,8 +82,10 @@ class EnvConfig:
 
     session: str = "replay"  # replay, live
     streams: int = 512  # replay: texts side by side
-    cost: str = "profile"  # replay: profile, or randomised (each text draws one)
-    profiles: int = 256  # randomised: how many are drawn
+    # replay: profile; drifting (a plain step takes 0.6 to 1.7 times as long as measured); or
+    # randomised (machines of all kinds); a text draws one of them
+    cost: str = "profile"
+    profiles: int = 256  # drifting, randomised: how many are drawn
     timing: str = "profile"  # live: profile, clock
     reward: str = "throughput"  # throughput, ratio, accepted
     actions: str = "length_threshold"  # or: length, tree, all

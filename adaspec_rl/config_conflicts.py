@@ -228,9 +228,9 @@ def _check_training(config: TrainConfig) -> None:
 def _check_agent(config: TrainConfig) -> None:
     agent, live = config.agent, config.env.session == "live"
     regression = agent.name == "hindsight"
-    if live and (regression or config.env.cost == "randomised"):
+    if live and (regression or config.env.cost != "profile"):
         raise ValueError(
-            "agent=hindsight and env.cost=randomised know every outcome, which decoding does not: "
+            "agent=hindsight, and costs other than env.cost=profile, need what replay knows: "
             "use env=replay"
         )
     if regression:

@@ -80,7 +80,7 @@ LIMITS: Mapping[str, Limit] = {
     "data.max_prompt_tokens": OrNull(COUNT),
     "env.session": Words("replay", "live"),
     "env.streams": Whole(1, 65_536),
-    "env.cost": Words("profile", "randomised"),
+    "env.cost": Words("profile", "drifting", "randomised"),
     "env.profiles": Whole(1, 65_536),
     "env.timing": Words("profile", "clock"),
     "env.reward": Words("throughput", "ratio", "accepted"),

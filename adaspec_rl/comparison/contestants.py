@@ -281,7 +281,7 @@ def _adaptive(
 
 def _rival(name: str, rival: PolicyBundle, config: Config) -> Contestant:
     guarded = _guarded(LEARNED, config)
-    controller = rival.guarded() if guarded else rival.controller()
+    controller = rival.guarded() if guarded else rival.tracked()
     controller.name = name
     return Contestant(adaptive_method(name, "another policy", guarded=guarded), controller)
 
@@ -302,7 +302,7 @@ def _build(
     """A controller and its source."""
     if name == LEARNED:
         assert bundle is not None
-        return bundle.controller(), f"PPO on replays ({config.agent.name})"
+        return bundle.tracked(), f"PPO on replays ({config.agent.name})"
     assert bench is not None
     if name == HINDSIGHT:
         assert bundle is not None

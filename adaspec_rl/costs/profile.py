@@ -1,5 +1,6 @@
 """What decoding costs on one machine: the parts of a round, by context length and batch size."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -145,6 +146,29 @@ class RoundCosts:
         step = self.draft_step[drafter] + (self.stopping_step[drafter] if draft.stopping else 0.0)
         seconds = step * len(draft.levels)
         return seconds + (self.in_vain[drafter] if draft.cut and self.in_vain else 0.0)
+
+    def drifted(self, factor: float, fading: float) -> "RoundCosts":
+        """The costs when a plain step's forward takes `factor` times as long, as memory changes.
+
+        Wider forwards change by as many seconds if `fading` is 0. If it is 1, the change fades out
+        towards the widest draft, whose forward is limited by arithmetic. Drafters do not change.
+        """
+        change = self.verification[0] * (factor - 1)
+
+        def changed(forwards: Sequence[float]) -> tuple[float, ...]:
+            widest = max(1, self.max_length)
+            now = [
+                seconds + change * (1 - fading * min(1.0, drafted / widest))
+                for drafted, seconds in enumerate(forwards)
+            ]
+            return tuple(itertools.accumulate(now, max))  # a wider forward is no faster
+
+        return replace(
+            self,
+            autoregressive_step=self.autoregressive_step + change,
+            verification=changed(self.verification),
+            tree_verification=changed(self.tree_verification),
+        )
 
     def features(self) -> CostFeatures:
         """The costs as policies observe them, in units of one autoregressive step."""

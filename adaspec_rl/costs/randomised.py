@@ -1,6 +1,7 @@
 """Cost profiles drawn at random, for policies that should work on any machine."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ CATCH_UP = (0.0, 0.1)  # likewise
 NODE = (0.01, 0.3)  # one more node of a level, as a share of the draft step
 TREE_OVERHEAD = (0.0, 0.1)
 POLICY = (0.0, 0.1)
+MEMORY = (0.6, 1.7)  # seconds of a plain step's forward over the measured ones, as costs drift
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -53,6 +55,12 @@ def random_costs(
         ),
         rng.uniform(*POLICY),
     )
+
+
+def drifting_costs(rng: np.random.Generator, points: Sequence[RoundCosts]) -> list[RoundCosts]:
+    """A machine's costs, at each of several contexts, after its memory became slower or faster."""
+    factor, fading = _log_uniform(rng, MEMORY), rng.uniform()
+    return [point.drifted(factor, fading) for point in points]
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

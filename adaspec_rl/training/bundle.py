@@ -20,10 +20,12 @@ from safetensors.numpy import load, save
 
 from adaspec_rl import strict_json
 from adaspec_rl.control.action import most_nodes
+from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LARGEST, Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.costs.profile import CostProfile
+from adaspec_rl.costs.tracking import CostTracking
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival, Survival, SurvivalHead
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
@@ -48,6 +50,7 @@ TRAINING: dict[str, Any] = {
     "chat": dict[str, Any],
     "data": dict[str, Any],
     "agent": dict[str, Any],
+    "costs": str,  # `env.cost`
 }
 PACKAGES = ("adaspec_rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
@@ -186,9 +189,16 @@ class PolicyBundle:
         """The policy as a controller."""
         return LearnedPolicy(self.actor, self.actions, self.spec)
 
+    def tracked(self) -> Controller:
+        """The policy for live decoding: if it knows drifting costs, it is told the present ones."""
+        policy = self.controller()
+        if self.training.get("costs") != "drifting" or "cost" not in self.spec.groups:
+            return policy
+        return CostTracking(policy, self.profile.at(batch_size=self.profile.points[0].batch_size))
+
     def guarded(self) -> Guarded:
         """The policy behind a guard, trusted at first if its validated speedup exceeds 1."""
-        return Guarded(self.controller(), trusted=float(self.training.get("speedup", 0.0)) > 1.0)
+        return Guarded(self.tracked(), trusted=float(self.training.get("speedup", 0.0)) > 1.0)
 
     def costs(self, batch_size: int = 1) -> CostFeatures:
         """Decoding costs as the policy observes them, from the profile that it was trained for."""

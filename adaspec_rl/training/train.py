@@ -18,7 +18,7 @@ from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.profile import CostProfile, RoundCosts, device_name
-from adaspec_rl.costs.randomised import random_costs
+from adaspec_rl.costs.randomised import drifting_costs, random_costs
 from adaspec_rl.data.encoding import chat_facts
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.round import Action
@@ -171,9 +171,11 @@ def cost_profiles(
     config: TrainConfig, task: Task, rng: np.random.Generator, count: int
 ) -> tuple[list[Sequence[RoundCosts]], list[float]]:
     """Cost profiles, each a list of costs by context, and the policy's seconds under each."""
+    points = task.profile.contexts(config.cost.batch_size)
     if config.env.cost == "profile":
-        points = task.profile.contexts(config.cost.batch_size)
         return [points], [task.profile.policy]
+    if config.env.cost == "drifting":
+        return [drifting_costs(rng, points) for _ in range(count)], [task.profile.policy] * count
     drafters = len(task.pair.drafters)
     nodes = most_nodes(task.actions)
     drawn = [random_costs(rng, drafters, config.env.max_length, nodes) for _ in range(count)]
@@ -231,6 +233,7 @@ def learn(
             "chat": asdict(chat_facts(config.data.chat, task.prompts, task.pair.tokenizer)),
             "data": asdict(config.data),
             "agent": asdict(config.agent),
+            "costs": config.env.cost,
         }
         save_bundle(new_bundle(actor, task, training), folder / "policy")
 

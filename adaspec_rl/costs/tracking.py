@@ -1,0 +1,108 @@
+"""Follows what decoding costs while it decodes: other work on the machine changes it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from adaspec_rl.control.controller import Controller
+from adaspec_rl.costs.profile import RoundCosts
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+
+DECAY = 0.97  # of what was timed, a round
+TRUST = 2.0  # rounds that the profile counts for, at each end
+WIDEST = 3.0  # times the expected seconds: the most that a round counts for
+CHANGED = 0.02  # share by which a plain step must change before the policy is told
+
+
+class CostTracking:
+    """Shows a policy the present costs in place of those that it was trained with.
+
+    The target's forward is taken to be a line over the number of drafted tokens, fitted to the
+    latest rounds; the profile counts as a few more rounds at both ends. Where memory becomes
+    faster, the line becomes steeper, as arithmetic does not become faster. Drafters are taken to
+    cost what the profile says. Rounds with token trees are not timed.
+    """
+
+    def __init__(self, policy: Controller, costs: RoundCosts) -> None:
+        """`policy` must observe costs, and `costs` are those of its profile."""
+        assert policy.observes is not None
+        self.policy, self.observes, self.name = policy, policy.observes, policy.name
+        self._costs, self._action = costs, FALLBACK
+        places = [self.observes.names.index(name) for name, _ in self.observes.table()["cost"]]
+        self._places = slice(places[0], places[-1] + 1)
+        self._scales = np.asarray(self.observes.scales[self._places], dtype=np.float32)
+        self._line = _Line([(0, costs.verification[0]), (costs.max_length, costs.verification[-1])])
+        self._told = 0.0  # seconds of a plain step, as the policy knows it
+        self._tell()
+
+    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
+        self.policy.reset(prompt, seed)
+
+    def decide(self, observation: np.ndarray | None) -> Action:
+        assert observation is not None, "a policy that tracks costs needs its observation"
+        seen = observation.copy()
+        seen[self._places] = self._values
+        self._action = self.policy.decide(seen)
+        return self._action
+
+    def observe(self, round_: Round) -> None:
+        self.policy.observe(round_)
+        if self._action.branches:
+            return
+        self._line.add(round_.drafted, round_.seconds - self._beside(round_))
+        self._tell()
+
+    def _beside(self, round_: Round) -> float:
+        """Seconds of a round beside the target's forward, according to the profile."""
+        costs, drafter = self._costs, round_.drafter
+        if not round_.drafted:
+            return costs.autoregressive_step - costs.verification[0]
+        step = costs.draft_step[drafter]
+        step += costs.stopping_step[drafter] if self._action.stops else 0.0
+        return step * round_.drafted + costs.overhead[drafter]
+
+    def _tell(self) -> None:
+        """Compute the features of the group `cost`."""
+        costs, known = self._costs, self._costs.features()
+        unit = self._line.base + costs.autoregressive_step - costs.verification[0]
+        if abs(unit - self._told) <= CHANGED * self._told:
+            return
+        self._told = unit
+        scale = costs.autoregressive_step / unit
+        features = replace(
+            known,
+            draft_step=known.draft_step * scale,
+            verification_step=self._line.rise / unit,
+            overhead=known.overhead * scale,
+            other_draft_steps=tuple(step * scale for step in known.other_draft_steps),
+            trees=tuple(step * scale for step in known.trees),
+        )
+        self._values = features.values()[: len(self._scales)] / self._scales
+
+
+class _Line:
+    """Seconds over the number of drafted tokens: least squares, older rounds counting less."""
+
+    def __init__(self, ends: Sequence[tuple[int, float]]) -> None:
+        self._prior = [TRUST * sum(part) for part in zip(*(_moments(x, y) for x, y in ends))]
+        self._timed = [0.0] * 5
+        self._fit()
+
+    def add(self, drafted: int, seconds: float) -> None:
+        """Add a round."""
+        expected = self.base + self.rise * drafted
+        seconds = min(max(seconds, expected / WIDEST), expected * WIDEST)
+        latest = _moments(drafted, seconds)
+        self._timed = [DECAY * known + new for known, new in zip(self._timed, latest)]
+        self._fit()
+
+    def _fit(self) -> None:
+        weight, x, xx, y, xy = (a + b for a, b in zip(self._timed, self._prior))
+        spread = weight * xx - x * x
+        self.rise = max(0.0, (weight * xy - x * y) / spread) if spread > 0 else 0.0
+        self.base = max((y - self.rise * x) / weight, y / weight / WIDEST)
+
+
+def _moments(x: float, y: float) -> tuple[float, float, float, float, float]:
+    return 1.0, x, x * x, y, x * y

@@ -1,0 +1,97 @@
+"""Costs that change while a policy decodes."""
+
+import numpy as np
+import pytest
+
+from adaspec_rl.control.observation import ObservationSpec
+from adaspec_rl.costs.profile import RoundCosts
+from adaspec_rl.costs.tracking import CostTracking
+from adaspec_rl.decoding.round import Action, Round
+
+LENGTH = 8
+COSTS = RoundCosts(
+    context=64,
+    batch_size=1,
+    autoregressive_step=1.05,
+    draft_step=(0.1, 0.01),
+    stopping_step=(0.02, 0.0),
+    verification=tuple(1.0 + 0.05 * k for k in range(LENGTH + 1)),
+    overhead=(0.1, 0.05),
+    catch_up=(0.0, 0.0),
+)
+SPEC = ObservationSpec(("context", "cost", "lookup"), LENGTH, drafters=2)
+
+
+class Wandering:
+    """Takes its actions in turn and keeps what it saw."""
+
+    name, observes = "wandering", SPEC
+
+    def __init__(self, actions) -> None:
+        self.actions, self.seen = actions, []
+
+    def reset(self, prompt=(), seed=0) -> None:
+        pass
+
+    def decide(self, observation):
+        self.seen.append(dict(zip(SPEC.names, observation * SPEC.scales)))
+        return self.actions[len(self.seen) % len(self.actions)]
+
+    def observe(self, round_) -> None:
+        pass
+
+
+def play(tracking: CostTracking, costs: RoundCosts, rounds: int, late: float = 1.0) -> dict:
+    """What the policy sees after rounds that take what `costs` say; the last one `late` times."""
+    rng = np.random.default_rng(0)
+    for number in range(rounds):
+        action = tracking.decide(np.full(len(SPEC), 7.0, np.float32))
+        seconds = costs.seconds(action.drafter, action.length, action.stops)
+        seconds *= rng.normal(1, 0.01) * (late if number == rounds - 1 else 1.0)
+        tracking.observe(Round(action.drafter, action.length, 0, (1,), seconds))
+    tracking.decide(np.full(len(SPEC), 7.0, np.float32))
+    return tracking.policy.seen[-1]
+
+
+ACTIONS = (Action(0), Action(2), Action(6, 1), Action(0), Action(4, 0, 0.3))
+
+
+@pytest.mark.parametrize("factor, fading", [(1.0, 0.0), (0.6, 1.0), (1.7, 0.0), (1.5, 1.0)])
+def test_a_policy_is_told_what_rounds_cost_now(factor, fading):
+    tracking = CostTracking(Wandering(ACTIONS), COSTS)
+    before = play(tracking, COSTS, 1)
+    assert before["draft_step"] == pytest.approx(COSTS.features().draft_step, rel=1e-3)
+    assert before["lookup_expected"] == pytest.approx(7.0 * 4.0)  # others are left alone
+    now = COSTS.drifted(factor, fading).features()
+    found = play(tracking, COSTS.drifted(factor, fading), 120)
+    assert found["draft_step"] == pytest.approx(now.draft_step, rel=0.08)
+    assert found["draft_step_1"] == pytest.approx(now.other_draft_steps[0], rel=0.08)
+    assert found["overhead"] == pytest.approx(now.overhead, rel=0.08)
+    assert found["verification_step"] == pytest.approx(now.verification_step, abs=0.012)
+
+
+def test_plain_steps_alone_tell_how_steep_verification_has_become():
+    tracking = CostTracking(Wandering([Action(0)]), COSTS)
+    found = play(tracking, COSTS.drifted(0.6, 1.0), 60)
+    now = COSTS.drifted(0.6, 1.0).features()
+    assert found["overhead"] == pytest.approx(now.overhead, rel=0.06)
+    assert found["verification_step"] == pytest.approx(now.verification_step, rel=0.15)
+
+
+def test_an_interrupted_round_changes_little():
+    tracking = CostTracking(Wandering(ACTIONS), COSTS)
+    before = play(tracking, COSTS, 60)
+    after = play(tracking, COSTS, 1, late=100.0)
+    assert after["overhead"] == pytest.approx(before["overhead"], rel=0.2)
+
+
+def test_drifted_costs_fade_out_where_arithmetic_is_the_limit():
+    faster = COSTS.drifted(0.6, 1.0)
+    assert faster.autoregressive_step == pytest.approx(0.65)
+    assert faster.verification[0] == pytest.approx(0.6)
+    assert faster.verification[-1] == pytest.approx(COSTS.verification[-1])
+    slower = COSTS.drifted(1.7, 1.0).verification
+    assert slower[0] == pytest.approx(1.7) and list(slower) == sorted(slower)
+    even = COSTS.drifted(1.7, 0.0).verification
+    assert np.diff(even) == pytest.approx(np.diff(COSTS.verification))
+    assert COSTS.drifted(1.0, 0.5) == COSTS
