@@ -10,7 +10,7 @@ from adaspec_rl.costs.profile import RoundCosts
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 DECAY = 0.97  # of what was timed, a round
-TRUST = 2.0  # rounds that the profile counts for, at each end
+TRUST = 1.0  # rounds that the profile counts for, at either end
 WIDEST = 3.0  # times the expected seconds: the most that a round counts for
 CHANGED = 0.02  # share by which a plain step must change before the policy is told
 
@@ -19,7 +19,7 @@ class CostTracking:
     """Shows a policy the present costs in place of those that it was trained with.
 
     The target's forward is taken to be a line over the number of drafted tokens, fitted to the
-    latest rounds; the profile counts as a few more rounds at both ends. Where memory becomes
+    latest rounds; the profile counts as one more round at either end. Where memory becomes
     faster, the line becomes steeper, as arithmetic does not become faster. Drafters are taken to
     cost what the profile says. Rounds with token trees are not timed.
     """
