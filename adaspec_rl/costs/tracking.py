@@ -12,7 +12,7 @@ from adaspec_rl.decoding.round import FALLBACK, Action, Round
 DECAY = 0.97  # of what was timed, a round
 TRUST = 1.0  # rounds that the profile counts for, at either end
 WIDEST = 3.0  # times the expected seconds: the most that a round counts for
-CHANGED = 0.02  # share by which a plain step must change before the policy is told
+CHANGED = 0.02  # of a plain step: by how much seconds must change before the policy is told
 
 
 class CostTracking:
@@ -33,7 +33,7 @@ class CostTracking:
         self._places = slice(places[0], places[-1] + 1)
         self._scales = np.asarray(self.observes.scales[self._places], dtype=np.float32)
         self._line = _Line([(0, costs.verification[0]), (costs.max_length, costs.verification[-1])])
-        self._told = 0.0  # seconds of a plain step, as the policy knows it
+        self._told = 0.0, 0.0  # seconds of a plain step and of the widest forward, as last told
         self._tell()
 
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
@@ -66,9 +66,11 @@ class CostTracking:
         """Compute the features of the group `cost`."""
         costs, known = self._costs, self._costs.features()
         unit = self._line.base + costs.autoregressive_step - costs.verification[0]
-        if abs(unit - self._told) <= CHANGED * self._told:
+        widest = self._line.base + self._line.rise * costs.max_length
+        changes = (abs(now - told) for now, told in zip((unit, widest), self._told))
+        if max(changes) <= CHANGED * unit:
             return
-        self._told = unit
+        self._told = unit, widest
         scale = costs.autoregressive_step / unit
         features = replace(
             known,
