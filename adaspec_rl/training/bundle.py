@@ -20,7 +20,6 @@ from safetensors.numpy import load, save
 
 from adaspec_rl import strict_json
 from adaspec_rl.control.action import most_nodes
-from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import LARGEST, Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
@@ -189,7 +188,7 @@ class PolicyBundle:
         """The policy as a controller."""
         return LearnedPolicy(self.actor, self.actions, self.spec)
 
-    def tracked(self) -> Controller:
+    def tracked(self) -> LearnedPolicy | CostTracking:
         """The policy for live decoding: if it knows drifting costs, it is told the present ones."""
         policy = self.controller()
         if self.training.get("costs") != "drifting" or "cost" not in self.spec.groups:
