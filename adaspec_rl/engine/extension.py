@@ -1,7 +1,7 @@
 """What single rows of a batch read when each row reads its own tokens."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,15 +15,12 @@ class Extension:
     keep: int  # how many of the last tokens' logits are wanted
     states: int = 0  # how many of the last tokens' hidden states; `keep` if that is more
     features: torch.Tensor | None = None  # [W, hidden], for a model that reads them
+    width: int = field(init=False)  # the number of tokens to read
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "width", self.tokens.shape[0])  # asked for often
         assert 0 <= self.keep <= self.width and self.width > 0
         assert self.states <= self.width
-
-    @property
-    def width(self) -> int:
-        """The number of tokens to read."""
-        return len(self.tokens)
 
     def cut(self, width: int) -> "tuple[Extension, Extension | None]":
         """The first `width` tokens, and the rest."""

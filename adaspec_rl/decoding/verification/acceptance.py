@@ -33,7 +33,8 @@ def chosen_agreement(
         logits: `[k + 1, V]` float32.
         noise: `[V]` for each row; None: none.
     """
-    compiled = loaded() if logits.device.type == "cpu" else None
+    here = logits.device.type == "cpu" and logits.dtype == torch.float32
+    compiled = loaded() if here else None
     if compiled is None:
         if noise is not None:
             logits = logits / temperature + torch.stack([*noise])
