@@ -129,8 +129,10 @@ def test_sampling_and_a_fixed_controller(trained, run_here):
     assert results["lossless"]["identical"] == results["lossless"]["compared"]  # coupled
 
 
+# At costs under which drafts pay, whatever a busy machine would measure.
 REPLAYED = (SMOKE, "controllers=[svip,learned,hindsight,oracle]", "evaluation.mode=replay",
-            "evaluation.trials=2", "evaluation.tuning_prompts=1")  # fmt: skip
+            "evaluation.trials=2", "evaluation.tuning_prompts=1",
+            "cost=cpu_2_threads")  # fmt: skip
 
 
 @pytest.mark.slow
