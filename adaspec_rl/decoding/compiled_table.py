@@ -50,8 +50,8 @@ def compiled_picker(table: TrigramTable, rule: Verification) -> Picker | None:
     if type(rule) is Greedy:
         return _CompiledTable.of(table, compiled).greedy
     if type(rule) is Coupled and not rule.sampling.truncates and rule.noise.device.type == "cpu":
-        known, noise, temperature = _CompiledTable.of(table, compiled), rule.noise, rule.sampling
-        divisor = temperature.divisor
+        known, noise = _CompiledTable.of(table, compiled), rule.noise
+        divisor = rule.sampling.divisor
 
         def picked(previous: int, last: int, suffix: Suffix, position: int) -> CompiledPick:
             (row,) = noise.rows(range(position, position + 1))
@@ -124,19 +124,17 @@ class _CompiledTable:
             _Pointer,
         ]
         self._pick.restype = None
-        self._found = _Pick()
-        self._addresses = ctypes.addressof(self._table), ctypes.addressof(self._found)
+        self._address = ctypes.addressof(self._table)
 
     def pick(
         self, previous: int, last: int, suffix: Suffix, temperature: float, noise: int | None
     ) -> CompiledPick:
         """The pick after `previous, last`; `noise` is the address of its position's, if any."""
         guess = -1 if suffix.guess is None else suffix.guess
-        table, out = self._addresses
-        self._pick(
-            table, previous, last, guess, suffix.match, temperature, noise, LARGEST_MARGIN, out
-        )
-        found = self._found
+        found = _Pick()  # of this call alone: several threads may share a table
+        text = previous, last, guess, suffix.match
+        out = ctypes.addressof(found)
+        self._pick(self._address, *text, temperature, noise, LARGEST_MARGIN, out)
         return CompiledPick(
             found.token,
             found.log_prob,

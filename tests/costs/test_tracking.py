@@ -1,12 +1,18 @@
 """Costs that change while a policy decodes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from adaspec_rl.control.learned import LearnedPolicy
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.profile import RoundCosts
+from adaspec_rl.costs.randomised import drifting_costs
 from adaspec_rl.costs.tracking import CostTracking
 from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.training.bundle import load_bundle, save_bundle
+from tests.training.test_bundle import make_bundle
 
 LENGTH = 8
 COSTS = RoundCosts(
@@ -95,3 +101,21 @@ def test_drifted_costs_fade_out_where_arithmetic_is_the_limit():
     even = COSTS.drifted(1.7, 0.0).verification
     assert np.diff(even) == pytest.approx(np.diff(COSTS.verification))
     assert COSTS.drifted(1.0, 0.5) == COSTS
+
+
+def test_policies_that_learned_under_drifting_costs_are_tracked(tmp_path):
+    for costs, kind in (("drifting", CostTracking), ("profile", LearnedPolicy)):
+        save_bundle(replace(make_bundle(), training={"costs": costs}), tmp_path / costs)
+        bundle = load_bundle(tmp_path / costs)
+        observation = np.zeros(len(bundle.spec), np.float32)
+        assert type(bundle.tracked()) is kind and type(bundle.controller()) is LearnedPolicy
+        assert type(bundle.guarded().controller) is kind
+        assert bundle.tracked().decide(observation) in bundle.actions
+
+
+def test_drawn_costs_drift_alike_at_all_contexts():
+    points = [COSTS, replace(COSTS, context=256, verification=COSTS.verification)]
+    drawn = [drifting_costs(np.random.default_rng(seed), points) for seed in range(50)]
+    factors = [near.verification[0] for near, _ in drawn]
+    assert all(near.verification == far.verification for near, far in drawn)
+    assert 0.6 <= min(factors) < 0.75 and 1.4 < max(factors) <= 1.7
