@@ -38,8 +38,14 @@ constexpr bool FEW = ACCUMULATORS < 12;  // else the float32 sums of integer pro
 constexpr int ROWS = FEW ? ACCUMULATORS : 12;  // of one tile, at most
 constexpr int PANELS = 8;                          // that are multiplied together, at most
 constexpr int QUERIES = FEW ? 4 : 6;  // that go through the keys together, at most
-constexpr int BLOCKS = FEW ? 1 : 4;   // of 16 keys, scored together
-constexpr int AHEAD = 128;  // cache lines of weights that are asked for in advance, of all panels
+constexpr int blocks_for(int queries) { return FEW ? (queries > 2 ? 1 : 2) : 4; }  // of 16 keys, scored together
+constexpr int AHEAD = 128;  // lines of weights that are asked for in advance, of all panels
+constexpr int LINE = 64;    // bytes of a cache line
+#ifdef __AVX512F__
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 // BFLOAT16_PAIRS is stored like BFLOAT16, but uses the instruction that multiplies pairs of
@@ -269,9 +275,33 @@ struct SmallSum {
 };
 #endif
 
+// Asks for the weights to come, line by line, while others are multiplied.
+struct Ahead {
+    const char* at;
+    int64_t step;  // bytes to the next panel's line
+    int64_t turn;  // bytes to the next line of the first panel, after the last panel's
+
+    void fetch() {
+        __builtin_prefetch(at);
+        at += step;
+    }
+};
+
+// Loads weights that `R` rows use, once: otherwise compilers load them anew for every row. Registers
+// must be left for the sums of `P` panels and for an input.
+template <int R, int P, typename N>
+Vector<N> loaded(const Vector<N>* from) {
+    Vector<N> weights = *from;
+#if defined(__AVX2__) && defined(__GNUC__)
+    if constexpr (R > 1 && (R + 1) * P * PARTS < REGISTERS)
+        for (auto& part : weights.part) asm("" : "+x"(part));
+#endif
+    return weights;
+}
+
 // `sum` = the rows of a tile times `P` panels of a matrix, from panel number `panel` on.
 template <int KIND, int R, int P>
-void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
+void multiply(const Matrix& w, int64_t panel, const Tile& x, Ahead ahead, Vec (&sum)[R][P]) {
     const int64_t inputs = w.inputs;
     if constexpr (KIND == FLOAT32) {
         const Vec* data = static_cast<const Vec*>(w.data) + panel * inputs;
@@ -279,9 +309,10 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
         for (int64_t k = 0; k < inputs; k++) {
             Vec weight[P];
             for (int p = 0; p < P; p++) {
-                weight[p] = data[p * inputs + k];
-                __builtin_prefetch(data + p * inputs + k + AHEAD / P);
+                weight[p] = loaded<R, P>(data + p * inputs + k);
+                ahead.fetch();
             }
+            ahead.at += ahead.turn;
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) sum[r][p] += weight[p] * values[k * R + r];
         }
@@ -291,7 +322,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
             const uint32_t* words = x.words + k / values_in_word(KIND) * R;
             for (int p = 0; p < P; p++) {
                 const Words weight = data[(p * inputs + k) / 2];
-                __builtin_prefetch(data + (p * inputs + k) / 2 + AHEAD / P);
+                ahead.fetch();
 #ifdef __AVX512BF16__
                 if constexpr (KIND == BFLOAT16_PAIRS) {
                     for (int r = 0; r < R; r++)
@@ -308,6 +339,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                     sum[r][p] += odd * values[R + r];
                 }
             }
+            ahead.at += ahead.turn;
         }
     } else {
         constexpr int QUADS = GROUP / 4, VECTORS = KIND == INT8 ? QUADS : QUADS / 2;
@@ -321,9 +353,8 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
 #pragma GCC unroll 8
             for (int i = 0; i < VECTORS; i++) {
                 for (int p = 0; p < P; p++) {
-                    const Words* at = data + (p * groups + group) * VECTORS + i;
-                    const Words weight = *at;
-                    __builtin_prefetch(at + AHEAD / P);
+                    const Words weight = data[(p * groups + group) * VECTORS + i];
+                    ahead.fetch();
                     if constexpr (KIND == INT8) {
                         for (int r = 0; r < R; r++)
                             part[r][p] = add_products(part[r][p], weight, words[i * R + r]);
@@ -335,6 +366,7 @@ void multiply(const Matrix& w, int64_t panel, const Tile& x, Vec (&sum)[R][P]) {
                         }
                     }
                 }
+                ahead.at += ahead.turn;
             }
             for (int p = 0; p < P; p++) {
                 Vec scale, minimum;
@@ -366,9 +398,9 @@ struct Output {
 };
 
 template <int KIND, int R, int P>
-void project_tile(const Matrix& w, int64_t panel, const Tile& x, const Output& out) {
+void project_tile(const Matrix& w, int64_t panel, const Tile& x, Ahead ahead, const Output& out) {
     Vec sum[R][P] = {};
-    multiply<KIND, R, P>(w, panel, x, sum);
+    multiply<KIND, R, P>(w, panel, x, ahead, sum);
     for (int p = 0; p < P; p++) {
         const int64_t column = (panel + p) * LANES, count = w.outputs - column;
         for (int r = 0; r < R; r++) {
@@ -382,14 +414,14 @@ void project_tile(const Matrix& w, int64_t panel, const Tile& x, const Output& o
     }
 }
 
-using Project = void (*)(const Matrix&, int64_t, const Tile&, const Output&);
+using Project = void (*)(const Matrix&, int64_t, const Tile&, Ahead, const Output&);
 using ByPanels = std::array<Project, PANELS>;
 using ByRows = std::array<ByPanels, ROWS>;
 
 template <int KIND, int R, int P>
 constexpr Project if_it_fits() {
-    constexpr int REGISTERS = integers(KIND) && FEW ? 2 : 1;  // of one sum
-    if constexpr (P == 1 || R * P * REGISTERS <= ACCUMULATORS)
+    constexpr int SUMS = integers(KIND) && FEW ? 2 : 1;  // float32 and integers
+    if constexpr (P == 1 || R * P * SUMS <= ACCUMULATORS)
         return project_tile<KIND, R, P>;
     else
         return nullptr;
@@ -413,6 +445,23 @@ constexpr ByRows PROJECT[] = {by_rows<FLOAT32>(UP_TO_ROWS), by_rows<BFLOAT16>(UP
 #endif
 };
 
+// Bytes of a panel's weights, without scales.
+int64_t panel_bytes(const Matrix& w) {
+    const int64_t bits = w.kind == FLOAT32 ? 32 : halves(w.kind) ? 16 : w.kind == INT8 ? 8 : 4;
+    return w.inputs * LANES * bits / 8;
+}
+
+// What tile number `n` of `tiles` asks for while it is multiplied with panels `panel` and after.
+// A single tile reads weights from memory, a little ahead. The first of several tiles would wait
+// for memory, and memory then for the others; so each of them asks for a share of the weights that
+// all of them need next.
+Ahead ahead_of(const Matrix& w, int64_t panel, int64_t together, int64_t n, int64_t tiles, bool begins) {
+    const int64_t bytes = panel_bytes(w);
+    const char* here = static_cast<const char*>(w.data) + panel * bytes;
+    if (tiles == 1 || (begins && n == 0)) return {here + AHEAD / together * LINE, bytes, LINE - together * bytes};
+    return {here + together * bytes + n * together * bytes / tiles, LINE / tiles, 0};
+}
+
 // out = x times the panels of `range`, plus the bias.
 void project(const Matrix& w, const float* x, int64_t stride, int64_t rows, Output out, Range range) {
     if (!rows) return;
@@ -425,7 +474,8 @@ void project(const Matrix& w, const float* x, int64_t stride, int64_t rows, Outp
         for (int64_t n = 0; n < tiles; n++) {
             const Range own = share(rows, n, tiles);
             const Output part = {out.to + own.first * out.stride, out.stride, out.add};
-            PROJECT[w.kind][own.last - own.first - 1][together - 1](w, panel, encoder.tile(own.first), part);
+            const Ahead ahead = ahead_of(w, panel, together, n, tiles, panel == range.first);
+            PROJECT[w.kind][own.last - own.first - 1][together - 1](w, panel, encoder.tile(own.first), ahead, part);
         }
         panel += together;
     }
@@ -541,10 +591,10 @@ void store_key(const float* key, int64_t size, uint16_t* to, int64_t lane) {
     for (int64_t d = 0; d < size; d++) to[(d / 2 * LANES + lane) * 2 + d % 2] = narrowed(key[d]);
 }
 
-// Weighted sums of values. Prefetches the keys of the next chunk.
+// Weighted sums of values. Prefetches as many keys from `next` on.
 template <int Q, typename T>
 void add_values(const float (*weights)[CHUNK], const View* views, int64_t from, int64_t to, int64_t base,
-                const T* keys, const T* values, int64_t size, float* const* out) {
+                const T* next, const T* values, int64_t size, float* const* out) {
     constexpr int STRIP = FEW ? 2 : 4;  // whose sums stay in registers
     const View& view = views[0];
     // All queries see the values before `shared`. A later value may be NaN, so it is only added for
@@ -560,7 +610,7 @@ void add_values(const float (*weights)[CHUNK], const View* views, int64_t from, 
         if (d + STRIP * LANES <= size) {
             each([&](int64_t v, const auto& sees) {
                 const T* value = values + view.slot(v) * size + d;
-                fetch<STRIP>(keys + (v + CHUNK) * size + d);
+                fetch<STRIP>(next + (v - base) * size + d);
                 for (int i = 0; i < STRIP; i++) {
                     const Vec part = load_half(value + i / 2 * 2 * LANES, i % 2);
                     for (int q = 0; q < Q; q++)
@@ -586,9 +636,9 @@ void add_values(const float (*weights)[CHUNK], const View* views, int64_t from, 
 }
 
 // Attends from queries to the keys of one chunk of the text; false if they see none of the keys.
-// Views of several queries either have no slots or are the same.
+// Views of several queries either have no slots or are the same. `next` are the keys to come.
 template <int Q, typename T>
-bool attend_chunk(const float* const* queries, const View* views, int64_t chunk, const T* keys,
+bool attend_chunk(const float* const* queries, const View* views, int64_t chunk, const T* keys, const T* next,
                   const T* values, int64_t size, float scale, Part* parts) {
     const int64_t base = chunk * CHUNK;
     int64_t from = views[0].first, to = views[0].last;
@@ -603,6 +653,7 @@ bool attend_chunk(const float* const* queries, const View* views, int64_t chunk,
         return false;
     }
     float weights[Q][CHUNK];
+    constexpr int BLOCKS = blocks_for(Q);
     const int64_t first = from / LANES * LANES;
     const View& view = views[0];
     for (int64_t v = first; v < to;) {
@@ -657,7 +708,7 @@ bool attend_chunk(const float* const* queries, const View* views, int64_t chunk,
         parts[q].total = sum_of(total);
         sums[q] = parts[q].values;
     }
-    add_values<Q>(weights, views, from, to, base, keys, values, size, sums);
+    add_values<Q>(weights, views, from, to, base, next, values, size, sums);
     return true;
 }
 
@@ -931,12 +982,15 @@ private:
     void attend(const Layer& w, int64_t n, int thread, int threads) {
         const int64_t count = units.size();
         if (!spread) {
-            for (int64_t i = thread; i < count; i += threads) attend_blocks(w, n, units[i], {0, chunks});
+            for (int64_t i = thread; i < count; i += threads) {
+                const Unit& next = units[std::min(i + threads, count - 1)];
+                attend_blocks(w, n, units[i], {0, chunks}, cache(n, next.text, next.kv_head));
+            }
             return;
         }
         const Range own = share(count * chunks, thread, threads);
         for (int64_t i = own.first; i < own.last; i++)
-            attend_blocks(w, n, units[i / chunks], {i % chunks, i % chunks + 1});
+            attend_blocks(w, n, units[i / chunks], {i % chunks, i % chunks + 1}, cache(n, units[i / chunks].text, 0));
 #pragma omp barrier
         for (int64_t i = thread; i < rows * m.heads; i += threads) {
             Part all = {0, 0, mixed + i / m.heads * mixed_stride + i % m.heads * m.head_dim};
@@ -964,14 +1018,15 @@ private:
     }
 
     // A unit's blocks of queries, chunk by chunk, so that keys stay in the cache.
-    void attend_blocks(const Layer& w, int64_t n, const Unit& unit, Range seen_chunks) {
+    // `after`: the keys that the thread reads after those of this unit.
+    void attend_blocks(const Layer& w, int64_t n, const Unit& unit, Range seen_chunks, const T* after) {
         const auto [b, kv_head, own_blocks] = unit;
         const auto [first, last] = own_blocks;
         Part all[TOGETHER][QUERIES] = {};
         for (int64_t chunk = seen_chunks.first; chunk < seen_chunks.last; chunk++) {
             for (int64_t block = first; block < last; block++) {
                 const Range own = queries_of(b, block);
-                attend_queries(w, n, b, kv_head, own, chunk, all[block - first]);
+                attend_queries(w, n, b, kv_head, own, chunk, after, all[block - first]);
             }
         }
         for (int64_t block = first; block < last && !spread; block++) {
@@ -991,9 +1046,9 @@ private:
     // `own`: at most `Q` queries.
     template <int Q = QUERIES>
     void attend_queries(const Layer& w, int64_t n, int64_t b, int64_t kv_head, Range own, int64_t chunk,
-                        Part* all) {
+                        const T* after, Part* all) {
         if constexpr (Q > 1)
-            if (own.last - own.first < Q) return attend_queries<Q - 1>(w, n, b, kv_head, own, chunk, all);
+            if (own.last - own.first < Q) return attend_queries<Q - 1>(w, n, b, kv_head, own, chunk, after, all);
         const int64_t size = m.head_dim;
         const float* queries[Q];
         View views[Q];
@@ -1009,7 +1064,9 @@ private:
             float* memory = partial + ((r * m.heads + head) * chunks + chunk) * part_size;
             parts[q].values = spread ? memory + 2 : scratch.data() + q * size;
         }
-        attend_chunk<Q>(queries, views, chunk, cache(n, b, kv_head), cache(n, b, m.kv_heads + kv_head), size,
+        const T* keys = cache(n, b, kv_head);
+        const T* next = (chunk + 1) * CHUNK < views[0].last ? keys + (chunk + 1) * CHUNK * size : after;
+        attend_chunk<Q>(queries, views, chunk, keys, next, cache(n, b, m.kv_heads + kv_head), size,
                         1.0f / std::sqrt(float(size)), parts);
         for (int q = 0; q < Q; q++) {
             if (spread) {

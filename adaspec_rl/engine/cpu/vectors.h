@@ -21,6 +21,9 @@ typedef __m512i IntegerRegister;
 typedef __m256i IntegerRegister;
 #endif
 
+// A vector of several parts is handed to functions in memory, so small functions must be inlined.
+#define INLINED [[gnu::always_inline]] inline
+
 namespace {
 
 constexpr int LANES = 16;
@@ -106,7 +109,7 @@ typedef Vector<uint16_t> Halves;
 typedef Vector<int8_t> Bytes;
 
 template <typename M, typename N>
-Vector<M> converted(Vector<N> v) {
+INLINED Vector<M> converted(Vector<N> v) {
     Vector<M> result;
     for (int i = 0; i < PARTS; i++)
         result.part[i] = __builtin_convertvector(v.part[i], typename Vector<M>::Part);
@@ -115,7 +118,7 @@ Vector<M> converted(Vector<N> v) {
 
 // `a` in the lanes where `mask` holds, else `b`.
 template <typename N>
-Vector<N> chosen(Ints mask, Vector<N> a, Vector<N> b) {
+INLINED Vector<N> chosen(Ints mask, Vector<N> a, Vector<N> b) {
     for (int i = 0; i < PARTS; i++) a.part[i] = mask.part[i] ? a.part[i] : b.part[i];
     return a;
 }
@@ -152,14 +155,14 @@ float largest_of(Vec v) {
     return folded(v, [](float a, float b) { return a > b ? a : b; });
 }
 
-Vec smaller(Vec a, Vec b) { return chosen(a < b, a, b); }
-Vec larger(Vec a, Vec b) { return chosen(a > b, a, b); }
+INLINED Vec smaller(Vec a, Vec b) { return chosen(a < b, a, b); }
+INLINED Vec larger(Vec a, Vec b) { return chosen(a > b, a, b); }
 
-Vec absolute(Vec x) { return (Vec)((Words)x & 0x7fffffff); }
-Ints nearest(Vec x) { return converted<int32_t>(x + chosen(x < 0, Vec(-0.5f), Vec(0.5f))); }
+INLINED Vec absolute(Vec x) { return (Vec)((Words)x & 0x7fffffff); }
+INLINED Ints nearest(Vec x) { return converted<int32_t>(x + chosen(x < 0, Vec(-0.5f), Vec(0.5f))); }
 
 // e^x to within two units in the last place (Cephes' expf); 0 below the smallest normal number.
-Vec exponential(Vec x) {
+INLINED Vec exponential(Vec x) {
     Vec bounded = larger(smaller(x, 88.37f), -87.33f);
     Ints power = nearest(bounded * 1.44269504f);
     Vec n = converted<float>(power);
@@ -192,8 +195,8 @@ Vec load(const uint16_t* from) {
 }
 
 // Number 0 or 1 of two vectors side by side; those of bfloat16 are the even values and the odd ones.
-[[gnu::always_inline]] inline Vec load_half(const float* from, int number) { return load(from + number * LANES); }
-[[gnu::always_inline]] inline Vec load_half(const uint16_t* from, int number) {
+INLINED Vec load_half(const float* from, int number) { return load(from + number * LANES); }
+INLINED Vec load_half(const uint16_t* from, int number) {
     Words pairs;
     std::memcpy(&pairs, from, sizeof pairs);
     return (Vec)(number ? pairs & 0xffff0000 : pairs << 16);
