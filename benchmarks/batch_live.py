@@ -3,7 +3,8 @@
 Held-out prompts are decoded in batches under every batch controller, and one text after the other
 without drafts. All methods take turns on each group of prompts. Costs are measured first, and
 controllers are tuned or trained on the training prompts' recording at these costs. Every text must
-equal plain decoding's.
+equal plain decoding's. `NAME_replayed` is the speedup over plain decoding that replay
+of the training prompts predicts at these costs.
 """
 
 import argparse
@@ -18,7 +19,13 @@ from policy import configured
 from report import finish
 from rich.console import Console
 
-from adaspec_rl.comparison.batch_contestants import LEARNED, LIVE_GROUPS, contestants
+from adaspec_rl.comparison.batch_contestants import (
+    LEARNED,
+    LIVE_GROUPS,
+    OWN,
+    contestants,
+    order_of,
+)
 from adaspec_rl.comparison.statistics import paired_ratio_interval
 from adaspec_rl.config import TrainConfig
 from adaspec_rl.control.baselines.fixed import FixedLength
@@ -35,6 +42,7 @@ from adaspec_rl.decoding.text import DecodingRules
 from adaspec_rl.from_config import pair_from, recording_from, sampling_from, set_threads
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
+from adaspec_rl.replay.batch_replay import replay
 from adaspec_rl.replay.batch_rows import BatchTables
 
 SINGLE = "one_by_one"
@@ -66,6 +74,7 @@ class Bench:
     rules: DecodingRules
     heads: Sequence[Survival]
     costs: BatchCosts
+    recorded: BatchTables  # training prompts
     rows: int
     clock: Callable[[], float]
 
@@ -91,6 +100,11 @@ class Bench:
         sums.verified += made.verified
         sums.rounds += made.rounds
         return [answer.tokens for answer in made.answers]
+
+    def replayed(self, controller: BatchController, texts: int) -> float:
+        """Tokens a second in replay of the training prompts."""
+        order = order_of(self.recorded.trace, self.rows, texts, 1)
+        return replay(self.recorded, self.costs, controller, order, self.rows).throughput
 
     def one_by_one(self, prompts: Sequence[EncodedPrompt], sums: Sums) -> list[list[int]]:
         """Decode a group of prompts plainly, one after the other; returns the texts."""
@@ -182,19 +196,20 @@ def prepared(
         )
 
     asked = [Asked(prompt.ids) for prompt in training]
+    recorded = BatchTables(trace)
     makers = contestants(
-        BatchTables(trace),
+        recorded,
         costs,
         spec,
         options.tuning_texts,
         console,
         loads=loads,
-        tuned=(1, rows),
         looking=lambda controller: measure_looking(batch_of, controller, asked, rows),
     )
     held_out = list(prompts_from(config, "test", alone, console, options.prompts))
     np.random.default_rng(0).shuffle(held_out)  # every group mixes domains
-    return Bench(batched, alone, rules, heads, costs, rows, clock), makers, held_out
+    bench = Bench(batched, alone, rules, heads, costs, recorded, rows, clock)
+    return bench, makers, held_out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -220,11 +235,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench, makers, prompts = prepared(config, options.rows, options, console)
     controllers = {name: make(options.rows) for name, make in makers.items()}
     sums = play(bench, controllers, prompts, options.group, console)
-    rivals = [name for name in controllers if "learned" not in name]
+    rivals = [name for name in controllers if name not in OWN]
     figures: dict[str, float] = {
         "batched_plain_vs_one_by_one": sums["plain"].rate / sums[SINGLE].rate,
         "texts_different": sum(total.different for total in sums.values()),
     }
+    replayed = {
+        name: bench.replayed(make(options.rows), options.tuning_texts)
+        for name, make in makers.items()
+    }
+    for name, rate in replayed.items():
+        figures[f"{name}_replayed"] = rate / replayed["plain"]
     details: dict[str, Any] = {"costs": bench.costs.to_dict(), "controllers": {}}
     for name, total in sums.items():
         figures[f"{name}_vs_plain"] = total.rate / sums["plain"].rate

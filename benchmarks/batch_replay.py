@@ -16,9 +16,10 @@ from policy import configured
 from report import finish
 from rich.console import Console
 
-from adaspec_rl.comparison.batch_contestants import LEARNED, LOADS, contestants, order_of
+from adaspec_rl.comparison.batch_contestants import LEARNED, LOADS, OWN, contestants, order_of
 from adaspec_rl.comparison.statistics import paired_ratio_interval
 from adaspec_rl.config import CONF
+from adaspec_rl.control.batch_controller import BatchController
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
 from adaspec_rl.from_config import pair_from, recording_from, set_threads
@@ -39,7 +40,7 @@ def compared(ours: Totals, theirs: Totals) -> list[float]:
 
 def figures_of(rows: int, played: Mapping[str, Totals]) -> dict[str, Any]:
     """The figures of all controllers at one load."""
-    rivals = {name: t for name, t in played.items() if "learned" not in name}
+    rivals = {name: t for name, t in played.items() if name not in OWN}
     strongest = max(rivals, key=lambda name: rivals[name].throughput)
     return {
         "rows": rows,
@@ -81,7 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spec = ObservationSpec(
         GROUPS, config.env.max_length, pair.target.vocab_size, len(pair.drafters)
     )
-    makers = contestants(BatchTables(trace), costs, spec, options.tuning_texts, console)
+    learning = BatchTables(trace)
+
+    def looking(controller: BatchController) -> tuple[float, float]:
+        return measure_deciding(learning, costs, lambda rows: controller).looking
+
+    makers = contestants(
+        learning, costs, spec, options.tuning_texts, console, loads=options.loads, looking=looking
+    )
     tables = BatchTables(held_out)
     deciding = {name: measure_deciding(tables, costs, make) for name, make in makers.items()}
     figures: dict[str, float] = {}

@@ -1,7 +1,9 @@
 """The compared batch controllers, tuned or trained on recorded texts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,15 @@ from adaspec_rl.config import AgentConfig
 from adaspec_rl.console import say
 from adaspec_rl.control.batch_controller import BatchController
 from adaspec_rl.control.batching.budget import VerificationBudget
-from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize, length_table
+from adaspec_rl.control.batching.by_batch_size import (
+    ControllerByBatchSize,
+    LengthByBatchSize,
+    length_table,
+)
 from adaspec_rl.control.batching.fixed import FixedForAll
 from adaspec_rl.control.batching.goodput import Goodput
 from adaspec_rl.control.batching.guard import GuardedBatch
+from adaspec_rl.control.batching.outlook import Outlook
 from adaspec_rl.control.batching.planned import PlannedBatch
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
 from adaspec_rl.control.observation import ObservationSpec
@@ -26,7 +33,7 @@ from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-TUNED = (1, 8, 64, 256)  # loads at which settings are tuned; other loads use the next lower one's
+MARGIN = 1.01  # times plain decoding's throughput in training that a setting must reach
 AGENT = AgentConfig(
     "hindsight",
     total_steps=60_000,
@@ -39,6 +46,7 @@ THRESHOLDS = (0.5, 0.8)
 FACTORS = ((1.0, 1.0), (0.25, 0.75), (1.0, 1.5))  # on the prices of verifying, drafting
 LIVE_GROUPS = ("history", "drafters", "context", "lookup")  # features that are cheap for a batch
 LEARNED = "guarded_learned"
+OWN = ("planned", "learned", LEARNED)  # the rest are baselines
 
 Make = Callable[[], BatchController]
 
@@ -52,19 +60,35 @@ def order_of(trace: Trace, rows: int, texts: int, seed: int) -> list[int]:
     return shuffled[: max(texts, 2 * rows)].tolist()
 
 
-def best(
-    makes: Mapping[Any, Make], tables: BatchTables, costs: BatchCosts, rows: int, texts: int
-) -> Any:
-    """The key of the controller that decodes the training texts fastest."""
-    order = order_of(tables.trace, rows, texts, 1)
-    rates = {k: replay(tables, costs, make(), order, rows).throughput for k, make in makes.items()}
-    return max(rates, key=lambda key: rates[key])
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A controller with one of its settings."""
+
+    kind: str
+    value: Any = None  # a drafter, an action, or factors on prices
 
 
-def candidates(depth: int, drafters: int) -> list[Action]:
-    """The actions that rows may take: fixed lengths, and full lengths with a threshold."""
+def settings(
+    depth: int, drafters: int, costs: BatchCosts, outlook: Outlook, fixed: Action
+) -> dict[Setting, Make]:
+    """Every controller and setting that is tried at a load; `fixed` is the best action there."""
     lengths = [Action(n, d) for d in range(drafters) for n in (2, 5) if n <= depth]
-    return lengths + [Action(depth, d, t) for d in range(drafters) for t in THRESHOLDS]
+    stopped = [Action(depth, d, t) for d in range(drafters) for t in THRESHOLDS]
+    made: dict[Setting, Make] = {
+        Setting("plain"): partial(FixedForAll, 0),
+        Setting("fixed", fixed): partial(FixedForAll, fixed.length, fixed.drafter),
+    }
+    for d in range(drafters):
+        made[Setting("goodput", d)] = partial(Goodput, costs, depth, d)
+    for a in stopped:
+        made[Setting("threshold", a)] = partial(FixedForAll, a.length, a.drafter, a.threshold)
+    for a in lengths + stopped:
+        made[Setting("budget", a)] = partial(VerificationBudget, costs, {1: a})
+    for read, draft in FACTORS:
+        made[Setting("planned", (read, draft))] = partial(
+            PlannedBatch, outlook, costs, read=read, draft=draft
+        )
+    return made
 
 
 def contestants(
@@ -75,14 +99,19 @@ def contestants(
     console: Console,
     *,
     loads: Sequence[int] = LOADS,
-    tuned: Sequence[int] = TUNED,
     looking: Callable[[BatchController], tuple[float, float]] | None = None,
 ) -> dict[str, Callable[[int], BatchController]]:
     """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
+    The learned controller is the one that replay finds fastest at each load: a known one with its
+    best setting, or a plan by the outlook. Where none of them is `MARGIN` times as fast as plain
+    decoding, it decodes plainly.
+
     Args:
+        texts: how many are decoded at each load, at least, with each setting.
         looking: measures the seconds of an observation, once and per row; None: from `costs`.
     """
+    loads = sorted({1, *loads})
     trace = tables.trace
     depth, drafters = trace.max_length, len(trace.drafters)
     outlook = fit_outlook(tables, spec, costs, AGENT, depth=depth, seed=0, sizes=loads)
@@ -90,48 +119,42 @@ def contestants(
     if looking is not None:
         once, each = looking(PlannedBatch(outlook, costs, longest=0))
         costs = replace(costs, policy=once, policy_row=each)
-        say(console, f"a look takes {once * 1e3:.2f} ms and {each * 1e3:.2f} ms a row")
+        say(console, f"a look takes {once * 1e3:.2f} ms and {each * 1e3:.3f} ms a row")
     levels = np.arange(1, depth + 1)
     survivals = [(table.accepted[:, None] >= levels).mean(axis=0) for table in trace.drafters]
     table = length_table(survivals, costs, loads, float(tables.context.mean()))
-    threshold: dict[int, Action] = {}
-    budget: dict[int, Action] = {}
-    factors: dict[int, tuple[float, float]] = {}
-    goodput: dict[int, int] = {}
+    tuned: dict[str, dict[int, Setting]] = defaultdict(dict)  # by kind and load
+    makes: dict[Setting, Make] = {}
+    for rows in loads:
+        tried = settings(depth, drafters, costs, outlook, table[rows])
+        makes |= tried
+        order = order_of(trace, rows, texts, 1)
+        rates = {
+            setting: replay(tables, costs, make(), order, rows).throughput
+            for setting, make in tried.items()
+        }
+        plain = Setting("plain")
+        for setting in sorted(rates, key=lambda one: rates[one]):  # the fastest one comes last
+            tuned[setting.kind][rows] = setting
+            if setting == plain or rates[setting] > MARGIN * rates[plain]:
+                tuned["learned"][rows] = setting
+        say(console, f"{rows} rows: learned: {tuned['learned'][rows]}; fixed: {table[rows]}")
 
-    def planned(read: float, draft: float) -> BatchController:
-        return GuardedBatch(PlannedBatch(outlook, costs, read=read, draft=draft), costs)
-
-    for rows in tuned:
-        told = candidates(depth, drafters)
-        stops = {a: lambda a=a: FixedForAll(a.length, a.drafter, a.threshold) for a in told}
-        stops = {action: make for action, make in stops.items() if action.threshold}
-        offers = {a: lambda a=a: VerificationBudget(costs, {1: a}) for a in told}
-        good = {d: lambda d=d: Goodput(costs, depth, d) for d in range(drafters)}
-        plans = {f: lambda f=f: planned(*f) for f in FACTORS}
-        threshold[rows] = best(stops, tables, costs, rows, texts)
-        budget[rows] = best(offers, tables, costs, rows, texts)
-        goodput[rows] = best(good, tables, costs, rows, texts)
-        factors[rows] = best(plans, tables, costs, rows, texts)
-        say(
-            console,
-            f"{rows} rows: threshold: {threshold[rows]}; budget: {budget[rows]}; learned: "
-            f"{factors[rows]}; fixed: {table[rows]}",
-        )
-
-    def at(found: Mapping[int, Any], rows: int) -> Any:
-        return found[max(size for size in found if size <= rows)]
+    def by_load(kind: str) -> BatchController:
+        """The controllers of a kind at all loads."""
+        found = tuned[kind]
+        made = {setting: makes[setting]() for setting in set(found.values())}
+        return ControllerByBatchSize({rows: made[found[rows]] for rows in found}, kind)
 
     return {
         "plain": lambda rows: FixedForAll(0),
         "fixed_3": lambda rows: FixedForAll(3),
         "length_by_batch_size": lambda rows: LengthByBatchSize(table),
         "sglang_tiers": lambda rows: TiersByBatchSize(depth),
-        "turbospec_goodput": lambda rows: Goodput(costs, depth, at(goodput, rows)),
-        "threshold": lambda rows: LengthByBatchSize(threshold),
-        "budget": lambda rows: VerificationBudget(costs, budget),
-        "learned": lambda rows: PlannedBatch(
-            outlook, costs, read=at(factors, rows)[0], draft=at(factors, rows)[1]
-        ),
-        LEARNED: lambda rows: planned(*at(factors, rows)),
+        "turbospec_goodput": lambda rows: by_load("goodput"),
+        "threshold": lambda rows: by_load("threshold"),
+        "budget": lambda rows: by_load("budget"),
+        "planned": lambda rows: by_load("planned"),
+        "learned": lambda rows: by_load("learned"),
+        LEARNED: lambda rows: GuardedBatch(by_load("learned"), costs),
     }

@@ -105,7 +105,6 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
     costs = _costs(config, pair, training, rules, console)
     spec = replace(pair_observation(pair, LIVE_GROUPS, config.env.max_length), tables=0)
     loads = [1 << n for n in range(asked.rows.bit_length())]
-    tuned = sorted({1, loads[-1]})
     short = replace(rules, max_new_tokens=min(32, rules.max_new_tokens))
     texts = [Asked(prompt.ids) for prompt in training]
 
@@ -122,7 +121,6 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
         TUNING_TEXTS,
         console,
         loads=loads,
-        tuned=tuned,
         looking=None if asked.batch_cost else looking,
     )
     prompts = prompts_from(config, "test", pair, console, asked.prompts)

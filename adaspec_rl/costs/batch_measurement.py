@@ -44,8 +44,9 @@ def measure_batch_costs(
     """Time rounds of 1 to `rows` texts, and forwards of each width, for `seconds`.
 
     All parts take turns, and the median of each counts. Texts do not end here, and lookups always
-    find something. The time of a round beyond its forwards is counted in the target's pass of width
-    1.
+    find something. A verification is timed as a whole round that verifies a lookup's draft, less
+    one that drops it: it includes the comparison of tokens, row by row. The time of a round beyond
+    its drafts is counted in the target's pass of width 1.
 
     Args:
         prompts: token ids; cut or repeated to each context length.
@@ -77,7 +78,9 @@ class _Timed:
     ) -> None:
         endless = DecodingRules(frozenset(), 10 * SPAN, rules.sampling, rules.verification)
         sure = [SureLookup() if isinstance(one, NgramLookup) else one for one in drafters]
-        self.batch = Batch(target, sure, rows, rules=endless, clock=clock)
+        # The last drafter is no part of the pair: its drafts are verified to time verification.
+        self.batch = Batch(target, [*sure, SureLookup()], rows, rules=endless, clock=clock)
+        self._drafters = self.batch.drafters[:-1]
         self._prompts, self._max_length = prompts, max_length
         powers = [1 << n for n in range(int(math.log2(rows)) + 1)]
         self._sizes = sorted({*powers, rows})
@@ -95,16 +98,15 @@ class _Timed:
         ]
         taken = [batch.admit(text) for text in texts]
         batch.step({row: FALLBACK for row in taken})
-        for number in range(len(batch.drafters)):  # they read the prompts
+        for number in range(len(self._drafters)):  # they read the prompts
             batch.step({row: Action(1, number) for row in taken})
         for size in self._sizes:
             some = taken[:size]
             self._round(some, FALLBACK)  # plain decoding takes one such round after the other
             self._add(context, size, ("plain",), self._round(some, FALLBACK))
-            for width in self._widths:
-                seconds = self._forward(batch.target, some, width)
-                self._add(context, size, ("forward", width), seconds)
-            for number, drafter in enumerate(batch.drafters):
+            for width in self._widths[1:]:
+                self._add(context, size, ("verification", width), self._verifying(some, width))
+            for number, drafter in enumerate(self._drafters):
                 self._time_drafter(context, some, number, drafter.model)
 
     @property
@@ -132,6 +134,14 @@ class _Timed:
     def _round(self, rows: Sequence[int], action: Action) -> float:
         nothing = (lambda rows, survivals: [0] * len(rows)) if action.length else None
         return self.batch.step({row: action for row in rows}, nothing).seconds
+
+    def _verifying(self, rows: Sequence[int], width: int) -> float:
+        """Seconds by which a round grows if drafts of `width - 1` tokens are not dropped."""
+        draft = {row: Action(width - 1, len(self._drafters)) for row in rows}
+        dropped = self.batch.step(draft, lambda rows, survivals: [0] * len(rows))
+        verified = self.batch.step(draft, lambda rows, survivals: [len(one) for one in survivals])
+        assert verified.verified == len(rows) * (width - 1)
+        return verified.seconds - dropped.seconds
 
     def _forward(self, model: RowModel, rows: Sequence[int], width: int) -> float:
         """Seconds of a pass, which is then undone."""
@@ -173,14 +183,12 @@ class _Timed:
             table(self._verification, self._widths),
             tuple(
                 self._drafter(number, drafter.model, table, contexts)
-                for number, drafter in enumerate(self.batch.drafters)
+                for number, drafter in enumerate(self._drafters)
             ),
         )
 
     def _verification(self, context: int, size: int, width: int) -> float:
-        more = self._median(context, size, "forward", width) - self._median(
-            context, size, "forward", 1
-        )
+        more = self._median(context, size, "verification", width) if width > 1 else 0.0
         return self._median(context, size, "plain") + more
 
     def _drafter(

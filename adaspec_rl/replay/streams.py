@@ -75,7 +75,9 @@ class ReplayTables:
             )
             for table in trace.drafters
         ]
-        self.drafts = np.concatenate(tables).reshape(-1, 5).astype(np.float32)  # [D * M * K, 5]
+        drafts = [table.reshape(-1, 5) for table in tables]
+        # [D * M * K + 1, 5]; the last row, zeros, stands for a round without a chain.
+        self.drafts = np.concatenate([*drafts, np.zeros((1, 5))]).astype(np.float32)
         self.drafter = np.array([action.drafter for action in actions], dtype=np.int64)
 
 
@@ -184,12 +186,8 @@ class ReplayStreams:
     def _signals(self, drafter: np.ndarray, at: np.ndarray, first: np.ndarray) -> np.ndarray:
         """The signals of chains of `first` `[B]` tokens, `[B, 5]`; zeros if there is no chain."""
         t = self.tables
-        if not len(t.drafts):
-            return np.zeros((len(at), 5))
-        found = t.drafts.take(
-            (drafter * t.positions + at) * t.depth + np.maximum(first - 1, 0), axis=0
-        )
-        return np.where(first[:, None] > 0, found, 0.0)
+        place = (drafter * t.positions + at) * t.depth + first - 1
+        return t.drafts.take(np.where(first > 0, place, len(t.drafts) - 1), axis=0)
 
     def _catch_up(
         self, uses: np.ndarray, emitted: np.ndarray, row: np.ndarray
@@ -202,8 +200,8 @@ class ReplayStreams:
         Returns: the steps taken now, and the growth of the steps that are left for later.
         """
         rises = self._rises[row]  # [B, D]
-        paid = (self._unread * rises * uses).sum(axis=1)
-        owed = emitted * (rises * ~uses).sum(axis=1) - paid
+        paid = np.einsum("bd,bd,bd->b", self._unread, rises, uses)
+        owed = emitted * np.einsum("bd,bd->b", rises, ~uses) - paid
         self._unread = np.where(uses, 0.0, self._unread + emitted[:, None])
         return paid, owed
 

@@ -1,13 +1,36 @@
-"""A draft length for all rows, chosen by their number."""
+"""An action, or another controller, chosen by the number of rows."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batch_controller import BatchController, Load
 from adaspec_rl.control.batching.prices import Prices
 from adaspec_rl.control.batching.rule import BatchRule
-from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
+
+T = TypeVar("T")
+
+
+class BySize(Generic[T]):
+    """What a table holds for the largest of its batch sizes that is not above the load."""
+
+    def __init__(self, table: Mapping[int, T]) -> None:
+        """`table` must begin with batch size 1.
+
+        Raises:
+            ValueError: the table does not begin with 1.
+        """
+        self._sizes = sorted(table)
+        if not self._sizes or self._sizes[0] != 1:
+            raise ValueError(f"expected a table that begins with 1 row, got {self._sizes}")
+        self.entries = [table[size] for size in self._sizes]
+
+    def at(self, rows: int) -> T:
+        """The entry for a batch of `rows`."""
+        return self.entries[bisect_right(self._sizes, max(1, rows)) - 1]
 
 
 class LengthByBatchSize(BatchRule):
@@ -20,21 +43,69 @@ class LengthByBatchSize(BatchRule):
     name = "length_by_batch_size"
 
     def __init__(self, table: Mapping[int, Action]) -> None:
-        """`table` must begin with batch size 1.
-
-        Raises:
-            ValueError: the table does not begin with 1.
-        """
-        self._sizes = sorted(table)
-        if not self._sizes or self._sizes[0] != 1:
-            raise ValueError(f"expected a table that begins with 1 row, got {self._sizes}")
-        self._actions = [table[size] for size in self._sizes]
+        """`table` must begin with batch size 1, else a `ValueError` says so."""
+        self._table = BySize(table)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
-        at = int(np.searchsorted(self._sizes, max(1, len(rows)), side="right")) - 1
-        return [self._actions[at]] * len(rows)
+        return [self._table.at(len(rows))] * len(rows)
+
+
+class ControllerByBatchSize:
+    """Another controller at each load; all of them learn from every round.
+
+    The number of rows in the last round decides which one acts in the next round.
+    """
+
+    def __init__(self, table: Mapping[int, BatchController], name: str = "by_batch_size") -> None:
+        """`table` must begin with batch size 1; sizes may share a controller.
+
+        Raises:
+            ValueError: the table does not begin with 1, or its controllers observe differently.
+        """
+        self.name = name
+        self._table = BySize(table)
+        self._controllers = list({id(one): one for one in self._table.entries}.values())
+        observed = {one.observes for one in self._controllers if one.observes is not None}
+        if len(observed) > 1:
+            raise ValueError(
+                "the controllers of a table observe different features: give all the same ones"
+            )
+        self.observes = next(iter(observed), None)
+        self._acting = self._table.at(1)
+
+    @property
+    def looks(self) -> bool:
+        """As the acting controller says."""
+        return self._acting.observes is not None and self._acting.looks
+
+    @property
+    def allots(self) -> bool:
+        """As the acting controller says."""
+        return self._acting.allots
+
+    def reset(self, rows: int) -> None:
+        self._acting = self._table.at(rows)
+        for one in self._controllers:
+            one.reset(rows)
+
+    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
+        for one in self._controllers:
+            one.admit(row, prompt, seed)
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        return self._acting.decide(rows, observations, load)
+
+    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+        return self._acting.allot(rows, survivals)
+
+    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        for one in self._controllers:
+            one.observe(rows, rounds, seconds)
+        self._acting = self._table.at(len(rows))
 
 
 def length_table(

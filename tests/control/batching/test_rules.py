@@ -1,5 +1,7 @@
 """Batch controllers, told what a batch would tell them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,11 +11,18 @@ from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.allotment import padded, ranked, top
 from adaspec_rl.control.batching.budget import VerificationBudget
-from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize, length_table
+from adaspec_rl.control.batching.by_batch_size import (
+    ControllerByBatchSize,
+    LengthByBatchSize,
+    length_table,
+)
+from adaspec_rl.control.batching.fixed import FixedForAll
 from adaspec_rl.control.batching.goodput import Goodput
 from adaspec_rl.control.batching.planned import choose
 from adaspec_rl.control.batching.rowwise import Rowwise
+from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
+from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 
@@ -80,6 +89,45 @@ def test_tables_go_by_batch_size():
     assert [length_of(table, rows) for rows in (1, 7, 8, 63, 64, 500)] == [5, 5, 2, 2, 0, 0]
     with pytest.raises(ValueError, match="begins with 1 row"):
         LengthByBatchSize({2: Action(1)})
+
+
+def test_controllers_go_by_batch_size_and_all_of_them_learn():
+    few, many = Goodput(Linear(0.0), 4, start=0.9), Goodput(Linear(9.0), 4, start=0.9)
+    both = ControllerByBatchSize({1: few, 4: many, 8: few})
+    rows, load = begun(both, 8)
+    wanted = {8: few.decide(rows, None, load), 4: many.decide(rows[:4], None, Load(4))}
+    assert wanted[8][0].length > wanted[4][0].length
+    assert both.decide(rows, None, load) == wanted[8]
+    both.observe(rows[:4], rounds(2, 2, 4), 1.0)  # four rows are left
+    assert both.decide(rows[:4], None, Load(4)) == many.decide(rows[:4], None, Load(4))
+    assert few._average == many._average != 0.9
+    assert not both.looks and both.observes is None
+
+
+class Observing(BatchRule):
+    """Asks for an observation, and does not draft."""
+
+    name = "observing"
+
+    def __init__(self, group: str) -> None:
+        self.observes = ObservationSpec((group,))
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        return [FALLBACK] * len(rows)
+
+
+def test_controllers_of_a_table_look_only_while_they_act():
+    both = ControllerByBatchSize({1: Observing("history"), 2: FixedForAll(0)})
+    begun(both, 2)
+    assert both.observes == ObservationSpec(("history",)) and not both.looks
+    both.observe([0], rounds(0, 0, 1), 1.0)
+    assert both.looks
+    with pytest.raises(ValueError, match="observe different features"):
+        ControllerByBatchSize({1: Observing("history"), 2: Observing("context")})
+    with pytest.raises(ValueError, match="begins with 1 row"):
+        ControllerByBatchSize({2: Observing("history")})
 
 
 def test_the_best_length_falls_with_the_load():
