@@ -26,6 +26,7 @@ SPAN = 48  # tokens written at a context length before the text counts as too lo
 UNREAD = 9  # unread tokens of a drafter when catching up is timed
 NEVER = 1e-12  # a threshold so low that no draft stops, although all estimates are made
 FEWEST = 5  # timings of each part
+PLAIN = 3  # plain rounds timed in a row
 
 
 def measure_batch_costs(
@@ -102,8 +103,9 @@ class _Timed:
             batch.step({row: Action(1, number) for row in taken})
         for size in self._sizes:
             some = taken[:size]
-            self._round(some, FALLBACK)  # plain decoding takes one such round after the other
-            self._add(context, size, ("plain",), self._round(some, FALLBACK))
+            self._round(some, FALLBACK)
+            for _ in range(PLAIN):  # plain decoding takes one such round after the other
+                self._add(context, size, ("plain",), self._round(some, FALLBACK))
             for width in self._widths[1:]:
                 self._add(context, size, ("verification", width), self._verifying(some, width))
             for number, drafter in enumerate(self._drafters):

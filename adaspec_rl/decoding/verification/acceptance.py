@@ -1,7 +1,8 @@
 """How long the accepted part of a draft is."""
 
 import ctypes
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -39,25 +40,30 @@ def chosen_agreement(
         if noise is not None:
             logits = logits / temperature + torch.stack([*noise])
         return agreement(best(logits)[:, 0], tokens)
-    rows, drafted, token = (
-        logits.contiguous(),
-        tokens.contiguous(),
-        torch.empty((), dtype=torch.long),
-    )
+    rows, drafted, token = logits.contiguous(), tokens.contiguous(), torch.empty((), dtype=torch.long)
     pointers = None
     if noise is not None:
         pointers = (ctypes.c_void_p * len(noise))(*(row.data_ptr() for row in noise))
-    compiled.agreement.restype = ctypes.c_int64
-    accepted = compiled.agreement(
-        ctypes.c_void_p(rows.data_ptr()),
-        ctypes.c_int64(rows.shape[1]),
-        ctypes.c_float(temperature),
+    accepted = _compiled_agreement(compiled)(
+        rows.data_ptr(),
+        rows.shape[1],
+        temperature,
         pointers,
-        ctypes.c_void_p(drafted.data_ptr()),
-        ctypes.c_int64(len(drafted)),
-        ctypes.c_void_p(token.data_ptr()),
+        drafted.data_ptr(),
+        len(drafted),
+        token.data_ptr(),
     )
     return torch.tensor(accepted), token
+
+
+@functools.cache
+def _compiled_agreement(library: ctypes.CDLL) -> Callable[..., int]:
+    """`agreement` of verification.cpp."""
+    found = library.agreement
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    found.argtypes = [pointer, integer, ctypes.c_float, pointer, pointer, integer, pointer]
+    found.restype = integer
+    return found
 
 
 def agreement(picks: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
