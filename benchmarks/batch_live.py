@@ -24,6 +24,7 @@ from adaspec_rl.comparison.batch_contestants import (
     LIVE_GROUPS,
     OWN,
     contestants,
+    live_decisions,
     order_of,
 )
 from adaspec_rl.comparison.statistics import paired_ratio_interval
@@ -34,7 +35,7 @@ from adaspec_rl.control.batch_generation import Asked, generate_batch
 from adaspec_rl.control.generation import generate
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
-from adaspec_rl.costs.batch_measurement import measure_batch_costs, measure_looking
+from adaspec_rl.costs.batch_measurement import measure_batch_costs
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.survival import Survival
@@ -204,7 +205,7 @@ def prepared(
         options.tuning_texts,
         console,
         loads=loads,
-        looking=lambda controller: measure_looking(batch_of, controller, asked, rows),
+        deciding=live_decisions(recorded, costs, batch_of, asked, rows),
     )
     held_out = list(prompts_from(config, "test", alone, console, options.prompts))
     np.random.default_rng(0).shuffle(held_out)  # every group mixes domains

@@ -7,7 +7,7 @@ and learn on this machine, in NumPy on one core.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
 from adaspec_rl.from_config import pair_from, recording_from, set_threads
 from adaspec_rl.prompts import prompts_from
-from adaspec_rl.replay.batch_replay import Totals, measure_deciding, replay
+from adaspec_rl.replay.batch_replay import DecisionCosts, Totals, measure_deciding, replay
 from adaspec_rl.replay.batch_rows import BatchTables
 
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
@@ -84,11 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     learning = BatchTables(trace)
 
-    def looking(controller: BatchController) -> tuple[float, float]:
-        return measure_deciding(learning, costs, lambda rows: controller).looking
+    def taken(make: Callable[[], BatchController]) -> DecisionCosts:
+        return measure_deciding(learning, costs, lambda rows: make())
 
     makers = contestants(
-        learning, costs, spec, options.tuning_texts, console, loads=options.loads, looking=looking
+        learning, costs, spec, options.tuning_texts, console, loads=options.loads, deciding=taken
     )
     tables = BatchTables(held_out)
     deciding = {name: measure_deciding(tables, costs, make) for name, make in makers.items()}

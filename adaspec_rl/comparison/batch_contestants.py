@@ -12,6 +12,7 @@ from rich.console import Console
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.console import say
 from adaspec_rl.control.batch_controller import BatchController
+from adaspec_rl.control.batch_generation import Asked
 from adaspec_rl.control.batching.budget import VerificationBudget
 from adaspec_rl.control.batching.by_batch_size import (
     ControllerByBatchSize,
@@ -26,9 +27,11 @@ from adaspec_rl.control.batching.planned import PlannedBatch
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
+from adaspec_rl.costs.batch_measurement import measure_looking
+from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.recording.trace import Trace
-from adaspec_rl.replay.batch_replay import replay
+from adaspec_rl.replay.batch_replay import DecisionCosts, measure_deciding, replay
 from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
@@ -99,7 +102,7 @@ def contestants(
     console: Console,
     *,
     loads: Sequence[int] = LOADS,
-    looking: Callable[[BatchController], tuple[float, float]] | None = None,
+    deciding: Callable[[Make], DecisionCosts] | None = None,
 ) -> dict[str, Callable[[int], BatchController]]:
     """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
@@ -109,17 +112,18 @@ def contestants(
 
     Args:
         texts: how many are decoded at each load, at least, with each setting.
-        looking: measures the seconds of an observation, once and per row; None: from `costs`.
+        deciding: measures the seconds of a controller's decisions; None: looks as `costs` say, and
+            nothing else.
     """
     loads = sorted({1, *loads})
     trace = tables.trace
     depth, drafters = trace.max_length, len(trace.drafters)
     outlook = fit_outlook(tables, spec, costs, AGENT, depth=depth, seed=0, sizes=loads)
     say(console, "trained")
-    if looking is not None:
-        once, each = looking(PlannedBatch(outlook, costs, longest=0))
-        costs = replace(costs, policy=once, policy_row=each)
-        say(console, f"a look takes {once * 1e3:.2f} ms and {each * 1e3:.3f} ms a row")
+    taken: dict[str, DecisionCosts] = {}  # by kind
+    if deciding is not None:
+        costs, taken = _measured(costs, outlook, depth, deciding)
+        say(console, f"a look takes {costs.deciding(1) * 1e3:.2f} ms")
     levels = np.arange(1, depth + 1)
     survivals = [(table.accepted[:, None] >= levels).mean(axis=0) for table in trace.drafters]
     table = length_table(survivals, costs, loads, float(tables.context.mean()))
@@ -130,7 +134,7 @@ def contestants(
         makes |= tried
         order = order_of(trace, rows, texts, 1)
         rates = {
-            setting: replay(tables, costs, make(), order, rows).throughput
+            setting: replay(tables, costs, make(), order, rows, taken.get(setting.kind)).throughput
             for setting, make in tried.items()
         }
         plain = Setting("plain")
@@ -158,3 +162,36 @@ def contestants(
         "learned": lambda rows: by_load("learned"),
         LEARNED: lambda rows: GuardedBatch(by_load("learned"), costs),
     }
+
+
+def _measured(
+    costs: BatchCosts, outlook: Outlook, depth: int, deciding: Callable[[Make], DecisionCosts]
+) -> tuple[BatchCosts, dict[str, DecisionCosts]]:
+    """The costs with those of a look, and what decisions take by kind of controller."""
+    planned = deciding(partial(PlannedBatch, outlook, costs, longest=0))
+    once, each = planned.looking
+    made = settings(depth, 1, costs, outlook, Action(depth))
+    one_of_each = {setting.kind: make for setting, make in made.items()}
+    taken = {kind: deciding(make) for kind, make in one_of_each.items() if kind != "planned"}
+    return replace(costs, policy=once, policy_row=each), taken | {"planned": planned}
+
+
+def live_decisions(
+    tables: BatchTables,
+    costs: BatchCosts,
+    batch_of: Callable[[int], Batch],
+    asked: Sequence[Asked],
+    rows: int,
+) -> Callable[[Make], DecisionCosts]:
+    """Measures what decisions take here: with observations in a live batch, others in replay.
+
+    Args:
+        batch_of: makes a batch of so many rows, all free.
+    """
+
+    def taken(make: Make) -> DecisionCosts:
+        if make().observes is None:
+            return measure_deciding(tables, costs, lambda rows: make())
+        return DecisionCosts(looking=measure_looking(batch_of, make(), asked, rows))
+
+    return taken

@@ -9,14 +9,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from adaspec_rl.comparison.batch_contestants import LIVE_GROUPS, contestants
+from adaspec_rl.comparison.batch_contestants import LIVE_GROUPS, contestants, live_decisions
 from adaspec_rl.config import EvaluateConfig
 from adaspec_rl.console import say
 from adaspec_rl.control.batch_controller import BatchController
 from adaspec_rl.control.batch_generation import Asked, BatchGeneration, generate_batch
 from adaspec_rl.control.pair_observation import pair_observation
 from adaspec_rl.costs.batch_costs import BatchCosts
-from adaspec_rl.costs.batch_measurement import measure_batch_costs, measure_looking
+from adaspec_rl.costs.batch_measurement import measure_batch_costs
 from adaspec_rl.data.prompts import EncodedPrompt
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.survival import Survival
@@ -111,26 +111,25 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
     def batch_of(size: int) -> Batch:
         return Batch(pair.target, pair.drafters, size, rules=short, survival=heads)
 
-    def looking(controller: BatchController) -> tuple[float, float]:
-        return measure_looking(batch_of, controller, texts, asked.rows)
-
+    tables = BatchTables(trace)
+    taken = live_decisions(tables, costs, batch_of, texts, asked.rows)
     makers = contestants(
-        BatchTables(trace),
+        tables,
         costs,
         spec,
         TUNING_TEXTS,
         console,
         loads=loads,
-        looking=None if asked.batch_cost else looking,
+        deciding=None if asked.batch_cost else taken,
     )
     prompts = prompts_from(config, "test", pair, console, asked.prompts)
     results: dict[str, Any] = {"load": asked.load, "rows": asked.rows, "costs": costs.device}
     results |= {"to_first": asked.to_first, "per_token": asked.per_token}
     for mode in MODES[asked.mode]:
-        tables = None
+        held_out = None
         if mode == "replay":
-            tables = BatchTables(recording_from(config, pair, prompts, console, heads=heads)[0])
-        service = Service(pair, rules, heads, costs, prompts, tables, asked.rows)
+            held_out = BatchTables(recording_from(config, pair, prompts, console, heads=heads)[0])
+        service = Service(pair, rules, heads, costs, prompts, held_out, asked.rows)
         results[mode] = [_at_rate(rate, config, service, makers, console) for rate in rates(config)]
     return results
 

@@ -53,9 +53,10 @@ class LengthByBatchSize(BatchRule):
 
 
 class ControllerByBatchSize:
-    """Another controller at each load; all of them learn from every round.
+    """Another controller at each load: that for the number of rows in the last round.
 
-    The number of rows in the last round decides which one acts in the next round.
+    A controller that takes over is told the texts as they are, and remembers nothing of before, so
+    that the controllers that do not act take no time.
     """
 
     def __init__(self, table: Mapping[int, BatchController], name: str = "by_batch_size") -> None:
@@ -66,14 +67,15 @@ class ControllerByBatchSize:
         """
         self.name = name
         self._table = BySize(table)
-        self._controllers = list({id(one): one for one in self._table.entries}.values())
-        observed = {one.observes for one in self._controllers if one.observes is not None}
+        specs = (one.observes for one in self._table.entries)
+        observed = {spec for spec in specs if spec is not None}
         if len(observed) > 1:
             raise ValueError(
                 "the controllers of a table observe different features: give all the same ones"
             )
         self.observes = next(iter(observed), None)
-        self._acting = self._table.at(1)
+        self._texts: dict[int, tuple[list[int], int]] = {}  # each row's tokens and seed
+        self.reset(1)
 
     @property
     def looks(self) -> bool:
@@ -86,13 +88,14 @@ class ControllerByBatchSize:
         return self._acting.allots
 
     def reset(self, rows: int) -> None:
+        self._rows = rows
+        self._texts.clear()
         self._acting = self._table.at(rows)
-        for one in self._controllers:
-            one.reset(rows)
+        self._acting.reset(rows)
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
-        for one in self._controllers:
-            one.admit(row, prompt, seed)
+        self._texts[row] = list(prompt), seed
+        self._acting.admit(row, prompt, seed)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
@@ -103,9 +106,17 @@ class ControllerByBatchSize:
         return self._acting.allot(rows, survivals)
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        for one in self._controllers:
-            one.observe(rows, rounds, seconds)
-        self._acting = self._table.at(len(rows))
+        texts = self._texts
+        for row, round_ in zip(rows, rounds):
+            texts[row][0].extend(round_.tokens)
+        next_ = self._table.at(len(rows))
+        if next_ is self._acting:
+            next_.observe(rows, rounds, seconds)
+            return
+        self._acting = next_
+        next_.reset(self._rows)
+        for row in rows:
+            next_.admit(row, *texts[row])
 
 
 def length_table(

@@ -13,7 +13,8 @@ from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 MEASURED = 4  # plain rounds played before others are judged; all but the first one are timed
 REMEMBERED = 9  # timed plain rounds that are kept; their median counts
-REFRESH = 64  # rounds of the other controller after which plain rounds are timed again
+REFRESH = 512  # rounds of the other controller after which plain rounds are timed again
+NEAR = 32.0  # tokens of context within which predictions are the same
 
 
 class GuardedBatch:
@@ -50,6 +51,7 @@ class GuardedBatch:
         self._controller, self._prices = controller, prices
         self._trial, self._limit, self._allowance = trial, limit, allowance
         self._contexts = Contexts()
+        self._predictions: dict[tuple[int, int], float] = {}
         self._balance = trial
         self._spent = False  # whether plain rounds are played until the balance is `trial`
         self._timing = MEASURED  # plain rounds to come; those that follow a plain round are timed
@@ -128,8 +130,12 @@ class GuardedBatch:
 
     def _predicted(self, rows: Sequence[int]) -> float:
         """Seconds of a plain round, according to the cost model."""
-        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
-        return float(self._prices.verifying(count, np.array(0.0), context))
+        key = len(rows), int(self._contexts.mean(rows) / NEAR)
+        if key not in self._predictions:
+            count, context = np.array(float(key[0])), np.array((key[1] + 0.5) * NEAR)
+            seconds = float(self._prices.verifying(count, np.array(0.0), context))
+            self._predictions[key] = seconds
+        return self._predictions[key]
 
 
 def near(rows: Sequence[int]) -> int:

@@ -40,7 +40,11 @@ def chosen_agreement(
         if noise is not None:
             logits = logits / temperature + torch.stack([*noise])
         return agreement(best(logits)[:, 0], tokens)
-    rows, drafted, token = logits.contiguous(), tokens.contiguous(), torch.empty((), dtype=torch.long)
+    rows, drafted, token = (
+        logits.contiguous(),
+        tokens.contiguous(),
+        torch.empty((), dtype=torch.long),
+    )
     pointers = None
     if noise is not None:
         pointers = (ctypes.c_void_p * len(noise))(*(row.data_ptr() for row in noise))

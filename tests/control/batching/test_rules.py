@@ -91,16 +91,43 @@ def test_tables_go_by_batch_size():
         LengthByBatchSize({2: Action(1)})
 
 
-def test_controllers_go_by_batch_size_and_all_of_them_learn():
-    few, many = Goodput(Linear(0.0), 4, start=0.9), Goodput(Linear(9.0), 4, start=0.9)
+class Told(BatchRule):
+    """Drafts `length` tokens, and keeps what it is told."""
+
+    name = "told"
+
+    def __init__(self, length: int) -> None:
+        self.length, self.rounds = length, 0
+        self.texts: dict[int, list[int]] = {}
+
+    def reset(self, rows: int) -> None:
+        self.texts, self.rounds = {}, 0
+
+    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
+        self.texts[row] = list(prompt)
+
+    def decide(
+        self, rows: Sequence[int], observations: np.ndarray | None, load: Load
+    ) -> list[Action]:
+        return [Action(self.length)] * len(rows)
+
+    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+        self.rounds += 1
+
+
+def test_controllers_go_by_batch_size_and_are_told_the_texts_as_they_take_over():
+    few, many = Told(5), Told(2)
     both = ControllerByBatchSize({1: few, 4: many, 8: few})
     rows, load = begun(both, 8)
-    wanted = {8: few.decide(rows, None, load), 4: many.decide(rows[:4], None, Load(4))}
-    assert wanted[8][0].length > wanted[4][0].length
-    assert both.decide(rows, None, load) == wanted[8]
-    both.observe(rows[:4], rounds(2, 2, 4), 1.0)  # four rows are left
-    assert both.decide(rows[:4], None, Load(4)) == many.decide(rows[:4], None, Load(4))
-    assert few._average == many._average != 0.9
+    assert length_of(both, 8) == 5
+    both.observe(rows, rounds(2, 2, 8), 1.0)
+    assert (few.rounds, many.rounds, many.texts) == (1, 0, {})
+    both.observe(rows[2:6], rounds(2, 1, 4), 1.0)  # four rows are left
+    assert length_of(both, 4) == 2
+    assert many.texts == {row: [1, 2, 3, 0, 1, 2, 0, 1] for row in rows[2:6]}
+    both.admit(0, [7], 0)
+    both.observe([0, *rows[2:6]], rounds(0, 0, 5), 1.0)
+    assert many.rounds == 1 and many.texts[0] == [7] and few.rounds == 1
     assert not both.looks and both.observes is None
 
 
