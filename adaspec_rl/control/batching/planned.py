@@ -1,6 +1,8 @@
 """The learned batch policy: rows draft what is expected to pay at the batch's prices."""
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +18,45 @@ HOPE = 1.2  # times plain throughput, where the average begins
 CERTAIN = 0.98  # no price is higher
 LONGEST = 64  # the most rounds without a look
 ALIKE = (0.0, 0.5, 0.8)  # thresholds to choose from when rows draft alike
+NEAR = 32.0  # tokens of context within which prices are the same
+UNREAD = np.array(
+    [0.0, *(2.0**n for n in range(-1, 13))]
+)  # tokens a row at which reading is priced
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Seconds of the parts of a round, at a number of rows and about a context."""
+
+    verifying: np.ndarray  # [rows * K + 1], by the number of verified tokens
+    once: np.ndarray  # [D] of a drafter's pass
+    each: np.ndarray  # [D] of each row in it
+    begins: np.ndarray  # [D] that a drafter adds to a round in which it drafts
+    begun: np.ndarray  # [D] and for each row that uses it
+    unread: np.ndarray  # [n] tokens that all rows together have to read
+    reading: np.ndarray  # [D, n], seconds of a pass that reads them first
+
+    @classmethod
+    def of(cls, prices: Prices, rows: int, context: float, drafters: int, depth: int) -> "Here":
+        """Ask `prices` for everything."""
+        count, at = np.array(float(rows)), np.array(context)
+        sizes, unread = np.array([1.0, max(rows, 2.0)]), rows * UNREAD
+        every = range(drafters)
+        once, each = split(sizes, [prices.drafting(d, sizes, at, 0.0, True) for d in every])
+        begins, begun = split(sizes, [prices.beginning(d, sizes) for d in every])
+        reading = np.array([prices.drafting(d, count, at, unread) for d in every])
+        verifying = prices.verifying(count, np.arange(rows * depth + 1.0), at)
+        return cls(verifying, once, each, begins, begun, unread, reading)
+
+    @property
+    def plain(self) -> float:
+        """Of a round without drafts."""
+        return float(self.verifying[0])
+
+    def token(self, usual: float) -> float:
+        """Of one more verified token, where `usual` tokens are verified."""
+        at = min(int(usual), len(self.verifying) - 2)
+        return float(self.verifying[at + 1] - self.verifying[at])
 
 
 class PlannedBatch(BatchRule):
@@ -55,6 +96,7 @@ class PlannedBatch(BatchRule):
         self.observes = outlook.spec
         self.verify, self.draft, self.read = verify, draft, read
         self._contexts = Contexts()
+        self._asked = functools.lru_cache(maxsize=64)(self._ask)  # the same prices come again
         self.reset(1)
 
     def reset(self, rows: int) -> None:
@@ -87,18 +129,19 @@ class PlannedBatch(BatchRule):
             return self._alike(rows)
         assert observations is not None, "a learned policy needs its observations"
         self._size = len(rows).bit_length()
-        count, context = float(len(rows)), np.array(self._contexts.mean(rows))
-        self._rate = self._throughput(count, context)
-        price = min(max(self.verify * self._rate * self._token(count, context), 0.0), CERTAIN)
-        once, each = self._levels(count, context)  # [D] of a pass, and of each row in it
-        begins, begun = self._beginnings(count)  # [D] of a drafter, and of each row using it
-        stop = min(price + float((self.draft * self._rate * (once / count + each)).min()), CERTAIN)
+        count, here = len(rows), self._here(rows)
+        self._rate = (self._tokens + HOPE * count) / (self._seconds + here.plain)
+        usual = count * self._verified / max(self._weight, 1.0)
+        price = min(max(self.verify * self._rate * here.token(usual), 0.0), CERTAIN)
+        level = float((here.once / count + here.each).min())
+        stop = min(price + self.draft * self._rate * level, CERTAIN)
         worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]
-        spent = self.draft * self._rate * each[:, None] * drafted
-        debt = self.read * self._rate * self._catching_up(rows, context)
-        value = np.cumsum(worth - spent, axis=2) - (debt + self._rate * begun)[..., None]
+        spent = self.draft * self._rate * here.each[:, None] * drafted
+        debt = self.read * self._rate * self._catching_up(rows, here)
+        value = np.cumsum(worth - spent, axis=2) - (debt + self._rate * here.begun)[..., None]
         value = np.concatenate([np.zeros_like(value[..., :1]), value], axis=2)  # by length
-        drafter, length, gain = choose(value, self.draft * self._rate * once, self._rate * begins)
+        levels, starts = self.draft * self._rate * here.once, self._rate * here.begins
+        drafter, length, gain = choose(value, levels, starts)
         known = {
             (d, k): Action(k, d, stop) if k else FALLBACK
             for d, k in set(zip(drafter.tolist(), length.tolist()))
@@ -106,8 +149,8 @@ class PlannedBatch(BatchRule):
         used = length > 0
         self._drafting = (np.array(rows)[used].tolist(), drafter[used].tolist())
         if self._longest:
-            token = self._rate * each + price
-            shared = self._rate * np.array([once, begins + count * begun])
+            token = self._rate * here.each + price
+            shared = self._rate * np.array([here.once, here.begins + count * here.begun])
             self._same, together = self._best_alike(observations, token, shared)
             pays = gain - together > self._rate * self._prices.deciding(len(rows))
             self._rest = 0 if pays else min(max(1, 2 * self._rest), self._longest)
@@ -147,8 +190,7 @@ class PlannedBatch(BatchRule):
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
         offered = padded(survivals)
         chances = ranked(offered)
-        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
-        seconds = self._prices.verifying(count, np.arange(len(chances) + 1.0), context)
+        seconds = self._here(rows).verifying[: len(chances) + 1]
         worth = np.concatenate([[0.0], np.cumsum(chances)]) - self.verify * self._rate * seconds
         return top(offered, int(worth.argmax())).tolist()
 
@@ -168,42 +210,25 @@ class PlannedBatch(BatchRule):
         self._verified = keep * self._verified + verified
         self._weight = keep * self._weight + 1.0
 
-    def _throughput(self, count: float, context: np.ndarray) -> float:
-        """Tokens per second; an optimistic value for plain decoding while few rounds were seen."""
-        plain = float(self._prices.verifying(np.array(count), np.array(0.0), context))
-        return (self._tokens + HOPE * count) / (self._seconds + plain)
+    def _here(self, rows: Sequence[int]) -> Here:
+        return self._asked(len(rows), int(self._contexts.mean(rows) / NEAR))
 
-    def _token(self, count: float, context: np.ndarray) -> float:
-        """Seconds of one more verified token, at the recent number of verified tokens."""
-        usual = self._verified / max(self._weight, 1.0)
-        around = count * np.array([usual, usual + 0.5]) + np.array([0.0, 0.5])
-        low, high = self._prices.verifying(np.array(count), around, context)
-        return float(high - low) / float(around[1] - around[0])
+    def _ask(self, rows: int, near: int) -> Here:
+        spec, depth = self._outlook.spec, self._outlook.depth
+        return Here.of(self._prices, rows, (near + 0.5) * NEAR, spec.drafters, depth)
 
-    def _catching_up(self, rows: Sequence[int], context: np.ndarray) -> np.ndarray:
+    def _catching_up(self, rows: Sequence[int], here: Here) -> np.ndarray:
         """Seconds `[n, D]` by which a drafter's first pass grows as rows join it.
 
         Rows with least to read join first: a pass has room for some tokens that take no extra time.
         """
-        unread, count = self._unread[list(rows)], np.array(float(len(rows)))
+        unread = self._unread[list(rows)]
         found = np.zeros_like(unread)
         for d in range(unread.shape[1]):
             order = unread[:, d].argsort(kind="stable")
             read = np.concatenate([[0.0], unread[order, d].cumsum()])
-            found[order, d] = np.diff(self._prices.drafting(d, count, context, read))
+            found[order, d] = np.diff(np.interp(read, here.unread, here.reading[d]))
         return found
-
-    def _levels(self, count: float, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of a drafter's pass, and of each row in it, `[D]` both."""
-        sizes = np.array([1.0, max(count, 2.0)])
-        drafters = range(self._outlook.spec.drafters)
-        return split(sizes, [self._prices.drafting(d, sizes, context, 0.0, True) for d in drafters])
-
-    def _beginnings(self, count: float) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds that a drafter adds to a round in which it drafts: once, and per row, `[D]`."""
-        sizes = np.array([1.0, max(count, 2.0)])
-        drafters = range(self._outlook.spec.drafters)
-        return split(sizes, [self._prices.beginning(d, sizes) for d in drafters])
 
 
 def split(sizes: np.ndarray, seconds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
