@@ -56,6 +56,7 @@ class GuardedBatch:
         self._spent = False  # whether plain rounds are played until the balance is `trial`
         self._timing = MEASURED  # plain rounds to come; those that follow a plain round are timed
         self._plain, self._settled = True, False  # whether nobody decides this round, the last one
+        self._idle = False  # whether the controller drafts nothing
         # Measured over predicted seconds of plain rounds, by the power of 2 that the rows are near.
         self._timed: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._latest = 1.0  # the median for the number of rows that was timed last
@@ -86,7 +87,9 @@ class GuardedBatch:
     ) -> list[Action]:
         if self._plain:
             return [FALLBACK] * len(rows)
-        return self._controller.decide(rows, observations, load)
+        actions = self._controller.decide(rows, observations, load)
+        self._idle = actions.count(FALLBACK) == len(rows)
+        return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
         if self._plain:
@@ -96,9 +99,14 @@ class GuardedBatch:
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
         if self._plain:
             self._pass(rows, seconds)
+        elif self._idle:
+            self._judge(rows, len(rows), seconds)
         else:
-            self._judge(rows, rounds, seconds)
-        self._contexts.observe(rows, rounds)
+            self._judge(rows, sum(len(round_.tokens) for round_ in rounds), seconds)
+        if self._plain or self._idle:
+            self._contexts.observe_plain()
+        else:
+            self._contexts.observe(rows, rounds)
         # Also in rounds that nobody decided: the texts have grown, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
         if not self._spent and not self._timing and near(rows) not in self._timed:
@@ -117,11 +125,10 @@ class GuardedBatch:
         self._balance = min(self._balance + self._allowance, self._limit)
         self._spent = self._spent and self._balance < self._trial
 
-    def _judge(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
+    def _judge(self, rows: Sequence[int], tokens: int, seconds: float) -> None:
         """Add to the balance what a round of the other controller earned."""
         timed = self._timed.get(near(rows))
         plain = self._predicted(rows) * (statistics.median(timed) if timed else self._latest)
-        tokens = sum(len(round_.tokens) for round_ in rounds)
         self._balance = min(self._balance + tokens / len(rows) - seconds / plain, self._limit)
         self._spent = self._balance <= 0
         self._since += 1
