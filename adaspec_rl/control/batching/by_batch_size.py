@@ -109,14 +109,14 @@ class ControllerByBatchSize:
         texts = self._texts
         for row, round_ in zip(rows, rounds):
             texts[row][0].extend(round_.tokens)
-        next_ = self._table.at(len(rows))
-        if next_ is self._acting:
-            next_.observe(rows, rounds, seconds)
+        called = self._table.at(len(rows))
+        if called is self._acting:
+            called.observe(rows, rounds, seconds)
             return
-        self._acting = next_
-        next_.reset(self._rows)
+        self._acting = called
+        called.reset(self._rows)
         for row in rows:
-            next_.admit(row, *texts[row])
+            called.admit(row, *texts[row])
 
 
 def length_table(
