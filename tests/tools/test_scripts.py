@@ -334,7 +334,7 @@ def test_interrupting_keeps_the_best_policy(tmp_path):
         text=True,
     )
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while not list(tmp_path.glob("runs/*/*/policy/policy.json")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.5)
