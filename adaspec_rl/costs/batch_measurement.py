@@ -77,7 +77,7 @@ class _Timed:
         max_length: int,
         clock: Callable[[], float],
     ) -> None:
-        endless = DecodingRules(frozenset(), 10 * SPAN, rules.sampling, rules.verification)
+        endless = DecodingRules(frozenset(), 20 * SPAN, rules.sampling, rules.verification)
         sure = [SureLookup() if isinstance(one, NgramLookup) else one for one in drafters]
         # The last drafter is no part of the pair: its drafts are verified to time verification.
         self.batch = Batch(target, [*sure, SureLookup()], rows, rules=endless, clock=clock)

@@ -78,7 +78,7 @@ class PlannedBatch(BatchRule):
     and of a token that a drafter has to catch up on first: 1 is what the cost model says.
     """
 
-    name = "learned"
+    name = "planned"
 
     def __init__(
         self,
