@@ -7,8 +7,8 @@ and learn on this machine, in NumPy on one core.
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from adaspec_rl.replay.batch_replay import DecisionCosts, Totals, measure_decidi
 from adaspec_rl.replay.batch_rows import BatchTables
 
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
+WAVES = 6  # texts a row, at least
 COSTS = CONF / "batch_cost" / "h200_modelled.json"
 
 
@@ -65,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--costs", type=Path, default=COSTS)
     parser.add_argument("--loads", type=int, nargs="+", default=LOADS)
-    parser.add_argument("--texts", type=int, default=36, help="decoded at each load, at least")
-    parser.add_argument("--tuning-texts", type=int, default=12, help="likewise, while tuning")
+    parser.add_argument("--texts", type=int, default=160, help="decoded at each load, at least")
+    parser.add_argument("--tuning-texts", type=int, default=96, help="likewise, while tuning")
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", help="as for train_policy.py")
     options = parser.parse_intermixed_args(arguments)
@@ -91,15 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         learning, costs, spec, options.tuning_texts, console, loads=options.loads, deciding=taken
     )
     tables = BatchTables(held_out)
-    deciding = {name: measure_deciding(tables, costs, make) for name, make in makers.items()}
+    deciding: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)  # by controller and load
     figures: dict[str, float] = {}
     loads = []
     for rows in options.loads:
-        order = order_of(held_out, rows, options.texts, 0)
-        played = {
-            name: replay(tables, costs, make(rows), order, rows, deciding[name])
-            for name, make in makers.items()
-        }
+        order = order_of(held_out, rows, max(options.texts, WAVES * rows), 0)
+        played = {}
+        for name, make in makers.items():
+            takes = measure_deciding(tables, costs, make, [rows])
+            played[name] = replay(tables, costs, make(rows), order, rows, takes)
+            deciding[name][rows] = {
+                "seconds_with_a_look": takes.seconds(rows, True),
+                "seconds": takes.seconds(rows, False),
+            }
         loads.append(figures_of(rows, played))
         ratio, low, high = loads[-1]["learned_vs_best_baseline"]
         speedups = {
@@ -116,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json,
         details={
             "costs": costs.device,
-            "deciding": {name: asdict(found) for name, found in deciding.items()},
+            "deciding": deciding,
             "loads": loads,
         },
     )

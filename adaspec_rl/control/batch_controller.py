@@ -16,6 +16,7 @@ class Load:
 
     rows: int  # texts that are being written
     waiting: int = 0  # requests that have no row yet
+    context: float = 0.0  # average number of tokens in a row
 
 
 class BatchController(Protocol):

@@ -87,8 +87,8 @@ class RowsObserver:
         """`[rows, features]` float32."""
         self._take_in()
         if self._features is not None and "cost" in self._observer.spec.groups:
-            context = float(np.mean([len(self._batch.text(row).sequence) for row in rows]))
-            self._observer.set_costs(self._features(len(rows), context).values())
+            costs = self._features(len(rows), self._batch.context(rows))
+            self._observer.set_costs(costs.values())
         texts = np.array([self._text_of(row) for row in rows])
         ahead = [self._forecast(row) for row in rows]
         self._observer.read(texts, np.array(ahead), np.array(rows))
@@ -253,7 +253,8 @@ class _Run:
         if self._observer and self._controller.looks:
             seen = self._observer.observation(rows)
         late = sum(self._arrived(number) for number in self.waiting)
-        actions = self._controller.decide(rows, seen, Load(len(rows), late))
+        load = Load(len(rows), late, self._batch.context(rows))
+        actions = self._controller.decide(rows, seen, load)
         decided = clock()
         allot = self._controller.allot if self._controller.allots else None
         played = self._batch.step(dict(zip(rows, actions)), allot)

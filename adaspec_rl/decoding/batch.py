@@ -145,6 +145,10 @@ class Batch:
         for drafter in self.drafters:
             drafter.start(row)
 
+    def context(self, rows: Sequence[int]) -> float:
+        """The average number of tokens in `rows`."""
+        return sum(len(self.text(row).sequence) for row in rows) / len(rows)
+
     def forecast(self, row: int, tables: bool = True) -> Forecast:
         """What the lookup, and the `tables`, would gain now; see `Foreseen`."""
         text = self.text(row)

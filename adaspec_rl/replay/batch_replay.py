@@ -89,11 +89,13 @@ class BatchReplay:
         state, controller = self.state, self.controller
         rows = np.flatnonzero(state.active)
         listed = rows.tolist()
+        context = float(self.tables.context[state.at[rows]].mean())
+        load = Load(len(listed), waiting, context)
         clock = self._clock
         began = clock()
         asked = controller.observes is not None and controller.looks
         seen = state.observation()[rows] if asked else None
-        actions = controller.decide(listed, seen, Load(len(listed), waiting))
+        actions = controller.decide(listed, seen, load)
         spent = clock() - began
         survivals = self._draft(rows, actions)
         lengths = np.count_nonzero(survivals, axis=1)

@@ -77,7 +77,9 @@ def test_texts_are_decoded_in_order_of_arrival_as_rows_become_free() -> None:
     single = generate_batch(batch_of(1), Recorder(), [Asked(text) for text in texts])
     assert [answer.tokens for answer in made.answers] == [a.tokens for a in single.answers]
     assert [seed for _, seed in controller.admitted] == list(range(9))
-    assert controller.loads[0] == Load(3, 6) and controller.loads[-1].waiting == 0
+    assert controller.loads[0] == Load(3, 6, sum(len(text) for text in texts[:3]) / 3)
+    last = controller.loads[-1]
+    assert last.waiting == 0 and last.context > max(len(text) for text in texts)
     assert {row for row, _ in controller.admitted} == {0, 1, 2}
     assert all(0 < a.first <= a.ended <= made.seconds for a in made.answers)
     assert made.rounds == len(controller.loads)

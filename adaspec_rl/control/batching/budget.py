@@ -7,9 +7,9 @@ import numpy as np
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.allotment import padded, ranked, top
 from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize
-from adaspec_rl.control.batching.prices import Contexts, Prices
+from adaspec_rl.control.batching.prices import Prices
 from adaspec_rl.control.batching.rule import BatchRule
-from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.round import Action
 
 
 class VerificationBudget(BatchRule):
@@ -31,19 +31,12 @@ class VerificationBudget(BatchRule):
         """`drafts` gives the rows' draft action by batch size, as in `LengthByBatchSize`."""
         self._prices = prices
         self._drafts = LengthByBatchSize(drafts)
-        self._contexts = Contexts()
-
-    def reset(self, rows: int) -> None:
-        self._contexts.reset()
-
-    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
-        self._contexts.admit(row, prompt)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
         actions = self._drafts.decide(rows, None, load)
-        self._action = actions[0]
+        self._action, self._context = actions[0], load.context
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
@@ -51,7 +44,7 @@ class VerificationBudget(BatchRule):
         chances = ranked(offered)
         if not len(chances):
             return [0] * len(rows)
-        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
+        count, context = np.array(float(len(rows))), np.array(self._context)
         tokens = len(rows) + np.concatenate([[0.0], np.cumsum(chances)])
         levels = np.count_nonzero(offered, axis=0).astype(float)
         drafter, stopping = self._action.drafter, self._action.threshold > 0
@@ -59,6 +52,3 @@ class VerificationBudget(BatchRule):
         spent = spent + self._prices.beginning(drafter, levels[0])
         seconds = spent + self._prices.verifying(count, np.arange(float(len(tokens))), context)
         return top(offered, int((tokens / seconds).argmax())).tolist()
-
-    def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        self._contexts.observe(rows, rounds)

@@ -55,8 +55,8 @@ class LengthByBatchSize(BatchRule):
 class ControllerByBatchSize:
     """Another controller at each load: that for the number of rows in the last round.
 
-    A controller that takes over is told the texts as they are, and remembers nothing of before, so
-    that the controllers that do not act take no time.
+    A controller that takes over is told the prompts of the texts, and nothing of what came before,
+    so that the controllers that do not act take no time.
     """
 
     def __init__(self, table: Mapping[int, BatchController], name: str = "by_batch_size") -> None:
@@ -74,7 +74,7 @@ class ControllerByBatchSize:
                 "the controllers of a table observe different features: give all the same ones"
             )
         self.observes = next(iter(observed), None)
-        self._texts: dict[int, tuple[list[int], int]] = {}  # each row's tokens and seed
+        self._texts: dict[int, tuple[Sequence[int], int]] = {}  # each row's prompt and seed
         self.reset(1)
 
     @property
@@ -94,7 +94,7 @@ class ControllerByBatchSize:
         self._acting.reset(rows)
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
-        self._texts[row] = list(prompt), seed
+        self._texts[row] = prompt, seed
         self._acting.admit(row, prompt, seed)
 
     def decide(
@@ -106,9 +106,6 @@ class ControllerByBatchSize:
         return self._acting.allot(rows, survivals)
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        texts = self._texts
-        for row, round_ in zip(rows, rounds):
-            texts[row][0].extend(round_.tokens)
         called = self._table.at(len(rows))
         if called is self._acting:
             called.observe(rows, rounds, seconds)
@@ -116,7 +113,7 @@ class ControllerByBatchSize:
         self._acting = called
         called.reset(self._rows)
         for row in rows:
-            called.admit(row, *texts[row])
+            called.admit(row, *self._texts[row])
 
 
 def length_table(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaspec_rl.control.batch_controller import Load
-from adaspec_rl.control.batching.prices import Contexts, Prices
+from adaspec_rl.control.batching.prices import Prices
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
@@ -40,19 +40,14 @@ class Goodput(BatchRule):
         self._prices, self._drafter = prices, drafter
         self._lengths = np.arange(max_length + 1.0)
         self._rate, self._start, self._probe = rate, start, probe
-        self._contexts = Contexts()
 
     def reset(self, rows: int) -> None:
-        self._contexts.reset()
         self._average, self._plain = self._start, 0
-
-    def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
-        self._contexts.admit(row, prompt)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
-        count, context = np.array(float(len(rows))), np.array(self._contexts.mean(rows))
+        count, context = np.array(float(len(rows))), np.array(load.context)
         a = min(self._average, CERTAIN)
         tokens = (1 - a ** (self._lengths + 1)) / (1 - a)
         level = self._prices.drafting(self._drafter, count, context)
@@ -65,7 +60,6 @@ class Goodput(BatchRule):
         return [Action(length, self._drafter) if length else FALLBACK] * len(rows)
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
-        self._contexts.observe(rows, rounds)
         reached = sum(round_.reached for round_ in rounds)
         if reached:
             accepted = sum(round_.accepted for round_ in rounds) / reached

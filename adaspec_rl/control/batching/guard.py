@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaspec_rl.control.batch_controller import BatchController, Load
-from adaspec_rl.control.batching.prices import Contexts, VerificationPrices
+from adaspec_rl.control.batching.prices import VerificationPrices
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
@@ -50,7 +50,7 @@ class GuardedBatch:
         check_between("allowance", allowance, 0, 1)
         self._controller, self._prices = controller, prices
         self._trial, self._limit, self._allowance = trial, limit, allowance
-        self._contexts = Contexts()
+        self._context = 0.0  # tokens in a row, on average
         self._predictions: dict[tuple[int, int], float] = {}
         self._balance = trial
         self._spent = False  # whether plain rounds are played until the balance is `trial`
@@ -76,15 +76,14 @@ class GuardedBatch:
 
     def reset(self, rows: int) -> None:
         self._controller.reset(rows)
-        self._contexts.reset()
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
         self._controller.admit(row, prompt, seed)
-        self._contexts.admit(row, prompt)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
+        self._context = load.context
         if self._plain:
             return [FALLBACK] * len(rows)
         actions = self._controller.decide(rows, observations, load)
@@ -103,10 +102,6 @@ class GuardedBatch:
             self._judge(rows, len(rows), seconds)
         else:
             self._judge(rows, sum(len(round_.tokens) for round_ in rounds), seconds)
-        if self._plain or self._idle:
-            self._contexts.observe_plain()
-        else:
-            self._contexts.observe(rows, rounds)
         # Also in rounds that nobody decided: the texts have grown, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
         if not self._spent and not self._timing and near(rows) not in self._timed:
@@ -137,7 +132,7 @@ class GuardedBatch:
 
     def _predicted(self, rows: Sequence[int]) -> float:
         """Seconds of a plain round, according to the cost model."""
-        key = len(rows), int(self._contexts.mean(rows) / NEAR)
+        key = len(rows), int(self._context / NEAR)
         if key not in self._predictions:
             count, context = np.array(float(key[0])), np.array((key[1] + 0.5) * NEAR)
             seconds = float(self._prices.verifying(count, np.array(0.0), context))

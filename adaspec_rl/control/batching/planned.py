@@ -9,7 +9,7 @@ import numpy as np
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.allotment import padded, ranked, top
 from adaspec_rl.control.batching.outlook import Outlook
-from adaspec_rl.control.batching.prices import Contexts, Prices
+from adaspec_rl.control.batching.prices import Prices
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
@@ -95,12 +95,10 @@ class PlannedBatch(BatchRule):
         self._outlook, self._prices = outlook, prices
         self.observes = outlook.spec
         self.verify, self.draft, self.read = verify, draft, read
-        self._contexts = Contexts()
         self._asked = functools.lru_cache(maxsize=64)(self._ask)  # the same prices come again
         self.reset(1)
 
     def reset(self, rows: int) -> None:
-        self._contexts.reset()
         self._tokens = self._seconds = self._verified = 0.0  # decaying sums
         self._weight = 0.0
         self._unread = np.zeros((rows, self._outlook.spec.drafters))
@@ -119,7 +117,6 @@ class PlannedBatch(BatchRule):
         return bool(self._drafting[0]) and not self._resting
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
-        self._contexts.admit(row, prompt)
         self._unread[row] = len(prompt)
 
     def decide(
@@ -129,7 +126,8 @@ class PlannedBatch(BatchRule):
             return self._alike(rows)
         assert observations is not None, "a learned policy needs its observations"
         self._size = len(rows).bit_length()
-        count, here = len(rows), self._here(rows)
+        count = len(rows)
+        here = self._now = self._asked(count, int(load.context / NEAR))
         self._rate = (self._tokens + HOPE * count) / (self._seconds + here.plain)
         usual = count * self._verified / max(self._weight, 1.0)
         price = min(max(self.verify * self._rate * here.token(usual), 0.0), CERTAIN)
@@ -190,7 +188,7 @@ class PlannedBatch(BatchRule):
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
         offered = padded(survivals)
         chances = ranked(offered)
-        seconds = self._here(rows).verifying[: len(chances) + 1]
+        seconds = self._now.verifying[: len(chances) + 1]
         worth = np.concatenate([[0.0], np.cumsum(chances)]) - self.verify * self._rate * seconds
         return top(offered, int(worth.argmax())).tolist()
 
@@ -199,19 +197,16 @@ class PlannedBatch(BatchRule):
         self._coming = 0
         if len(rows).bit_length() != self._size:
             self._rest = self._resting = 0
-        self._contexts.observe(rows, rounds)
-        self._unread[list(rows)] += np.array([[len(round_.tokens)] for round_ in rounds])
+        emitted = [len(round_.tokens) for round_ in rounds]
+        self._unread[list(rows)] += np.array(emitted)[:, None]
         self._unread[self._drafting] = 0.0
         self._drafting = ([], [])
         keep = 1.0 - 1.0 / SPAN
-        self._tokens = keep * self._tokens + sum(len(round_.tokens) for round_ in rounds)
+        self._tokens = keep * self._tokens + sum(emitted)
         self._seconds = keep * self._seconds + seconds
         verified = sum(round_.drafted for round_ in rounds) / len(rounds)
         self._verified = keep * self._verified + verified
         self._weight = keep * self._weight + 1.0
-
-    def _here(self, rows: Sequence[int]) -> Here:
-        return self._asked(len(rows), int(self._contexts.mean(rows) / NEAR))
 
     def _ask(self, rows: int, near: int) -> Here:
         spec, depth = self._outlook.spec, self._outlook.depth

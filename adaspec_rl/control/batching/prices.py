@@ -1,12 +1,10 @@
 """What batch controllers need from a cost model."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from adaspec_rl.control.observation import CostFeatures
-from adaspec_rl.decoding.round import Round
 
 
 class VerificationPrices(Protocol):
@@ -45,32 +43,3 @@ class Prices(VerificationPrices, Protocol):
     def features(self, rows: int, context: float) -> CostFeatures:
         """The costs as a policy for a single row observes them."""
         ...
-
-
-class Contexts:
-    """The length of the text in each row."""
-
-    def __init__(self) -> None:
-        self._tokens: dict[int, int] = {}  # less those that all rows have gained together
-        self._gained = 0
-
-    def reset(self) -> None:
-        self._tokens.clear()
-        self._gained = 0
-
-    def admit(self, row: int, prompt: Sequence[int]) -> None:
-        self._tokens[row] = len(prompt) - self._gained
-
-    def observe(self, rows: Sequence[int], rounds: Sequence[Round]) -> None:
-        tokens = self._tokens
-        for row, round_ in zip(rows, rounds):
-            tokens[row] += len(round_.tokens)
-
-    def observe_plain(self) -> None:
-        """Every row gained a token."""
-        self._gained += 1
-
-    def mean(self, rows: Sequence[int]) -> float:
-        """The average length over `rows`."""
-        tokens = self._tokens
-        return sum(tokens[row] for row in rows) / len(rows) + self._gained

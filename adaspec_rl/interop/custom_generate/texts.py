@@ -166,7 +166,7 @@ class _Side:
         seen = None
         if self._observer and controller.looks:
             seen = self._observer.observation(rows)
-        actions = controller.decide(rows, seen, Load(len(rows)))
+        actions = controller.decide(rows, seen, Load(len(rows), context=batch.context(rows)))
         decided = time.perf_counter() - before
         allot = controller.allot if controller.allots else None
         played = batch.step(dict(zip(rows, actions)), allot)
