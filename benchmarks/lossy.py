@@ -17,7 +17,7 @@ target, in nats per token.
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from live_costs import MAX_LENGTH, measured, pair_arguments, pair_from
 from live_policy import learned, prompts_of
-from report import finish
+from report import finish, save
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -172,7 +172,9 @@ def joint(
     return found
 
 
-def figures_of(method: Entered, timed: Sequence[Record], texts: dict[str, Texts]) -> dict[str, Any]:
+def figures_of(
+    method: Entered, timed: Sequence[Record], texts: Texts, plain: Texts
+) -> dict[str, Any]:
     """A method's figures: speed on the timed problems, quality of texts on all problems."""
     name = method.controller.name
     pairs = []
@@ -187,7 +189,7 @@ def figures_of(method: Entered, timed: Sequence[Record], texts: dict[str, Texts]
         "tokens_per_second": float(pairs[0].sum() / pairs[1].sum()),
         "speedup": paired_ratio(*pairs),
         "speedup_ci95": paired_ratio_interval(*pairs),
-        **asdict(price(texts[name], texts[AUTOREGRESSIVE])),
+        **asdict(price(texts, plain)),
     }
 
 
@@ -216,18 +218,17 @@ def written(
     prompts: Sequence[EncodedPrompt],
     problems: Sequence[Problem],
     options: argparse.Namespace,
-) -> dict[str, Texts]:
-    """All texts of plain decoding and of every rule; lossless methods share plain decoding's."""
+) -> Iterator[tuple[Entered, Texts]]:
+    """Yield every method's texts, plain decoding's first; lossless methods share these."""
     ids = [item.ids for item in prompts]
     likely: dict[tuple[int, ...], float] = {}
-    found: dict[str, Texts] = {}
+    plain: Texts = {}
     with Progress() as shown:
         for method in entered:
-            name = method.controller.name
-            if method.rule is None and found:
-                found[name] = found[AUTOREGRESSIVE]
+            if method.rule is None and plain:
+                yield method, plain
                 continue
-            task = shown.add_task(name, total=len(prompts))
+            task = shown.add_task(method.controller.name, total=len(prompts))
             how: dict[str, Any] = {
                 "max_new_tokens": options.max_new_tokens,
                 "ended": answered if options.gsm8k is None else lambda tail: False,
@@ -240,8 +241,9 @@ def written(
             else:
                 rows = options.rows
                 texts = write_answers(pair, ids, method.rule, method.length, rows=rows, **how)
-            found[name] = judge_answers(pair, problems, ids, texts, likely)
-    return found
+            judged = judge_answers(pair, problems, ids, texts, likely)
+            plain = plain or judged
+            yield method, judged
 
 
 def main() -> None:
@@ -294,22 +296,27 @@ def main() -> None:
             progress=lambda done, total: shown.update(task, completed=done),
         )
     different = differing(timed, [method for method in entered if method.rule is None])
-    texts = written(pair, entered, prompts, problems, options)
-    methods = {m.controller.name: figures_of(m, timed, texts) for m in entered}
-    front = pareto_front({name: (m["speedup"], m["accuracy"]) for name, m in methods.items()})
+    methods: dict[str, dict[str, Any]] = {}
+    plain_texts: Texts = {}
+    for method, texts in written(pair, entered, prompts, problems, options):
+        plain_texts = plain_texts or texts
+        methods[method.controller.name] = figures_of(method, timed, texts, plain_texts)
+        front = pareto_front({name: (m["speedup"], m["accuracy"]) for name, m in methods.items()})
+        details = {
+            "problems": len(problems),
+            "timed_problems": options.timed,
+            "pareto_front": front,
+            "methods": methods,
+        }
+        figures = {f"speedup of {name}": m["speedup"] for name, m in methods.items()}
+        figures["lossless_texts_that_differ"] = different
+        # After every method: the run is long, and what it has found so far should last.
+        save(figures, options.json, device=pair.target.device, details=details)
     show(methods, front)
     if options.plot:
         title = f"{pair.target.name}, {len(problems)} problems, greedy"
         accuracy_plot(methods, title, options.plot)
-    figures = {f"speedup of {name}": m["speedup"] for name, m in methods.items()}
-    figures["lossless_texts_that_differ"] = different
-    details = {
-        "problems": len(problems),
-        "timed_problems": options.timed,
-        "pareto_front": front,
-        "methods": methods,
-    }
-    finish(figures, options.json, device=pair.target.device, details=details)
+    finish(figures, None)
 
 
 def differing(timed: Sequence[Record], lossless: Sequence[Entered]) -> int:

@@ -55,6 +55,17 @@ def finish(
     """Print the figures and, if `path` is given, write them with device, versions and command."""
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")
+    save(figures, path, device=device, details=details)
+
+
+def save(
+    figures: Mapping[str, float],
+    path: Path | None,
+    *,
+    device: torch.device = torch.device("cpu"),
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """If `path` is given, write the figures with device, versions and command."""
     if path:
         content = {**about(device), "figures": dict(figures), **(details or {})}
         path.parent.mkdir(parents=True, exist_ok=True)
