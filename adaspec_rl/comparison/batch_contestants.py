@@ -42,11 +42,12 @@ AGENT = AgentConfig(
     total_steps=60_000,
     learning_rate=3e-3,
     batch_size=2048,
-    n_epochs=4,
+    n_epochs=16,
     hidden=[32, 32],
 )
 THRESHOLDS = (0.5, 0.8)
-FACTORS = ((1.0, 1.0), (0.25, 0.75), (1.0, 1.5))  # on the prices of verifying, drafting
+# Factors on the prices of catching up and of drafting, and rounds for which actions are kept.
+PLANS = ((1.0, 1.0, 0), (1.0, 1.0, 4), (0.25, 0.75, 0), (0.25, 0.75, 4))
 LIVE_GROUPS = ("history", "drafters", "context", "lookup")  # features that are cheap for a batch
 LEARNED = "guarded_learned"
 OWN = ("planned", "learned", LEARNED)  # the rest are baselines
@@ -68,7 +69,7 @@ class Setting:
     """A controller with one of its settings."""
 
     kind: str
-    value: Any = None  # a drafter, an action, or factors on prices
+    value: Any = None  # a drafter, an action, or how to plan
 
 
 def settings(
@@ -87,9 +88,9 @@ def settings(
         made[Setting("threshold", a)] = partial(FixedForAll, a.length, a.drafter, a.threshold)
     for a in lengths + stopped:
         made[Setting("budget", a)] = partial(VerificationBudget, costs, {1: a})
-    for read, draft in FACTORS:
-        made[Setting("planned", (read, draft))] = partial(
-            PlannedBatch, outlook, costs, read=read, draft=draft
+    for read, draft, hold in PLANS:
+        made[Setting("planned", (read, draft, hold))] = partial(
+            PlannedBatch, outlook, costs, read=read, draft=draft, hold=hold
         )
     return made
 

@@ -17,7 +17,7 @@ SPAN = 32.0  # rounds over which throughput is averaged
 HOPE = 1.2  # times plain throughput, where the average begins
 CERTAIN = 0.98  # no price is higher
 LONGEST = 64  # the most rounds without a look
-ALIKE = (0.0, 0.5, 0.8)  # thresholds to choose from when rows draft alike
+ALIKE = (0.1, 0.3, 0.5, 0.8)  # thresholds to choose from when rows draft alike
 NEAR = 32.0  # tokens of context within which prices are the same
 UNREAD = np.array(
     [0.0, *(2.0**n for n in range(-1, 13))]
@@ -49,6 +49,11 @@ class Here:
         return cls(verifying, once, each, begins, begun, unread, reading)
 
     @property
+    def verification(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of verified tokens, and the seconds of a round that verifies so many."""
+        return np.arange(len(self.verifying)), self.verifying
+
+    @property
     def plain(self) -> float:
         """Of a round without drafts."""
         return float(self.verifying[0])
@@ -69,10 +74,11 @@ class PlannedBatch(BatchRule):
     Of the drafted tokens, the likeliest are verified, as in `VerificationBudget`, as long as they
     are worth their seconds.
 
-    Looking takes time as well. Each look therefore also finds the best plan in which all rows draft
-    alike, to one length or under one threshold. If the look gained less over that plan than it
-    cost, the policy rests: rows follow the plan, and all of it is verified. A rest lasts one round
-    at first and twice as long each next time, until the number of rows changes a lot.
+    Looking takes time as well. For `hold` rounds after a look, every row therefore keeps its
+    action, and all that is drafted is verified. Each look also finds the best plan in which all
+    rows draft alike, under one threshold up to one length. If the look gained less over that plan
+    than it cost, the policy rests: rows follow the plan. A rest lasts one round at first and twice
+    as long each next time, until the number of rows changes a lot.
 
     `verify`, `draft` and `read` are factors on the prices of a verified token, of a drafted token
     and of a token that a drafter has to catch up on first: 1 is what the cost model says.
@@ -88,10 +94,11 @@ class PlannedBatch(BatchRule):
         verify: float = 1.0,
         draft: float = 1.0,
         read: float = 1.0,
+        hold: int = 0,
         longest: int = LONGEST,
     ) -> None:
-        """At most `longest` rounds pass without a look; 0: it always looks."""
-        self._longest = longest
+        """A rest lasts at most `longest` rounds; 0: the policy never rests."""
+        self._hold, self._longest = hold, longest
         self._outlook, self._prices = outlook, prices
         self.observes = outlook.spec
         self.verify, self.draft, self.read = verify, draft, read
@@ -105,25 +112,27 @@ class PlannedBatch(BatchRule):
         self._drafting: tuple[list[int], list[int]] = ([], [])  # rows and their drafters
         self._rest = self._resting = self._coming = self._size = 0
         self._same = FALLBACK
+        self._held: dict[int, Action] = {}  # by row, while it keeps the action of a look
 
     @property
     def looks(self) -> bool:  # type: ignore[override]
-        """Not while the policy rests."""
+        """Not while the policy rests or rows keep their actions."""
         return not self._resting
 
     @property
     def allots(self) -> bool:  # type: ignore[override]
-        """Only if something was drafted, and not while the policy rests."""
+        """Only if something was drafted after a look."""
         return bool(self._drafting[0]) and not self._resting
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
         self._unread[row] = len(prompt)
+        self._held.pop(row, None)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
         if self._resting:
-            return self._alike(rows)
+            return self._without_a_look(rows)
         assert observations is not None, "a learned policy needs its observations"
         self._size = len(rows).bit_length()
         count = len(rows)
@@ -144,46 +153,58 @@ class PlannedBatch(BatchRule):
             (d, k): Action(k, d, stop) if k else FALLBACK
             for d, k in set(zip(drafter.tolist(), length.tolist()))
         }
-        used = length > 0
-        self._drafting = (np.array(rows)[used].tolist(), drafter[used].tolist())
+        self._held, self._coming = {}, 0
         if self._longest:
-            token = self._rate * here.each + price
-            shared = self._rate * np.array([here.once, here.begins + count * here.begun])
-            self._same, together = self._best_alike(observations, token, shared)
-            pays = gain - together > self._rate * self._prices.deciding(len(rows))
+            self._same, together = self._best_alike(observations, debt.sum(axis=0), here)
+            more = (1 + self._hold) * (gain - together)
+            pays = more > self._rate * self._prices.deciding(len(rows))
             self._rest = 0 if pays else min(max(1, 2 * self._rest), self._longest)
             self._coming = self._rest  # rounds of rest, starting with the next one
             if together > gain:
-                return self._alike(rows)
-        return [known[pair] for pair in zip(drafter.tolist(), length.tolist())]
+                return self._without_a_look(rows)
+        used = length > 0
+        self._drafting = (np.array(rows)[used].tolist(), drafter[used].tolist())
+        actions = [known[pair] for pair in zip(drafter.tolist(), length.tolist())]
+        if self._hold and not self._coming:
+            self._held, self._coming = dict(zip(rows, actions)), self._hold
+        return actions
 
     def _best_alike(
-        self, observations: np.ndarray, token: np.ndarray, shared: np.ndarray
+        self, observations: np.ndarray, debt: np.ndarray, here: Here
     ) -> tuple[Action, float]:
         """The best action if all rows draft alike for a while, and what a round of it is worth.
 
-        All rows draft to the same length, or as far as the same threshold lets each of them.
+        All rows draft as far as the same threshold lets each of them, up to the same length.
 
         Args:
-            token: `[D]`, the price of a token that a row drafts and has verified.
-            shared: `[2, D]`, the prices of a level and of a round in which all rows draft.
+            debt: `[D]`, the price of reading what each drafter has not read yet.
         """
+        begins = here.begins + len(observations) * here.begun
+        once = self._rate * begins + debt
         best, most = FALLBACK, 0.0
         for threshold in ALIKE:
-            accepted, drafted = self._outlook(observations, 0.0, threshold)
-            levels = (accepted - token[:, None] * drafted).sum(axis=0) - shared[0][:, None]
-            value = np.cumsum(levels, axis=1) - shared[1][:, None]  # [D, K]
+            found = self._outlook(observations, 0.0, threshold)
+            accepted, drafted = (values.sum(axis=0).cumsum(axis=1) for values in found)  # [D, K]
+            verifying = self.verify * (np.interp(drafted, *here.verification) - here.plain)
+            levels = here.once[:, None] * np.arange(1, self._outlook.depth + 1)
+            drafting = self.draft * (levels + here.each[:, None] * drafted)
+            value = accepted - self._rate * (verifying + drafting) - once[:, None]
             drafter, depth = np.unravel_index(value.argmax(), value.shape)
             if value[drafter, depth] > most:
                 most = float(value[drafter, depth])
                 best = Action(int(depth) + 1, int(drafter), threshold)
         return best, most
 
-    def _alike(self, rows: Sequence[int]) -> list[Action]:
-        """The action of all rows during a rest."""
-        used = list(rows) if self._same.length else []
-        self._drafting = (used, [self._same.drafter] * len(used))
-        return [self._same] * len(rows)
+    def _without_a_look(self, rows: Sequence[int]) -> list[Action]:
+        """The action that a row keeps, or else that of the plan in which all draft alike."""
+        if not self._held:
+            used = list(rows) if self._same.length else []
+            self._drafting = (used, [self._same.drafter] * len(used))
+            return [self._same] * len(rows)
+        actions = [self._held.get(row, self._same) for row in rows]
+        drafts = [(row, action.drafter) for row, action in zip(rows, actions) if action.length]
+        self._drafting = [row for row, _ in drafts], [drafter for _, drafter in drafts]
+        return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
         offered = padded(survivals)

@@ -5,10 +5,10 @@ import pytest
 
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.outlook import PRICES, Outlook
-from adaspec_rl.control.batching.planned import LONGEST, PlannedBatch
+from adaspec_rl.control.batching.planned import LONGEST, Here, PlannedBatch
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.decoding.round import Action, Round
+from adaspec_rl.decoding.round import FALLBACK, Action, Round
 from tests.control.batching.test_rules import Linear
 
 DEPTH = 3
@@ -72,31 +72,74 @@ def test_rows_that_draft_alike_stop_where_that_brings_more() -> None:
     policy, asked = planned(0.5), []
 
     class Stopping:
-        spec = policy.observes
+        spec, depth = policy.observes, DEPTH
 
         def __call__(self, observations, price, stop):
             asked.append(stop)
             shape = (len(observations), 1, DEPTH)
-            drafted = {0.0: 1.0, 0.5: 0.5}.get(stop, 0.25)
+            drafted = {0.1: 1.0, 0.5: 0.5}.get(stop, 1.0)
             return np.full(shape, 0.5 if stop < 0.8 else 0.1), np.full(shape, drafted)
 
     policy._outlook = Stopping()
-    best, worth = policy._best_alike(np.zeros((4, 1)), np.array([0.2]), np.zeros((2, 1)))
-    assert asked == [0.0, 0.5, 0.8]
+    policy._rate = 2.0  # tokens a second
+    here = Here.of(Priced(0.1), 4, 10.0, 1, DEPTH)
+    best, worth = policy._best_alike(np.zeros((4, 1)), np.array([0.25]), here)
+    assert asked == [0.1, 0.3, 0.5, 0.8]
     assert best == Action(DEPTH, 0, 0.5)
-    assert worth == pytest.approx(4 * DEPTH * (0.5 - 0.2 * 0.5))
+    token = 2.0 * (here.token(0) + here.each[0])
+    level = 2.0 * here.once[0]
+    assert worth == pytest.approx(4 * DEPTH * (0.5 - token * 0.5) - DEPTH * level - 0.25)
 
 
-def test_it_looks_at_every_round_where_rows_differ() -> None:
+def test_rows_keep_their_actions_between_looks() -> None:
+    policy = varied(hold=3)
+    looked, drafted = [], []
+    for turn in range(12):
+        looks = policy.looks
+        if turn == 6:  # another text, which drafts as would be best for all rows
+            policy.admit(2, [1], 0)
+        actions = policy.decide(range(4), two_of_four(policy) if looks else None, Load(4))
+        looked.append(looks)
+        drafted.append([action.length for action in actions])
+        policy.observe(range(4), [Round(0, 0, 0, (1,), 10.4)] * 4, 10.4)
+    assert looked == [True, False, False, False] * 3
+    assert drafted[:6] == [[DEPTH, DEPTH, 0, 0]] * 6
+    assert policy._same == Action(DEPTH, 0, 0.1)
+    assert drafted[6:8] == [[DEPTH, DEPTH, DEPTH, 0]] * 2 and drafted[8] == drafted[0]
+
+
+def test_what_a_drafter_has_not_read_counts_against_drafting_alike() -> None:
+    policy = planned(0.5)
+    policy._rate = 2.0
+    here = Here.of(Priced(0.1), 4, 10.0, 1, DEPTH)
+    seen = np.zeros((4, len(policy.observes)), np.float32)
+    _, worth = policy._best_alike(seen, np.zeros(1), here)
+    assert policy._best_alike(seen, np.array([worth + 0.1]), here) == (FALLBACK, 0.0)
+
+
+def varied(**settings: int) -> PlannedBatch:
+    """A policy that lets rows draft whose first feature is 1."""
     policy = planned(0.0)
-    network = policy._outlook.network
-    network.weights[0][0, :DEPTH] = 0.9  # of rows whose first feature is 1
-    network.biases[0][:DEPTH] = -0.3
+    outlook = policy._outlook
+    outlook.network.weights[0][0, :DEPTH] = 0.9
+    outlook.network.biases[0][:DEPTH] = -0.3
+    policy = PlannedBatch(outlook, Priced(0.1), **settings)
     policy.reset(4)
     for row in range(4):
         policy.admit(row, [1], 0)
+    return policy
+
+
+def two_of_four(policy: PlannedBatch) -> np.ndarray:
+    """Observations of four rows, of which two draft."""
     seen = np.zeros((4, len(policy.observes)), np.float32)
     seen[:2, 0] = 1.0
+    return seen
+
+
+def test_it_looks_at_every_round_where_rows_differ() -> None:
+    policy = varied()
+    seen = two_of_four(policy)
     for _ in range(20):
         assert policy.looks
         actions = policy.decide(range(4), seen, Load(4))
