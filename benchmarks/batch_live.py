@@ -2,9 +2,10 @@
 
 Held-out prompts are decoded in batches under every batch controller, and one text after the other
 without drafts. All methods take turns on each group of prompts. Costs are measured first, and
-controllers are tuned or trained on the training prompts' recording at these costs. Every text must
-equal plain decoding's. `NAME_replayed` is the speedup over plain decoding that replay
-of the training prompts predicts at these costs.
+controllers are tuned or trained on the training prompts' recording at these costs. A batch is timed
+while it is full: until a row becomes free and no text of the group is waiting. Every text must
+equal plain decoding's. `NAME_replayed` is the speedup over plain decoding that replay of the
+training prompts predicts at these costs, without the reading of prompts.
 """
 
 import argparse
@@ -95,8 +96,8 @@ class Bench:
         asked = [Asked(prompt.ids, number) for number, prompt in enumerate(prompts)]
         made = generate_batch(batch, controller, asked, features=self.costs.features)
         assert not any(answer.error for answer in made.answers)
-        sums.tokens.append(sum(len(answer.tokens) for answer in made.answers))
-        sums.seconds.append(made.seconds)
+        sums.tokens.append(made.full_tokens)
+        sums.seconds.append(made.full_seconds)
         sums.offered += made.offered
         sums.verified += made.verified
         sums.rounds += made.rounds
@@ -169,7 +170,7 @@ def prepared(
     alone, batched = (pair_from(config.model, config.engine) for _ in range(2))
     rules = DecodingRules(
         frozenset(batched.eos_ids),
-        options.max_new_tokens,
+        config.env.max_new_tokens,
         sampling_from(config.env),
         config.env.verification,
     )
@@ -205,7 +206,7 @@ def prepared(
         options.tuning_texts,
         console,
         loads=loads,
-        deciding=live_decisions(recorded, costs, batch_of, asked, rows),
+        deciding=live_decisions(batch_of, asked, rows),
     )
     held_out = list(prompts_from(config, "test", alone, console, options.prompts))
     np.random.default_rng(0).shuffle(held_out)  # every group mixes domains
@@ -217,9 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--prompts", type=int, default=64, help="held-out ones")
-    parser.add_argument("--group", type=int, default=16, help="prompts decoded at a time")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--prompts", type=int, default=64, help="held-out ones, a domain")
+    parser.add_argument("--group", type=int, default=32, help="prompts decoded at a time")
     parser.add_argument("--cost-seconds", type=float, default=20.0)
     parser.add_argument("--tuning-texts", type=int, default=32)
     parser.add_argument(

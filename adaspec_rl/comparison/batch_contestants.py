@@ -27,11 +27,11 @@ from adaspec_rl.control.batching.planned import PlannedBatch
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
-from adaspec_rl.costs.batch_measurement import measure_looking
+from adaspec_rl.costs.batch_measurement import measure_deciding_live
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.recording.trace import Trace
-from adaspec_rl.replay.batch_replay import DecisionCosts, measure_deciding, replay
+from adaspec_rl.replay.batch_replay import DecisionCosts, replay
 from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
@@ -178,21 +178,16 @@ def _measured(
 
 
 def live_decisions(
-    tables: BatchTables,
-    costs: BatchCosts,
-    batch_of: Callable[[int], Batch],
-    asked: Sequence[Asked],
-    rows: int,
+    batch_of: Callable[[int], Batch], asked: Sequence[Asked], rows: int
 ) -> Callable[[Make], DecisionCosts]:
-    """Measures what decisions take here: with observations in a live batch, others in replay.
+    """Measures what decisions take in a live batch, where each follows forward passes.
 
     Args:
         batch_of: makes a batch of so many rows, all free.
     """
 
     def taken(make: Make) -> DecisionCosts:
-        if make().observes is None:
-            return measure_deciding(tables, costs, lambda rows: make())
-        return DecisionCosts(looking=measure_looking(batch_of, make(), asked, rows))
+        seconds = measure_deciding_live(batch_of, make(), asked, rows)
+        return DecisionCosts(looking=seconds, other=seconds)
 
     return taken

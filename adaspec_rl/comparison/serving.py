@@ -112,7 +112,7 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
         return Batch(pair.target, pair.drafters, size, rules=short, survival=heads)
 
     tables = BatchTables(trace)
-    taken = live_decisions(tables, costs, batch_of, texts, asked.rows)
+    taken = live_decisions(batch_of, texts, asked.rows)
     makers = contestants(
         tables,
         costs,

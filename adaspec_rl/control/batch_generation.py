@@ -45,6 +45,8 @@ class BatchGeneration:
 
     answers: list[Answered]
     seconds: float = 0.0  # all of it
+    full_seconds: float = 0.0  # until a row became free and no text was waiting
+    full_tokens: int = 0  # emitted by then
     controller_seconds: float = 0.0  # observations and decisions
     rounds: int = 0
     prefills: int = 0  # rounds before which prompts were read
@@ -274,6 +276,9 @@ class _Run:
         made.rounds += 1
         made.prefills += self._reads
         self._reads = False
+        emitted = sum(len(round_.tokens) for round_ in played.rounds.values())
+        if self.waiting or not self._batch.free:
+            made.full_tokens, made.full_seconds = made.full_tokens + emitted, now
         made.offered += played.offered
         made.verified += played.verified
         for row, round_ in played.rounds.items():

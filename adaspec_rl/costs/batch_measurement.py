@@ -255,10 +255,10 @@ def line(
     return max(0.0, float(once)), max(0.0, float(each))
 
 
-def measure_looking(
+def measure_deciding_live(
     make: Callable[[int], Batch], controller: BatchController, asked: Sequence[Asked], rows: int
 ) -> tuple[float, float]:
-    """Seconds of a controller with observations in a live round: fixed, and per row.
+    """Seconds that a controller takes in a live round: fixed, and per row.
 
     Args:
         make: makes a batch of so many rows, all free.

@@ -83,6 +83,9 @@ def test_texts_are_decoded_in_order_of_arrival_as_rows_become_free() -> None:
     assert {row for row, _ in controller.admitted} == {0, 1, 2}
     assert all(0 < a.first <= a.ended <= made.seconds for a in made.answers)
     assert made.rounds == len(controller.loads)
+    written = sum(len(answer.tokens) for answer in made.answers)
+    assert 0 < made.full_tokens < written and 0 < made.full_seconds < made.seconds
+    assert single.full_tokens == sum(len(answer.tokens) for answer in single.answers)
     assert sum(a.accepted for a in made.answers) <= made.verified < made.offered
 
 
