@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=64, help="held-out ones, a domain")
-    parser.add_argument("--group", type=int, default=32, help="prompts decoded at a time")
+    parser.add_argument("--group", type=int, default=16, help="prompts decoded at a time")
     parser.add_argument("--cost-seconds", type=float, default=20.0)
     parser.add_argument("--tuning-texts", type=int, default=32)
     parser.add_argument(

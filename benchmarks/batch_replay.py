@@ -29,6 +29,7 @@ from adaspec_rl.replay.batch_rows import BatchTables
 
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
 WAVES = 6  # texts a row, at least
+MARGIN = 1.02  # over plain decoding in training; costs do not drift here
 COSTS = CONF / "batch_cost" / "h200_modelled.json"
 
 
@@ -89,7 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return measure_deciding(learning, costs, lambda rows: make())
 
     makers = contestants(
-        learning, costs, spec, options.tuning_texts, console, loads=options.loads, deciding=taken
+        learning,
+        costs,
+        spec,
+        options.tuning_texts,
+        console,
+        loads=options.loads,
+        deciding=taken,
+        margin=MARGIN,
     )
     tables = BatchTables(held_out)
     deciding: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)  # by controller and load

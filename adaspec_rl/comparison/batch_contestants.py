@@ -36,7 +36,7 @@ from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-MARGIN = 1.05  # times plain decoding's throughput in training that a setting must reach
+MARGIN = 1.1  # times plain decoding's throughput in training that a setting must reach
 AGENT = AgentConfig(
     "hindsight",
     total_steps=60_000,
@@ -104,17 +104,19 @@ def contestants(
     *,
     loads: Sequence[int] = LOADS,
     deciding: Callable[[Make], DecisionCosts] | None = None,
+    margin: float = MARGIN,
 ) -> dict[str, Callable[[int], BatchController]]:
     """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
     The learned controller is the one that replay finds fastest at each load: a known one with its
-    best setting, or a plan by the outlook. Where none of them is `MARGIN` times as fast as plain
+    best setting, or a plan by the outlook. Where none of them is `margin` times as fast as plain
     decoding, it decodes plainly.
 
     Args:
         texts: how many are decoded at each load, at least, with each setting.
         deciding: measures the seconds of a controller's decisions; None: looks as `costs` say, and
             nothing else.
+        margin: costs as measured drift, and training texts are drafted better than others.
     """
     loads = sorted({1, *loads})
     trace = tables.trace
@@ -141,7 +143,7 @@ def contestants(
         plain = Setting("plain")
         for setting in sorted(rates, key=lambda one: rates[one]):  # the fastest one comes last
             tuned[setting.kind][rows] = setting
-            if setting == plain or rates[setting] > MARGIN * rates[plain]:
+            if setting == plain or rates[setting] > margin * rates[plain]:
                 tuned["learned"][rows] = setting
         say(console, f"{rows} rows: learned: {tuned['learned'][rows]}; fixed: {table[rows]}")
 

@@ -47,7 +47,7 @@ class BatchGeneration:
     seconds: float = 0.0  # all of it
     full_seconds: float = 0.0  # until a row became free and no text was waiting
     full_tokens: int = 0  # emitted by then
-    controller_seconds: float = 0.0  # observations and decisions
+    controller_seconds: float = 0.0  # observations, decisions and allotting
     rounds: int = 0
     prefills: int = 0  # rounds before which prompts were read
     offered: int = 0  # tokens drafted
@@ -220,6 +220,7 @@ class _Run:
         self._began = batch.clock()
         self._reads = False  # whether the next round reads prompts first
         self._learning = 0.0  # seconds spent after the last round, which count towards the next one
+        self._allotting = 0.0  # seconds of the current round spent on allotting
 
     @property
     def open(self) -> bool:
@@ -258,7 +259,8 @@ class _Run:
         load = Load(len(rows), late, self._batch.context(rows))
         actions = self._controller.decide(rows, seen, load)
         decided = clock()
-        allot = self._controller.allot if self._controller.allots else None
+        self._allotting = 0.0
+        allot = self._allot if self._controller.allots else None
         played = self._batch.step(dict(zip(rows, actions)), allot)
         stepped = clock()
         survivors = list(played.rounds)
@@ -269,7 +271,13 @@ class _Run:
             self._observer.update(played.rounds)
         self._take(played)
         self._learning = clock() - stepped
-        self.made.controller_seconds += decided - before + self._learning
+        self.made.controller_seconds += decided - before + self._allotting + self._learning
+
+    def _allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+        before = self._batch.clock()
+        allotted = self._controller.allot(rows, survivals)
+        self._allotting = self._batch.clock() - before
+        return allotted
 
     def _take(self, played: BatchRound) -> None:
         now, made = self.now, self.made

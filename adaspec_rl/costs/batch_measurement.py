@@ -85,7 +85,7 @@ class _Timed:
         self._prompts, self._max_length = prompts, max_length
         powers = [1 << n for n in range(int(math.log2(rows)) + 1)]
         self._sizes = sorted({*powers, rows})
-        self._widths = sorted({1, 2, 3, 5, max_length + 1})
+        self._widths = sorted({1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 5.0, max_length + 1.0})
         self._short, self._long = max(1, max_length // 4), max_length
         self._found = Timings()
 
@@ -106,8 +106,8 @@ class _Timed:
             self._round(some, FALLBACK)
             for _ in range(PLAIN):  # plain decoding takes one such round after the other
                 self._add(context, size, ("plain",), self._round(some, FALLBACK))
-            for width in self._widths[1:]:
-                self._add(context, size, ("verification", width), self._verifying(some, width))
+            for tokens in self._verified(size):
+                self._add(context, size, ("verification", tokens), self._verifying(some, tokens))
             for number, drafter in enumerate(self._drafters):
                 self._time_drafter(context, some, number, drafter.model)
 
@@ -137,12 +137,23 @@ class _Timed:
         nothing = (lambda rows, survivals: [0] * len(rows)) if action.length else None
         return self.batch.step({row: action for row in rows}, nothing).seconds
 
-    def _verifying(self, rows: Sequence[int], width: int) -> float:
-        """Seconds by which a round grows if drafts of `width - 1` tokens are not dropped."""
-        draft = {row: Action(width - 1, len(self._drafters)) for row in rows}
+    def _verified(self, size: int) -> list[int]:
+        """Numbers of verified tokens that are timed in rounds of `size` rows.
+
+        Between one and two tokens a row they lie close together: a product may be done in tiles of
+        a few rows, and then one row more than a tile holds costs as much as another whole tile.
+        """
+        return sorted({round(size * (width - 1)) for width in self._widths} - {0})
+
+    def _verifying(self, rows: Sequence[int], tokens: int) -> float:
+        """Seconds by which a round grows if its drafts, `tokens` in all, are not dropped."""
+        each, more = divmod(tokens, len(rows))
+        lengths = {row: each + (n < more) for n, row in enumerate(rows)}
+        own = len(self._drafters)
+        draft = {row: Action(n, own) if n else FALLBACK for row, n in lengths.items()}
         dropped = self.batch.step(draft, lambda rows, survivals: [0] * len(rows))
         verified = self.batch.step(draft, lambda rows, survivals: [len(one) for one in survivals])
-        assert verified.verified == len(rows) * (width - 1)
+        assert verified.verified == tokens
         return verified.seconds - dropped.seconds
 
     def _forward(self, model: RowModel, rows: Sequence[int], width: int) -> float:
@@ -164,7 +175,9 @@ class _Timed:
         """The costs from everything that was timed."""
         contexts = sorted(contexts)
 
-        def table(seconds: Callable[[int, int, int], float], widths: Sequence[int]) -> ForwardCosts:
+        def table(
+            seconds: Callable[[int, int, float], float], widths: Sequence[float]
+        ) -> ForwardCosts:
             found = np.array(
                 [
                     [[seconds(at, n, width) for at in contexts] for width in widths]
@@ -189,20 +202,22 @@ class _Timed:
             ),
         )
 
-    def _verification(self, context: int, size: int, width: int) -> float:
-        more = self._median(context, size, "verification", width) if width > 1 else 0.0
-        return self._median(context, size, "plain") + more
+    def _verification(self, context: int, size: int, width: float) -> float:
+        timed = self._verified(size)
+        more = [self._median(context, size, "verification", tokens) for tokens in timed]
+        verified = size * (width - 1)
+        return self._median(context, size, "plain") + np.interp(verified, [0, *timed], [0, *more])
 
     def _drafter(
         self,
         number: int,
         model: RowModel | None,
-        table: Callable[[Callable[[int, int, int], float], Sequence[int]], ForwardCosts],
+        table: Callable[[Callable[[int, int, float], float], Sequence[float]], ForwardCosts],
         contexts: Sequence[int],
     ) -> DrafterCosts:
         levels = self._long - self._short
 
-        def level(context: int, size: int, width: int) -> float:
+        def level(context: int, size: int, width: float) -> float:
             short, long = (
                 self._median(context, size, "draft", number, length)
                 for length in (self._short, self._long)
