@@ -12,8 +12,11 @@ from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
 MEASURED = 4  # plain rounds played before others are judged; all but the first one are timed
-REMEMBERED = 9  # timed plain rounds that are kept; their median counts
-REFRESH = 512  # rounds of the other controller after which plain rounds are timed again
+REMEMBERED = 3  # timed plain rounds that are kept; their median counts
+DRIFT = 0.1  # a timed plain round that is this far from the median calls for another one
+# Rounds of the other controller after which plain rounds are timed again: the first number after a
+# drift, then twice as many each time, up to the second.
+REFRESH = (128, 512)
 NEAR = 32.0  # tokens of context within which predictions are the same
 
 
@@ -28,8 +31,8 @@ class GuardedBatch:
     `allowance` of all rounds.
 
     The time of a plain round is measured: the cost model says how seconds grow with rows and
-    tokens, and timed plain rounds of about as many rows correct it. All of this persists from one
-    decoder to the next.
+    tokens, and timed plain rounds of about as many rows correct it. Machines drift, so the timing
+    is repeated, and more often after a change. All of this persists from one decoder to the next.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class GuardedBatch:
         self._timed: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._latest = 1.0  # the median for the number of rows that was timed last
         self._since = 0  # rounds of the other controller since plain rounds were timed
+        self._refresh = REFRESH[0]
         self.name = f"guarded_{controller.name}"
         self.observes = controller.observes
 
@@ -111,12 +115,13 @@ class GuardedBatch:
 
     def _pass(self, rows: Sequence[int], seconds: float) -> None:
         """Count a plain round. One right after drafts is slower, and is not timed."""
-        if self._timing:
-            self._timing -= 1
-            if self._settled:
-                timed = self._timed[near(rows)]
-                timed.append(seconds / self._predicted(rows))
-                self._latest = statistics.median(timed)
+        self._timing = max(0, self._timing - 1)
+        if self._settled:
+            timed = self._timed[near(rows)]
+            timed.append(seconds / self._predicted(rows))
+            self._latest = statistics.median(timed)
+            if abs(timed[-1] / self._latest - 1) > DRIFT:
+                self._timing, self._refresh = max(1, self._timing), REFRESH[0]
         self._balance = min(self._balance + self._allowance, self._limit)
         self._spent = self._spent and self._balance < self._trial
 
@@ -127,8 +132,9 @@ class GuardedBatch:
         self._balance = min(self._balance + tokens / len(rows) - seconds / plain, self._limit)
         self._spent = self._balance <= 0
         self._since += 1
-        if self._since == REFRESH:
+        if self._since >= self._refresh:
             self._since, self._timing = 0, 2
+            self._refresh = min(2 * self._refresh, REFRESH[1])
 
     def _predicted(self, rows: Sequence[int]) -> float:
         """Seconds of a plain round, according to the cost model."""

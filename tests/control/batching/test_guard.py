@@ -1,7 +1,7 @@
 """The guard of batches, in a world with a clock of its own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -70,9 +70,16 @@ class Totals:
 
 
 def play(
-    script: Callable[[int], Outcome], count: int, factor: float = 1.0, hiccups: Sequence[int] = ()
+    script: Callable[[int], Outcome],
+    count: int,
+    factor: float = 1.0,
+    hiccups: Sequence[int] = (),
+    pace: Callable[[int], float] = lambda number: 1.0,
 ) -> Totals:
-    """`count` rounds of `ROWS` rows; plain rounds number `hiccups` take ten times as long."""
+    """`count` rounds of `ROWS` rows; plain rounds number `hiccups` take ten times as long.
+
+    `pace` gives, by the number of a round, how many times as long every round takes.
+    """
     prices, scripted = Rising(factor), Scripted(script)
     guard = GuardedBatch(scripted, prices)
     guard.reset(ROWS)
@@ -82,11 +89,11 @@ def play(
     totals, context = Totals(), 30.0
     for number in range(count):
         decided = guard.looks
-        guard.decide(rows, None, Load(ROWS))
-        plain = prices.plain(ROWS, context)
+        guard.decide(rows, None, Load(ROWS, 0, context))
+        plain = prices.plain(ROWS, context) * pace(number)
         made = Outcome(0, 0, plain * (10 if number in hiccups else 1))
         if decided:
-            made = scripted.outcome
+            made = replace(scripted.outcome, seconds=scripted.outcome.seconds * pace(number))
             totals.decided += 1
             totals.worst = max(totals.worst, made.seconds / plain - made.accepted - 1)
         tokens = tuple(range(made.accepted + 1))
@@ -136,6 +143,19 @@ def test_slow_rounds_without_drafts_do_not_make_drafts_look_quick() -> None:
 def test_what_pays_goes_on() -> None:
     totals = play(lambda number: Outcome(4, 3, 25.0), 200)
     assert totals.decided > 190 and totals.seconds < 0.8 * totals.plain
+
+
+@pytest.mark.parametrize("pace", [0.6, 1.6])
+def test_it_follows_a_machine_whose_speed_changes(pace: float) -> None:
+    """Two tokens in one and a half plain rounds go on; in two and a half they are stopped."""
+
+    def changed(number: int) -> float:
+        return pace if number > 1500 else 1.0
+
+    pays = play(lambda number: Outcome(2, 1, 16.0), 6000, pace=changed)
+    loses = play(lambda number: Outcome(2, 1, 28.0), 6000, pace=changed)
+    assert pays.decided > 4000
+    assert loses.seconds < 1.02 * loses.plain
 
 
 @pytest.mark.parametrize("hiccups", [(0,), (1,), (2,)])
