@@ -84,18 +84,19 @@ class Entered:
 
 def rules(judge: Path | None, pair: Pair) -> list[LossyRule]:
     """Every rule at three settings, the strictest first; the judge's surround its own threshold."""
-    found: list[LossyRule] = [
-        *(TopK(k) for k in (2, 4, 16)),
-        *(Typical(epsilon, delta) for epsilon, delta in ((0.3, 0.5), (0.09, 0.3), (0.02, 0.1))),
-        *(Fuzzy(lenience) for lenience in (1.5, 2.0, 4.0)),
-        *(Tolerance(window) for window in (4, 2, 1)),
-    ]
+    found: list[LossyRule] = []
     if judge:
         known = load_judge(judge)
         known.check_pair(pair.name, pair.fingerprint)
         odds = known.threshold / (1 - known.threshold)
         found += [known.at(odds * k / (1 + odds * k)) for k in (0.5, 1.0, 3.0)]
-    return found
+    return [
+        *found,
+        *(TopK(k) for k in (2, 4, 16)),
+        *(Typical(epsilon, delta) for epsilon, delta in ((0.3, 0.5), (0.09, 0.3), (0.02, 0.1))),
+        *(Fuzzy(lenience) for lenience in (1.5, 2.0, 4.0)),
+        *(Tolerance(window) for window in (4, 2, 1)),
+    ]
 
 
 def asked(pair: Pair, problems: Sequence[Problem], chat: bool) -> list[EncodedPrompt]:
