@@ -139,15 +139,15 @@ def play(
     size: int,
     console: Console,
 ) -> dict[str, Sums]:
-    """Decode every group of `size` prompts in every way, in rotating order."""
+    """Decode every group of `size` prompts in every way, in random order."""
     sums = {name: Sums() for name in (SINGLE, *controllers)}
     groups = [prompts[n : n + size] for n in range(0, len(prompts) - size + 1, size)]
     if not groups:
         raise SystemExit(f"{len(prompts)} prompts make no group of {size}: raise --prompts")
-    names = list(sums)
+    order = np.random.default_rng(0)  # in a rotation, each way always follows the same other one
     for number, group in enumerate(groups):
         made = {}
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for name in order.permutation(list(sums)).tolist():
             if name == SINGLE:
                 made[name] = bench.one_by_one(group, sums[name])
             else:
