@@ -36,8 +36,8 @@ class StreamObserver:
         every = [name for group in GROUPS for name, _ in table[group]]
         ends = np.cumsum([len(table[group]) for group in GROUPS]).tolist()
         self._first = dict(zip(GROUPS, [0, *ends]))  # where each group begins
-        self._chosen = np.array([every.index(name) for name in spec.names])
-        self._scales = np.asarray(spec.scales, dtype=np.float32)
+        scales = np.asarray(spec.scales, dtype=np.float32).tolist()
+        self._observed = [(every.index(name), scale) for name, scale in zip(spec.names, scales)]
         self._values = array("f", bytes(4 * len(every)))  # all features, unscaled
         self._unread = array("f", bytes(4 * spec.drafters))
         self._array = np.frombuffer(self._values, dtype=np.float32)  # the same memory
@@ -105,5 +105,7 @@ class StreamObserver:
     def observation(self) -> np.ndarray:
         """`[features]` float32; the same array as long as nothing has changed."""
         if self._seen is None:
-            self._seen = self._array[self._chosen] / self._scales
+            values = self._values  # Quotients of float32 are rounded as float32 division would.
+            found = array("f", [values[at] / scale for at, scale in self._observed])
+            self._seen = np.frombuffer(found, dtype=np.float32)
         return self._seen

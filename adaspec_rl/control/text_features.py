@@ -1,9 +1,10 @@
 """What a text alone says about the text to come, however it was drafted."""
 
 import math
+from array import array
 from collections.abc import Sequence
 
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+from adaspec_rl.decoding.compiled_automaton import Automaton, suffix_automaton
 from adaspec_rl.decoding.survival import MATCH_LIMIT
 
 LOOKUP_SPANS = (8.0, 32.0)  # tokens
@@ -13,7 +14,7 @@ TEXT_FEATURES = (
     ("suffix_match", math.log2(1 + MATCH_LIMIT)),
     *((f"lookup_rate_{span:g}", 1.0) for span in LOOKUP_SPANS),
 )
-_DECAYS = tuple(math.exp(-1.0 / span) for span in LOOKUP_SPANS)
+_DECAYS = array("d", (math.exp(-1.0 / span) for span in LOOKUP_SPANS))
 
 
 class TextFeatures:
@@ -27,25 +28,21 @@ class TextFeatures:
     """
 
     values: tuple[float, ...]
-    text: SuffixAutomaton
+    text: Automaton
 
     def __init__(self) -> None:
         self.start(())
 
     def start(self, prompt: Sequence[int]) -> None:
         """A text begins."""
-        self.text = SuffixAutomaton()
-        self._rates = [0.0] * len(LOOKUP_SPANS)
+        self.text = suffix_automaton()
+        self._rates = array("d", [0.0] * len(LOOKUP_SPANS))
         self._prompt = len(prompt)
         self.extend(prompt)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append `tokens`."""
-        text, rates = self.text, self._rates
-        for token in tokens:
-            hit = float(text.suffix().guess == token)
-            text.append(token)
-            for n, decay in enumerate(_DECAYS):
-                rates[n] = hit + (rates[n] - hit) * decay
-        match = math.log2(1 + min(text.match, MATCH_LIMIT))
-        self.values = (math.log1p(len(text) - self._prompt), match, *rates)
+        match = self.text.follow(tokens, self._rates, _DECAYS)
+        generated = len(self.text) - self._prompt
+        limited = math.log2(1 + min(match, MATCH_LIMIT))
+        self.values = (math.log1p(generated), limited, *self._rates)

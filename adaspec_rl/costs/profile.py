@@ -389,7 +389,7 @@ def device_name(device: "torch.device") -> str:
     """A readable name: the GPU's, or the CPU's with the number of threads in use."""
     import torch
 
-    from adaspec_rl.engine.products import processor
+    from adaspec_rl.engine.machine import processor
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

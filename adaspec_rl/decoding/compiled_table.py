@@ -1,45 +1,47 @@
 """A trigram table's picks in compiled code, which takes a fraction of the time."""
 
 import ctypes
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+from adaspec_rl.decoding.compiled_automaton import CompiledAutomaton, CompiledSuffix, TextEnd
+from adaspec_rl.decoding.compiled_survival import CompiledHead
+from adaspec_rl.decoding.noise import GumbelNoise
 from adaspec_rl.decoding.picks import LARGEST_MARGIN
-from adaspec_rl.decoding.suffix_automaton import Suffix
 from adaspec_rl.decoding.trigrams import TrigramTable
 from adaspec_rl.decoding.verification import Coupled, Greedy, Verification
 from adaspec_rl.engine.cpu.build import loaded
 
-_Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
+_Pointer, _Integer, _Real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledPick:
-    """What is known about a pick, see `Pick`."""
+class CompiledPick(ctypes.Structure):
+    """What is known about a pick, see `Pick`. Its structure mirrors `trigrams.cpp`."""
 
+    _fields_ = [
+        ("token", _Integer),
+        ("own_log_prob", _Real),
+        ("entropy", _Real),
+        ("margin", _Real),  # of the table's first choice over the second
+        ("choice_margin", _Real),
+        ("choice_margin_without_noise", _Real),
+    ]
     token: int
-    own_log_prob: float
     entropy: float
-    margin: float  # of the table's first choice over the second
-    choice_margin: float
-    choice_margin_without_noise: float
 
     def weighed(self) -> tuple[int, float]:
         return self.token, self.choice_margin
 
     def log_prob(self) -> float:
-        return self.own_log_prob
+        found: float = self.own_log_prob
+        return found
 
     def signals(self, noise: bool = True) -> tuple[float, float, float, float]:
         choice = self.choice_margin if noise else self.choice_margin_without_noise
         return self.own_log_prob, self.entropy, self.margin, choice
 
 
-Picker = Callable[[int, int, Suffix, int], CompiledPick]  # previous, last, text's end, position
-
-
-def compiled_picker(table: TrigramTable, rule: Verification) -> Picker | None:
+def compiled_picker(table: TrigramTable, rule: Verification) -> "CompiledPicker | None":
     """Picks as `rule` does, or None if there is no compiled code for that.
 
     There is if temperature and noise alone decide, and models of this process run compiled.
@@ -48,17 +50,62 @@ def compiled_picker(table: TrigramTable, rule: Verification) -> Picker | None:
     if compiled is None:
         return None
     if type(rule) is Greedy:
-        return _CompiledTable.of(table, compiled).greedy
+        return CompiledPicker(_CompiledTable.of(table, compiled))
     if type(rule) is Coupled and not rule.sampling.truncates and rule.noise.device.type == "cpu":
-        known, noise = _CompiledTable.of(table, compiled), rule.noise
-        divisor = rule.sampling.divisor
-
-        def picked(previous: int, last: int, suffix: Suffix, position: int) -> CompiledPick:
-            (row,) = noise.rows(range(position, position + 1))
-            return known.pick(previous, last, suffix, divisor, row.data_ptr())
-
-        return picked
+        known = _CompiledTable.of(table, compiled)
+        return CompiledPicker(known, rule.sampling.divisor, rule.noise)
     return None
+
+
+class CompiledPicker:
+    """Picks from a table: the most probable tokens, or with noise at a temperature."""
+
+    def __init__(
+        self, table: "_CompiledTable", divisor: float = 1.0, noise: GumbelNoise | None = None
+    ) -> None:
+        self._table, self._divisor, self._noise = table, divisor, noise
+
+    def __call__(self, previous: int, last: int, suffix: TextEnd, position: int) -> CompiledPick:
+        """The pick at `position`, after `previous, last`, with which the text's end ends."""
+        guess = -1 if suffix.guess is None else suffix.guess
+        (noise,) = self._rows(position, 1) or (None,)
+        found = CompiledPick()  # of this call alone: several threads may share a table
+        self._table.pick(
+            self._table.address,
+            *(previous, last, guess, suffix.match),
+            *(self._divisor, noise, LARGEST_MARGIN, ctypes.byref(found)),
+        )
+        return found
+
+    def chances(
+        self,
+        text: CompiledAutomaton,
+        suffix: CompiledSuffix,
+        before: tuple[int, int],
+        head: CompiledHead,
+        length: int,
+        least: float,
+    ) -> tuple[Sequence[CompiledPick], list[float]]:
+        """Picks after `text`, and their chances; see `TableDrafter.chances`.
+
+        `before` are its last two tokens. `suffix` is then the text's end and all picks but the
+        last one.
+        """
+        rows = self._rows(len(text), length)
+        noise = (_Pointer * length)(*rows) if rows else None
+        picks, chances = (CompiledPick * length)(), (_Real * length)()
+        count = self._table.chances(
+            *(self._table.address, text.address, ctypes.byref(suffix), *before),
+            *(self._divisor, noise, LARGEST_MARGIN, head.address),
+            *(length, least, picks, chances),
+        )
+        return picks[:count], chances[:count]
+
+    def _rows(self, position: int, count: int) -> list[int]:
+        """Addresses of the noise at `count` positions, if there is noise."""
+        if self._noise is None:
+            return []
+        return [row.data_ptr() for row in self._noise.rows(range(position, position + count))]
 
 
 class _Table(ctypes.Structure):
@@ -75,24 +122,8 @@ class _Table(ctypes.Structure):
     ]
 
 
-class _Pick(ctypes.Structure):
-    _fields_ = [
-        ("token", _Integer),
-        *(
-            (name, ctypes.c_double)
-            for name in (
-                "log_prob",
-                "entropy",
-                "margin",
-                "choice_margin",
-                "choice_margin_without_noise",
-            )
-        ),
-    ]
-
-
 class _CompiledTable:
-    """A table's arrays as compiled code reads them. Its structures mirror `trigrams.cpp`."""
+    """A table's arrays as compiled code reads them. Its structure mirrors `trigrams.cpp`."""
 
     _known: "WeakKeyDictionary[TrigramTable, _CompiledTable]" = WeakKeyDictionary()
 
@@ -113,37 +144,15 @@ class _CompiledTable:
             table.vocab_size,
             float(table.arrays["sharpness"][0]),
         )
-        self._pick = compiled.table_pick
-        integers = [_Integer] * 4
-        self._pick.argtypes = [
-            _Pointer,
-            *integers,
-            ctypes.c_float,
-            _Pointer,
-            ctypes.c_float,
-            _Pointer,
+        self.address = ctypes.addressof(self._table)
+        real, integers = ctypes.c_float, [_Integer] * 4
+        self.pick = compiled.table_pick
+        self.pick.argtypes = [_Pointer, *integers, real, _Pointer, real, _Pointer]
+        self.pick.restype = None
+        self.chances = compiled.table_chances
+        self.chances.argtypes = [
+            *([_Pointer] * 3 + [_Integer] * 2),
+            *(real, _Pointer, real, _Pointer),
+            *(_Integer, _Real, _Pointer, _Pointer),
         ]
-        self._pick.restype = None
-        self._address = ctypes.addressof(self._table)
-
-    def pick(
-        self, previous: int, last: int, suffix: Suffix, temperature: float, noise: int | None
-    ) -> CompiledPick:
-        """The pick after `previous, last`; `noise` is the address of its position's, if any."""
-        guess = -1 if suffix.guess is None else suffix.guess
-        found = _Pick()  # of this call alone: several threads may share a table
-        text = previous, last, guess, suffix.match
-        out = ctypes.addressof(found)
-        self._pick(self._address, *text, temperature, noise, LARGEST_MARGIN, out)
-        return CompiledPick(
-            found.token,
-            found.log_prob,
-            found.entropy,
-            found.margin,
-            found.choice_margin,
-            found.choice_margin_without_noise,
-        )
-
-    def greedy(self, previous: int, last: int, suffix: Suffix, position: int) -> CompiledPick:
-        """The most probable token."""
-        return self.pick(previous, last, suffix, 1.0, None)
+        self.chances.restype = _Integer

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
-from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.compiled_automaton import Automaton, CompiledAutomaton
+from adaspec_rl.decoding.survival import Survival, SurvivalHead
 
 DEPTH = 8  # tokens that are looked ahead
 NEGLIGIBLE = 0.05  # chance of survival below which the rest is left out
@@ -19,8 +19,10 @@ Forecast = tuple[float, ...]  # two numbers of the n-gram lookup, then two of ea
 NO_FORECAST: Forecast = (0.0, 0.0)
 
 
-def forecast(text: SuffixAutomaton, survival: Survival) -> Forecast:
+def forecast(text: Automaton, survival: Survival) -> Forecast:
     """Forecast a draft of up to `DEPTH` tokens after `text`, by the lookup's survival estimate."""
+    if isinstance(text, CompiledAutomaton) and isinstance(survival, SurvivalHead):
+        return survival.compiled.forecast(text, DEPTH, NEGLIGIBLE)
     suffix, previous = text.suffix(), text.tokens[-1]
     chance, expected, first = 1.0, 0.0, 0.0
     for depth in range(DEPTH):

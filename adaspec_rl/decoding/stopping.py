@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from adaspec_rl.decoding.compiled_automaton import Automaton
 from adaspec_rl.decoding.compiled_table import CompiledPick
 from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.round import DraftedToken, StopRule
 from adaspec_rl.decoding.signals import draft_signals
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.decoding.verification import Choice, PointMass
 from adaspec_rl.engine.reading import Reading
@@ -101,7 +101,7 @@ class RunningSurvival:
         needs: the fields of `Seen` that estimates are made from.
     """
 
-    def __init__(self, survival: Survival, text: SuffixAutomaton, previous: int) -> None:
+    def __init__(self, survival: Survival, text: Automaton, previous: int) -> None:
         """`previous` is the last committed token, which `text` ends with."""
         self.chances: list[float] = []
         wanted = {"log_prob": survival.needs_log_prob, "margin": survival.needs_match}
@@ -168,7 +168,7 @@ class RuleStop:
         return self.rule(DraftedToken(self._depth, math.exp(seen.log_prob), seen.entropy, survival))
 
 
-def agreement(text: SuffixAutomaton, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:
+def agreement(text: Automaton, drafted: Sequence[int]) -> tuple[list[int], list[bool]]:
     """Match length before each drafted token, and whether the token is what followed the match."""
     suffix = text.suffix()
     match, agrees = [], []
@@ -182,7 +182,7 @@ def agreement(text: SuffixAutomaton, drafted: Sequence[int]) -> tuple[list[int],
 def chances(
     survival: Survival,
     signals: np.ndarray,
-    text: SuffixAutomaton,
+    text: Automaton,
     drafted: Sequence[int],
     previous: int,
 ) -> list[float]:

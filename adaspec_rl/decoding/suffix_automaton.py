@@ -5,7 +5,7 @@ token. Each state stands for all runs of tokens that end at the same places in t
 link leads to the longest suffix of its runs that also occurs elsewhere.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence, Sequence
 
 RECENT = 32  # suffixes of the text, the longest first, whose latest occurrence is kept up to date
 
@@ -33,6 +33,21 @@ class SuffixAutomaton:
         """Append `tokens`."""
         for token in tokens:
             self.append(token)
+
+    def follow(
+        self, tokens: Iterable[int], rates: MutableSequence[float], decays: Sequence[float]
+    ) -> int:
+        """Append `tokens`, and update averages of how often the guess was right.
+
+        Each token moves every one of `rates` towards 1 if it was the guess, and else towards 0:
+        what is left of the distance is the share given by `decays`. Returns the new `match`.
+        """
+        for token in tokens:
+            hit = float(self.suffix().guess == token)
+            for n, decay in enumerate(decays):
+                rates[n] = hit + (rates[n] - hit) * decay
+            self.append(token)
+        return self.match
 
     def append(self, token: int) -> None:
         """Append one token."""

@@ -9,9 +9,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+
+from adaspec_rl.decoding.compiled_survival import CompiledHead, Curves
 
 MATCH_LIMIT = 16  # tokens; longer matches of the text's end count as this
 # No match, or a match of 1, 2-3, 4-7, 8-15 or more tokens whose guess is wrong or right.
@@ -100,6 +103,20 @@ class SurvivalHead:
             array("d", self.previous.tolist()),
         )
         object.__setattr__(self, "_looked_up", parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SurvivalHead.from_tensors, (self.tensors(),)
+
+    @cached_property
+    def compiled(self) -> CompiledHead:
+        """The same for compiled code; models of this process must run compiled."""
+        numbers = self.token.astype(np.float64), self.previous.astype(np.float64)
+        return CompiledHead(
+            _flat_curves(self.agreement, MARGINS),
+            _flat_curves(self.surprise.reshape(-1, len(SURPRISES)), SURPRISES),
+            *numbers,
+            match_limit=MATCH_LIMIT,
+        )
 
     @property
     def needs_log_prob(self) -> bool:
@@ -207,6 +224,12 @@ def _curves(values: np.ndarray, knots: tuple[float, ...]) -> list[Curve]:
     values = values.astype(np.float64)
     slopes = np.diff(values, axis=1, append=values[:, -1:]) / np.diff(knots, append=math.inf)
     return list(zip(values.tolist(), slopes.tolist()))
+
+
+def _flat_curves(values: np.ndarray, knots: tuple[float, ...]) -> Curves:
+    """`_curves` for compiled code."""
+    found = np.array(_curves(values, knots), dtype=np.float64)
+    return Curves(np.array(knots), found.reshape(-1, 2, len(knots)))
 
 
 def _read(curve: Curve, x: float, knots: tuple[float, ...]) -> float:

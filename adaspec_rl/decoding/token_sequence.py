@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
+from adaspec_rl.decoding.compiled_automaton import Automaton, suffix_automaton
 
 
 class TokenSequence:
@@ -39,7 +39,7 @@ class TokenSequence:
         self.features: torch.Tensor | None = None
         if hidden_size is not None:
             self.features = torch.zeros(room, hidden_size, device=device)
-        self._automaton: SuffixAutomaton | None = None
+        self._automaton: Automaton | None = None
         self.extend(given)
 
     def __len__(self) -> int:
@@ -51,10 +51,10 @@ class TokenSequence:
         return self.buffer[: len(self.tokens)]
 
     @property
-    def automaton(self) -> SuffixAutomaton:
+    def automaton(self) -> Automaton:
         """The suffix automaton of all committed tokens; built on first use."""
         if self._automaton is None:
-            self._automaton = SuffixAutomaton(self.tokens)
+            self._automaton = suffix_automaton(self.tokens)
         return self._automaton
 
     def know(self, position: int, hidden: torch.Tensor) -> None:

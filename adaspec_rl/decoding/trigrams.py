@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from adaspec_rl.decoding.suffix_automaton import Suffix
+from adaspec_rl.decoding.compiled_automaton import TextEnd
 from adaspec_rl.files import write_atomically
 
 UNIT = 1 / 16  # nats: surprises are stored as multiples of it, a byte each
@@ -130,7 +130,7 @@ class TrigramTable:
             and all((np.diff(before[a:b].astype(np.int64)) > 0).all() for a, b in pairwise(spans))
         )
 
-    def after(self, previous: int, last: int, suffix: Suffix) -> Candidates:
+    def after(self, previous: int, last: int, suffix: TextEnd) -> Candidates:
         """The candidates after `previous, last`; `previous` is `NONE` if `last` is the first token.
 
         `suffix` is the text's end, up to and including `last`.

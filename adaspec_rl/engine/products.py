@@ -7,8 +7,6 @@ as long for four rows as `W @ x.T` does; on others, it is faster.
 
 import json
 import logging
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from adaspec_rl import strict_json
+from adaspec_rl.engine.machine import cache_folder, processor
 from adaspec_rl.files import write_atomically
 
 WIDTHS = (1, 2, 4, 8, 16)  # numbers of rows that are measured; others use the next larger one
@@ -98,12 +97,6 @@ def measured_products(matrices: Sequence[torch.Tensor]) -> Products:
     return Products(found)
 
 
-def cache_folder() -> Path:
-    """Where this package keeps files that it can make again."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "adaspec_rl"
-
-
 @torch.inference_mode()
 def _fastest(matrices: Sequence[torch.Tensor], width: int) -> int:
     """The columns of the fastest way for `width` rows; 0 is `F.linear`."""
@@ -122,16 +115,6 @@ def _fastest(matrices: Sequence[torch.Tensor], width: int) -> int:
     best = {columns: min(taken[1:]) for columns, taken in seconds.items()}
     quickest = min(best, key=lambda columns: best[columns])
     return quickest if best[quickest] < MARGIN * best[0] else 0
-
-
-def processor(flags: bool = False) -> str:
-    """The processor's name, and with `flags` its features."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    wanted = ("model name", "flags", "Features")[: 3 if flags else 1]
-    found = [next((line for line in lines if line.startswith(start)), "") for start in wanted]
-    named = " ".join(filter(None, (line.partition(":")[2].strip() for line in found)))
-    return named or platform.processor() or platform.machine()
 
 
 def _machine() -> str:

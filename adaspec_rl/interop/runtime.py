@@ -15,9 +15,9 @@ from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
 from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.costs.batch_costs import BatchCosts
 from adaspec_rl.costs.conversion import batch_costs
+from adaspec_rl.decoding.compiled_automaton import Automaton
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast, forecast
 from adaspec_rl.decoding.round import Action, Round
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Survival
 from adaspec_rl.training.bundle import PolicyBundle, load_bundle
 
@@ -53,7 +53,7 @@ def restricted(bundle: PolicyBundle, drafter: int) -> LearnedPolicy:
 
 
 def copied(
-    text: SuffixAutomaton, action: Action, survival: Survival, room: int | None = None
+    text: Automaton, action: Action, survival: Survival, room: int | None = None
 ) -> list[int]:
     """A lookup's draft under `action`: the tokens that followed the text's end the last time.
 

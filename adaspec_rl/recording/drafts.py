@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from adaspec_rl.console import part_of
+from adaspec_rl.decoding.compiled_automaton import suffix_automaton
 from adaspec_rl.decoding.drafters import (
     Drafter,
     DraftModel,
@@ -25,7 +26,6 @@ from adaspec_rl.decoding.drafters import (
 from adaspec_rl.decoding.picks import signals_of
 from adaspec_rl.decoding.signals import SIGNALS, draft_signals
 from adaspec_rl.decoding.stopping import agreement
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.survival import Evidence, Survival
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Verification, best, weigh_rows
@@ -256,7 +256,7 @@ def _inherit(drafts: Drafts, own: set[int]) -> None:
 
 def _agreements(text: Text, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`decoding.stopping.agreement` at every position, `[G * K]` each."""
-    committed = SuffixAutomaton(text.prompt.tolist())
+    committed = suffix_automaton(text.prompt.tolist())
     match: list[int] = []
     agrees: list[bool] = []
     for drafted, token in zip(tokens.tolist(), text.tokens.tolist()):

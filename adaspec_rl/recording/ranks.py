@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from adaspec_rl.console import part_of
+from adaspec_rl.decoding.compiled_automaton import suffix_automaton
 from adaspec_rl.decoding.drafters import (
     Drafter,
     DraftModel,
@@ -20,7 +21,6 @@ from adaspec_rl.decoding.drafters import (
     summon,
 )
 from adaspec_rl.decoding.picks import Pick
-from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
 from adaspec_rl.decoding.trigrams import NONE
 from adaspec_rl.decoding.verification import Verification, weigh_rows
 from adaspec_rl.recording.texts import Text
@@ -189,7 +189,7 @@ def _table_ranks(drafter: TableDrafter, text: Text, rule: Verification, depth: i
     """Ranks for a table, whose lists also depend on what occurred before the draft began."""
     found = np.full((len(text.tokens), depth), BEYOND, dtype=np.uint8)
     tokens = text.tokens.tolist()
-    automaton = SuffixAutomaton(text.prompt.tolist())
+    automaton = suffix_automaton(text.prompt.tolist())
     for g in range(len(tokens)):
         suffix, position = automaton.suffix(), len(automaton)
         last = automaton.tokens[-1]

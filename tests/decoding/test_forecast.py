@@ -5,9 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adaspec_rl.decoding.compiled_automaton import CompiledAutomaton
 from adaspec_rl.decoding.draft_signals import chain_signals
 from adaspec_rl.decoding.drafters import NgramLookup, TableDrafter
 from adaspec_rl.decoding.drafters.foreseen import Foreseen, tables_among
@@ -15,9 +16,10 @@ from adaspec_rl.decoding.forecast import DEPTH, NEGLIGIBLE, forecast, forecasts
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.stopping import chances
 from adaspec_rl.decoding.suffix_automaton import SuffixAutomaton
-from adaspec_rl.decoding.survival import ProductSurvival
+from adaspec_rl.decoding.survival import ProductSurvival, same_survival
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Greedy, new_verification
+from adaspec_rl.engine.cpu.build import library
 from tests.decoding.tables import random_table
 from tests.recording.recordings import random_head
 
@@ -48,6 +50,36 @@ def test_it_is_the_sum_of_the_chances_of_what_would_be_drafted(text, seed):
     assert found[1] == pytest.approx(expected[0] if expected else 0.0)
     worth = [c for c, before in zip(expected, [1.0, *expected]) if before >= NEGLIGIBLE]
     assert found[0] == pytest.approx(sum(worth))
+
+
+@settings(deadline=None)
+@given(
+    text=st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    seed=st.integers(0, 50),
+    log_probs=st.booleans(),
+    temperature=st.sampled_from([0.0, 0.8]),
+    least=st.sampled_from([0.0, 0.05, 0.3]),
+)
+def test_compiled_code_foresees_the_same(text, seed, log_probs, temperature, least):
+    head, cpu = random_head(6, seed, log_probs), torch.device("cpu")
+    rule = new_verification("coupled", Sampling(temperature), seed, 6, cpu)
+    table = random_table(6, seed, (0.3, 0.6))
+    library()
+    own, sequence = TableDrafter(table, 6), TokenSequence(text, cpu)
+    assert isinstance(sequence.automaton, CompiledAutomaton)
+    assert forecast(sequence.automaton, head) == pytest.approx(
+        forecast(SuffixAutomaton(text), head)
+    )
+    plain, written = TableDrafter(table, 6), TokenSequence(text, cpu)
+    written._automaton = SuffixAutomaton(text)
+    wanted = plain.chances(written, rule, head, length=DEPTH, least=least)
+    found = own.chances(sequence, rule, head, length=DEPTH, least=least)
+    assert found == pytest.approx(wanted, rel=1e-4)
+    # A draft goes on from there.
+    drafts = [one.propose(it, 12, rule) for one, it in ((own, sequence), (plain, written))]
+    assert drafts[0].tokens.tolist() == drafts[1].tokens.tolist()
+    again = pickle.loads(pickle.dumps(head))
+    assert same_survival(again, head) and again.compiled is not head.compiled
 
 
 @given(

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from adaspec_rl.decoding.compiled_automaton import CompiledAutomaton, CompiledSuffix, TextEnd
 from adaspec_rl.decoding.compiled_table import CompiledPick, compiled_picker
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.branching import grown
 from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.picks import Pick, spread
-from adaspec_rl.decoding.suffix_automaton import Suffix
-from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.survival import Survival, SurvivalHead
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
@@ -77,12 +77,7 @@ class TableDrafter:
         survives falls under `least`. A draft after the same text goes on from it.
         """
         self._ahead = chain = _Chain(self.table, sequence, rule)
-        found: list[float] = []
-        whole = 1.0
-        while len(found) < length and whole >= least:
-            found.append(chain.next_chance(survival))
-            whole *= found[-1]
-        return found
+        return chain.chances(survival, length, least)
 
     def _chain(self, sequence: TokenSequence, rule: Verification) -> "_Chain":
         known = self._ahead
@@ -137,7 +132,30 @@ class _Chain:
                 picks.append(rule.pick(candidates, position))
         return picks[number - 1]
 
-    def next_chance(self, survival: Survival) -> float:
+    def chances(self, survival: Survival, length: int, least: float) -> list[float]:
+        """Make the first picks, and estimate the chance of each; see `TableDrafter.chances`."""
+        text, suffix = self._sequence.automaton, self._suffix
+        if (
+            self._picker is not None
+            and isinstance(text, CompiledAutomaton)
+            and isinstance(suffix, CompiledSuffix)
+            and isinstance(survival, SurvivalHead)
+        ):
+            before = self._previous, self._last
+            picks, found = self._picker.chances(
+                text, suffix, before, survival.compiled, length, least
+            )
+            self.picks = [*picks]
+            *_, self._previous, self._last = *before, *(pick.token for pick in picks[:-1])
+            return found
+        found = []
+        whole = 1.0
+        while len(found) < length and whole >= least:
+            found.append(self._next_chance(survival))
+            whole *= found[-1]
+        return found
+
+    def _next_chance(self, survival: Survival) -> float:
         """Make one more pick, and estimate its chance."""
         pick, suffix = self.pick(len(self.picks) + 1), self._suffix
         token, margin = pick.weighed()
@@ -208,7 +226,7 @@ class _Place:
     previous: int
     last: int
     position: int  # of the next token
-    suffix: Suffix
+    suffix: TextEnd
 
     def followed(self, token: int) -> "_Place":
         suffix = copy(self.suffix)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from adaspec_rl.engine.products import cache_folder, processor
+from adaspec_rl.engine.machine import cache_folder, processor
 from adaspec_rl.files import locked, new_file
 
 FLAGS = (

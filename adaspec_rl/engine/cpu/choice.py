@@ -14,7 +14,7 @@ from adaspec_rl.engine.cpu.build import compiled, library
 from adaspec_rl.engine.cpu.decoder import CpuDecoder
 from adaspec_rl.engine.cpu.packing import PackedWeights, Packer
 from adaspec_rl.engine.kv_cache import KVCache
-from adaspec_rl.engine.products import cache_folder, processor
+from adaspec_rl.engine.machine import cache_folder, processor
 from adaspec_rl.engine.rope import Rope
 from adaspec_rl.engine.weights import empty_weights
 from adaspec_rl.files import write_atomically

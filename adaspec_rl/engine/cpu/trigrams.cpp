@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <numeric>
 
+#include "suffix_automaton.h"
+#include "survival.h"
+
 extern "C" {
 
 struct Table {
@@ -121,4 +124,27 @@ extern "C" void table_pick(const Table* table, int64_t previous, int64_t last, i
     pick->margin = lead(found.log_probs, count, 0, limit);
     pick->choice_margin = lead(scores, count, best, limit);
     pick->choice_margin_without_noise = lead(weights, count, best, limit);
+}
+
+// Picks up to `length` tokens after `text` and `previous, last`, until the estimated chance that all
+// of them are accepted falls under `least`. Returns how many; `end` is then the text's end and all
+// picks but the last one. `noise` has a row for each position, or is null.
+extern "C" int64_t table_chances(const Table* table, const SuffixAutomaton* text, Suffix* end, int64_t previous,
+                                 int64_t last, float temperature, const float* const* noise, float limit,
+                                 const SurvivalHead* head, int64_t length, double least, TablePick* picks,
+                                 double* chances) {
+    int64_t count = 0;
+    for (double whole = 1; count < length && whole >= least; count++) {
+        if (count) {
+            previous = last, last = picks[count - 1].token;
+            text->append(*end, int32_t(last));
+        }
+        TablePick& pick = picks[count];
+        table_pick(table, previous, last, end->guess, end->match, temperature, noise ? noise[count] : nullptr, limit,
+                   &pick);
+        chances[count] =
+            head->chance(pick.token, last, pick.log_prob, pick.choice_margin, end->match, end->guess == pick.token);
+        whole *= chances[count];
+    }
+    return count;
 }

@@ -10,7 +10,7 @@ import torch
 from adaspec_rl.engine.cpu import choice
 from adaspec_rl.engine.cpu.build import library
 from adaspec_rl.engine.lean_model import LeanModel
-from adaspec_rl.engine.products import processor
+from adaspec_rl.engine.machine import processor
 from tests.engine.checkpoints import new_model, random_tokens
 
 

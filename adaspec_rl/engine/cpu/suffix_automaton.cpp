@@ -1,0 +1,51 @@
+// Suffix automata for Python, and what can be asked of them in one call.
+
+#include "suffix_automaton.h"
+#include "survival.h"
+
+extern "C" {
+
+SuffixAutomaton* text_new() { return new SuffixAutomaton; }
+
+void text_free(SuffixAutomaton* text) { delete text; }
+
+int64_t text_match(const SuffixAutomaton* text) { return text->match(); }
+
+// Appends tokens and returns the match after them. Each moves every rate to 1 if it was the guess, else to 0, as far as `decays` say.
+int64_t text_follow(SuffixAutomaton* text, const int64_t* tokens, int64_t count, double* rates, int64_t spans,
+                    const double* decays, int64_t) {
+    for (int64_t n = 0; n < count; n++) {
+        if (spans) {
+            const double hit = text->suffix().guess == tokens[n];
+            for (int64_t i = 0; i < spans; i++) {
+                const volatile double left = (rates[i] - hit) * decays[i];  // never fused with the sum
+                rates[i] = hit + left;
+            }
+        }
+        text->append(int32_t(tokens[n]));
+    }
+    return text->match();
+}
+
+void text_suffix(const SuffixAutomaton* text, Suffix* end) { *end = text->suffix(); }
+
+void suffix_append(const SuffixAutomaton* text, Suffix* end, int64_t token) { text->append(*end, int32_t(token)); }
+
+// `decoding/forecast.py`: the tokens that a lookup after `previous` is expected to get accepted, and
+// the chance of the first one.
+void lookup_forecast(const SuffixAutomaton* text, const SurvivalHead* head, int64_t previous, int64_t depth,
+                     double negligible, double* found) {
+    Suffix end = text->suffix();
+    double chance = 1;
+    found[0] = found[1] = 0;
+    for (int64_t n = 0; n < depth && end.guess >= 0 && chance >= negligible; n++) {
+        const int64_t token = end.guess;
+        chance *= head->chance(token, previous, 0, 0, end.match, true);
+        found[0] += chance;
+        if (!n) found[1] = chance;
+        text->append(end, int32_t(token));
+        previous = token;
+    }
+}
+
+}  // extern "C"
