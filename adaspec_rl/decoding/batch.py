@@ -328,7 +328,8 @@ class Batch:
         entropy, top_probability = found[3] if self.signals else (0.0, 0.0)
         kept, emitted = text.commit(found[0], proposed)
         distance = distance_of(text.rule, len(emitted))
-        self.target.rollback_row(number, len(sequence) - 1)
+        if len(emitted) <= drafted:  # otherwise the target read what the text now has
+            self.target.rollback_row(number, len(sequence) - 1)
         if row.action.length:
             self.drafters[row.action.drafter].keep(number, n + kept)
         columns = row.signals.T.tolist() if self.signals and row.signals is not None else [()] * 4
