@@ -1,7 +1,7 @@
 """The compared batch controllers, tuned or trained on recorded texts."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -37,6 +37,7 @@ from adaspec_rl.training.batch_hindsight import fit_outlook
 
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 MARGIN = 1.1  # times plain decoding's throughput in training that a setting must reach
+LEAD = 1.02  # times the best known rule's throughput that a plan must reach, as it was fitted there
 AGENT = AgentConfig(
     "hindsight",
     total_steps=60_000,
@@ -109,8 +110,8 @@ def contestants(
     """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
     The learned controller is the one that replay finds fastest at each load: a known one with its
-    best setting, or a plan by the outlook. Where none of them is `margin` times as fast as plain
-    decoding, it decodes plainly.
+    best setting, or a plan by the outlook, which must lead by `LEAD`. Where none of them is
+    `margin` times as fast as plain decoding, it decodes plainly.
 
     Args:
         texts: how many are decoded at each load, at least, with each setting.
@@ -140,11 +141,9 @@ def contestants(
             setting: replay(tables, costs, make(), order, rows, taken.get(setting.kind)).throughput
             for setting, make in tried.items()
         }
-        plain = Setting("plain")
         for setting in sorted(rates, key=lambda one: rates[one]):  # the fastest one comes last
             tuned[setting.kind][rows] = setting
-            if setting == plain or rates[setting] > margin * rates[plain]:
-                tuned["learned"][rows] = setting
+        tuned["learned"][rows] = chosen(rates, margin)
         say(console, f"{rows} rows: learned: {tuned['learned'][rows]}; fixed: {table[rows]}")
 
     def by_load(kind: str) -> BatchController:
@@ -165,6 +164,17 @@ def contestants(
         "learned": lambda rows: by_load("learned"),
         LEARNED: lambda rows: GuardedBatch(by_load("learned"), costs),
     }
+
+
+def chosen(rates: Mapping[Setting, float], margin: float) -> Setting:
+    """The setting of the learned controller, given every setting's throughput in training."""
+    plain = Setting("plain")
+
+    def worth(setting: Setting) -> float:
+        return rates[setting] / (LEAD if setting.kind == "planned" else 1.0)
+
+    paying = [one for one in rates if one == plain or rates[one] > margin * rates[plain]]
+    return max(paying, key=worth)
 
 
 def _measured(

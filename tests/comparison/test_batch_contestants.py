@@ -4,9 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
-from adaspec_rl.comparison.batch_contestants import LEARNED, contestants, order_of
+from adaspec_rl.comparison.batch_contestants import (
+    LEAD,
+    LEARNED,
+    Setting,
+    chosen,
+    contestants,
+    order_of,
+)
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.costs.batch_costs import BatchCosts
 from adaspec_rl.costs.forward_costs import ForwardCosts
@@ -37,8 +45,19 @@ def test_the_learned_controller_is_the_best_one_at_each_load(tmp_path: Path) -> 
     tables, costs = BatchTables(toy_trace(tmp_path)), flat_costs()
     for rows in (1, 4):
         found = rates(tables, costs, rows)
-        tuned = ("threshold", "budget", "planned", "turbospec_goodput")
-        assert found["learned"] >= max(found[name] for name in tuned) > 1.05 * found["plain"]
+        known = max(found[name] for name in ("threshold", "budget", "turbospec_goodput"))
+        assert found["learned"] >= max(known, found["planned"] / LEAD) > 1.05 * found["plain"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "planned", "best"),
+    [(1.5, 1.51, "budget"), (1.5, 1.6, "planned"), (1.05, 1.15, "planned"), (1.09, 1.0, "plain")],
+)
+def test_a_plan_must_lead_clearly_and_both_must_pay(
+    budget: float, planned: float, best: str
+) -> None:
+    found = {Setting("plain"): 1.0, Setting("budget"): budget, Setting("planned"): planned}
+    assert chosen(found, margin=1.1).kind == best
 
 
 def test_the_learned_controller_decodes_plainly_where_nothing_pays(tmp_path: Path) -> None:
