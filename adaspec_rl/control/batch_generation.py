@@ -93,8 +93,9 @@ class RowsObserver:
             self._observer.set_costs(costs.values())
         texts = np.array([self._text_of(row) for row in rows])
         ahead = [self._forecast(row) for row in rows]
-        self._observer.read(texts, np.array(ahead), np.array(rows))
-        return self._observer.observation()[list(rows)]
+        chosen = np.array(rows, dtype=np.int64)
+        self._observer.read(texts, np.array(ahead), chosen)
+        return self._observer.observation(chosen)
 
     def _forecast(self, row: int) -> Forecast:
         spec = self._observer.spec

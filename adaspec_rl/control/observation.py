@@ -323,9 +323,11 @@ class Observer:
         np.minimum(self._since_draft, 8, out=self._since_draft)
         self._since_draft[drafting] = 0
 
-    def observation(self) -> np.ndarray:
-        """`[batch, features]` float32, a fresh array."""
-        return (self._values[self._chosen] / self._scales).T
+    def observation(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """`[batch, features]` float32, a fresh array; with `rows`, theirs alone."""
+        if rows is None:
+            return (self._values[self._chosen] / self._scales).T
+        return (self._values[self._chosen[:, None], rows] / self._scales).T
 
 
 def _acceptance_rate(rounds: RoundArrays) -> np.ndarray:

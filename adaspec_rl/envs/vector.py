@@ -69,7 +69,7 @@ class ReplayGame:
         last = observation[ended]
         if len(ended):
             self._start(ended)
-            observation = self.streams.observation()
+            observation[ended] = self.streams.observation(ended)
         return observation, rewards.astype(np.float32), played, last
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:

@@ -219,9 +219,9 @@ class ReplayStreams:
         left = np.einsum("bd,bad->ba", self._rises[row], ~t.uses.take(work, axis=0))
         return emitted, steps + left * emitted
 
-    def observation(self) -> np.ndarray:
-        """`[B, features]` float32."""
-        return self.observer.observation()
+    def observation(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """`[B, features]` float32; with `rows`, of these streams alone."""
+        return self.observer.observation(rows)
 
 
 @dataclass(frozen=True, slots=True)

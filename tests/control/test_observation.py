@@ -77,6 +77,8 @@ def test_many_streams_see_what_single_streams_see(history):
             single.update(RoundArrays.from_rounds([round_], [own], [expected]))
         together = np.concatenate([single.observation() for single in singles])
         np.testing.assert_array_equal(batch.observation(), together)
+        some = np.array([2, 0])
+        np.testing.assert_array_equal(batch.observation(some), together[some])
 
 
 @settings(deadline=None, max_examples=60)
