@@ -16,7 +16,7 @@ from adaspec_rl.comparison.identity import (
     adaptive_method,
     fixed_method,
 )
-from adaspec_rl.comparison.methods import METHODS, Parameters
+from adaspec_rl.comparison.methods import DRAFTER, METHODS, Parameters
 from adaspec_rl.comparison.tuning import tuned
 from adaspec_rl.comparison.workbench import Workbench, workbench
 from adaspec_rl.config import AgentConfig, Config, EvaluateConfig
@@ -145,12 +145,12 @@ def check_comparison(config: Config, pair: Pair, *, policy: bool = True) -> None
     if not policy and HINDSIGHT in names:
         raise ValueError("controller=hindsight needs a policy's actions: set policy=FOLDER")
     if config.controllers is None:
-        _check_parameters(config, names[0])
+        _check_parameters(config, names[0], len(pair.drafters))
     asked_prompts(config, "test", pair, config.evaluation.prompts)
 
 
-def _check_parameters(config: Config, name: str) -> None:
-    space = METHODS[name].space if name in METHODS else {}
+def _check_parameters(config: Config, name: str, drafters: int) -> None:
+    space = METHODS[name].space_among(drafters) if name in METHODS else {}
     for key, value in config.controller.parameters.items():
         if key not in space:
             raise ValueError(
@@ -158,7 +158,8 @@ def _check_parameters(config: Config, name: str) -> None:
                 f"{', '.join(space) or 'none'}"
             )
         if isinstance(space[key].default, int):
-            require(f"controller.parameters.{key}", value, Whole(0, 10**9))
+            most = drafters - 1 if key == DRAFTER else 10**9
+            require(f"controller.parameters.{key}", value, Whole(0, most))
 
 
 def contestants(
@@ -346,7 +347,7 @@ def _parameters(
     if not names:
         return found
 
-    def shown(number: int, tried: int) -> None:
+    def shown(number: int, tried: float) -> None:
         update(number + tried / trials, len(names))
 
     with progress(console, "tuning") as update:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -29,7 +29,7 @@ from adaspec_rl.control.stopping.confidence import ConfidenceStop
 from adaspec_rl.control.stopping.cumulative_confidence import CumulativeConfidenceStop
 from adaspec_rl.control.stopping.svip import SvipStop
 from adaspec_rl.decoding.drafters import NgramLookup
-from adaspec_rl.decoding.round import StopRule
+from adaspec_rl.decoding.round import FALLBACK, StopRule
 from adaspec_rl.decoding.tree_shape import TreeShape
 from adaspec_rl.replay.markov_solver import solve
 from adaspec_rl.replay.oracle import best_fixed, fixed_steps, lengths_of
@@ -66,6 +66,7 @@ class Range:
         return value
 
 
+DRAFTER = "drafter"  # the parameter of controllers that use a single drafter
 Parameters = Mapping[str, int | float]  # of a controller, by their names
 Build = Callable[..., Controller]  # (bench, **parameters)
 
@@ -79,34 +80,46 @@ class Method:
     build: Build
     space: Mapping[str, Range] = field(default_factory=dict)  # the tuned parameters
     drafters: frozenset[str] = frozenset()  # the drafters that it needs, by name
+    several: bool = False  # whether it uses several drafters; otherwise it is built for one
+
+    def space_among(self, drafters: int) -> Mapping[str, Range]:
+        """`space`, and which of so many drafters to use, by number, if there is a choice."""
+        if self.several or not self.space or drafters < 2:
+            return self.space
+        return {**self.space, DRAFTER: Range(0, 0, drafters - 1)}
 
 
-def _fixed(bench: Workbench, length: int) -> Controller:
-    return FixedLength(min(length, bench.max_length), name="fixed")
+def _fixed(bench: Workbench, length: int, drafter: int = 0) -> Controller:
+    return FixedLength(min(length, bench.max_length), drafter, name="fixed")
 
 
-def _markov(bench: Workbench, **parameters: Any) -> Controller:
+def _markov(bench: Workbench, drafter: int = 0, **parameters: Any) -> Controller:
     tables = solve(
         bench.trace,
         bench.profile,
+        drafter=drafter,
         max_length=bench.max_length,
         batch_size=bench.batch_size,
         **parameters,
     )
-    return Markov(tables, bench.max_length)
+    return Markov(tables, bench.max_length, drafter)
 
 
 def _ruled(name: str, rule: Callable[..., StopRule]) -> Build:
-    return lambda bench, **parameters: Ruled(name, rule(**parameters), bench.max_length)
+    def build(bench: Workbench, drafter: int = 0, **parameters: Any) -> Controller:
+        return Ruled(name, rule(**parameters), bench.max_length, drafter)
+
+    return build
 
 
 def _plain(make: Callable[..., Controller]) -> Build:
     return lambda bench, **parameters: make(bench.max_length, **parameters)
 
 
-def _sliding_window(bench: Workbench, **parameters: Any) -> Controller:
+def _sliding_window(bench: Workbench, drafter: int = 0, **parameters: Any) -> Controller:
     cost = bench.profile.at(batch_size=bench.batch_size).features()
-    return SlidingWindow(bench.max_length, cost=cost, **parameters)
+    own = replace(cost, draft_step=(cost.draft_step, *cost.other_draft_steps)[drafter])
+    return SlidingWindow(bench.max_length, drafter, cost=own, **parameters)
 
 
 def _hysteresis(bench: Workbench, up: float, down: float, off: float, **rest: Any) -> Controller:
@@ -158,15 +171,21 @@ def _bandit(make: Callable[..., Controller]) -> Build:
 
 
 def _batch_table(bench: Workbench) -> Controller:
-    """At each measured batch size, the best length on the training texts, up to the next size."""
+    """At each measured batch size, the best length on the training texts, up to the next size.
+
+    The drafter is the best one at the size of the comparison.
+    """
+    every = lengths_of(bench.trace, bench.max_length)
+    best, _ = best_fixed(bench.trace, bench.profile, actions=every, batch_size=bench.batch_size)
+    actions = [action for action in every if action.drafter == best.drafter]
     sizes = sorted({point.batch_size for point in bench.profile.points})
     lows, highs = [1, *sizes[1:]], [*(size - 1 for size in sizes[1:]), sys.maxsize]
     lengths = [
-        best_fixed(bench.trace, bench.profile, max_length=bench.max_length, batch_size=size)[0]
+        best_fixed(bench.trace, bench.profile, actions=[FALLBACK, *actions], batch_size=size)[0]
         for size in sizes
     ]
-    table = [(low, high, best.length) for low, high, best in zip(lows, highs, lengths)]
-    return BatchTable(bench.max_length, batch_size=bench.batch_size, table=table)
+    table = [(low, high, own.length) for low, high, own in zip(lows, highs, lengths)]
+    return BatchTable(bench.max_length, best.drafter, batch_size=bench.batch_size, table=table)
 
 
 def _together(bench: Workbench) -> Controller:
@@ -259,18 +278,21 @@ METHODS: dict[str, Method] = {
             "UCB1 over lengths (BanditSpec, arXiv:2505.15141)",
             _ucb1,
             {"exploration": Range(1.0, 0.02, 2.0, log=True)},
+            several=True,
         ),
         Method(
             "exp3",
             "EXP3 over lengths (BanditSpec, arXiv:2505.15141)",
             _bandit(Exp3),
             {"exploration": Range(0.1, 0.005, 0.5, log=True)},
+            several=True,
         ),
         Method(
             "thompson",
             "Thompson sampling over lengths (arXiv:1209.3353)",
             _bandit(Thompson),
             {"exploration": Range(0.5, 0.02, 2.0, log=True)},
+            several=True,
         ),
         Method(
             "tapout",
@@ -305,6 +327,7 @@ METHODS: dict[str, Method] = {
                 "length": Range(3, 1, 12),
             },
             drafters=frozenset({NgramLookup.name}),
+            several=True,
         ),
         Method(
             "switching_stop",
@@ -316,8 +339,9 @@ METHODS: dict[str, Method] = {
                 "threshold": Range(0.5, 0.1, 0.8),
             },
             drafters=frozenset({NgramLookup.name}),
+            several=True,
         ),
-        Method("together", "always the same two drafters, merged into one tree", _together),
+        Method("together", "always the same two drafters in one tree", _together, several=True),
         Method("batch_table", "vLLM's table of lengths by batch size, measured here", _batch_table),
     )
 }

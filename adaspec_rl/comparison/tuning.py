@@ -1,9 +1,9 @@
-"""The same search for every method: an equal number of trials on the training recording."""
+"""The same search for every method: as many trials on the training recording, with each drafter."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import optuna
 
 from adaspec_rl import strict_json
 from adaspec_rl.comparison import methods
-from adaspec_rl.comparison.methods import Method, Parameters
+from adaspec_rl.comparison.methods import DRAFTER, Method, Parameters, Range
 from adaspec_rl.comparison.workbench import Workbench
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import generate
@@ -34,23 +34,51 @@ def tuned(
     trials: int,
     seed: int,
     cache: Path,
-    progress: Callable[[int], None] = lambda tried: None,
+    progress: Callable[[float], None] = lambda tried: None,
 ) -> Parameters:
     """The best of `trials` parameter settings on the bench's training texts; cached on disk.
 
     The first trial has the method's own defaults, the others are Optuna's (TPE, seeded). If a
-    method's only parameter is an integer with at most `trials` values, all values are tried.
-    `progress` gets the number of trials after each one.
+    method's only parameter is an integer with at most `trials` values, all values are tried. A
+    method that uses a single drafter gets as many trials with each of the pair's. `progress` gets
+    the share of trials that is done, as a number of trials with one drafter.
     """
     path = cache / f"{method.name}-{_fingerprint(method, bench, trials, seed)}.json"
-    kept = _kept(path, method)
+    space = method.space_among(len(bench.trace.drafters))
+    kept = _kept(path, method.name, space)
     if kept is not None:
         return kept
+    ways: list[Parameters] = [{}]
+    if DRAFTER in space:
+        ways = [{DRAFTER: number} for number in range(len(bench.trace.drafters))]
+    found = []
+    for number, way in enumerate(ways):
+
+        def shown(tried: int, before: int = number * trials) -> None:
+            progress((before + tried) / len(ways))
+
+        found.append(_searched(method, bench, way, trials, seed, shown))
+    rate, best = max(found, key=lambda one: one[0])
+    kept_as = {"parameters": best, "tokens_per_second": rate}
+    write_atomically(path, json.dumps(kept_as, indent=2) + "\n")
+    return best
+
+
+def _searched(
+    method: Method,
+    bench: Workbench,
+    given: Parameters,
+    trials: int,
+    seed: int,
+    progress: Callable[[int], None],
+) -> tuple[float, Parameters]:
+    """The best of `trials` settings beside the `given` parameters, and its tokens a second."""
     session = ReplaySession(bench.trace, bench.profile, batch_size=bench.batch_size)
 
     def objective(trial: optuna.Trial) -> float:
-        parameters = {name: space.suggest(trial, name) for name, space in method.space.items()}
-        rate = replayed_throughput(method.build(bench, **parameters), session, bench.trace)
+        tried = {name: space.suggest(trial, name) for name, space in method.space.items()}
+        controller = method.build(bench, **given, **tried)
+        rate = replayed_throughput(controller, session, bench.trace)
         progress(trial.number + 1)
         return rate
 
@@ -59,20 +87,18 @@ def tuned(
     if not isinstance(study.sampler, optuna.samplers.GridSampler):
         study.enqueue_trial({name: space.default for name, space in method.space.items()})
     study.optimize(objective, n_trials=trials)
-    found = {"parameters": study.best_params, "tokens_per_second": study.best_value}
-    write_atomically(path, json.dumps(found, indent=2) + "\n")
-    return study.best_params
+    return study.best_value, {**given, **study.best_params}
 
 
-def _kept(path: Path, method: Method) -> Parameters | None:
+def _kept(path: Path, name: str, space: Mapping[str, Range]) -> Parameters | None:
     """The parameters in a cache file; None if it is missing or, with a warning, damaged."""
     if not path.exists():
         return None
     try:
         found = strict_json.read(path, "the file")["parameters"]
-        return {name: space.checked(found[name]) for name, space in method.space.items()}
+        return {key: item.checked(found[key]) for key, item in space.items()}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        logger.warning("%s is damaged (%s): tuning %s anew", path, error, method.name)
+        logger.warning("%s is damaged (%s): tuning %s anew", path, error, name)
         return None
 
 

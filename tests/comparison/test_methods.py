@@ -83,7 +83,9 @@ def test_every_name_has_a_file_in_conf():
 def test_tuning_spends_its_trials_once_and_never_does_worse_than_the_defaults(bench, tmp_path):
     method, tried = METHODS["sglang_tiers"], []
     found = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=tried.append)
-    assert len(tried) == 6 and set(found) == set(method.space)
+    drafters = len(bench.trace.drafters)
+    assert drafters == 2 and len(tried) == 12 and set(found) == {*method.space, "drafter"}
+    assert tried == [(n + 1) / 2 for n in range(12)]
     session = ReplaySession(bench.trace, bench.profile)
     plain = {key: space.default for key, space in method.space.items()}
     rates = [
@@ -94,9 +96,32 @@ def test_tuning_spends_its_trials_once_and_never_does_worse_than_the_defaults(be
     (kept,) = tmp_path.glob("*.json")
     assert json.loads(kept.read_text())["tokens_per_second"] == rates[0]
     again = tuned(method, bench, trials=6, seed=1, cache=tmp_path, progress=tried.append)
-    assert again == found and len(tried) == 6  # looked up
+    assert again == found and len(tried) == 12  # looked up
     other = tuned(method, bench, trials=6, seed=1, cache=tmp_path / "new", progress=tried.append)
-    assert other == found and len(tried) == 12  # the same search finds the same
+    assert other == found and len(tried) == 24  # the same search finds the same
+
+
+@pytest.fixture(scope="module")
+def second_best(tmp_path_factory):
+    """The second drafter is the target itself, the first one hardly resembles it."""
+    trace = toy_trace(tmp_path_factory.mktemp("trace"), toys(noise=(3.0, 0.0)), max_new_tokens=24)
+    return Workbench(trace, None, COSTS, max_length=4)
+
+
+ALONE = [name for name, method in METHODS.items() if not method.several]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_method_for_one_drafter_gets_the_best_one(second_best, tmp_path, name):
+    method = METHODS[name]
+    parameters = tuned(method, second_best, trials=3, seed=1, cache=tmp_path)
+    controller = method.build(second_best, **parameters)
+    session = ReplaySession(second_best.trace, second_best.profile)
+    drafters = set()
+    for text in second_best.trace.texts:
+        made = generate(session, controller, text.prompt.tolist(), cost=COST, seed=text.seed)
+        drafters |= {played.drafter for played in made.rounds if played.drafted}
+    assert drafters == {1}
 
 
 def test_what_other_code_has_tuned_is_not_believed(bench, tmp_path, monkeypatch):
@@ -105,7 +130,7 @@ def test_what_other_code_has_tuned_is_not_believed(bench, tmp_path, monkeypatch)
     monkeypatch.setattr(tuning, "code_version", lambda: next(versions))
     for _ in range(3):
         tuned(method, bench, trials=2, seed=1, cache=tmp_path, progress=tried.append)
-    assert len(tried) == 4
+    assert len(tried) == 2 * 2 * 2
 
 
 def test_the_version_of_the_code_changes_with_any_controller(monkeypatch):
