@@ -1,5 +1,6 @@
 """Who takes part in a comparison: built, tuned and guarded as configured."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,9 +43,12 @@ from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.training.bundle import PolicyBundle
 from adaspec_rl.training.hindsight import fit_hindsight
 
+logger = logging.getLogger(__name__)
+
 BEST_LENGTHS = 3  # compared for each of several drafters
 WIDTH = 4  # most children of a node in a tree that grows best first
 NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
+TOGETHER = "together"
 NOTHING = CostFeatures(0.0, 0.0, 0.0)  # for controllers that do not observe costs
 
 
@@ -94,7 +98,7 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
     present = {drafter.name for drafter in pair.drafters}
     lacking = {name: sorted(m.drafters - present) for name, m in METHODS.items()}
     if len(present) < 2:
-        lacking["together"] = sorted({"draft", "ngram"} - present)
+        lacking[TOGETHER] = sorted({"draft", "ngram"} - present)
     for name, method in METHODS.items():
         if method.drafters == present:  # it switches between these drafters and a model
             lacking[name] = ["draft"]
@@ -203,6 +207,7 @@ def contestants(
             measured=measured,
             rivals=list(rivals.values()),
         )
+        names = _without_trees(names, config, bench)
     lengths = list(config.evaluation.lengths)
     if several:
         assert bench is not None
@@ -228,6 +233,24 @@ def contestants(
         entered[name] = _rival(name, rival, config)
     cost = bundle.costs(config.cost.batch_size) if bundle else NOTHING
     return Contestants(list(entered.values()), cost, survival, bench)
+
+
+def _without_trees(names: list[str], config: Config, bench: Workbench) -> list[str]:
+    """`names` without `together` if the costs of trees are not known.
+
+    Raises:
+        ValueError: `together` was asked for by name.
+    """
+    if TOGETHER not in names or bench.profile.at(batch_size=bench.batch_size).max_nodes:
+        return names
+    reason = (
+        "controller=together verifies trees, whose costs were not measured: train the policy with "
+        "env.actions=all, or set cost=measured env.actions=all"
+    )
+    if config.controllers != "all":
+        raise ValueError(reason)
+    logger.warning("left out: %s", reason)
+    return [name for name in names if name != TOGETHER]
 
 
 def best_of_each_drafter(pair: Pair, bench: Workbench, lengths: Sequence[int]) -> list[Contestant]:
