@@ -207,7 +207,7 @@ def contestants(
             measured=measured,
             rivals=list(rivals.values()),
         )
-        names = _without_trees(names, config, bench)
+        names = without_trees(names, config.controllers, bench)
     lengths = list(config.evaluation.lengths)
     if several:
         assert bench is not None
@@ -235,8 +235,11 @@ def contestants(
     return Contestants(list(entered.values()), cost, survival, bench)
 
 
-def _without_trees(names: list[str], config: Config, bench: Workbench) -> list[str]:
-    """`names` without `together` if the costs of trees are not known.
+def without_trees(names: list[str], asked: str | list[str] | None, bench: Workbench) -> list[str]:
+    """`names`, but without `together` if the costs of trees are not known.
+
+    Args:
+        asked: the controllers as configured; `all` may lack one.
 
     Raises:
         ValueError: `together` was asked for by name.
@@ -247,7 +250,7 @@ def _without_trees(names: list[str], config: Config, bench: Workbench) -> list[s
         "controller=together verifies trees, whose costs were not measured: train the policy with "
         "env.actions=all, or set cost=measured env.actions=all"
     )
-    if config.controllers != "all":
+    if asked != "all":
         raise ValueError(reason)
     logger.warning("left out: %s", reason)
     return [name for name in names if name != TOGETHER]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adaspec_rl.comparison import tuning
-from adaspec_rl.comparison.contestants import NAMES
+from adaspec_rl.comparison.contestants import NAMES, without_trees
 from adaspec_rl.comparison.methods import METHODS, Range
 from adaspec_rl.comparison.tuning import COST, replayed_throughput, tuned
 from adaspec_rl.comparison.workbench import Workbench, spread
@@ -73,6 +73,17 @@ def test_switching_needs_a_lookup_and_a_model(bench):
     alone = replace(bench, trace=replace(bench.trace, drafters=()))
     with pytest.raises(ValueError, match="needs a draft model beside ngram"):
         METHODS["switching"].build(alone, match=1, lookup_length=4, length=2)
+
+
+def test_together_is_left_out_where_the_costs_of_trees_are_unknown(looking, caplog):
+    names = ["fixed", "together"]
+    assert without_trees(names, "all", looking) == names
+    points = [replace(p, tree_verification=(), levels=()) for p in looking.profile.points]
+    chains = replace(looking, profile=replace(looking.profile, points=tuple(points)))
+    assert without_trees(names, "all", chains) == ["fixed"] and "left out" in caplog.text
+    assert without_trees(["fixed"], ["fixed"], chains) == ["fixed"]
+    with pytest.raises(ValueError, match="costs were not measured: train the policy with"):
+        without_trees(names, names, chains)
 
 
 def test_every_name_has_a_file_in_conf():
