@@ -58,7 +58,8 @@ def tuned(
             progress((before + tried) / len(ways))
 
         found.append(_searched(method, bench, way, trials, seed, shown))
-    rate, best = max(found, key=lambda one: one[0])
+    rate, chosen = max(found, key=lambda one: one[0])
+    best = {name: chosen[name] for name in space}  # in the order in which a file is read
     kept_as = {"parameters": best, "tokens_per_second": rate}
     write_atomically(path, json.dumps(kept_as, indent=2) + "\n")
     return best
