@@ -155,7 +155,7 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
         "svip", "hindsight", "learned", "oracle",
     }  # fmt: skip
     assert figures["methods"]["learned"]["guarded"]
-    assert set(figures["methods"]["svip"]["parameters"]) == {"threshold"}
+    assert set(figures["methods"]["svip"]["parameters"]) == {"threshold", "drafter"}
     best = max(figures["methods"], key=lambda name: figures["methods"][name]["speedup"])
     assert best == "oracle" and figures["methods"]["oracle"]["gap_closed"] == 1.0
     journal = second / "generations-replay-t0.jsonl"  # as a killed run leaves it
