@@ -247,8 +247,8 @@ def without_trees(names: list[str], asked: str | list[str] | None, bench: Workbe
     if TOGETHER not in names or bench.profile.at(batch_size=bench.batch_size).max_nodes:
         return names
     reason = (
-        "controller=together verifies trees, whose costs were not measured: train the policy with "
-        "env.actions=all, or set cost=measured env.actions=all"
+        "controller=together verifies trees, whose costs are not in the cost profile: train the "
+        "policy with env.actions=all, or without a policy set env.actions=all"
     )
     if asked != "all":
         raise ValueError(reason)

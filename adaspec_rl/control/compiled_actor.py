@@ -20,7 +20,7 @@ class _Actor(ctypes.Structure):
 
 
 class CompiledChoice:
-    """The number of the action that an `Actor` prefers."""
+    """The number of the action that an `Actor` prefers; not for several threads at once."""
 
     def __init__(
         self, compiled: ctypes.CDLL, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray]
