@@ -82,9 +82,7 @@ def test_together_is_left_out_where_the_costs_of_trees_are_unknown(looking, capl
     chains = replace(looking, profile=replace(looking.profile, points=tuple(points)))
     assert without_trees(names, "all", chains) == ["fixed"] and "left out" in caplog.text
     assert without_trees(["fixed"], ["fixed"], chains) == ["fixed"]
-    with pytest.raises(
-        ValueError, match="costs are not in the cost profile: train"
-    ):
+    with pytest.raises(ValueError, match="costs are not in the cost profile: train"):
         without_trees(names, names, chains)
 
 
