@@ -147,25 +147,20 @@ class RoundCosts:
         seconds = step * len(draft.levels)
         return seconds + (self.in_vain[drafter] if draft.cut and self.in_vain else 0.0)
 
-    def drifted(self, factor: float, fading: float) -> "RoundCosts":
-        """The costs when a plain step's forward takes `factor` times as long, as memory changes.
+    def drifted(self, memory: float, arithmetic: float) -> "RoundCosts":
+        """The costs when memory and arithmetic take these factors longer than was measured.
 
-        Wider forwards change by as many seconds if `fading` is 0. If it is 1, the change fades out
-        towards the widest draft, whose forward is limited by arithmetic. Drafters do not change.
+        Memory limits a plain step's forward, and arithmetic what a wider one takes beyond it.
+        Drafters and the time between forwards do not change.
         """
-        change = self.verification[0] * (factor - 1)
+        plain = self.verification[0]
 
         def changed(forwards: Sequence[float]) -> tuple[float, ...]:
-            widest = max(1, self.max_length)
-            now = [
-                seconds + change * (1 - fading * min(1.0, drafted / widest))
-                for drafted, seconds in enumerate(forwards)
-            ]
-            return tuple(itertools.accumulate(now, max))  # a wider forward is no faster
+            return tuple(memory * plain + arithmetic * max(0.0, s - plain) for s in forwards)
 
         return replace(
             self,
-            autoregressive_step=self.autoregressive_step + change,
+            autoregressive_step=self.autoregressive_step + (memory - 1) * plain,
             verification=changed(self.verification),
             tree_verification=changed(self.tree_verification),
         )

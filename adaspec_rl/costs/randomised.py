@@ -18,7 +18,9 @@ CATCH_UP = (0.0, 0.1)  # likewise
 NODE = (0.01, 0.3)  # one more node of a level, as a share of the draft step
 TREE_OVERHEAD = (0.0, 0.1)
 POLICY = (0.0, 0.1)
-MEMORY = (0.6, 1.7)  # seconds of a plain step's forward over the measured ones, as costs drift
+# Seconds over the measured ones, as costs drift: of a plain step's forward, and of what a wider one
+# takes beyond it.
+MEMORY, ARITHMETIC = (0.6, 1.7), (0.6, 2.5)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -58,9 +60,9 @@ def random_costs(
 
 
 def drifting_costs(rng: np.random.Generator, points: Sequence[RoundCosts]) -> list[RoundCosts]:
-    """A machine's costs, at each of several contexts, after its memory became slower or faster."""
-    factor, fading = _log_uniform(rng, MEMORY), rng.uniform()
-    return [point.drifted(factor, fading) for point in points]
+    """A machine's costs, at each of several contexts, while other work runs beside it."""
+    memory, arithmetic = _log_uniform(rng, MEMORY), _log_uniform(rng, ARITHMETIC)
+    return [point.drifted(memory, arithmetic) for point in points]
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

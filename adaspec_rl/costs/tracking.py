@@ -9,8 +9,8 @@ from adaspec_rl.control.controller import Controller
 from adaspec_rl.costs.profile import RoundCosts
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
-DECAY = 0.97  # of what was timed, a round
-TRUST = 1.0  # rounds that the profile counts for, at either end
+DECAY = 0.985  # of what was timed, a round
+TRUST = 1.0, 0.1  # rounds that the profile counts for: plain ones and of the longest draft
 WIDEST = 3.0  # times the expected seconds: the most that a round counts for
 CHANGED = 0.02  # of a plain step: by how much seconds must change before the policy is told
 
@@ -18,9 +18,8 @@ CHANGED = 0.02  # of a plain step: by how much seconds must change before the po
 class CostTracking:
     """Shows a policy the present costs in place of those that it was trained with.
 
-    The target's forward is taken to be a line over the number of drafted tokens, fitted to the
-    latest rounds; the profile counts as one more round at either end. Where memory becomes
-    faster, the line becomes steeper, as arithmetic does not become faster. Drafters are taken to
+    Memory and arithmetic are each taken to be slower than in the profile by a factor, as in
+    `RoundCosts.drifted`, and the factors are fitted to the latest rounds. Drafters are taken to
     cost what the profile says. Rounds with token trees are not timed.
     """
 
@@ -32,7 +31,9 @@ class CostTracking:
         places = [self.observes.names.index(name) for name, _ in self.observes.table()["cost"]]
         self._places = slice(places[0], places[-1] + 1)
         self._scales = np.asarray(self.observes.scales[self._places], dtype=np.float32)
-        self._line = _Line([(0, costs.verification[0]), (costs.max_length, costs.verification[-1])])
+        plain = costs.verification[0]
+        self._beyond = [max(0.0, seconds - plain) for seconds in costs.verification]
+        self._line = _Line(plain, self._beyond[-1])
         self._told = 0.0, 0.0  # seconds of a plain step and of the widest forward, as last told
         self._tell()
 
@@ -50,7 +51,7 @@ class CostTracking:
         self.policy.observe(round_)
         if self._action.branches:
             return
-        self._line.add(round_.drafted, round_.seconds - self._beside(round_))
+        self._line.add(self._beyond[round_.drafted], round_.seconds - self._beside(round_))
         self._tell()
 
     def _beside(self, round_: Round) -> float:
@@ -66,7 +67,7 @@ class CostTracking:
         """Compute the features of the group `cost`."""
         costs, known = self._costs, self._costs.features()
         unit = self._line.base + costs.autoregressive_step - costs.verification[0]
-        widest = self._line.base + self._line.rise * costs.max_length
+        widest = self._line.base + self._line.rise * self._beyond[-1]
         changes = (abs(now - told) for now, told in zip((unit, widest), self._told))
         if max(changes) <= CHANGED * unit:
             return
@@ -75,7 +76,7 @@ class CostTracking:
         features = replace(
             known,
             draft_step=known.draft_step * scale,
-            verification_step=self._line.rise / unit,
+            verification_step=known.verification_step * self._line.rise * scale,
             overhead=known.overhead * scale,
             other_draft_steps=tuple(step * scale for step in known.other_draft_steps),
             trees=tuple(step * scale for step in known.trees),
@@ -84,18 +85,27 @@ class CostTracking:
 
 
 class _Line:
-    """Seconds over the number of drafted tokens: least squares, older rounds counting less."""
+    """A forward's seconds over what the profile has beyond a plain one's, the latest rounds first.
 
-    def __init__(self, ends: Sequence[tuple[int, float]]) -> None:
-        self._prior = [TRUST * sum(part) for part in zip(*(_moments(x, y) for x, y in ends))]
+    Attributes:
+        base: seconds of a plain step's forward.
+        rise: what a wider one takes beyond it now, divided by what it does in the profile.
+    """
+
+    def __init__(self, plain: float, widest: float) -> None:
+        """The profile's seconds of a plain step's forward, and of the widest one beyond it."""
+        ends = ((0.0, plain), (widest, plain + widest))
+        self._prior = [
+            sum(part) for part in zip(*(_moments(x, y, w) for (x, y), w in zip(ends, TRUST)))
+        ]
         self._timed = [0.0] * 5
         self._fit()
 
-    def add(self, drafted: int, seconds: float) -> None:
+    def add(self, beyond: float, seconds: float) -> None:
         """Add a round."""
-        expected = self.base + self.rise * drafted
+        expected = self.base + self.rise * beyond
         seconds = min(max(seconds, expected / WIDEST), expected * WIDEST)
-        latest = _moments(drafted, seconds)
+        latest = _moments(beyond, seconds)
         self._timed = [DECAY * known + new for known, new in zip(self._timed, latest)]
         self._fit()
 
@@ -106,5 +116,5 @@ class _Line:
         self.base = max((y - self.rise * x) / weight, y / weight / WIDEST)
 
 
-def _moments(x: float, y: float) -> tuple[float, float, float, float, float]:
-    return 1.0, x, x * x, y, x * y
+def _moments(x: float, y: float, weight: float = 1.0) -> tuple[float, float, float, float, float]:
+    return weight, weight * x, weight * x * x, weight * y, weight * x * y

@@ -3,23 +3,23 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
+import torch
 
 from adaspec_rl.decoding.draft import Draft
-from adaspec_rl.decoding.draft_signals import chain_signals
+from adaspec_rl.decoding.draft_signals import NO_SIGNALS, chain_signals
 from adaspec_rl.decoding.drafters.drafter import Drafter
 from adaspec_rl.decoding.drafters.foreseen import Foreseen
 from adaspec_rl.decoding.drafters.in_rows import Request, RowDrafter, in_rows
 from adaspec_rl.decoding.forecast import Forecast
-from adaspec_rl.decoding.outcome import on_host
 from adaspec_rl.decoding.round import FALLBACK, Action, Round, check_chain, check_exact
 from adaspec_rl.decoding.signals import target_signals
 from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules, DraftStop, Text
-from adaspec_rl.decoding.verification import row as row_of
 from adaspec_rl.decoding.verification.lossy import Judge, distance_of
+from adaspec_rl.decoding.verification.rows import Unverified, Verified, verify_rows
 from adaspec_rl.engine.extension import Extended, Extension
 from adaspec_rl.engine.finite_check import not_finite
 from adaspec_rl.engine.language_model import LanguageModel, RowModel
@@ -191,16 +191,16 @@ class Batch:
         if allot is not None:
             self._allot(playing, allot)
         verified = sum(len(row.draft or ()) for row in playing.values())
-        found = self._verify(playing)
-        finished: dict[int, Callable[[float], Round]] = {}
-        for (number, row), seen in zip(list(playing.items()), found):
-            if seen.finite:
-                finished[number] = self._commit(number, row, seen)
-            else:
-                last = len(row.text.sequence) - 1
-                self._fail({number: not_finite(self.target.name, last)}, errors, playing)
+        seen = self._read_drafts(playing)
+        self._fail(self._not_finite(playing, seen), errors, playing)
+        found = self._verify(playing, seen)
+        told = self._target_signals(seen, found)
+        made = [
+            self._commit(number, row, seen[number], found[number], told.get(number))
+            for number, row in playing.items()
+        ]
         seconds = self.clock() - read
-        rounds = {number: made(seconds) for number, made in finished.items()}
+        rounds = {number: finish(seconds) for number, finish in zip(playing, made)}
         return BatchRound(rounds, errors, offered, verified, seconds, read - began)
 
     def _check(self, number: int, action: Action) -> None:
@@ -234,11 +234,13 @@ class Batch:
         """Let the target read all but the last token of each new text."""
         reading = []
         for number, row in playing.items():
+            if not row.unread:
+                continue
+            row.unread = False
             prompt = row.text.sequence.on_device[:-1]
-            if row.unread and len(prompt):
+            if len(prompt):
                 states = len(prompt) if self._hidden_size else 0
                 reading.append(Extension(number, prompt, 0, states))
-            row.unread = False
         found = self.target.extend_rows(reading) if reading else []
         for part, seen in zip(reading, found):
             if self._hidden_size:
@@ -295,7 +297,7 @@ class Batch:
             row.draft = row.draft.first(count) if count else None
             row.signals, row.survivals = row.signals[:count], row.survivals[:count]
 
-    def _verify(self, playing: Mapping[int, _Row]) -> list[Extended]:
+    def _read_drafts(self, playing: Mapping[int, _Row]) -> dict[int, Extended]:
         """One forward pass of the target over every row's last token and draft."""
         reading = []
         for number, row in playing.items():
@@ -306,55 +308,78 @@ class Batch:
             width = drafted + 1
             states = width if self._hidden_size else 0
             reading.append(Extension(number, sequence.buffer[n - 1 : n + drafted], width, states))
-        return self.target.extend_rows(reading) if reading else []
+        return dict(zip(playing, self.target.extend_rows(reading))) if reading else {}
 
-    def _commit(self, number: int, row: _Row, seen: Extended) -> Callable[[float], Round]:
+    def _not_finite(
+        self, playing: Mapping[int, _Row], seen: Mapping[int, Extended]
+    ) -> dict[int, Exception]:
+        """The errors of rows whose logits are not finite."""
+        return {
+            number: not_finite(self.target.name, len(row.text.sequence) - 1)
+            for number, row in playing.items()
+            if not seen[number].finite
+        }
+
+    def _verify(
+        self, playing: Mapping[int, _Row], seen: Mapping[int, Extended]
+    ) -> dict[int, Verified]:
+        """How much of every row's draft is accepted."""
+        unverified = [
+            Unverified(row.text.rule, row.draft, seen[number].logits, len(row.text.sequence))
+            for number, row in playing.items()
+        ]
+        return dict(zip(playing, verify_rows(unverified)))
+
+    def _target_signals(
+        self, seen: Mapping[int, Extended], found: Mapping[int, Verified]
+    ) -> dict[int, Sequence[float]]:
+        """The target's entropy and top probability where each row's next token comes from."""
+        if not self.signals or not found:
+            return {}
+        parts = [target_signals(seen[row].logits[one.accepted]) for row, one in found.items()]
+        return dict(zip(found, torch.stack(parts).tolist()))
+
+    def _commit(
+        self,
+        number: int,
+        row: _Row,
+        seen: Extended,
+        found: Verified,
+        told: Sequence[float] | None,
+    ) -> Callable[[float], Round]:
         """Keep the accepted tokens. Returns a function that makes the `Round` from its seconds."""
-        text, draft = row.text, row.draft
-        sequence = text.sequence
-        n, drafted = len(sequence), len(draft or ())
+        text, sequence = row.text, row.text.sequence
+        n, drafted = len(sequence), len(found.proposed) - 1
         if self._hidden_size:
             sequence.know(n - 1, seen.hidden)
-        drawn = None
-        if draft is not None and text.rule.needs_log_probs:
-            drawn = draft.all_log_probs(seen.logits.shape[-1])
-        tokens = sequence.buffer[n : n + drafted]
-        accepted, token = text.rule.verify(seen.logits, tokens, drawn, n)
-        parts = [accepted, tokens, token]
-        if self.signals:
-            parts.append(target_signals(row_of(seen.logits, accepted)))
-        found: list[Any] = [part.tolist() for part in on_host(parts)]
-        proposed = [*found[1], found[2]]
-        entropy, top_probability = found[3] if self.signals else (0.0, 0.0)
-        kept, emitted = text.commit(found[0], proposed)
-        distance = distance_of(text.rule, len(emitted))
+        kept, emitted = text.commit(found.accepted, found.proposed)
         if len(emitted) <= drafted:  # otherwise the target read what the text now has
             self.target.rollback_row(number, len(sequence) - 1)
         if row.action.length:
             self.drafters[row.action.drafter].keep(number, n + kept)
-        columns = row.signals.T.tolist() if self.signals and row.signals is not None else [()] * 4
-        log_probs, entropies, margins, choice_margins = map(tuple, columns)
-        survivals = row.survivals if self.signals else ()
-
-        def played(seconds: float) -> Round:
-            return Round(
-                drafter=row.action.drafter,
-                drafted=drafted,
-                accepted=kept,
-                tokens=emitted,
-                seconds=seconds,
-                rejected=tuple(proposed[kept:drafted]),
+        played = partial(
+            Round,
+            drafter=row.action.drafter,
+            drafted=drafted,
+            accepted=kept,
+            tokens=emitted,
+            rejected=tuple(found.proposed[kept:drafted]),
+            distance=distance_of(text.rule, len(emitted)),
+        )
+        if told is not None:
+            drafts = NO_SIGNALS if row.signals is None else row.signals
+            log_probs, entropies, margins, choice_margins = map(tuple, drafts.T.tolist())
+            played = partial(
+                played,
                 draft_log_probs=log_probs,
                 draft_entropies=entropies,
                 draft_margins=margins,
                 draft_choice_margins=choice_margins,
-                draft_survivals=survivals,
-                target_entropy=entropy,
-                target_top_probability=top_probability,
-                distance=distance,
+                draft_survivals=row.survivals,
+                target_entropy=told[0],
+                target_top_probability=told[1],
             )
-
-        return played
+        return lambda seconds: played(seconds=seconds)
 
 
 def known_before(row: _Row) -> np.ndarray:

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from adaspec_rl.decoding import verification
+from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.sampling import Sampling, sample, warp_logits
 from adaspec_rl.decoding.signals import draft_signals, target_signals
-from adaspec_rl.decoding.verification import acceptance, rules
+from adaspec_rl.decoding.verification import Greedy, acceptance, new_verification, rows, rules
 from adaspec_rl.decoding.verification.acceptance import chosen_agreement
+from adaspec_rl.decoding.verification.rows import Unverified, verify_rows
 from adaspec_rl.engine.cpu.build import library
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 
@@ -143,6 +145,60 @@ def test_compiled_agreement_is_that_of_torch(monkeypatch, width, temperature):
             kept, token = chosen_agreement(logits, tokens, temperature or 1.0, noise)
             found.append((int(kept), int(token)))
         assert found[0] == found[1] == (accepted, int(scores[accepted].argmax()))
+
+
+SETTINGS = {
+    "greedy": ("coupled", Sampling(0.0)),
+    "coupled": ("coupled", Sampling(0.7)),
+    "truncated": ("coupled", Sampling(0.7, top_k=5)),
+    "rejection": ("rejection", Sampling(0.7)),
+}
+
+
+def unverified(kind: str, lengths: list[int], width: int) -> list[Unverified]:
+    """Texts with drafts of such lengths, each with a rule of its own; most tokens are accepted."""
+    generator = torch.Generator().manual_seed(len(lengths))
+    name, sampling = SETTINGS[kind]
+    found = []
+    for seed, length in enumerate(lengths):
+        rule = new_verification(name, sampling, seed, width, torch.device("cpu"))
+        logits = torch.randint(-2, 3, (length + 1, width), generator=generator).float()  # with ties
+        position = 3 * seed
+        _, scores = rule.weigh(logits, range(position, position + length + 1))
+        tokens = scores.argmax(-1)[:length]
+        if seed % 3 and length:
+            tokens[seed % length] = (tokens[seed % length] + 1) % width
+        log_probs = torch.randn(length, width, generator=generator).log_softmax(-1)
+        draft = Draft(tokens, log_probs=log_probs, normalised=True) if length else None
+        found.append(Unverified(rule, draft, logits, position))
+    return found
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("lengths", [[], [0], [4], [0, 0, 0], [3, 0, 1, 8, 2, 5, 1, 0, 6]])
+def test_texts_are_verified_together_as_they_are_alone(monkeypatch, compiled, kind, lengths):
+    for module in (acceptance, rows):
+        monkeypatch.setattr(module, "loaded", library if compiled else lambda: None)
+    found = verify_rows(unverified(kind, lengths, 4099))
+    assert len(found) == len(lengths)
+    for row, verified in zip(unverified(kind, lengths, 4099), found):
+        tokens = row.draft.tokens if row.draft else torch.empty(0, dtype=torch.long)
+        drawn = row.draft.log_probs if row.draft else None
+        accepted, token = row.rule.verify(row.logits, tokens, drawn, row.position)
+        assert verified.accepted == int(accepted)
+        assert verified.proposed == [*tokens.tolist(), int(token)]
+
+
+def test_a_rule_that_builds_on_another_verifies_its_own_way():
+    class Strict(Greedy):
+        def verify(self, logits, tokens, draft_log_probs, position):
+            return torch.tensor(0), logits[0].argmax()
+
+    draft = Draft(torch.tensor([1]))
+    found = verify_rows([Unverified(Strict(), draft, torch.eye(5)[1:3], 0)])
+    assert found[0].accepted == 0
+    assert found[0].proposed == [1, 1]
 
 
 def test_identical_models_accept_everything():
