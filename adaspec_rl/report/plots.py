@@ -12,7 +12,7 @@ from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.files import new_file
 
 ACROSS = 5  # panels in a row
-FIXED, LEARNED, BEST = "#9aa7b4", "#d1495b", "#30638e"
+FIXED, ADAPTIVE, LEARNED, BEST = "#9aa7b4", "#e8b298", "#d1495b", "#30638e"
 
 
 @rc_context({"text.parse_math": False})  # dollars in names are no formulas
@@ -21,8 +21,9 @@ def speedup_plot(found: ComparisonFigures, device: str, path: Path) -> None:
     scopes = {"all prompts": found.overall, **found.domains}
     columns = min(len(scopes), ACROSS)
     rows = math.ceil(len(scopes) / columns)
-    figure = Figure(figsize=(2.6 * columns, 3.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    height = 1.0 + 0.17 * len(found.overall.methods)
+    figure = Figure(figsize=(2.6 * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axis in axes.flat[len(scopes) :]:
         axis.remove()
     for axis, (scope, values) in zip(axes.flat, scopes.items()):
@@ -32,15 +33,15 @@ def speedup_plot(found: ComparisonFigures, device: str, path: Path) -> None:
         above = [max(0.0, method.speedup_ci95[1] - method.speedup) for method in methods]
         colours = [_colour(method.identity, values.best_fixed) for method in methods]
         places = range(len(methods))
-        axis.bar(places, speedups, color=colours, width=0.75)
-        axis.errorbar(places, speedups, yerr=[below, above], fmt="none", ecolor="#333", lw=1)
-        axis.axhline(1.0, color="#333", lw=0.8, ls=":")
+        axis.barh(places, speedups, color=colours, height=0.75)
+        axis.errorbar(speedups, places, xerr=[below, above], fmt="none", ecolor="#333", lw=1)
+        axis.axvline(1.0, color="#333", lw=0.8, ls=":")
         axis.set_title(scope, fontsize=10)
-        axis.set_xticks(places, [method.identity.label for method in methods], rotation=90)
-        axis.tick_params(labelsize=8)
+        axis.set_yticks(places, [method.identity.label for method in methods])
+        axis.set_ylim(len(methods) - 0.4, -0.6)  # the first method on top
+        axis.tick_params(labelsize=8, labelbottom=True)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("speedup over plain decoding", fontsize=9)
+    figure.supxlabel("speedup over plain decoding", fontsize=9)
     conditions = found.conditions
     title = f"{conditions.pair.name}, temperature {conditions.temperature:g}, {device}"
     figure.suptitle(title, fontsize=10)
@@ -84,4 +85,6 @@ def cost_plot(profile: CostProfile, path: Path) -> None:
 def _colour(method: MethodIdentity, best_fixed: str) -> str:
     if method.name == best_fixed:
         return BEST
-    return FIXED if method.is_fixed else LEARNED
+    if method.is_fixed:
+        return FIXED
+    return LEARNED if method.kind == "learned" else ADAPTIVE

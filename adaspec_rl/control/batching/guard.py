@@ -11,9 +11,9 @@ from adaspec_rl.control.batching.prices import VerificationPrices
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
-MEASURED = 4  # plain rounds played before others are judged; all but the first one are timed
+MEASURED = 2  # plain rounds played before others are judged; the last one is timed
 REMEMBERED = 3  # timed plain rounds that are kept; their median counts
-DRIFT = 0.1  # a timed plain round that is this far from the median calls for another one
+DRIFT = 0.1  # a timed plain round that is this far from what was expected calls for another one
 # Rounds of the other controller after which plain rounds are timed again: the first number after a
 # drift, then twice as many each time, up to the second.
 REFRESH = (128, 512)
@@ -62,6 +62,7 @@ class GuardedBatch:
         self._idle = False  # whether the controller drafts nothing
         # Measured over predicted seconds of plain rounds, by the power of 2 that the rows are near.
         self._timed: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._medians: dict[int, float] = {}  # of these
         self._latest = 1.0  # the median for the number of rows that was timed last
         self._since = 0  # rounds of the other controller since plain rounds were timed
         self._refresh = REFRESH[0]
@@ -91,7 +92,7 @@ class GuardedBatch:
         if self._plain:
             return [FALLBACK] * len(rows)
         actions = self._controller.decide(rows, observations, load)
-        self._idle = actions.count(FALLBACK) == len(rows)
+        self._idle = not any(action.length for action in actions if action is not FALLBACK)
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
@@ -108,7 +109,7 @@ class GuardedBatch:
             self._judge(rows, sum(len(round_.tokens) for round_ in rounds), seconds)
         # Also in rounds that nobody decided: the texts have grown, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
-        if not self._spent and not self._timing and near(rows) not in self._timed:
+        if not self._spent and not self._timing and near(rows) not in self._medians:
             self._timing = MEASURED
         self._settled = self._plain
         self._plain = self._spent or self._timing > 0
@@ -117,18 +118,17 @@ class GuardedBatch:
         """Count a plain round. One right after drafts is slower, and is not timed."""
         self._timing = max(0, self._timing - 1)
         if self._settled:
-            timed = self._timed[near(rows)]
+            timed, expected = self._timed[near(rows)], self._medians.get(near(rows), self._latest)
             timed.append(seconds / self._predicted(rows))
-            self._latest = statistics.median(timed)
-            if abs(timed[-1] / self._latest - 1) > DRIFT:
+            self._latest = self._medians[near(rows)] = statistics.median(timed)
+            if abs(timed[-1] / expected - 1) > DRIFT:
                 self._timing, self._refresh = max(1, self._timing), REFRESH[0]
         self._balance = min(self._balance + self._allowance, self._limit)
         self._spent = self._spent and self._balance < self._trial
 
     def _judge(self, rows: Sequence[int], tokens: int, seconds: float) -> None:
         """Add to the balance what a round of the other controller earned."""
-        timed = self._timed.get(near(rows))
-        plain = self._predicted(rows) * (statistics.median(timed) if timed else self._latest)
+        plain = self._predicted(rows) * self._medians.get(near(rows), self._latest)
         self._balance = min(self._balance + tokens / len(rows) - seconds / plain, self._limit)
         self._spent = self._balance <= 0
         self._since += 1

@@ -164,7 +164,9 @@ def test_a_slow_plain_round_makes_nothing_look_quick(hiccups: tuple[int, ...]) -
     assert totals.decided < 40
 
 
-def test_plain_rounds_are_timed_first_and_anew_for_other_numbers_of_rows() -> None:
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_plain_rounds_are_timed_first_and_anew_for_other_numbers_of_rows(factor: float) -> None:
+    """One timed round does if it takes what the cost model says; otherwise another one follows."""
     guard = GuardedBatch(Scripted(lambda number: Outcome(4, 3, 12.0)), Rising())
     guard.reset(8)
     drafted = []
@@ -177,6 +179,7 @@ def test_plain_rounds_are_timed_first_and_anew_for_other_numbers_of_rows() -> No
             actions = guard.decide(rows, None, Load(count))
             length = actions[0].length
             round_ = Round(0, length, length, tuple(range(length + 1)), 1.0)
-            guard.observe(rows, [round_] * count, 14.0)
-    assert drafted[:MEASURED] == [False] * MEASURED and all(drafted[MEASURED:17])
+            guard.observe(rows, [round_] * count, factor * Rising().plain(count, 16.0))
+    first = MEASURED + (factor > 1)  # afterwards, the machine is known to be slow
+    assert drafted[:first] == [False] * first and all(drafted[first:17])
     assert drafted[17 : 17 + MEASURED] == [False] * MEASURED and all(drafted[17 + MEASURED :])
