@@ -82,7 +82,7 @@ class EnvConfig:
 
     session: str = "replay"  # replay, live
     streams: int = 512  # replay: texts side by side
-    # replay: profile; drifting (memory takes 0.6 to 1.7 times as long as measured, arithmetic 0.6 to
+    # replay: profile; drifting (memory is 0.6 to 1.7 times as slow as measured, arithmetic 0.6 to
     # 2.5 times); or randomised (machines of all kinds); a text draws one of them
     cost: str = "profile"
     profiles: int = 256  # drifting, randomised: how many are drawn

@@ -1,6 +1,5 @@
 """What decoding costs on one machine: the parts of a round, by context length and batch size."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

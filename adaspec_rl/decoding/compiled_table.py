@@ -1,12 +1,13 @@
 """A trigram table's picks in compiled code, which takes a fraction of the time."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from adaspec_rl.decoding.compiled_automaton import CompiledAutomaton, CompiledSuffix, TextEnd
 from adaspec_rl.decoding.compiled_survival import CompiledHead
-from adaspec_rl.decoding.noise import GumbelNoise
+from adaspec_rl.decoding.noise import GumbelNoise, noise_table
 from adaspec_rl.decoding.picks import LARGEST_MARGIN
 from adaspec_rl.decoding.trigrams import TrigramTable
 from adaspec_rl.decoding.verification import Coupled, Greedy, Verification
@@ -63,17 +64,20 @@ class CompiledPicker:
     def __init__(
         self, table: "_CompiledTable", divisor: float = 1.0, noise: GumbelNoise | None = None
     ) -> None:
-        self._table, self._divisor, self._noise = table, divisor, noise
+        self._table = table
+        self._chance = _Chance(divisor)
+        if noise is not None:
+            seed = noise.seed & 0xFFFFFFFFFFFFFFFF
+            self._chance = _Chance(divisor, seed, *_addresses_of_noise_table())
 
     def __call__(self, previous: int, last: int, suffix: TextEnd, position: int) -> CompiledPick:
         """The pick at `position`, after `previous, last`, with which the text's end ends."""
         guess = -1 if suffix.guess is None else suffix.guess
-        (noise,) = self._rows(position, 1) or (None,)
         found = CompiledPick()  # of this call alone: several threads may share a table
         self._table.pick(
             self._table.address,
             *(previous, last, guess, suffix.match),
-            *(self._divisor, noise, LARGEST_MARGIN, ctypes.byref(found)),
+            *(ctypes.byref(self._chance), position, LARGEST_MARGIN, ctypes.byref(found)),
         )
         return found
 
@@ -91,21 +95,30 @@ class CompiledPicker:
         `before` are its last two tokens. `suffix` is then the text's end and all picks but the
         last one.
         """
-        rows = self._rows(len(text), length)
-        noise = (_Pointer * length)(*rows) if rows else None
         picks, chances = (CompiledPick * length)(), (_Real * length)()
         count = self._table.chances(
             *(self._table.address, text.address, ctypes.byref(suffix), *before),
-            *(self._divisor, noise, LARGEST_MARGIN, head.address),
+            *(ctypes.byref(self._chance), len(text), LARGEST_MARGIN, head.address),
             *(length, least, picks, chances),
         )
         return picks[:count], chances[:count]
 
-    def _rows(self, position: int, count: int) -> list[int]:
-        """Addresses of the noise at `count` positions, if there is noise."""
-        if self._noise is None:
-            return []
-        return [row.data_ptr() for row in self._noise.rows(range(position, position + count))]
+
+class _Chance(ctypes.Structure):
+    """Temperature and noise. Its structure mirrors `trigrams.cpp`."""
+
+    _fields_ = [
+        ("temperature", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+        ("values", _Pointer),  # None: no noise
+        ("slopes", _Pointer),
+    ]
+
+
+@functools.cache
+def _addresses_of_noise_table() -> tuple[int, int]:
+    values, slopes = noise_table()
+    return values.ctypes.data, slopes.ctypes.data
 
 
 class _Table(ctypes.Structure):
@@ -145,14 +158,14 @@ class _CompiledTable:
             float(table.arrays["sharpness"][0]),
         )
         self.address = ctypes.addressof(self._table)
-        real, integers = ctypes.c_float, [_Integer] * 4
+        chance = _Pointer, _Integer, ctypes.c_float  # with the position and the largest margin
         self.pick = compiled.table_pick
-        self.pick.argtypes = [_Pointer, *integers, real, _Pointer, real, _Pointer]
+        self.pick.argtypes = [_Pointer, *[_Integer] * 4, *chance, _Pointer]
         self.pick.restype = None
         self.chances = compiled.table_chances
         self.chances.argtypes = [
             *([_Pointer] * 3 + [_Integer] * 2),
-            *(real, _Pointer, real, _Pointer),
-            *(_Integer, _Real, _Pointer, _Pointer),
+            *chance,
+            *(_Pointer, _Integer, _Real, _Pointer, _Pointer),
         ]
         self.chances.restype = _Integer

@@ -36,7 +36,6 @@ class TokenSequence:
         given = list(tokens)
         room = room or len(given)
         self.buffer = torch.empty(room, dtype=torch.long, device=device)
-        self._on_host = self.buffer.numpy() if device.type == "cpu" else None
         self.features: torch.Tensor | None = None
         if hidden_size is not None:
             self.features = torch.zeros(room, hidden_size, device=device)
@@ -68,8 +67,8 @@ class TokenSequence:
     def extend(self, tokens: list[int], there: int = 0) -> None:
         """Commit `tokens`, of which the first `there` stand in the buffer already."""
         new, n = tokens[there:], len(self.tokens) + there
-        if self._on_host is not None:  # takes a fraction of the time
-            self._on_host[n : n + len(new)] = new
+        if self.buffer.device.type == "cpu":
+            self.buffer.numpy()[n : n + len(new)] = new  # takes a fraction of the time
         elif len(new) == 1:
             self.buffer[n] = new[0]  # takes a quarter of the time
         else:

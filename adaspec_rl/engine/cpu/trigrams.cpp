@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "noise.h"
 #include "suffix_automaton.h"
 #include "survival.h"
 
@@ -19,6 +20,14 @@ struct Table {
     const float* repetition;
     int64_t repetitions, vocabulary;
     float sharpness;
+};
+
+// What chooses among candidates besides their probability.
+struct Chance {
+    float temperature;
+    uint64_t seed;        // of the noise
+    const float* values;  // the noise's table; null: no noise
+    const float* slopes;
 };
 
 struct TablePick {
@@ -77,6 +86,18 @@ Candidates mixed(const Candidates& usual, uint32_t token, float weight) {
     return found;
 }
 
+// Adds the noise of the candidates at `position` to `scores`.
+void add_noise(const Chance& chance, const Candidates& found, int64_t position, float* scores) {
+    static_assert(MOST <= WORDS);
+    Words w;
+    for (int64_t n = 0; n < found.count; n++)
+        w.c0[n] = found.tokens[n] / 4, w.c1[n] = uint32_t(position), w.c2[n] = w.c3[n] = 0;
+    philox(chance.seed, found.count, w);
+    const uint32_t* lanes[] = {w.c0, w.c1, w.c2, w.c3};
+    for (int64_t n = 0; n < found.count; n++)
+        scores[n] += gumbel_of(lanes[found.tokens[n] % 4][n], chance.values, chance.slopes);
+}
+
 // How far number `index` is above every other, at most `limit`.
 float lead(const float* scores, int64_t count, int64_t index, float limit) {
     float second = -INFINITY;
@@ -94,10 +115,10 @@ double log_total(const float* scores, int64_t count) {
 
 }  // namespace
 
-// Picks the token with the largest log-probability / temperature + noise after `previous, last`.
-// `guess` followed the last `match` tokens before, or is negative; `noise` [vocabulary] may be null.
+// Picks the token with the largest log-probability / temperature + noise for `position`, after
+// `previous, last`. `guess` followed the last `match` tokens before, or is negative.
 extern "C" void table_pick(const Table* table, int64_t previous, int64_t last, int64_t guess,
-                           int64_t match, float temperature, const float* noise, float limit,
+                           int64_t match, const Chance* chance, int64_t position, float limit,
                            TablePick* pick) {
     Candidates found = usual(*table, previous, last);
     if (guess >= 0 && table->repetitions) {
@@ -108,9 +129,9 @@ extern "C" void table_pick(const Table* table, int64_t previous, int64_t last, i
     float weights[MOST], scores[MOST];
     for (int64_t n = 0; n < count; n++) {
         found.log_probs[n] *= table->sharpness;
-        weights[n] = found.log_probs[n] / temperature;
-        scores[n] = noise ? weights[n] + noise[found.tokens[n]] : weights[n];
+        scores[n] = weights[n] = found.log_probs[n] / chance->temperature;
     }
+    if (chance->values) add_noise(*chance, found, position, scores);
     const int64_t best = std::max_element(scores, scores + count) - scores;
     const double total = log_total(found.log_probs, count);
     double entropy = 0;
@@ -126,11 +147,11 @@ extern "C" void table_pick(const Table* table, int64_t previous, int64_t last, i
     pick->choice_margin_without_noise = lead(weights, count, best, limit);
 }
 
-// Picks up to `length` tokens after `text` and `previous, last`, until the estimated chance that all
-// of them are accepted falls under `least`. Returns how many; `end` is then the text's end and all
-// picks but the last one. `noise` has a row for each position, or is null.
+// Picks up to `length` tokens for `position` and after it, behind `text` and `previous, last`, until the
+// estimated chance that all of them are accepted falls under `least`. Returns how many; `end` is then
+// the text's end and all picks but the last one.
 extern "C" int64_t table_chances(const Table* table, const SuffixAutomaton* text, Suffix* end, int64_t previous,
-                                 int64_t last, float temperature, const float* const* noise, float limit,
+                                 int64_t last, const Chance* chance, int64_t position, float limit,
                                  const SurvivalHead* head, int64_t length, double least, TablePick* picks,
                                  double* chances) {
     int64_t count = 0;
@@ -140,8 +161,7 @@ extern "C" int64_t table_chances(const Table* table, const SuffixAutomaton* text
             text->append(*end, int32_t(last));
         }
         TablePick& pick = picks[count];
-        table_pick(table, previous, last, end->guess, end->match, temperature, noise ? noise[count] : nullptr, limit,
-                   &pick);
+        table_pick(table, previous, last, end->guess, end->match, chance, position + count, limit, &pick);
         chances[count] =
             head->chance(pick.token, last, pick.log_prob, pick.choice_margin, end->match, end->guess == pick.token);
         whole *= chances[count];
