@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rich.progress import track
 
 
@@ -74,14 +75,14 @@ class Timing:
 def measure(
     methods: Sequence[Method], prompts: Sequence[list[int]], passes: int, what: str
 ) -> list[Timing]:
-    """Time every method on every prompt, interleaved in rotating order, after a warm-up prompt."""
+    """Time every method on every prompt, interleaved in random order, after a warm-up prompt."""
     found: list[list[list[Made]]] = [[[] for _ in prompts] for _ in methods]
     for method in methods:
         method.run(prompts[0], 0)
-    turns = [(number, n) for n in range(passes) for number in range(len(prompts))]
-    for number, n in track(turns, what):
-        turn = (number + n) % len(methods)
-        for index in (*range(turn, len(methods)), *range(turn)):
+    turns = [number for _ in range(passes) for number in range(len(prompts))]
+    order = np.random.default_rng(0)
+    for number in track(turns, what):
+        for index in order.permutation(len(methods)).tolist():
             gc.collect(0)
             gc.disable()
             try:

@@ -5,7 +5,7 @@
 
 Each way of decoding (plain, a lookup, a draft model, a policy) is judged at its fastest setting on
 the file's training prompts, found in the same run. All ways then take turns on the held-out
-prompts, in rotating order. Each prompt counts with the median of its passes, each way with tokens
+prompts, in random order. Each prompt counts with the median of its passes, each way with tokens
 over seconds, with and without the reading of prompts. All use the same number of threads and the
 same token ids. The table also has the bytes of weights and caches that a token had to read, and
 their share of the memory bandwidth that was measured in the same run.

@@ -5,6 +5,8 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from adaspec_rl.comparison.memory import MemoryMeter, MemoryUse
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import Generation, follow, generate
@@ -53,9 +55,11 @@ def run_benchmark(
     on_prompt: Callable[[Sequence[Record]], None] = lambda records: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Record]:
-    """Generate with every controller, prompt by prompt; their order rotates by one each time.
+    """Generate with every controller, prompt by prompt, each time in another random order.
 
-    The first `warmup` prompts are played once in advance and not counted. Garbage collection is off
+    In a rotation, every method would always follow the same other one, and what the machine does
+    for some seconds would always meet the same neighbours. The order depends on `seed` alone. The
+    first `warmup` prompts are played once in advance and not counted. Garbage collection is off
     while a generation is timed. All methods share a prompt's seed.
 
     Args:
@@ -75,8 +79,8 @@ def run_benchmark(
             generate(session, controller, item.ids, cost=cost, seed=seed + number)
     records = []
     for number, item in enumerate(prompts):
-        turn = number % len(controllers)
-        order = (*controllers[turn:], *controllers[:turn])
+        shuffled = np.random.default_rng((seed, number)).permutation(len(controllers))
+        order = [controllers[place] for place in shuffled.tolist()]
         if number < len(done):
             played = list(done[number])
             for controller, record in zip(order, played):

@@ -104,7 +104,7 @@ def _record(row: Mapping[str, Any]) -> Record:
     made = Generation(
         row["tokens"], row["finished"], rounds, row["seconds"], row["controller_seconds"]
     )
-    made.forecasts = [tuple(forecast) for forecast in row["forecasts"]]
+    made.forecasts = [forecast and tuple(forecast) for forecast in row["forecasts"]]
     use = MemoryUse(**row["memory"]) if row["memory"] else None
     return Record(row["method"], row["prompt"], row["domain"], made, tuple(row["decisions"]), use)
 

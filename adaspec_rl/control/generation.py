@@ -1,10 +1,12 @@
 """A whole generation under a controller, timed."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from adaspec_rl.control.controller import Controller
+from adaspec_rl.control.guard import looks
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
@@ -22,16 +24,18 @@ class Generation:
     seconds: float = 0.0  # all of it: prompt, rounds, decisions
     controller_seconds: float = 0.0  # observations and decisions alone
     actions: list[Action] = field(default_factory=list, repr=False)  # what each round was told
-    forecasts: list[Forecast] = field(default_factory=list, repr=False)  # before each, if observed
+    # Before each round, if they are observed; None: nobody looked.
+    forecasts: list[Forecast | None] = field(default_factory=list, repr=False)
 
 
 def follow(observer: StreamObserver, prompt: Sequence[int], made: Generation) -> Iterator[Round]:
     """Yield the rounds of a generation; at each, the observation is that before the round."""
-    ahead = made.forecasts or [NO_FORECAST] * len(made.rounds)
-    observer.start(prompt, ahead[0] if ahead else NO_FORECAST)
-    for played, following in zip(made.rounds, [*ahead[1:], NO_FORECAST]):
+    ahead = NO_FORECAST
+    observer.start(prompt, lambda tables: ahead)
+    for played, told in zip(made.rounds, made.forecasts or itertools.repeat(None)):
+        ahead = told or NO_FORECAST
         yield played
-        observer.update(played, following)
+        observer.update(played)
 
 
 def generate(
@@ -50,26 +54,24 @@ def generate(
     deciding = 0.0
     session.start(prompt, seed, signals=spec is not None and spec.needs_signals)
     controller.reset(prompt, seed)
-    foresees = spec is not None and spec.needs_forecast
-    tables = spec is not None and spec.tables > 0
-    ahead = session.forecast(tables) if foresees else NO_FORECAST
     if observer:
-        observer.start(prompt, ahead)
-    rounds, actions, forecasts = [], [], []
+        observer.start(prompt, session.forecast)
+    rounds, actions = [], []
+    forecasts: list[Forecast | None] = []
     while session.finished is None:
         before = clock()
-        action = controller.decide(observer.observation() if observer else None)
+        asked = observer if looks(controller) else None
+        action = controller.decide(asked.observation() if asked else None)
         decided = clock()
         round_ = session.step(action)
         stepped = clock()
         controller.observe(round_)
-        if foresees:
-            forecasts.append(ahead)
-            ahead = session.forecast(tables)
         if observer:
-            observer.update(round_, ahead)
+            observer.update(round_)
         rounds.append(round_)
         actions.append(action)
+        if spec and spec.needs_forecast:
+            forecasts.append(asked.forecast if asked else None)
         deciding += decided - before + clock() - stepped
     seconds = clock() - began
     return Generation(

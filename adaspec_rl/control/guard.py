@@ -114,13 +114,18 @@ class Guarded:
         self._wait = min(self._wait, self._debt)
 
     @property
+    def looks(self) -> bool:
+        """Whether the controller, and not the guard alone, decides the next round."""
+        return not self._wait and not self._step.unknown(self.trusted)
+
+    @property
     def _debt(self) -> int:
         """Tokens to decode plainly until the reserve is filled again."""
         return max(0, math.ceil(-self._reserve / self.allowance))
 
     def decide(self, observation: np.ndarray | None) -> Action:
         self._obeyed = False
-        if self._wait or self._step.unknown(self.trusted):
+        if not self.looks:
             return FALLBACK
         action = self.controller.decide(observation)
         self._obeyed = self.trusted or (action.length < 2 and not action.branches)
@@ -158,3 +163,8 @@ class Guarded:
         self._interval = min(2 * wait, self.longest) if self._accepted else self.shortest
         self._wait = max(wait, self._debt)
         self._balance, self.trusted, self._accepted = 0.0, False, False
+
+
+def looks(controller: Controller) -> bool:
+    """Whether a controller reads the observation before the next round; a guard may not."""
+    return not isinstance(controller, Guarded) or controller.looks

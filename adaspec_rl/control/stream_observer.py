@@ -5,7 +5,7 @@ for them. The numbers are those of an `Observer` of batch 1, to the bit.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,8 +27,22 @@ from adaspec_rl.decoding.round import Round
 _DECAYS = EMA_DECAYS.tolist()
 
 
+Forecaster = Callable[[bool], Forecast]  # `Session.forecast`
+
+
+def unforeseen(tables: bool) -> Forecast:
+    """No forecast."""
+    return NO_FORECAST
+
+
 class StreamObserver:
-    """Observations of a single session, which reads the session's rounds and tokens."""
+    """Observations of a single session, which reads the session's rounds and tokens.
+
+    Rounds before which nobody asks for an observation cost next to nothing.
+
+    Attributes:
+        forecast: the session's at the latest observation, if it is observed.
+    """
 
     def __init__(self, spec: ObservationSpec, cost: CostFeatures) -> None:
         self.spec = spec
@@ -50,32 +64,38 @@ class StreamObserver:
         self._unforeseen = (0.0,) * self._foreseen
         self._text = TextFeatures()
         self._reads = "context" in spec.groups
+        self.forecast = NO_FORECAST
+        self._rounds: list[Round] = []  # not read yet
         self._seen: np.ndarray | None = None  # the observation, until it changes
 
-    def start(self, prompt: Sequence[int], forecast: Forecast = NO_FORECAST) -> None:
-        """A text begins. `forecast` is the session's, if the observation has that group."""
+    def start(self, prompt: Sequence[int], forecast: Forecaster = unforeseen) -> None:
+        """A text begins. `forecast` is the session's, and asked only if it is observed."""
         if self._reads:
             self._text.start(prompt)
         self._array[: self._first["cost"]] = 0.0
         self._array[: len(EMA_SPANS)] = PRIOR_ACCEPTANCE
         self._array[self._first["drafters"] :][: self.spec.drafters] = PRIOR_ACCEPTANCE
         self._unread_array[:] = 0.0
-        self._read(forecast)
+        self._forecast, self._rounds, self._seen = forecast, [], None
 
-    def update(self, round_: Round, forecast: Forecast = NO_FORECAST) -> None:
-        """Add a round; `forecast` is the session's after it."""
-        if not self.spec.changes:
-            return
-        if self._reads:
-            self._text.extend(round_.tokens)
+    def update(self, round_: Round) -> None:
+        """Add a round, which is read when the next observation is asked for."""
+        if self.spec.changes:
+            self._rounds.append(round_)
+            self._seen = None
+
+    def _read(self) -> None:
+        """Read the latest rounds, the text and the forecast."""
+        if self._reads and self._rounds:
+            self._text.extend([token for round_ in self._rounds for token in round_.tokens])
         if self.spec.needs_rounds:
-            self._add(round_)
-        self._read(forecast)
-
-    def _read(self, forecast: Forecast) -> None:
+            for round_ in self._rounds:
+                self._add(round_)
+        self._rounds.clear()
+        if self.spec.needs_forecast:
+            self.forecast = self._forecast(self.spec.tables > 0)
         self._put("context", self._text.values)
-        self._put("lookup", (forecast + self._unforeseen)[: self._foreseen])
-        self._seen = None
+        self._put("lookup", (self.forecast + self._unforeseen)[: self._foreseen])
 
     def _put(self, group: str, values: Sequence[float]) -> None:
         for at, value in enumerate(values, self._first[group]):
@@ -105,6 +125,7 @@ class StreamObserver:
     def observation(self) -> np.ndarray:
         """`[features]` float32; the same array as long as nothing has changed."""
         if self._seen is None:
+            self._read()
             values = self._values  # Quotients of float32 are rounded as float32 division would.
             found = array("f", [values[at] / scale for at, scale in self._observed])
             self._seen = np.frombuffer(found, dtype=np.float32)

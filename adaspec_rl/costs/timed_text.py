@@ -13,7 +13,6 @@ from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters import Drafter, EarlyExit, NgramLookup, summon
 from adaspec_rl.decoding.drafters.drafter import Stop
 from adaspec_rl.decoding.drafters.hidden_state import unknown_features
-from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.session import LiveSession
 from adaspec_rl.decoding.stopping import RunningSurvival, ThresholdStop
@@ -82,7 +81,7 @@ class TimedText:
         self._signals = signals
         self.session.start(self.prompt, signals=signals)
         self._observer = StreamObserver(self.spec, CostFeatures(0.1, 0.1, 0.1))
-        self._observer.start(self.prompt)
+        self._observer.start(self.prompt, self.session.forecast)
         self._lookups = {
             number: NgramLookup()
             for number, model in enumerate(self.session.models)
@@ -124,11 +123,10 @@ class TimedText:
             action = Action(shape.depth, kind[1], tree=shape)
         played = self.session.step(action)
         assert action.branches or played.drafted == action.length
-        clock, spec = self.session.clock, self.spec
-        began = clock()
-        ahead = self.session.forecast(spec.tables > 0) if spec.needs_forecast else NO_FORECAST
-        if self._signals or not spec.needs_signals:
-            self._observer.update(played, ahead)
+        if self._signals or not self.spec.needs_signals:
+            clock = self.session.clock
+            began = clock()
+            self._observer.update(played)
             self._policy.decide(self._observer.observation())
             self.found.add(("policy",), clock() - began)
         return played.seconds

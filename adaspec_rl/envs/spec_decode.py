@@ -11,7 +11,6 @@ from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.costs.profile import CostProfile, Unread, check_nodes
 from adaspec_rl.costs.work import played_work
-from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.session import Session
 from adaspec_rl.envs.inputs import is_index, option
@@ -104,7 +103,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
         self.session.start(self.prompts[number], seed, signals=self.features.needs_signals)
         self._context = len(self.prompts[number])
         self._unread.start(self._context)
-        self._observer.start(self.prompts[number], self._forecast())
+        self._observer.start(self.prompts[number], self.session.forecast)
         return self._observer.observation(), {"prompt": number}
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -121,7 +120,7 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
             raise ValueError("the episode has not begun or is over: call reset() before step()")
         chosen = self.actions[int(action)]
         played = self.session.step(chosen)
-        self._observer.update(played, self._forecast())
+        self._observer.update(played)
         costs = self.profile.at(self._context, self.batch_size)
         seconds, emitted = played.seconds, len(played.tokens)
         before = self._unread.seconds(costs)
@@ -143,7 +142,3 @@ class SpecDecodeEnv(gym.Env[np.ndarray, np.int64]):
             finished in ("length", "context"),
             {"round": played, "seconds": seconds, "steps": steps},
         )
-
-    def _forecast(self) -> Forecast:
-        spec = self.features
-        return self.session.forecast(spec.tables > 0) if spec.needs_forecast else NO_FORECAST

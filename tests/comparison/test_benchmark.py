@@ -1,9 +1,10 @@
-"""The comparison: interleaved, rotated, paired, and honest about its texts."""
+"""The comparison: interleaved, shuffled, paired, and honest about its texts."""
 
 import csv
 import io
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
@@ -55,12 +56,13 @@ def run(seed=1, warmup=1):
     return target, run_benchmark(session, controllers, PROMPTS, cost=COST, warmup=warmup)
 
 
-def test_methods_take_turns_and_the_order_rotates():
+def test_methods_take_turns_in_random_order():
     _, records = run()
     order = [[r.method for r in records if r.prompt == item.prompt.id] for item in PROMPTS]
-    assert order[0] == ["autoregressive", "fixed_1", "fixed_3"]
-    assert order[1] == ["fixed_1", "fixed_3", "autoregressive"]
-    assert order[3] == order[0]
+    assert all(sorted(names) == ["autoregressive", "fixed_1", "fixed_3"] for names in order)
+    before = {pair for names in order for pair in pairwise(names)}
+    assert len(before) > 3  # in a rotation, each method follows one other
+    assert [r.method for r in run()[1]] == [r.method for r in records]
     assert [r.prompt for r in records[:6]] == ["p0"] * 3 + ["p1"] * 3
 
 

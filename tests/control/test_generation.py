@@ -7,9 +7,11 @@ import numpy as np
 
 from adaspec_rl.control.action import action_list
 from adaspec_rl.control.baselines.fixed import FixedLength
-from adaspec_rl.control.generation import generate
+from adaspec_rl.control.generation import follow, generate
+from adaspec_rl.control.guard import Guarded
 from adaspec_rl.control.learned import Actor, LearnedPolicy
 from adaspec_rl.control.observation import CostFeatures, ObservationSpec
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.round import FALLBACK, Action
 from tests.toy import ToyModel, greedy_text, similar, toy_session
 
@@ -45,6 +47,25 @@ def test_controllers_see_observations_and_learn_of_rounds():
     second = dict(zip(names, controller.seen[1]))
     assert second["drafted_1_ago"] == made.rounds[0].drafted / 8
     assert second["target_entropy"] > 0
+
+
+def test_nobody_looks_while_a_guard_decodes_plainly(monkeypatch):
+    target, asked = ToyModel(seed=1), []
+    session = toy_session(target, [similar(target, 9.0)], max_new_tokens=80)
+
+    def forecast(tables):
+        asked.append(len(session.tokens))
+        return (len(asked), 0.5)
+
+    monkeypatch.setattr(session, "forecast", forecast)
+    controller = Recorder()
+    monkeypatch.setattr(controller, "observes", ObservationSpec(("history", "lookup")))
+    made = generate(session, Guarded(controller), [1, 2], cost=COST)
+    looked = [number for number, ahead in enumerate(made.forecasts) if ahead]
+    assert 0 < len(looked) == len(asked) == len(controller.seen) < len(made.rounds) // 2
+    observer = StreamObserver(controller.observes, COST)
+    relived = [observer.observation() for _ in follow(observer, [1, 2], made)]
+    np.testing.assert_array_equal([relived[number] for number in looked], controller.seen)
 
 
 def test_time_is_accounted_by_the_clock():

@@ -48,13 +48,13 @@ class OneByOne:
         prompt = self.text.prompt.tolist()
         self.session.start(prompt, self.text.seed)
         assert self.session.number == number
-        self.observer.start(prompt, self.session.forecast())
+        self.observer.start(prompt, self.session.forecast)
 
     def step(self, action: int):
         """`(round, its cost in autoregressive steps, policy included)`."""
         context = len(self.text.prompt) + len(self.session.tokens)
         round_ = self.session.step(ACTIONS[action])
-        self.observer.update(round_, self.session.forecast())
+        self.observer.update(round_)
         seconds = round_.seconds + self.costs.policy
         return round_, seconds / self.costs.at(context).autoregressive_step
 

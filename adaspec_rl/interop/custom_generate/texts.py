@@ -9,10 +9,10 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batch_generation import RowsObserver
+from adaspec_rl.control.guard import looks
 from adaspec_rl.control.observation import Observer
 from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.batch import Batch
-from adaspec_rl.decoding.forecast import NO_FORECAST
 from adaspec_rl.decoding.round import Round
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
@@ -94,19 +94,17 @@ def _write_one(prepared: Prepared, policy: Policy, wanted: Wanted, told: Told) -
     session.start(prompt, seed, signals=spec is not None and spec.needs_signals)
     session.text.rule = rule = wanted.rule(0, session.text)
     controller.reset(prompt, seed)
-    foresees = spec is not None and spec.needs_forecast
-    tables = spec is not None and spec.tables > 0
     observer = None
     if spec is not None:
         observer = StreamObserver(spec, policy.costs(1, len(prompt)))
-        observer.start(prompt, session.forecast(tables) if foresees else NO_FORECAST)
+        observer.start(prompt, session.forecast)
     written = Written([], rule)
     while session.finished is None and not rule.finished:
-        action = controller.decide(observer.observation() if observer else None)
-        played = session.step(action)
+        seen = observer.observation() if observer and looks(controller) else None
+        played = session.step(controller.decide(seen))
         controller.observe(played)
         if observer:
-            observer.update(played, session.forecast(tables) if foresees else NO_FORECAST)
+            observer.update(played)
         written.rounds.append(played)
         told(0, played.tokens)
     written.tokens = session.tokens
