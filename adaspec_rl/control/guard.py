@@ -39,8 +39,8 @@ class Guarded:
     tokens, and doubles each time this happens again. A wait also lasts until a probe can be
     afforded. A reserve pays for all losses of speculation: it starts at `advance`, receives all
     gains, and grows by `allowance` steps per token decoded plainly. In total, decoding therefore
-    never falls behind `1 - allowance` times autoregressive speed by more than `advance` steps and
-    one round.
+    never falls behind `1 - allowance` times autoregressive speed by more than `advance` steps (32
+    for a controller that is trusted) and one round.
 
     A new sequence may be of another kind. If more than 10 steps are saved, the controller is in
     charge of it with 2 steps to lose; if fewer are saved, a probe comes as soon as it can be
@@ -76,8 +76,9 @@ class Guarded:
             limit: Highest balance of a spell; it must be lost before a fallback.
             refresh: Tokens without a plain step after which one is taken.
             trusted: `controller` is known to pay, such as a validated policy. It needs no probes,
-                is in charge after the 2 plain steps that everything is measured by, and may lose 5
-                steps more, once.
+                is in charge after the 2 plain steps that everything is measured by, with 5 steps to
+                lose, and the reserve is full, at 32 steps: a policy that gains on one text in three
+                would otherwise be in debt after the first two.
 
         Raises:
             ValueError: a setting is outside its range.
@@ -102,7 +103,7 @@ class Guarded:
         self._balance = TRUST if trusted else 0.0  # of this spell
         self._accepted = False  # anything in this spell
         self._interval = shortest  # tokens of the next wait
-        self._reserve = advance + self._balance
+        self._reserve = RESERVE if trusted else advance
         self._step = StepTime(refresh)
         self._obeyed = False  # whether this round is the controller's choice
 
