@@ -162,7 +162,7 @@ def contestants(
         "budget": lambda rows: by_load("budget"),
         "planned": lambda rows: by_load("planned"),
         "learned": lambda rows: by_load("learned"),
-        LEARNED: lambda rows: GuardedBatch(by_load("learned"), costs),
+        LEARNED: lambda rows: GuardedBatch(by_load("learned"), costs, trusted=True),
     }
 
 

@@ -27,8 +27,8 @@ class GuardedBatch:
     and that emits `t` tokens earns `t / n` minus its seconds over those of a plain round. This
     holds for rounds without drafts too, because looking and deciding take time. When the balance is
     spent, plain rounds follow, which nobody decides; each adds `allowance`, until the balance is
-    back at `trial`. So the most that can be lost is `trial`, the loss of one round, and the share
-    `allowance` of all rounds.
+    back at `trial`. So the most that can be lost is what the balance begins with, the loss of one
+    round, and the share `allowance` of all rounds.
 
     The time of a plain round is measured: the cost model says how seconds grow with rows and
     tokens, and timed plain rounds of about as many rows correct it. Machines drift, so the timing
@@ -43,8 +43,11 @@ class GuardedBatch:
         trial: float = 4.0,
         limit: float = 16.0,
         allowance: float = 0.005,
+        trusted: bool = False,
     ) -> None:
-        """`trial` plain rounds may be lost at first; at most `limit` are saved up.
+        """`trial` plain rounds may be lost at first, `limit` if the controller is known to pay.
+
+        At most `limit` are saved up.
 
         Raises:
             ValueError: a setting is outside its range.
@@ -55,7 +58,7 @@ class GuardedBatch:
         self._trial, self._limit, self._allowance = trial, limit, allowance
         self._context = 0.0  # tokens in a row, on average
         self._predictions: dict[tuple[int, int], float] = {}
-        self._balance = trial
+        self._balance = limit if trusted else trial
         self._spent = False  # whether plain rounds are played until the balance is `trial`
         self._timing = MEASURED  # plain rounds to come; those that follow a plain round are timed
         self._plain, self._settled = True, False  # whether nobody decides this round, the last one

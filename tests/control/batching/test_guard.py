@@ -75,13 +75,14 @@ def play(
     factor: float = 1.0,
     hiccups: Sequence[int] = (),
     pace: Callable[[int], float] = lambda number: 1.0,
+    trusted: bool = False,
 ) -> Totals:
     """`count` rounds of `ROWS` rows; plain rounds number `hiccups` take ten times as long.
 
     `pace` gives, by the number of a round, how many times as long every round takes.
     """
     prices, scripted = Rising(factor), Scripted(script)
-    guard = GuardedBatch(scripted, prices)
+    guard = GuardedBatch(scripted, prices, trusted=trusted)
     guard.reset(ROWS)
     rows = list(range(ROWS))
     for row in rows:
@@ -126,6 +127,19 @@ def test_no_controller_takes_more_than_it_is_allowed(played: list[Outcome], fact
     longest = Rising().plain(ROWS, 404)
     lost = (totals.seconds - totals.plain) / longest
     assert lost <= 4.0 + totals.worst + 0.005 * count + 1e-6
+
+
+def test_a_trusted_controller_may_begin_badly() -> None:
+    """Six rounds lose a plain round each, before rounds that win half of one."""
+
+    def script(number: int) -> Outcome:
+        return Outcome(4, 0, 19.0) if number < 6 else Outcome(4, 3, 25.0)
+
+    assert play(script, 300).decided < 20
+    totals = play(script, 300, trusted=True)
+    assert totals.decided > 280 and totals.seconds < 0.8 * totals.plain
+    lost = play(lambda number: Outcome(4, 0, 19.0), 2000, trusted=True)
+    assert lost.seconds - lost.plain < (16 + 1 + 0.005 * 2000) * Rising().plain(ROWS, 404)
 
 
 def test_rounds_in_which_nothing_is_drafted_cost_what_deciding_takes() -> None:
