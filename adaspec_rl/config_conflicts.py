@@ -154,9 +154,11 @@ def _check_run_of_lossy(config: Config) -> None:
                 f"set evaluation.mode=live, got {config.evaluation.mode}"
             )
         named = [config.controller.name] if config.controllers is None else config.controllers
-        if "oracle" in named:
+        for name in ("oracle", "foreseeable"):
+            if name not in named:
+                continue
             raise ValueError(
-                f"controller=oracle knows the target's own texts, which env.verification={rule} "
+                f"controller={name} knows the target's own texts, which env.verification={rule} "
                 "leaves: leave it out"
             )
 

@@ -42,7 +42,7 @@ CONTROLLER = Words(
     "fixed", "heuristic", "confidence", "cumulative_confidence", "svip", "adaedl",
     "sliding_window", "hysteresis", "specdec_pp", "ucb1", "exp3", "thompson", "tapout",
     "sglang_tiers", "markov", "switching", "switching_stop", "together", "batch_table",
-    "hindsight", "learned", "oracle",
+    "hindsight", "learned", "foreseeable", "oracle",
 )  # fmt: skip
 
 LIMITS: Mapping[str, Limit] = {
@@ -77,6 +77,7 @@ LIMITS: Mapping[str, Limit] = {
     "data.test_share": Number(0, 1),
     "data.train_prompts": OrNull(COUNT),
     "data.test_prompts": OrNull(COUNT),
+    "data.test_skip": Whole(0, 10**9),
     "data.max_prompt_tokens": OrNull(COUNT),
     "env.session": Words("replay", "live"),
     "env.streams": Whole(1, 65_536),

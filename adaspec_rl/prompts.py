@@ -63,10 +63,15 @@ def asked_prompts(
     data = config.data
     prompts = as_asked(_prompts_of(data, split), data.chat, pair.tokenizer, warn=warn)
     check_ids(prompts, data.path or data.name or data.source)
-    limit = data.train_prompts if split == "train" else data.test_prompts
+    training = split == "train"
+    limit, skip = (data.train_prompts, 0) if training else (data.test_prompts, data.test_skip)
     counts = [count for count in (limit, per_domain) if count is not None]
     kept = _short(prompts, config, pair, warn=warn)
-    chosen = balanced(kept, min(counts) if counts else None)
+    chosen = balanced(kept, min(counts) if counts else None, skip)
+    if skip and not chosen:
+        raise ValueError(
+            f"data.test_skip={skip} leaves out all {len(kept)} held-out prompts: set a lower number"
+        )
     _encoded(chosen, pair)
     return chosen
 

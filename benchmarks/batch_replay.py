@@ -3,12 +3,16 @@
 Replays the embedded pair's held-out prompts in batches of 1 to 512 rows under every batch
 controller, at the costs in a file, by default those modelled for an H200. Controllers are tuned or
 trained on the training prompts. Each is charged the time that it takes to observe, decide, allot
-and learn on this machine, in NumPy on one core.
+and learn on this machine, in NumPy on one core: the median of several timings, in which all
+controllers take turns. Intervals are over texts and over these timings.
 """
 
 import argparse
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,25 @@ from adaspec_rl.replay.batch_rows import BatchTables
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
 WAVES = 6  # texts a row, at least
 MARGIN = 1.02  # over plain decoding in training; costs do not drift here
+TIMINGS = 5  # of every controller's decisions, at each load
 COSTS = CONF / "batch_cost" / "h200_modelled.json"
+
+
+def timed(
+    times: int, makers: Mapping[str, Callable[[], DecisionCosts]]
+) -> dict[str, list[DecisionCosts]]:
+    """Each controller's timings; all take turns, in random order."""
+    rng, found = random.Random(0), defaultdict(list)
+    for _ in range(times):
+        for name in rng.sample(list(makers), len(makers)):
+            found[name].append(makers[name]())
+    return found
+
+
+def middle(timings: Sequence[DecisionCosts], rows: int) -> DecisionCosts:
+    """The median of some timings at a load."""
+    spent = [one.seconds(rows, True) + one.seconds(rows, False) for one in timings]
+    return timings[sorted(range(len(spent)), key=spent.__getitem__)[len(spent) // 2]]
 
 
 def compared(ours: Totals, theirs: Totals) -> list[float]:
@@ -40,26 +62,60 @@ def compared(ours: Totals, theirs: Totals) -> list[float]:
     return [ours.throughput / theirs.throughput, *paired_ratio_interval(*parts)]
 
 
-def figures_of(rows: int, played: Mapping[str, Totals]) -> dict[str, Any]:
-    """The figures of all controllers at one load."""
-    rivals = {name: t for name, t in played.items() if name not in OWN}
-    strongest = max(rivals, key=lambda name: rivals[name].throughput)
-    return {
-        "rows": rows,
-        "best_baseline": strongest,
-        "learned_vs_best_baseline": compared(played[LEARNED], played[strongest]),
-        "controllers": {
-            name: {
-                "tokens_per_second": total.throughput,
-                "speedup": compared(total, played["plain"]),
-                "rounds": total.rounds,
-                "drafted": total.drafted,
-                "verified": total.verified,
-                "thrown_away": total.drafted - total.accepted,
-            }
-            for name, total in played.items()
-        },
-    }
+def widened(found: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
+    """A comparison whose interval covers those of the same comparison at other timings."""
+    ratio, low, high = found
+    return [ratio, min(low, *(o[1] for o in others)), max(high, *(o[2] for o in others))]
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """All controllers on the held-out texts."""
+
+    tables: BatchTables
+    costs: BatchCosts
+    makers: Mapping[str, Callable[[int], BatchController]]
+    texts: int  # decoded at each load, at least
+
+    def play(self, name: str, rows: int, deciding: DecisionCosts) -> Totals:
+        """One controller's totals at a load."""
+        order = order_of(self.tables.trace, rows, max(self.texts, WAVES * rows), 0)
+        return replay(self.tables, self.costs, self.makers[name](rows), order, rows, deciding)
+
+    def figures(self, rows: int) -> dict[str, Any]:
+        """The figures of all controllers at one load."""
+        ways = {
+            name: partial(measure_deciding, self.tables, self.costs, make, [rows])
+            for name, make in self.makers.items()
+        }
+        timings = timed(TIMINGS, ways)
+        usual = {name: middle(found, rows) for name, found in timings.items()}
+        played = {name: self.play(name, rows, took) for name, took in usual.items()}
+        rivals = {name: total for name, total in played.items() if name not in OWN}
+        strongest = max(rivals, key=lambda name: rivals[name].throughput)
+        again = (
+            compared(self.play(LEARNED, rows, own), self.play(strongest, rows, its))
+            for own, its in zip(timings[LEARNED], timings[strongest])
+        )
+        ratio = compared(played[LEARNED], played[strongest])
+        return {
+            "rows": rows,
+            "best_baseline": strongest,
+            "learned_vs_best_baseline": widened(ratio, list(again)),
+            "controllers": {
+                name: {
+                    "tokens_per_second": total.throughput,
+                    "speedup": compared(total, played["plain"]),
+                    "rounds": total.rounds,
+                    "drafted": total.drafted,
+                    "verified": total.verified,
+                    "thrown_away": total.drafted - total.accepted,
+                    "deciding_seconds_with_a_look": usual[name].seconds(rows, True),
+                    "deciding_seconds": usual[name].seconds(rows, False),
+                }
+                for name, total in played.items()
+            },
+        }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     learning = BatchTables(trace)
 
     def taken(make: Callable[[], BatchController]) -> DecisionCosts:
-        return measure_deciding(learning, costs, lambda rows: make())
+        ways = {"": lambda: measure_deciding(learning, costs, lambda rows: make())}
+        return middle(timed(TIMINGS, ways)[""], max(options.loads))
 
     makers = contestants(
         learning,
@@ -99,40 +156,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         deciding=taken,
         margin=MARGIN,
     )
-    tables = BatchTables(held_out)
-    deciding: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)  # by controller and load
+    contest = Contest(BatchTables(held_out), costs, makers, options.texts)
     figures: dict[str, float] = {}
     loads = []
     for rows in options.loads:
-        order = order_of(held_out, rows, max(options.texts, WAVES * rows), 0)
-        played = {}
-        for name, make in makers.items():
-            takes = measure_deciding(tables, costs, make, [rows])
-            played[name] = replay(tables, costs, make(rows), order, rows, takes)
-            deciding[name][rows] = {
-                "seconds_with_a_look": takes.seconds(rows, True),
-                "seconds": takes.seconds(rows, False),
-            }
-        loads.append(figures_of(rows, played))
-        ratio, low, high = loads[-1]["learned_vs_best_baseline"]
-        speedups = {
-            name: total.throughput / played["plain"].throughput for name, total in played.items()
-        }
+        found = contest.figures(rows)
+        ratio, low, high = found["learned_vs_best_baseline"]
+        speedups = {name: one["speedup"][0] for name, one in found["controllers"].items()}
         console.print(
-            f"{rows} rows: learned ÷ {loads[-1]['best_baseline']} {ratio:.3f} ({low:.3f} to "
+            f"{rows} rows: learned ÷ {found['best_baseline']} {ratio:.3f} ({low:.3f} to "
             f"{high:.3f}); " + ", ".join(f"{name} {value:.3f}" for name, value in speedups.items())
         )
         figures[f"learned_vs_best_baseline_{rows}"] = ratio
         figures[f"learned_vs_plain_{rows}"] = speedups[LEARNED]
-    finish(
-        figures,
-        options.json,
-        details={
-            "costs": costs.device,
-            "deciding": deciding,
-            "loads": loads,
-        },
-    )
+        loads.append(found)
+    finish(figures, options.json, details={"costs": costs.device, "loads": loads})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rich.console import Console
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.from_config import sampling_from, set_threads
 from adaspec_rl.recording.chances import survival_chances
-from adaspec_rl.replay.foreseeable import foreseeable_speedup
+from adaspec_rl.replay.foreseeable import foreseeable
 from adaspec_rl.training.train import Task, learn
 
 ALL = "all"
@@ -35,17 +35,17 @@ def parts_of(
         [np.arange(held.trace.starts[n], held.trace.starts[n + 1]) for n in chosen]
     )
     here = HeldOut.of(held.trace.select(chosen), held.profile)
-    foreseeable = foreseeable_speedup(here.trace, here.profile, chances[..., rows])
+    bound = foreseeable(here.trace, here.profile, chances[..., rows]).speedup
     learned = [here.speedup(actor, task) for actor in actors]
     mean, low, high = interval(learned)
-    best, knowledge = here.best_fixed, foreseeable - here.best_fixed
+    best, knowledge = here.best_fixed, bound - here.best_fixed
     return {
         "best_fixed": best,
         "best_action": str(here.best_action),
-        "foreseeable": foreseeable,
+        "foreseeable": bound,
         "oracle": here.oracle,
         "learned": {"mean": mean, "ci95": [low, high], "seeds": learned},
-        "luck": here.oracle - foreseeable,
+        "luck": here.oracle - bound,
         "knowledge": knowledge,
         "captured": (mean - best) / knowledge if knowledge > 0 else float("nan"),
     }
@@ -94,14 +94,14 @@ def plot(parts: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
     labels = [f"{kind}, {t}" for t, kind, _ in bars]
     best = np.array([part["best_fixed"] for *_, part in bars])
     learned = np.array([part["learned"]["mean"] for *_, part in bars])
-    foreseeable = np.array([part["foreseeable"] for *_, part in bars])
+    bound = np.array([part["foreseeable"] for *_, part in bars])
     oracle = np.array([part["oracle"] for *_, part in bars])
     rows = np.arange(len(bars))[::-1]
     left = best.copy()
     axes.barh(rows, best, color="#b8b8b8", label="best fixed in hindsight")
     for values, colour, label in (
         (learned, "#1b7f5c", "learned"),
-        (foreseeable, "#8fd0b5", "could be foreseen"),
+        (bound, "#8fd0b5", "could be foreseen"),
         (oracle, "#f0d9a8", "luck (oracle)"),
     ):
         width = np.maximum(values - left, 0)

@@ -47,15 +47,13 @@ LOOKUP_STEP = 0.004
 DRAFT_STEPS = (0.03, 0.06, 0.12, 0.25)  # of an autoregressive step
 
 
-def configured(overrides: Sequence[str]) -> TrainConfig:
-    """`train_policy.py`'s configuration."""
+def configured(overrides: Sequence[str], script: str = "train_policy") -> Any:
+    """The configuration of `train_policy.py` or `evaluate.py`."""
     schema.register()
     expanded = [part for override in overrides for part in expand(override)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train_policy", overrides=[f"runs={RUNS}", *expanded])
-    found = OmegaConf.to_object(config)
-    assert isinstance(found, TrainConfig)
-    return found
+        config = compose(script, overrides=[f"runs={RUNS}", *expanded])
+    return OmegaConf.to_object(config)
 
 
 RUNS = "runs"

@@ -264,13 +264,26 @@ def methods_of(
             pair, precision, numbers, options.target, verification=rule, policy=policy, **limits
         )
         methods += ours.methods()
+    pair = next(iter(pairs.values()))
+    return [*methods, *peers_of(options, pair, context, folder, unavailable)]
+
+
+def peers_of(
+    options: argparse.Namespace,
+    pair: Pair,
+    context: int,
+    folder: Path,
+    unavailable: dict[str, str],
+) -> list[Method]:
+    """Every way of the other engines at every setting; files are rewritten to `folder`."""
+    methods: list[Method] = []
+    limits = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     whole = (name for name in options.drafters if not is_free(name))
     drafter = next((name for name in whole if not shares(checkpoint_of(name).config())), None)
     for precision in options.precisions if "transformers" in options.engines else ():
         if not precision.startswith("int"):
             methods += Theirs(options.target, drafter, precision, **limits).methods()
     if "llama.cpp" in options.engines:
-        pair = next(iter(pairs.values()))
         methods += llama_methods(options, pair, context, folder, unavailable)
     return methods
 

@@ -1,6 +1,6 @@
 """Compare controllers on held-out prompts, live or replayed, and print the table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from adaspec_rl.comparison.figures import (
     ScopeFigures,
     as_json,
 )
-from adaspec_rl.comparison.identity import AUTOREGRESSIVE, LEARNED, ORACLE
+from adaspec_rl.comparison.identity import AUTOREGRESSIVE, BEST_BY_DOMAIN, LEARNED, ORACLE
 from adaspec_rl.comparison.journal import Journal
 from adaspec_rl.comparison.losslessness import (
     Losslessness,
@@ -66,11 +66,16 @@ def compare(
     *,
     mode: str = LIVE,
     rivals: Mapping[str, PolicyBundle] | None = None,
+    between: Callable[[EncodedPrompt, int], None] = lambda item, seed: None,
 ) -> Comparison:
     """Run every method on the held-out prompts, interleaved, and print the table.
 
-    If `folder` holds a part of this very comparison, it is continued. `rivals` are other policies,
-    by the names under which they take part.
+    If `folder` holds a part of this very comparison, it is continued.
+
+    Args:
+        rivals: other policies, by the names under which they take part.
+        between: called with each prompt and its seed when all methods have played the prompt, so
+            that other decoders can be timed in the same run.
     """
     sampling = sampling_from(config.env)
     prompts, selection = compared_prompts(config, pair, folder, console)
@@ -91,6 +96,12 @@ def compare(
         _settings(config, pair, prompts, entered, bundle, mode, rivals or {}),
         prompts=[item.prompt.id for item in prompts],
     )
+
+    def played(records: Sequence[Record]) -> None:
+        number = len(journal.prompts)
+        journal.append(records)
+        between(prompts[number], config.seed + number)
+
     with progress(console, f"comparing {mode}, temperature {sampling.temperature:g}") as update:
         records = run_benchmark(
             session,
@@ -102,7 +113,7 @@ def compare(
             time=timing,
             memory=MemoryMeter(pair) if mode == LIVE else None,
             done=list(journal.prompts),
-            on_prompt=journal.append,
+            on_prompt=played,
             progress=update,
         )
     figures = _figures(config, pair, prompts, selection, entered, records, mode)
@@ -244,7 +255,8 @@ def _worth_showing(scope: ScopeFigures) -> list[str]:
     """Methods to show: the learned policy, then its baselines, then the fastest others."""
     first = [LEARNED, scope.best_fixed, AUTOREGRESSIVE, ORACLE]
     others = sorted(scope.methods, key=lambda name: -scope.methods[name].speedup)
-    return [name for name in dict.fromkeys([*first, *others]) if name in scope.methods]
+    names = dict.fromkeys([*first, *others])
+    return [name for name in names if name in scope.methods and name != BEST_BY_DOMAIN]
 
 
 def _footnote(figures: ComparisonFigures) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console
 
 from adaspec_rl.comparison.identity import (
+    BOUNDS,
+    FORESEEABLE,
     HINDSIGHT,
     LEARNED,
     ORACLE,
@@ -34,11 +36,14 @@ from adaspec_rl.decoding.survival import Survival, same_survival
 from adaspec_rl.decoding.tree_shape import TreeGrowth
 from adaspec_rl.decoding.verification.lossy import LOSSY
 from adaspec_rl.envs.vector import ReplayGame
+from adaspec_rl.from_config import sampling_from
 from adaspec_rl.limits import Whole, require
 from adaspec_rl.pairs.drafter_names import short_names
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import asked_prompts
-from adaspec_rl.replay.oracle import OracleController, best_fixed, fixed_steps, oracle
+from adaspec_rl.recording.chances import survival_chances
+from adaspec_rl.replay.foreseeable import foreseeable
+from adaspec_rl.replay.oracle import ScheduleController, best_fixed, fixed_steps, oracle
 from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.training.bundle import PolicyBundle
 from adaspec_rl.training.hindsight import fit_hindsight
@@ -47,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 BEST_LENGTHS = 3  # compared for each of several drafters
 WIDTH = 4  # most children of a node in a tree that grows best first
-NAMES = (*METHODS, HINDSIGHT, LEARNED, ORACLE)
+NAMES = (*METHODS, HINDSIGHT, LEARNED, FORESEEABLE, ORACLE)
 TOGETHER = "together"
 NOTHING = CostFeatures(0.0, 0.0, 0.0)  # for controllers that do not observe costs
 
@@ -89,7 +94,8 @@ class Contestants:
 def chosen_names(config: Config, pair: Pair) -> list[str]:
     """Names of the configured controllers: `controllers`, or else the one in `controller`.
 
-    `all` stands for every controller whose drafters the pair has.
+    `all` stands for every controller whose drafters the pair has, and for the bounds; at
+    temperature 0 the oracle alone, as all that comes can be foreseen.
 
     Raises:
         ValueError: there is no such controller, or the pair lacks a drafter that it needs.
@@ -103,9 +109,11 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
         if method.drafters == present:  # it switches between these drafters and a model
             lacking[name] = ["draft"]
     if wanted == "all":
-        lossy = config.env.verification in LOSSY  # the oracle needs recorded texts, which are exact
-        names = [name for name in NAMES if not lacking.get(name)]
-        return [name for name in names if not (lossy and name == ORACLE)]
+        lossy = config.env.verification in LOSSY  # bounds need recorded texts, which are exact
+        without = set(BOUNDS) if lossy else set()
+        if not config.env.temperature:
+            without.add(FORESEEABLE)
+        return [name for name in NAMES if not lacking.get(name) and name not in without]
     names = [config.controller.name] if wanted is None else wanted
     if isinstance(names, str):
         names = [names]
@@ -203,7 +211,7 @@ def contestants(
             bundle,
             prompts,
             console,
-            held_out=replayed or several or ORACLE in names,
+            held_out=replayed or several or bool({FORESEEABLE, ORACLE} & set(names)),
             measured=measured,
             rivals=list(rivals.values()),
         )
@@ -217,7 +225,9 @@ def contestants(
     if alone:
         fixed.append(Contestant.fixed(config.controller.length))
     parameters = _parameters(config, [name for name in names if name in METHODS], bench, console)
-    adaptive = [_adaptive(name, config, bundle, bench, parameters.get(name, {})) for name in names]
+    adaptive = [
+        _adaptive(name, config, pair, bundle, bench, parameters.get(name, {})) for name in names
+    ]
     entered = {one.identity.name: one for one in (Contestant.fixed(0), *fixed, *adaptive)}
     if not replayed:
         for one in best_first(config, pair):
@@ -293,12 +303,13 @@ def best_first(config: Config, pair: Pair) -> list[Contestant]:
 def _adaptive(
     name: str,
     config: Config,
+    pair: Pair,
     bundle: PolicyBundle | None,
     bench: Workbench | None,
     parameters: Parameters,
 ) -> Contestant:
     """The controller that is called `name` in the configuration."""
-    controller, source = _build(name, config, bundle, bench, parameters)
+    controller, source = _build(name, config, pair, bundle, bench, parameters)
     guarded = _guarded(name, config)
     if guarded:
         controller = bundle.guarded() if name == LEARNED and bundle else Guarded(controller)
@@ -314,7 +325,7 @@ def _rival(name: str, rival: PolicyBundle, config: Config) -> Contestant:
 
 
 def _guarded(name: str, config: Config) -> bool:
-    if name == ORACLE:
+    if name in BOUNDS:
         return False
     return name == LEARNED if config.controller.guard is None else config.controller.guard
 
@@ -322,6 +333,7 @@ def _guarded(name: str, config: Config) -> bool:
 def _build(
     name: str,
     config: Config,
+    pair: Pair,
     bundle: PolicyBundle | None,
     bench: Workbench | None,
     parameters: Parameters,
@@ -338,7 +350,15 @@ def _build(
         assert bench.held_out is not None
         best = oracle(bench.held_out, bench.profile, batch_size=bench.batch_size)
         source = "the best schedule of draft lengths in hindsight, a shortest path"
-        return OracleController(bench.held_out, best), source
+        return ScheduleController(bench.held_out, best), source
+    if name == FORESEEABLE:
+        assert bench.held_out is not None
+        own, sampling = bench.held_out, sampling_from(config.env)
+        drafters = pair.drafters
+        chances = survival_chances(pair.target, drafters, own.texts, sampling, own.max_length)
+        plan = foreseeable(own, bench.profile, chances, batch_size=bench.batch_size)
+        source = "the best draft lengths for who knows each token's chance, but not the outcome"
+        return ScheduleController(own, plan, FORESEEABLE), source
     method = METHODS[name]
     return method.build(bench, **parameters), method.source
 

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-AUTOREGRESSIVE, LEARNED, HINDSIGHT, ORACLE = "autoregressive", "learned", "hindsight", "oracle"
+AUTOREGRESSIVE, LEARNED, HINDSIGHT = "autoregressive", "learned", "hindsight"
+BEST_BY_DOMAIN, FORESEEABLE, ORACLE = "best_by_domain", "foreseeable", "oracle"
 
 
 # `fixed` keeps one drafter and length, `adaptive` controllers have parameters tuned on other texts,
-# `learned` is the policy, and the `oracle` knows the texts in advance.
-Kind = Literal["plain", "fixed", "adaptive", "learned", "oracle"]
-KINDS: dict[str, Kind] = {LEARNED: "learned", ORACLE: "oracle"}  # all others are adaptive
+# `learned` is the policy, and a `bound` knows in advance what no controller can know.
+Kind = Literal["plain", "fixed", "adaptive", "learned", "bound"]
+BOUNDS = (BEST_BY_DOMAIN, FORESEEABLE, ORACLE)
+KINDS: dict[str, Kind] = {LEARNED: "learned", **dict.fromkeys(BOUNDS, "bound")}  # else adaptive
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def fixed_method(length: int, drafter: str | None = None) -> MethodIdentity:
 def adaptive_method(
     name: str, source: str, parameters: Mapping[str, float] | None = None, guarded: bool = False
 ) -> MethodIdentity:
-    """A controller, the policy or the oracle, by its name in `controllers`."""
+    """A controller, the policy or a bound, by its name in `controllers`."""
     kind = KINDS.get(name, "adaptive")
     label = "fixed, tuned" if name == "fixed" else name.replace("_", " ")
     return MethodIdentity(

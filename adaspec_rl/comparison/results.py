@@ -1,7 +1,7 @@
 """From the records of a comparison to its figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,14 @@ from adaspec_rl.comparison.figures import (
     MethodFigures,
     ScopeFigures,
 )
-from adaspec_rl.comparison.identity import AUTOREGRESSIVE, LEARNED, ORACLE, MethodIdentity
+from adaspec_rl.comparison.identity import (
+    AUTOREGRESSIVE,
+    BEST_BY_DOMAIN,
+    LEARNED,
+    ORACLE,
+    MethodIdentity,
+    adaptive_method,
+)
 from adaspec_rl.comparison.losslessness import Losslessness
 from adaspec_rl.comparison.memory import memory_figures
 from adaspec_rl.comparison.statistics import (
@@ -154,6 +161,25 @@ def _acceptance_by_depth(rounds: Sequence[Round]) -> list[tuple[int, int]]:
     ]
 
 
+def best_by_domain(records: Sequence[Record], methods: Sequence[MethodIdentity]) -> list[Record]:
+    """The records of each domain's fastest fixed length, as those of one method."""
+    fixed = {method.name for method in methods if method.is_fixed}
+    grouped: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record.method in fixed:
+            grouped.setdefault((record.domain, record.method), []).append(record)
+    rates: dict[str, dict[str, float]] = {}
+    for (domain, name), items in grouped.items():
+        own = Played.of(items)
+        rates.setdefault(domain, {})[name] = throughput(own.tokens, own.seconds)
+    best = {domain: max(found, key=found.__getitem__) for domain, found in rates.items()}
+    return [
+        replace(record, method=BEST_BY_DOMAIN)
+        for record in records
+        if record.method == best[record.domain]
+    ]
+
+
 def assemble(
     records: Sequence[Record],
     methods: Sequence[MethodIdentity],
@@ -163,8 +189,15 @@ def assemble(
     recorded: Losslessness | None = None,
     how: Bootstrap = Bootstrap(),
 ) -> ComparisonFigures:
-    """The figures of a comparison, over all prompts and by domain."""
+    """The figures of a comparison, over all prompts and by domain.
+
+    With several domains there is one more method, `BEST_BY_DOMAIN`.
+    """
     domains = sorted({record.domain for record in records})
+    if len(domains) > 1:
+        records = [*records, *best_by_domain(records, methods)]
+        source = "the best fixed drafter and length of each domain, in hindsight"
+        methods = [*methods, adaptive_method(BEST_BY_DOMAIN, source)]
     return ComparisonFigures(
         conditions,
         compare_methods(records, methods, how),

@@ -191,11 +191,15 @@ def _name(row: dict[str, Any], keys: Sequence[str], otherwise: object, where: st
     return str(otherwise)
 
 
-def balanced(prompts: Sequence[Prompt], per_domain: int | None) -> list[Prompt]:
-    """The first `per_domain` prompts of each domain (None: all), taking turns between domains."""
+def balanced(prompts: Sequence[Prompt], per_domain: int | None, skip: int = 0) -> list[Prompt]:
+    """The first `per_domain` prompts of each domain (None: all), taking turns between domains.
+
+    The first `skip` prompts of each domain are left out.
+    """
     by_domain: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         by_domain.setdefault(prompt.domain, []).append(prompt)
+    by_domain = {domain: items[skip:] for domain, items in by_domain.items()}
     longest = max(map(len, by_domain.values()), default=0)
     count = longest if per_domain is None else min(per_domain, longest)
     return [

@@ -18,7 +18,7 @@ class Schedule:
     """The best way through every text: the action at each position where it begins a round."""
 
     actions: tuple[Action, ...]
-    best: np.ndarray  # [M] index into `actions`; 0 at positions where no round begins
+    best: np.ndarray  # [M] index into `actions`; the oracle's is 0 where no round begins
     steps: np.ndarray  # [N] cost of each whole text, in autoregressive steps
     tokens: np.ndarray  # [N]
 
@@ -244,13 +244,13 @@ def best_fixed(
     return actions[choice], float(trace.starts[-1] / steps[choice])
 
 
-class OracleController:
+class ScheduleController:
     """Plays a schedule, as a controller that knew the future could. Recorded texts only."""
 
-    name = "oracle"
     observes = None
 
-    def __init__(self, trace: Trace, schedule: Schedule) -> None:
+    def __init__(self, trace: Trace, schedule: Schedule, name: str = "oracle") -> None:
+        self.name = name
         self._trace, self._schedule = trace, schedule
         self._numbers: dict[tuple[tuple[int, ...], int], int] = {}
         for number, text in enumerate(trace.texts):
@@ -265,7 +265,7 @@ class OracleController:
         number = self._numbers.get((tuple(prompt), seed))
         if number is None:
             raise ValueError(
-                f"the oracle knows no text after this prompt of {len(prompt)} tokens with seed "
+                f"{self.name} knows no text after this prompt of {len(prompt)} tokens with seed "
                 f"{seed}: record it first"
             )
         self._at, self._end = self._trace.starts[number], self._trace.starts[number + 1]

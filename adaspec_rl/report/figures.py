@@ -90,7 +90,7 @@ def _curve(
         colour, width, label = LEARNED, 2, identity.label
     elif identity.name == best_fixed:
         colour, width, label = BEST, 1.5, f"{identity.label} (best fixed)"
-    elif identity.kind == "oracle":
+    elif identity.kind == "bound":
         colour, width, line, label = "#333", 1.2, "--", identity.label
     x, y = [point[0] for point in points], [point[1] for point in points]
     on_top = 3 if identity.kind == "learned" else 2

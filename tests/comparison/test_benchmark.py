@@ -161,6 +161,26 @@ def test_a_learned_policy_is_compared_with_every_method():
         assert learned.gap_closed is None
 
 
+def test_the_best_of_each_domain_is_picked_by_its_own_prompts():
+    _, records = run()
+    seconds = {("even", "fixed_3"): 1.0, ("odd", "fixed_1"): 2.0}  # others take 4
+    timed = [
+        replace(r, generation=replace(r.generation, seconds=seconds.get((r.domain, r.method), 4.0)))
+        for r in records
+    ]
+    found = assemble(timed, FIXED, CONDITIONS, lossless=None)
+    tokens = sum(len(r.generation.tokens) for r in timed if r.method == "fixed_1")
+    best = found.overall.methods["best_by_domain"]
+    assert best.tokens_per_second == pytest.approx(tokens / (3 * 1.0 + 3 * 2.0))
+    assert best.identity.kind == "bound"
+    assert found.overall.best_fixed == "fixed_3"  # 3 + 12 seconds; the other one 12 + 6
+    for domain, name in (("even", "fixed_3"), ("odd", "fixed_1")):
+        methods = found.domains[domain].methods
+        assert methods["best_by_domain"].speedup == methods[name].speedup
+    alone = [r for r in timed if r.domain == "odd"]
+    assert "best_by_domain" not in assemble(alone, FIXED, CONDITIONS, lossless=None).overall.methods
+
+
 def test_results_hold_every_figure_and_print(tmp_path):
     target, records = run()
     methods = [*FIXED[:2], replace(FIXED[2], source="somewhere", parameters={"length": 3})]
@@ -174,7 +194,8 @@ def test_results_hold_every_figure_and_print(tmp_path):
     assert set(read["domains"]) == {"even", "odd"} and read["pair"]["name"] == "toy"
     assert read["lossless"] == {"prompts": 6, "compared": 12, "identical": 12, "ties": 0}
     for scope in (read, *read["domains"].values()):  # whatever the turn of the first prompt
-        assert list(scope["methods"]) == ["autoregressive", "fixed_1", "fixed_3"]
+        names = ["autoregressive", "fixed_1", "fixed_3", "best_by_domain"]
+        assert list(scope["methods"]) == names
     figures = read["methods"]["fixed_3"]
     base = read["methods"]["autoregressive"]
     assert base["speedup"] == 1.0 and base["speedup_ci95"] == [1.0, 1.0]
@@ -183,7 +204,7 @@ def test_results_hold_every_figure_and_print(tmp_path):
         figures["tokens_per_second"] / base["tokens_per_second"]
     )
     assert 1 < figures["mean_accepted_tokens"] <= 4 and 0 < figures["acceptance_rate"] <= 1
-    best = max(read["methods"], key=lambda name: read["methods"][name]["speedup"])
+    best = max(names[:3], key=lambda name: read["methods"][name]["speedup"])
     assert read["best_fixed"] == best
     assert read["methods"][best]["versus_best_fixed"] == 1.0
     assert figures["versus_best_fixed"] == pytest.approx(
@@ -199,7 +220,7 @@ def test_results_hold_every_figure_and_print(tmp_path):
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["mode"] for row in rows} == {"live"}
-    assert len(rows) == 9 and {row["domain"] for row in rows} == {"all", "even", "odd"}
+    assert len(rows) == 12 and {row["domain"] for row in rows} == {"all", "even", "odd"}
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
     console.print(results_table(found))
     assert "fixed_3" in console.export_text()

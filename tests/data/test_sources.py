@@ -169,6 +169,19 @@ def test_a_domain_is_filled_up_with_prompts_that_are_short_enough(tmp_path, pair
     ]  # fmt: skip
 
 
+def test_prompts_already_seen_are_skipped_in_each_domain_of_the_held_out_split(tmp_path, pair):
+    rows = [{"text": f"{domain} {n}", "domain": domain} for n in range(3) for domain in "ab"]
+    path = write(tmp_path / "p.jsonl", rows)
+    config = DataConfig("jsonl", str(path), test_share=1, test_skip=1)
+    found = [item.prompt.text for item in prompts_from(config, "test", pair, 1)]
+    assert found == ["a 1", "b 1"]
+    config.test_skip = 3
+    with pytest.raises(ValueError, match=r"data.test_skip=3 leaves out all 6 held-out prompts"):
+        prompts_from(config, "test", pair)
+    embedded = DataConfig(test_skip=1)
+    assert prompts_from(embedded, "train", pair) == prompts_from(DataConfig(), "train", pair)
+
+
 def test_nothing_is_said_where_nothing_is_left_out(pair, caplog):
     whole = prompts_from(DataConfig(), "test", pair)
     assert prompts_from(DataConfig(max_prompt_tokens=100_000), "test", pair) == whole

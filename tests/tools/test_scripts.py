@@ -152,7 +152,7 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
     figures = comparison(first)
     assert set(figures["methods"]) == {
         "autoregressive", "fixed_1", "fixed_4", "fixed_1_ngram", "fixed_4_ngram",
-        "svip", "hindsight", "learned", "oracle",
+        "svip", "hindsight", "learned", "oracle", "best_by_domain",
     }  # fmt: skip
     assert figures["methods"]["learned"]["guarded"]
     assert set(figures["methods"]["svip"]["parameters"]) == {"threshold", "drafter"}

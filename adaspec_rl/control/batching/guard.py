@@ -95,7 +95,7 @@ class GuardedBatch:
         if self._plain:
             return [FALLBACK] * len(rows)
         actions = self._controller.decide(rows, observations, load)
-        self._idle = not any(action.length for action in actions if action is not FALLBACK)
+        self._idle = actions.count(FALLBACK) == len(actions)
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:

@@ -1,5 +1,6 @@
 """What a row's draft is expected to gain, before anything is drafted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,18 +35,22 @@ class Outlook:
             )
 
     def __call__(
-        self, observations: np.ndarray, price: float, stop: float
+        self, observations: np.ndarray, prices: Sequence[tuple[float, float]]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate observations `[n, F]`. Returns two arrays `[n, D, K]`.
+        """Evaluate observations `[n, F]` at `P` pairs of prices. Returns two arrays `[P, n, D, K]`.
 
         The first has the accepted tokens that drafted token 1, 2, … adds, less `price` if it is
         verified. The second has the chance that the token is drafted at all, if that many are asked
         for.
         """
-        prices = np.full((len(observations), PRICES), (price, stop), dtype=np.float32)
-        made = self.network(np.concatenate([observations, prices], axis=1))
-        made = made.reshape(len(observations), 2, self.spec.drafters, self.depth)
-        return made[:, 0], np.clip(made[:, 1], 0.0, 1.0)
+        weights, biases = self.network.weights, self.network.biases
+        seen = len(self.spec)
+        told = np.array(prices, dtype=np.float32) @ weights[0][seen:] + biases[0]  # [P, H]
+        values = observations @ weights[0][:seen] + told[:, None]  # the same for all but the prices
+        for weight, bias in zip(weights[1:], biases[1:]):
+            values = np.tanh(values) @ weight + bias
+        values = values.reshape(*values.shape[:2], 2, self.spec.drafters, self.depth)
+        return values[:, :, 0], np.clip(values[:, :, 1], 0.0, 1.0)
 
 
 def outcomes(

@@ -49,11 +49,6 @@ class Here:
         return cls(verifying, once, each, begins, begun, unread, reading)
 
     @property
-    def verification(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of verified tokens, and the seconds of a round that verifies so many."""
-        return np.arange(len(self.verifying)), self.verifying
-
-    @property
     def plain(self) -> float:
         """Of a round without drafts."""
         return float(self.verifying[0])
@@ -142,7 +137,9 @@ class PlannedBatch(BatchRule):
         price = min(max(self.verify * self._rate * here.token(usual), 0.0), CERTAIN)
         level = float((here.once / count + here.each).min())
         stop = min(price + self.draft * self._rate * level, CERTAIN)
-        worth, drafted = self._outlook(observations, price, stop)  # [n, D, K]
+        prices = [(price, stop)] + [(0.0, threshold) for threshold in ALIKE] * bool(self._longest)
+        found = self._outlook(observations, prices)  # [P, n, D, K] both
+        worth, drafted = (values[0] for values in found)
         spent = self.draft * self._rate * here.each[:, None] * drafted
         debt = self.read * self._rate * self._catching_up(rows, here)
         value = np.cumsum(worth - spent, axis=2) - (debt + self._rate * here.begun)[..., None]
@@ -155,7 +152,8 @@ class PlannedBatch(BatchRule):
         }
         self._held, self._coming = {}, 0
         if self._longest:
-            self._same, together = self._best_alike(observations, debt.sum(axis=0), here)
+            alike = (values[1:].sum(axis=1) for values in found)
+            self._same, together = self._best_alike(*alike, count, debt.sum(axis=0), here)
             more = (1 + self._hold) * (gain - together)
             pays = more > self._rate * self._prices.deciding(len(rows))
             self._rest = 0 if pays else min(max(1, 2 * self._rest), self._longest)
@@ -170,30 +168,27 @@ class PlannedBatch(BatchRule):
         return actions
 
     def _best_alike(
-        self, observations: np.ndarray, debt: np.ndarray, here: Here
+        self, worth: np.ndarray, drafted: np.ndarray, rows: int, debt: np.ndarray, here: Here
     ) -> tuple[Action, float]:
         """The best action if all rows draft alike for a while, and what a round of it is worth.
 
         All rows draft as far as the same threshold lets each of them, up to the same length.
 
         Args:
+            worth, drafted: `[T, D, K]`, what the outlook says at each threshold, over all rows.
             debt: `[D]`, the price of reading what each drafter has not read yet.
         """
-        begins = here.begins + len(observations) * here.begun
-        once = self._rate * begins + debt
-        best, most = FALLBACK, 0.0
-        for threshold in ALIKE:
-            found = self._outlook(observations, 0.0, threshold)
-            accepted, drafted = (values.sum(axis=0).cumsum(axis=1) for values in found)  # [D, K]
-            verifying = self.verify * (np.interp(drafted, *here.verification) - here.plain)
-            levels = here.once[:, None] * np.arange(1, self._outlook.depth + 1)
-            drafting = self.draft * (levels + here.each[:, None] * drafted)
-            value = accepted - self._rate * (verifying + drafting) - once[:, None]
-            drafter, depth = np.unravel_index(value.argmax(), value.shape)
-            if value[drafter, depth] > most:
-                most = float(value[drafter, depth])
-                best = Action(int(depth) + 1, int(drafter), threshold)
-        return best, most
+        accepted, drafted = worth.cumsum(axis=2), drafted.cumsum(axis=2)
+        verifying = self.verify * (between(here.verifying, drafted) - here.plain)
+        levels = here.once[:, None] * np.arange(1, self._outlook.depth + 1)
+        drafting = self.draft * (levels + here.each[:, None] * drafted)
+        once = self._rate * (here.begins + rows * here.begun) + debt
+        value = accepted - self._rate * (verifying + drafting) - once[:, None]
+        threshold, drafter, depth = np.unravel_index(value.argmax(), value.shape)
+        most = float(value[threshold, drafter, depth])
+        if most <= 0:
+            return FALLBACK, 0.0
+        return Action(int(depth) + 1, int(drafter), ALIKE[threshold]), most
 
     def _without_a_look(self, rows: Sequence[int]) -> list[Action]:
         """The action that a row keeps, or else that of the plan in which all draft alike."""
@@ -240,11 +235,18 @@ class PlannedBatch(BatchRule):
         """
         unread = self._unread[list(rows)]
         found = np.zeros_like(unread)
-        for d in range(unread.shape[1]):
+        for d in np.flatnonzero(here.reading[:, -1] > here.reading[:, 0]):
             order = unread[:, d].argsort(kind="stable")
             read = np.concatenate([[0.0], unread[order, d].cumsum()])
             found[order, d] = np.diff(np.interp(read, here.unread, here.reading[d]))
         return found
+
+
+def between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Linear interpolation of `values` `[N]`, those of 0, 1, …, at points from 0 to `N - 1`."""
+    below = np.minimum(at.astype(np.int64), len(values) - 2)
+    lower = values[below]
+    return lower + (at - below) * (values[below + 1] - lower)
 
 
 def split(sizes: np.ndarray, seconds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -267,17 +269,18 @@ def choose(
     drafters, depths = value.shape[1:]
     shared = once[:, None] * np.arange(depths) + begins[:, None] * (np.arange(depths) > 0)
     best = np.maximum.accumulate(value, axis=2)
-    caps = np.full(drafters, depths - 1)
+    caps = [depths - 1] * drafters
     for d in np.argsort(-shared[:, 1]):
         others = [best[:, o, caps[o]] for o in range(drafters) if o != d]
         without = np.maximum.reduce(others) if others else np.zeros(len(value))
         total = np.maximum(best[:, d], without[:, None]).sum(axis=0) - shared[d]
-        caps[d] = total.argmax()
-    allowed = np.where(np.arange(depths) <= caps[:, None], value, -np.inf)
+        caps[d] = int(total.argmax())
+    allowed = value.copy()
+    for d in range(drafters):
+        allowed[:, d, caps[d] + 1 :] = -np.inf
     flat = allowed.reshape(len(value), -1)
     chosen = flat.argmax(axis=1)
-    drafter, length = chosen // depths, chosen % depths
-    deepest = np.zeros(drafters, dtype=np.int64)
-    np.maximum.at(deepest, drafter, length)
-    spent = np.take_along_axis(shared, deepest[:, None], axis=1).sum()
-    return drafter, length, float(flat.max(axis=1).sum() - spent)
+    drafter, length = np.divmod(chosen, depths)
+    deepest = [length[drafter == d].max(initial=0) for d in range(drafters)]
+    spent = shared[range(drafters), deepest].sum()
+    return drafter, length, float(flat[np.arange(len(flat)), chosen].sum() - spent)

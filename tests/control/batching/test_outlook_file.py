@@ -28,7 +28,7 @@ def test_it_expects_the_same_after_loading(saved):
     outlook, folder = saved
     seen = np.random.default_rng(1).normal(size=(5, len(SPEC))).astype(np.float32)
     for made, expected in zip(
-        load_outlook(folder, "pair")(seen, 0.3, 0.5), outlook(seen, 0.3, 0.5)
+        load_outlook(folder, "pair")(seen, [(0.3, 0.5)]), outlook(seen, [(0.3, 0.5)])
     ):
         np.testing.assert_array_equal(made, expected)
 

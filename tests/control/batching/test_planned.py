@@ -69,22 +69,15 @@ def test_rows_draft_alike_while_a_look_brings_nothing_more() -> None:
 
 def test_rows_that_draft_alike_stop_where_that_brings_more() -> None:
     """Half of what is drafted is spared by the threshold, and nothing of what is accepted."""
-    policy, asked = planned(0.5), []
-
-    class Stopping:
-        spec, depth = policy.observes, DEPTH
-
-        def __call__(self, observations, price, stop):
-            asked.append(stop)
-            shape = (len(observations), 1, DEPTH)
-            drafted = {0.1: 1.0, 0.5: 0.5}.get(stop, 1.0)
-            return np.full(shape, 0.5 if stop < 0.8 else 0.1), np.full(shape, drafted)
-
-    policy._outlook = Stopping()
+    policy = planned(0.5)
     policy._rate = 2.0  # tokens a second
     here = Here.of(Priced(0.1), 4, 10.0, 1, DEPTH)
-    best, worth = policy._best_alike(np.zeros((4, 1)), np.array([0.25]), here)
-    assert asked == [0.1, 0.3, 0.5, 0.8]
+    levels = np.ones((1, DEPTH))
+    gains, drafted = (
+        np.array([each * levels for each in by_threshold])  # 0.1, 0.3, 0.5, 0.8
+        for by_threshold in ((0.5, 0.5, 0.5, 0.1), (1.0, 1.0, 0.5, 1.0))
+    )
+    best, worth = policy._best_alike(4 * gains, 4 * drafted, 4, np.array([0.25]), here)
     assert best == Action(DEPTH, 0, 0.5)
     token = 2.0 * (here.token(0) + here.each[0])
     level = 2.0 * here.once[0]
@@ -113,8 +106,10 @@ def test_what_a_drafter_has_not_read_counts_against_drafting_alike() -> None:
     policy._rate = 2.0
     here = Here.of(Priced(0.1), 4, 10.0, 1, DEPTH)
     seen = np.zeros((4, len(policy.observes)), np.float32)
-    _, worth = policy._best_alike(seen, np.zeros(1), here)
-    assert policy._best_alike(seen, np.array([worth + 0.1]), here) == (FALLBACK, 0.0)
+    found = [each.sum(axis=1) for each in policy._outlook(seen, [(0.0, 0.1)])]
+    _, worth = policy._best_alike(*found, 4, np.zeros(1), here)
+    assert worth > 0
+    assert policy._best_alike(*found, 4, np.array([worth + 0.1]), here) == (FALLBACK, 0.0)
 
 
 def varied(**settings: int) -> PlannedBatch:
