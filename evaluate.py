@@ -1,4 +1,4 @@
-"""Compare a trained policy with every fixed draft length: `python evaluate.py [policy=DIR] …`."""
+"""Compare a trained policy with fixed draft lengths: `python evaluate.py [policy=DIR] …`."""
 
 from adaspec_rl.scripts import evaluate
 

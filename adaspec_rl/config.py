@@ -59,7 +59,7 @@ class DataConfig:
     test_share: float = 0.5  # all but embedded: held out of training; 1: everything
     train_prompts: int | None = None  # a domain; null: all
     test_prompts: int | None = None  # likewise
-    test_skip: int = 0  # a domain: left out at the start, to compare on prompts not yet seen
+    test_skip: int = 0  # held-out prompts left out at the start of each domain
     max_prompt_tokens: int | None = None  # longer ones are left out, with a warning; null: refused
 
 

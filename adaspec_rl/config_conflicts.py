@@ -1,5 +1,7 @@
 """Refuses settings that do not fit together, before anything slow begins."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 
 from adaspec_rl.config import (
@@ -57,6 +59,8 @@ def check_together(config: Config) -> None:
     _check_lossy(config.env)
     if config.env.verification in LOSSY:
         _check_run_of_lossy(config)
+    if isinstance(config, EvaluateConfig):
+        _check_bounds(config, temperatures)
     if config.env.max_length < min(config.evaluation.lengths):
         raise ValueError(
             f"every one of evaluation.lengths {config.evaluation.lengths} is above env.max_length="
@@ -147,20 +151,33 @@ def _check_run_of_lossy(config: Config) -> None:
             f"env.verification={rule} cannot be replayed, as its texts depend on the drafts: add "
             "env=live agent=ppo_live"
         )
-    if isinstance(config, EvaluateConfig):
-        if config.evaluation.mode != "live":
-            raise ValueError(
-                f"env.verification={rule} cannot be replayed, as its texts depend on the drafts: "
-                f"set evaluation.mode=live, got {config.evaluation.mode}"
-            )
-        named = [config.controller.name] if config.controllers is None else config.controllers
+    if isinstance(config, EvaluateConfig) and config.evaluation.mode != "live":
+        raise ValueError(
+            f"env.verification={rule} cannot be replayed, as its texts depend on the drafts: "
+            f"set evaluation.mode=live, got {config.evaluation.mode}"
+        )
+
+
+def is_recorded(env: EnvConfig) -> bool:
+    """Whether live texts are those of recordings, which do not depend on drafts."""
+    rule = env.verification
+    return rule == "coupled" or (not env.temperature and rule not in LOSSY)
+
+
+def _check_bounds(config: EvaluateConfig, temperatures: Sequence[float]) -> None:
+    """Refuse controllers that know recorded texts, where live texts are others."""
+    if config.evaluation.mode == "replay":
+        return
+    named = [config.controller.name] if config.controllers is None else config.controllers
+    for temperature in temperatures:
+        env = replace(config.env, temperature=temperature)
         for name in ("oracle", "foreseeable"):
-            if name not in named:
-                continue
-            raise ValueError(
-                f"controller={name} knows the target's own texts, which env.verification={rule} "
-                "leaves: leave it out"
-            )
+            if name in named and not is_recorded(env):
+                raise ValueError(
+                    f"controller={name} knows recorded texts, which env.verification="
+                    f"{env.verification} leaves at temperature {temperature:g}: leave {name} out, "
+                    "or set env.verification=coupled"
+                )
 
 
 def _check_cost(config: CostConfig) -> None:

@@ -1,5 +1,6 @@
 """From the configuration to encoded prompts."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from adaspec_rl.data.prompts import (
 from adaspec_rl.from_config import sampling_from
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.recording.answers import Answering, answers
+
+logger = logging.getLogger(__name__)
 
 
 def prompts_from(
@@ -68,10 +71,13 @@ def asked_prompts(
     counts = [count for count in (limit, per_domain) if count is not None]
     kept = _short(prompts, config, pair, warn=warn)
     chosen = balanced(kept, min(counts) if counts else None, skip)
-    if skip and not chosen:
+    gone = {prompt.domain for prompt in kept} - {prompt.domain for prompt in chosen}
+    if gone and not chosen:
         raise ValueError(
             f"data.test_skip={skip} leaves out all {len(kept)} held-out prompts: set a lower number"
         )
+    if gone and warn:
+        logger.warning("data.test_skip=%d leaves out all of %s", skip, ", ".join(sorted(gone)))
     _encoded(chosen, pair)
     return chosen
 

@@ -15,7 +15,7 @@ def train() -> None:
 
 
 def evaluate() -> None:
-    """Compare a trained policy with every fixed draft length: `adaspec-evaluate [policy=DIR] …`."""
+    """Compare a trained policy with fixed draft lengths: `adaspec-evaluate [policy=DIR] …`."""
     run(_evaluate, CONF, "evaluate", follow)
 
 

@@ -112,7 +112,8 @@ class LlamaCpp:
             name = f"{self.kind}{', flash attention' if attention else ''}"
             yield Method("llama.cpp", self.precision, "plain", name, self._run(loaded))
         drafter = LlamaPromptLookupDecoding()
-        drafting = Counted(draft_model=drafter, flash_attn=True, **self._options)
+        # Without `logits_all` the library keeps logits of 512 tokens, and fails on longer texts.
+        drafting = Counted(draft_model=drafter, flash_attn=True, logits_all=True, **self._options)
         for count in LOOKUPS:
             run = self._run(drafting, count)
             yield Method("llama.cpp", self.precision, "lookup", f"{self.kind}, {count} tokens", run)

@@ -6,8 +6,8 @@
 Trains a policy with each seed, as `train_policy.py` with `--train` would; a seed whose policy is in
 `--folder` already is not trained again. Then compares, as `evaluate.py` with `--judge` would: seed
 0 is `learned`, the others are `learned_1`, `learned_2`, … After each prompt the best modes of the
-peers in each of `--precisions`, found on one training prompt of each domain, decode it as well, in
-random order.
+peers in each of `--precisions`, found on one training prompt of each domain, decode it as well:
+after all of ours, in random order.
 
 Figures: `learned_speedup`, the mean over the seeds, and `learned_ahead_of_WAY` for each peer's way:
 the first seed's tokens a second over the peer's, reading the prompt included.
@@ -24,17 +24,19 @@ from typing import Any
 
 import numpy as np
 from decoders import Made, Method, tuned
-from policy import configured, interval
+from policy import composed, configured, interval
 from report import finish
 from rich.console import Console
 from versus_peers import ENGINES, PRECISIONS, peers_of, slug
 
 from adaspec_rl.comparison.compare import Comparison, compare, generations_file
+from adaspec_rl.comparison.contestants import check_comparison
 from adaspec_rl.comparison.figures import LIVE, as_json
 from adaspec_rl.comparison.identity import AUTOREGRESSIVE, LEARNED
 from adaspec_rl.comparison.statistics import paired_ratio, paired_ratio_interval
-from adaspec_rl.config import EvaluateConfig, TrainConfig
+from adaspec_rl.config import EvaluateConfig
 from adaspec_rl.data.prompts import EncodedPrompt
+from adaspec_rl.files import write_atomically
 from adaspec_rl.from_config import pair_from, set_threads
 from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import prompts_from
@@ -48,14 +50,22 @@ SPARE = 16  # tokens of context for a draft at the end of a text
 def policies(
     overrides: Sequence[str], seeds: int, folder: Path, pair: Pair, console: Console
 ) -> list[PolicyBundle]:
-    """A policy of each training seed, from the folder or trained now, all on the same texts."""
+    """A policy of each training seed, from the folder or trained now, all on the same texts.
+
+    Raises:
+        ValueError: the folder's policies were trained with other overrides.
+    """
+    told = folder / "train.json"
+    if not told.exists():
+        write_atomically(told, json.dumps(list(overrides)) + "\n")
+    elif json.loads(told.read_text(encoding="utf-8")) != list(overrides):
+        raise ValueError(f"{told} has other overrides than --train: choose another --folder")
     folders = [folder / f"seed_{seed}" for seed in range(seeds)]
     missing = [seed for seed in range(seeds) if not (folders[seed] / "policy").exists()]
     if missing:
         costs = folder / "cost_profile.json"
         known = ["cost=file", f"cost.path={costs}"] if costs.exists() else []
         config = configured([*overrides, *known])
-        assert isinstance(config, TrainConfig)
         task = prepare(config, pair, console)
         task.profile.save(costs)
         for seed in missing:
@@ -138,11 +148,9 @@ def tokens_and_seconds(journal: Path) -> dict[str, np.ndarray]:
     return {name: np.array(rows) for name, rows in found.items()}
 
 
-def seeds_of(comparison: Comparison, count: int) -> dict[str, Any]:
-    """Speedups of all training seeds, with the mean and its interval over seeds."""
-    methods = comparison.figures.overall.methods
-    names = [LEARNED, *(f"{LEARNED}_{seed}" for seed in range(1, count))]
-    own = [methods[name] for name in names]
+def seeds_of(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
+    """Speedups of the policies of all training seeds, with the mean and its interval over seeds."""
+    own = [comparison.figures.overall.methods[name] for name in names]
     speedups, ahead = [one.speedup for one in own], [one.versus_best_fixed for one in own]
     found = {}
     for name, values in (("speedup", speedups), ("versus_best_fixed", ahead)):
@@ -167,11 +175,20 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options, console = parse(), Console()
-    config = configured(["controllers=all", *options.judge], "evaluate")
-    assert isinstance(config, EvaluateConfig)
+    config = composed("evaluate", ["controllers=all", *options.judge])
+    journal = options.folder / generations_file(LIVE, f"{config.env.temperature:g}")
+    if journal.exists():  # of which other engines' times are lost
+        raise ValueError(f"{journal} holds a comparison already: delete it to begin anew")
     set_threads(config.threads)
     pair = pair_from(config.model, config.engine)
-    first, *rivals = policies(options.train, options.seeds, options.folder, pair, console)
+    check_comparison(config, pair)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    bundles = policies(options.train, options.seeds, options.folder, pair, console)
+    for bundle in bundles:
+        bundle.check_pair(pair)
+    names = [LEARNED, *(f"{LEARNED}_{seed}" for seed in range(1, options.seeds))]
+    rivals = dict(zip(names[1:], bundles[1:]))
+    config = replace(config, rivals=dict.fromkeys(rivals, str(options.folder)))
     training = configured(options.train)
     tried_on = prompts_from(training, "train", pair, console, 1)
     held_out = prompts_from(config, "test", pair, console, config.evaluation.prompts)
@@ -182,16 +199,15 @@ def main() -> None:
         comparison = compare(
             config,
             pair,
-            first,
+            bundles[0],
             options.folder,
             console,
-            rivals={f"{LEARNED}_{n}": rival for n, rival in enumerate(rivals, 1)},
+            rivals=rivals,
             between=peers.decode,
         )
     results = as_json(conclude(config, pair, [comparison], options.folder))
-    journal = generations_file(LIVE, f"{config.env.temperature:g}")
-    beside = peers.against(tokens_and_seconds(options.folder / journal))
-    seeds = seeds_of(comparison, options.seeds)
+    beside = peers.against(tokens_and_seconds(journal))
+    seeds = seeds_of(comparison, names)
     figures = {"learned_speedup": seeds["speedup"]["mean"]} | {
         f"learned_ahead_of_{slug(way)}": found[f"{LEARNED}_ahead"]["ratio"]
         for way, found in beside.items()

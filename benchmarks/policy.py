@@ -47,8 +47,15 @@ LOOKUP_STEP = 0.004
 DRAFT_STEPS = (0.03, 0.06, 0.12, 0.25)  # of an autoregressive step
 
 
-def configured(overrides: Sequence[str], script: str = "train_policy") -> Any:
-    """The configuration of `train_policy.py` or `evaluate.py`."""
+def configured(overrides: Sequence[str]) -> TrainConfig:
+    """`train_policy.py`'s configuration."""
+    found = composed("train_policy", overrides)
+    assert isinstance(found, TrainConfig)
+    return found
+
+
+def composed(script: str, overrides: Sequence[str]) -> Any:
+    """The configuration of `train_policy` or `evaluate`."""
     schema.register()
     expanded = [part for override in overrides for part in expand(override)]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -24,7 +24,7 @@ COMMANDS = sorted(
     path.stem
     for path in FOLDER.glob("*.py")
     if '__name__ == "__main__"' in path.read_text()
-    if path.stem != "check_numbers"  # it checks figures and makes none
+    if path.stem not in ("check_numbers", "main_picture")  # they make no figures
 )
 PARTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
@@ -147,3 +147,45 @@ def test_a_rehearsal_needs_none_of_the_packages_that_only_training_needs(tmp_pat
     assert policy["left_out"] == {"learned": "skipped: hydra is hidden"}
     assert policy["figures"]["identical_share"] == 1.0
     assert policy["figures"]["speedup_markov"] > 0
+
+
+def test_the_main_table_puts_peers_beside_the_same_prompts(tmp_path):
+    from decoders import Made, Method
+    from main_table import Peers, tokens_and_seconds
+
+    rows = [
+        [{"method": name, "tokens": [1] * count, "seconds": seconds} for name, seconds in both]
+        for count, both in (
+            (4, (("learned", 1.0), ("autoregressive", 2.0))),
+            (6, (("autoregressive", 3.0), ("learned", 1.0))),
+        )
+    ]
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text("\n".join(["{}", *map(json.dumps, rows)]) + "\n")
+    ours = tokens_and_seconds(journal)
+    assert ours["learned"].tolist() == [[4, 1.0], [6, 1.0]]
+    method = Method("transformers", "bfloat16", "plain", "", lambda prompt, seed: None)
+    made = [[Made([1] * 4, 1, 0.0, 4.0)], [Made([1] * 4, 1, 0.0, 4.0)]]
+    found = Peers([method], made, {}).against(ours)["transformers bfloat16, plain"]
+    assert found["tokens_per_second"] == 1.0
+    assert found["learned_ahead"]["ratio"] == pytest.approx(5.0)  # 10 tokens in 2 seconds
+    assert found["autoregressive_ahead"]["ratio"] == pytest.approx(2.0)
+
+
+def test_decisions_are_timed_in_turns_and_the_middle_one_counts():
+    from batch_replay import middle, timed, widened
+
+    from adaspec_rl.replay.batch_replay import DecisionCosts
+
+    called = []
+
+    def timing(name):
+        called.append(name)
+        return DecisionCosts(other=(float(len(called) % 3), 0.0))
+
+    found = timed(3, {name: lambda name=name: timing(name) for name in "ab"})
+    assert {name: len(each) for name, each in found.items()} == {"a": 3, "b": 3}
+    assert [set(called[turn : turn + 2]) for turn in (0, 2, 4)] == [{"a", "b"}] * 3
+    costs = [DecisionCosts(other=(seconds, 1.0)) for seconds in (5.0, 1.0, 3.0)]
+    assert middle(costs, 4) == costs[2]
+    assert widened([1.0, 0.9, 1.1], [[1.0, 0.8, 1.0], [1.0, 0.95, 1.3]]) == [1.0, 0.8, 1.3]

@@ -71,7 +71,12 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(arguments, senten
         ),
         (
             ["env.verification=lossy.typical", "controllers=[ucb1,oracle]"],
-            "controller=oracle knows the target's own texts, which env.verification=lossy.typical",
+            "controller=oracle knows recorded texts, which env.verification=lossy.typical leaves",
+        ),
+        (
+            ["env.verification=rejection", "controllers=[foreseeable]", "env.temperature=0.8"],
+            "controller=foreseeable knows recorded texts, which env.verification=rejection leaves "
+            "at temperature 0.8: leave foreseeable out, or set env.verification=coupled",
         ),
         (
             ["env.verification=greedy", "evaluation.temperatures=[0,0.8]"],
@@ -103,6 +108,13 @@ def test_a_package_that_is_missing_is_named_before_anything_runs(argument, monke
         ["controllers=all", "evaluation.mode=both", "evaluation.temperatures=[0,0.8]"],
         ["controller.name=svip", "controller.parameters.threshold=0.3"],
         ["env.verification=greedy"],
+        ["env.verification=rejection", "controllers=[oracle]", "env.temperature=0"],
+        [
+            "env.verification=rejection",
+            "controllers=[oracle]",
+            "evaluation.mode=replay",
+            "env.temperature=0.8",
+        ],
         ["data.source=jsonl", "data.path=a", "data.test_share=1"],
         ["cost.source=file", "cost.path=a.json", "cost.batch_size=4"],
     ],

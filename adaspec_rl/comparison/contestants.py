@@ -23,6 +23,7 @@ from adaspec_rl.comparison.methods import DRAFTER, METHODS, Parameters
 from adaspec_rl.comparison.tuning import tuned
 from adaspec_rl.comparison.workbench import Workbench, workbench
 from adaspec_rl.config import AgentConfig, Config, EvaluateConfig
+from adaspec_rl.config_conflicts import is_recorded
 from adaspec_rl.console import progress
 from adaspec_rl.control.baselines.fixed import FixedAction, FixedLength
 from adaspec_rl.control.controller import Controller
@@ -34,7 +35,6 @@ from adaspec_rl.decoding.drafters import NgramLookup
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import Survival, same_survival
 from adaspec_rl.decoding.tree_shape import TreeGrowth
-from adaspec_rl.decoding.verification.lossy import LOSSY
 from adaspec_rl.envs.vector import ReplayGame
 from adaspec_rl.from_config import sampling_from
 from adaspec_rl.limits import Whole, require
@@ -43,7 +43,8 @@ from adaspec_rl.pairs.pair import Pair
 from adaspec_rl.prompts import asked_prompts
 from adaspec_rl.recording.chances import survival_chances
 from adaspec_rl.replay.foreseeable import foreseeable
-from adaspec_rl.replay.oracle import ScheduleController, best_fixed, fixed_steps, oracle
+from adaspec_rl.replay.oracle import best_fixed, fixed_steps, oracle
+from adaspec_rl.replay.schedule import ScheduleController
 from adaspec_rl.replay.streams import ReplayTables
 from adaspec_rl.training.bundle import PolicyBundle
 from adaspec_rl.training.hindsight import fit_hindsight
@@ -94,8 +95,8 @@ class Contestants:
 def chosen_names(config: Config, pair: Pair) -> list[str]:
     """Names of the configured controllers: `controllers`, or else the one in `controller`.
 
-    `all` stands for every controller whose drafters the pair has, and for the bounds; at
-    temperature 0 the oracle alone, as all that comes can be foreseen.
+    `all` stands for every controller whose drafters the pair has, for the oracle and, above
+    temperature 0, for `foreseeable`.
 
     Raises:
         ValueError: there is no such controller, or the pair lacks a drafter that it needs.
@@ -109,8 +110,8 @@ def chosen_names(config: Config, pair: Pair) -> list[str]:
         if method.drafters == present:  # it switches between these drafters and a model
             lacking[name] = ["draft"]
     if wanted == "all":
-        lossy = config.env.verification in LOSSY  # bounds need recorded texts, which are exact
-        without = set(BOUNDS) if lossy else set()
+        recorded = config.evaluation.mode == "replay" or is_recorded(config.env)
+        without = set() if recorded else set(BOUNDS)
         if not config.env.temperature:
             without.add(FORESEEABLE)
         return [name for name in NAMES if not lacking.get(name) and name not in without]
@@ -233,7 +234,7 @@ def contestants(
         for one in best_first(config, pair):
             entered[one.identity.name] = one
     for name, rival in rivals.items():
-        if name in entered or name in NAMES:
+        if name in {*entered, *NAMES, *BOUNDS}:
             raise ValueError(f"rivals.{name} is the name of another method: choose another name")
         if survival is None or not all(map(same_survival, rival.survival, survival)):
             raise ValueError(
@@ -350,7 +351,7 @@ def _build(
         assert bench.held_out is not None
         best = oracle(bench.held_out, bench.profile, batch_size=bench.batch_size)
         source = "the best schedule of draft lengths in hindsight, a shortest path"
-        return ScheduleController(bench.held_out, best), source
+        return ScheduleController(bench.held_out, best, ORACLE), source
     if name == FORESEEABLE:
         assert bench.held_out is not None
         own, sampling = bench.held_out, sampling_from(config.env)

@@ -11,7 +11,7 @@ from adaspec_rl.comparison.memory import MemoryFigures
 from adaspec_rl.comparison.selection import Selection
 from adaspec_rl.data.encoding import ChatFacts
 
-SCHEMA = 5
+SCHEMA = 6
 LIVE, REPLAY = "live", "replay"  # modes
 Interval = tuple[float, float]  # 95%, from resampled prompts
 Part = TypeVar("Part")

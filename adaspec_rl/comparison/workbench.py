@@ -33,7 +33,7 @@ class Workbench:
     """The texts and costs from which controllers are built."""
 
     trace: Trace  # training texts
-    held_out: Trace | None  # the texts of the comparison; only the oracle may see them
+    held_out: Trace | None  # the compared texts, for bounds and for what is picked in hindsight
     profile: CostProfile
     max_length: int
     batch_size: int = 1

@@ -7,8 +7,9 @@ import numpy as np
 from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.recording.trace import Trace
-from adaspec_rl.replay.oracle import Schedule, lengths_of
+from adaspec_rl.replay.oracle import lengths_of
 from adaspec_rl.replay.outcomes import outcomes, steps_of
+from adaspec_rl.replay.schedule import Schedule
 
 
 def foreseeable(

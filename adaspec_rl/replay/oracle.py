@@ -1,31 +1,16 @@
 """The best results in hindsight: the best schedule, and the best fixed draft length."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from adaspec_rl.costs.profile import CostProfile, RoundCosts
-from adaspec_rl.decoding.round import FALLBACK, Action, Round
+from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.outcomes import Outcomes, nearest_context, outcomes, steps_of
+from adaspec_rl.replay.schedule import Schedule
 
 STATES = 1 << 22  # costs in memory at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The best way through every text: the action at each position where it begins a round."""
-
-    actions: tuple[Action, ...]
-    best: np.ndarray  # [M] index into `actions`; the oracle's is 0 where no round begins
-    steps: np.ndarray  # [N] cost of each whole text, in autoregressive steps
-    tokens: np.ndarray  # [N]
-
-    @property
-    def speedup(self) -> float:
-        """Tokens per autoregressive step: the throughput over that of plain decoding."""
-        return float(self.tokens.sum() / self.steps.sum())
 
 
 def lengths_of(trace: Trace, max_length: int | None = None) -> list[Action]:
@@ -242,36 +227,3 @@ def best_fixed(
     steps = fixed_steps(trace, actions, profile, batch_size=batch_size).sum(axis=1)
     choice = int(steps.argmin())
     return actions[choice], float(trace.starts[-1] / steps[choice])
-
-
-class ScheduleController:
-    """Plays a schedule, as a controller that knew the future could. Recorded texts only."""
-
-    observes = None
-
-    def __init__(self, trace: Trace, schedule: Schedule, name: str = "oracle") -> None:
-        self.name = name
-        self._trace, self._schedule = trace, schedule
-        self._numbers: dict[tuple[tuple[int, ...], int], int] = {}
-        for number, text in enumerate(trace.texts):
-            self._numbers.setdefault((tuple(text.prompt.tolist()), text.seed), number)
-
-    def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
-        """Find the schedule of a text.
-
-        Raises:
-            ValueError: the text was not recorded.
-        """
-        number = self._numbers.get((tuple(prompt), seed))
-        if number is None:
-            raise ValueError(
-                f"{self.name} knows no text after this prompt of {len(prompt)} tokens with seed "
-                f"{seed}: record it first"
-            )
-        self._at, self._end = self._trace.starts[number], self._trace.starts[number + 1]
-
-    def decide(self, observation: np.ndarray | None) -> Action:
-        return self._schedule.actions[self._schedule.best[min(self._at, self._end - 1)]]
-
-    def observe(self, round_: Round) -> None:
-        self._at += len(round_.tokens)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adaspec_rl.comparison.figures import MethodFigures, ScopeFigures
+from adaspec_rl.comparison.identity import AUTOREGRESSIVE, ORACLE
 from adaspec_rl.comparison.results import BUCKET
 from adaspec_rl.files import new_file
 from adaspec_rl.report.contents import ReportedComparison
@@ -57,7 +58,10 @@ def _policy_maps(comparisons: Sequence[ReportedComparison], folder: Path) -> lis
 
 
 def _drafting(scope: ScopeFigures) -> list[MethodFigures]:
-    return [item for item in scope.methods.values() if item.identity.kind != "plain"]
+    """Methods whose drafts are shown; of the bounds, the oracle."""
+    hidden = {name for name, item in scope.methods.items() if item.identity.kind == "bound"}
+    hidden |= {AUTOREGRESSIVE}
+    return [item for name, item in scope.methods.items() if name not in hidden - {ORACLE}]
 
 
 def _draft_length(axes: Axes, scope: ScopeFigures) -> None:

@@ -13,6 +13,7 @@ from adaspec_rl.files import new_file
 
 ACROSS = 5  # panels in a row
 FIXED, ADAPTIVE, LEARNED, BEST = "#9aa7b4", "#e8b298", "#d1495b", "#30638e"
+BOUND = "#e3d5b8"
 
 
 @rc_context({"text.parse_math": False})  # dollars in names are no formulas
@@ -87,4 +88,4 @@ def _colour(method: MethodIdentity, best_fixed: str) -> str:
         return BEST
     if method.is_fixed:
         return FIXED
-    return LEARNED if method.kind == "learned" else ADAPTIVE
+    return {"learned": LEARNED, "bound": BOUND}.get(method.kind, ADAPTIVE)

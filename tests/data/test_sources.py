@@ -169,14 +169,19 @@ def test_a_domain_is_filled_up_with_prompts_that_are_short_enough(tmp_path, pair
     ]  # fmt: skip
 
 
-def test_prompts_already_seen_are_skipped_in_each_domain_of_the_held_out_split(tmp_path, pair):
+def test_prompts_already_seen_are_skipped_in_each_held_out_domain(tmp_path, pair, caplog):
     rows = [{"text": f"{domain} {n}", "domain": domain} for n in range(3) for domain in "ab"]
     path = write(tmp_path / "p.jsonl", rows)
     config = DataConfig("jsonl", str(path), test_share=1, test_skip=1)
     found = [item.prompt.text for item in prompts_from(config, "test", pair, 1)]
     assert found == ["a 1", "b 1"]
+    rows += [{"text": "c 0", "domain": "c"}]
+    write(path, rows)
+    with caplog.at_level("WARNING"):
+        assert [item.prompt.domain for item in prompts_from(config, "test", pair, 1)] == ["a", "b"]
+    assert "data.test_skip=1 leaves out all of c" in caplog.text
     config.test_skip = 3
-    with pytest.raises(ValueError, match=r"data.test_skip=3 leaves out all 6 held-out prompts"):
+    with pytest.raises(ValueError, match=r"data.test_skip=3 leaves out all 7 held-out prompts"):
         prompts_from(config, "test", pair)
     embedded = DataConfig(test_skip=1)
     assert prompts_from(embedded, "train", pair) == prompts_from(DataConfig(), "train", pair)

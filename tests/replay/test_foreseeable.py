@@ -10,7 +10,8 @@ from adaspec_rl.costs.profile import CostProfile
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.recording.chances import survival_chances
 from adaspec_rl.replay.foreseeable import foreseeable
-from adaspec_rl.replay.oracle import ScheduleController, oracle
+from adaspec_rl.replay.oracle import oracle
+from adaspec_rl.replay.schedule import ScheduleController
 from adaspec_rl.replay.session import ReplaySession
 from tests.recording.recordings import profile, toy_trace, toys
 

@@ -15,13 +15,13 @@ from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
 from adaspec_rl.recording.trace import Trace
 from adaspec_rl.replay.oracle import (
-    ScheduleController,
     best_fixed,
     fixed_steps,
     lengths_of,
     oracle,
 )
 from adaspec_rl.replay.outcomes import outcomes
+from adaspec_rl.replay.schedule import ScheduleController
 from adaspec_rl.replay.session import ReplaySession
 from tests.recording.recordings import profile, toy_trace
 
@@ -118,7 +118,7 @@ def test_the_oracles_bound_is_reached_by_its_controller(folder, kind, costs):
     """A replayed session pays for catching up, and the oracle has counted on it."""
     trace = recorded(folder, *kind)
     best = oracle(trace, costs)
-    session, controller = ReplaySession(trace, costs), ScheduleController(trace, best)
+    session, controller = ReplaySession(trace, costs), ScheduleController(trace, best, "oracle")
     for number, text in enumerate(trace.texts):
         prompt = text.prompt.tolist()
         made = generate(session, controller, prompt, cost=costs.at().features(), seed=text.seed)

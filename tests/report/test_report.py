@@ -34,7 +34,7 @@ from adaspec_rl.data.encoding import ChatFacts
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.decoding.survival import ProductSurvival
 from adaspec_rl.report.contents import Report, ReportedComparison
-from adaspec_rl.report.figures import report_figures
+from adaspec_rl.report.figures import _drafting, report_figures
 from adaspec_rl.report.page import verdict, verdicts, write_report
 from adaspec_rl.report.policy_map import PolicyMap, _promised, drafted, policy_map
 from adaspec_rl.training.bundle import PolicyBundle
@@ -389,6 +389,16 @@ def test_a_map_of_several_drafters_says_which(tmp_path):
     assert set(shown.drafter) <= {None, 0, 1} and shown.drafters == ["draft", "ngram"]
     both = reported(policy_map=replace(shown, drafter=[0] * 8 + [1] * 8))
     assert [path.name for path in report_figures([both], tmp_path)][-1] == "policy_map.png"
+
+
+def test_of_the_bounds_the_oracle_alone_has_curves():
+    names = ("best_by_domain", "foreseeable", "oracle")
+    found = scope(1.06, (1.05, 1.08))
+    bounds = {name: figures(adaptive_method(name, ""), 1.9) for name in names}
+    shown = _drafting(replace(found, methods=found.methods | bounds))
+    assert [item.identity.name for item in shown] == [
+        "fixed_1", "fixed_3", "ucb1", "learned", "oracle",
+    ]  # fmt: skip
 
 
 def test_figures_are_drawn(tmp_path):

@@ -37,16 +37,16 @@ class Outlook:
     def __call__(
         self, observations: np.ndarray, prices: Sequence[tuple[float, float]]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate observations `[n, F]` at `P` pairs of prices. Returns two arrays `[P, n, D, K]`.
+        """Evaluate observations `[n, F]` at `P` pairs of `price` and `stop`.
 
-        The first has the accepted tokens that drafted token 1, 2, … adds, less `price` if it is
-        verified. The second has the chance that the token is drafted at all, if that many are asked
-        for.
+        Returns two arrays `[P, n, D, K]`. The first has the accepted tokens that drafted token 1,
+        2, … adds, less `price` if it is verified. The second has the chance that the token is
+        drafted at all, if that many are asked for.
         """
         weights, biases = self.network.weights, self.network.biases
         seen = len(self.spec)
         told = np.array(prices, dtype=np.float32) @ weights[0][seen:] + biases[0]  # [P, H]
-        values = observations @ weights[0][:seen] + told[:, None]  # the same for all but the prices
+        values = observations @ weights[0][:seen] + told[:, None]  # read once, whatever the prices
         for weight, bias in zip(weights[1:], biases[1:]):
             values = np.tanh(values) @ weight + bias
         values = values.reshape(*values.shape[:2], 2, self.spec.drafters, self.depth)

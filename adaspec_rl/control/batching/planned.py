@@ -137,7 +137,9 @@ class PlannedBatch(BatchRule):
         price = min(max(self.verify * self._rate * here.token(usual), 0.0), CERTAIN)
         level = float((here.once / count + here.each).min())
         stop = min(price + self.draft * self._rate * level, CERTAIN)
-        prices = [(price, stop)] + [(0.0, threshold) for threshold in ALIKE] * bool(self._longest)
+        prices = [(price, stop)]
+        if self._longest:
+            prices += [(0.0, threshold) for threshold in ALIKE]
         found = self._outlook(observations, prices)  # [P, n, D, K] both
         worth, drafted = (values[0] for values in found)
         spent = self.draft * self._rate * here.each[:, None] * drafted

@@ -24,6 +24,18 @@ def saved(tmp_path):
     return outlook, tmp_path / "outlook"
 
 
+def test_it_is_its_network_at_every_pair_of_prices(saved):
+    outlook, _ = saved
+    seen = np.random.default_rng(1).normal(size=(5, len(SPEC))).astype(np.float32)
+    prices = [(0.3, 0.5), (0.0, 0.1)]
+    worth, drafted = outlook(seen, prices)
+    for number, pair in enumerate(prices):
+        inputs = np.concatenate([seen, np.tile(np.float32(pair), (5, 1))], axis=1)
+        expected = outlook.network(inputs).reshape(5, 2, 2, 4)
+        np.testing.assert_allclose(worth[number], expected[:, 0], atol=1e-5)
+        np.testing.assert_allclose(drafted[number], expected[:, 1].clip(0, 1), atol=1e-5)
+
+
 def test_it_expects_the_same_after_loading(saved):
     outlook, folder = saved
     seen = np.random.default_rng(1).normal(size=(5, len(SPEC))).astype(np.float32)

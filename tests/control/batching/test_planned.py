@@ -67,6 +67,24 @@ def test_rows_draft_alike_while_a_look_brings_nothing_more() -> None:
     assert sum(looks for looks, _ in found) < 12
 
 
+def test_a_look_asks_for_its_own_prices_and_for_every_threshold() -> None:
+    policy, asked = planned(0.5), []
+    outlook = policy._outlook
+
+    class Heard:
+        spec, depth = outlook.spec, outlook.depth
+
+        def __call__(self, observations, prices):
+            asked.append(list(prices))
+            return outlook(observations, prices)
+
+    policy._outlook = Heard()
+    played(policy, [4])
+    ((own, *alike),) = asked
+    assert 0 < own[0] < own[1] < 1
+    assert alike == [(0.0, 0.1), (0.0, 0.3), (0.0, 0.5), (0.0, 0.8)]
+
+
 def test_rows_that_draft_alike_stop_where_that_brings_more() -> None:
     """Half of what is drafted is spared by the threshold, and nothing of what is accepted."""
     policy = planned(0.5)
