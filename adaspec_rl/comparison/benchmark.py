@@ -10,6 +10,7 @@ import numpy as np
 from adaspec_rl.comparison.memory import MemoryMeter, MemoryUse
 from adaspec_rl.control.controller import Controller
 from adaspec_rl.control.generation import Generation, follow, generate
+from adaspec_rl.control.guard import charge, looks
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.data.prompts import EncodedPrompt
@@ -34,9 +35,13 @@ class ProfileTime:
 
     policy: float  # seconds that observing and deciding adds to a round of a learned policy
 
+    def of_decision(self, controller: Controller) -> float:
+        """Seconds of one observation and decision."""
+        return self.policy if controller.observes else 0.0
+
     def __call__(self, controller: Controller, made: Generation) -> Generation:
         """`made` with its seconds replaced."""
-        deciding = self.policy * len(made.rounds) if controller.observes else 0.0
+        deciding = self.of_decision(controller) * len(made.rounds)
         seconds = sum(played.seconds for played in made.rounds)
         return replace(made, seconds=seconds + deciding, controller_seconds=deciding)
 
@@ -94,7 +99,14 @@ def run_benchmark(
                     memory.begin()
                 gc.disable()
                 try:
-                    made = generate(session, controller, item.ids, cost=cost, seed=seed + number)
+                    made = generate(
+                        session,
+                        controller,
+                        item.ids,
+                        cost=cost,
+                        seed=seed + number,
+                        deciding=time.of_decision(controller) if time else None,
+                    )
                 finally:
                     gc.enable()
                 if time:
@@ -115,6 +127,10 @@ def _relive(
     spec = controller.observes
     observer = StreamObserver(spec, cost) if spec else None
     controller.reset(item.ids, seed)
+    deciding = made.controller_seconds / max(1, len(made.rounds))
     for played in follow(observer, item.ids, made) if observer else made.rounds:
+        looked = looks(controller)
         controller.decide(observer.observation() if observer else None)
+        if looked:
+            charge(controller, deciding)
         controller.observe(played)

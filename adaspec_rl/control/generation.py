@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from adaspec_rl.control.controller import Controller
-from adaspec_rl.control.guard import looks
+from adaspec_rl.control.guard import charge, looks
 from adaspec_rl.control.observation import CostFeatures
 from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
@@ -46,12 +46,17 @@ def generate(
     cost: CostFeatures,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
+    deciding: float | None = None,
 ) -> Generation:
-    """Generate from `prompt` until the text ends; `controller` chooses every round's action."""
+    """Generate from `prompt` until the text ends; `controller` chooses every round's action.
+
+    A guard counts what each decision took by the clock, or `deciding` seconds if they are given, as
+    in replay.
+    """
     spec = controller.observes
     observer = StreamObserver(spec, cost) if spec else None
     began = clock()
-    deciding = 0.0
+    spent = 0.0
     session.start(prompt, seed, signals=spec is not None and spec.needs_signals)
     controller.reset(prompt, seed)
     if observer:
@@ -60,9 +65,12 @@ def generate(
     forecasts: list[Forecast | None] = []
     while session.finished is None:
         before = clock()
-        asked = observer if looks(controller) else None
+        looked = looks(controller)
+        asked = observer if looked else None
         action = controller.decide(asked.observation() if asked else None)
         decided = clock()
+        if looked:
+            charge(controller, decided - before if deciding is None else deciding)
         round_ = session.step(action)
         stepped = clock()
         controller.observe(round_)
@@ -72,8 +80,6 @@ def generate(
         actions.append(action)
         if spec and spec.needs_forecast:
             forecasts.append(asked.forecast if asked else None)
-        deciding += decided - before + clock() - stepped
+        spent += decided - before + clock() - stepped
     seconds = clock() - began
-    return Generation(
-        session.tokens, session.finished, rounds, seconds, deciding, actions, forecasts
-    )
+    return Generation(session.tokens, session.finished, rounds, seconds, spent, actions, forecasts)

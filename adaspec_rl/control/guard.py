@@ -20,7 +20,9 @@ class Guarded:
     """Plays another controller's actions while they beat autoregressive decoding.
 
     Gains and losses are measured in autoregressive steps (`StepTime`). A round gains its tokens
-    minus its seconds, but loses at most 2 steps, as the rest is noise. The balance of a spell of
+    minus its seconds, including what the controller took to observe and decide (`charge`), but
+    loses at most 2 steps, as the rest is noise. A fallback that the controller chooses loses the
+    time to decide. The balance of a spell of
     speculation is the sum of its gains. The guard is in one of three states:
 
                      the wait is over                    balance >= proof
@@ -106,6 +108,7 @@ class Guarded:
         self._reserve = RESERVE if trusted else advance
         self._step = StepTime(refresh)
         self._obeyed = False  # whether this round is the controller's choice
+        self._deciding = 0.0  # seconds that the controller took before this round
 
     def reset(self, prompt: Sequence[int] = (), seed: int = 0) -> None:
         self.controller.reset(prompt, seed)
@@ -124,6 +127,10 @@ class Guarded:
         """Tokens to decode plainly until the reserve is filled again."""
         return max(0, math.ceil(-self._reserve / self.allowance))
 
+    def charge(self, seconds: float) -> None:
+        """Count what observing and deciding took before the coming round."""
+        self._deciding = seconds
+
     def decide(self, observation: np.ndarray | None) -> Action:
         self._obeyed = False
         if not self.looks:
@@ -135,14 +142,18 @@ class Guarded:
     def observe(self, round_: Round) -> None:
         if self._obeyed:
             self.controller.observe(round_)
+        deciding, self._deciding = self._deciding, 0.0
         if round_.drafted:
             self._accepted |= round_.accepted > 0
-            self._count(self._step.gain(len(round_.tokens), round_.seconds, self.limit))
+            seconds = round_.seconds + deciding
+            self._count(self._step.gain(len(round_.tokens), seconds, self.limit))
             return
         self._step.add(round_.seconds)
         if self._wait:
             self._wait -= 1
             self._reserve = min(self._reserve + self.allowance, RESERVE)
+        elif self._obeyed:
+            self._count(-min(deciding / self._step.seconds, NOISE))
 
     def _count(self, gain: float) -> None:
         """Update the state with a round's gain."""
@@ -164,6 +175,12 @@ class Guarded:
         self._interval = min(2 * wait, self.longest) if self._accepted else self.shortest
         self._wait = max(wait, self._debt)
         self._balance, self.trusted, self._accepted = 0.0, False, False
+
+
+def charge(controller: Controller, seconds: float) -> None:
+    """Tell a guard what observing and deciding took; other controllers do not ask."""
+    if isinstance(controller, Guarded):
+        controller.charge(seconds)
 
 
 def looks(controller: Controller) -> bool:

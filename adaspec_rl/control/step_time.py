@@ -40,11 +40,15 @@ class StepTime:
         self._plain.append(seconds)
         self.tokens, self.lead = 0, None
 
+    @property
+    def seconds(self) -> float:
+        """Of a plain step; there must have been one."""
+        return min(sorted(self._plain)[(len(self._plain) - 1) // 2], self._plain[-1])
+
     def gain(self, emitted: int, seconds: float, highest: float) -> float:
         """Steps won by a round with a draft; `lead` stays at or below `highest`."""
         self.tokens += emitted
-        step = min(sorted(self._plain)[(len(self._plain) - 1) // 2], self._plain[-1])
-        spent = seconds / step
+        spent = seconds / self.seconds
         if self.lead is not None:
             self.lead = min(self.lead + max(emitted - spent / QUICKER, -NOISE), highest)
         return max(emitted - spent, -NOISE)

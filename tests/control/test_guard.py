@@ -81,7 +81,7 @@ def play(session: Simulated, controller: Controller, tokens: int) -> float:
     """Generate at least `tokens` tokens; the plain steps that a token took."""
     before, at = session.steps, session.position
     while session.position < at + tokens:
-        generate(session, controller, [1], cost=NO_COST)
+        generate(session, controller, [1], cost=NO_COST, deciding=0.0)
     return (session.steps - before) / (session.position - at)
 
 
@@ -339,6 +339,33 @@ def test_the_guarded_controller_observes_exactly_the_rounds_that_it_chose(chance
     drafting = [proposed.length > 0 for proposed, _ in recorder.told]
     assert any(drafting) == (chance > 0)  # all others were probes
     assert {action.drafter for _, action in session.rounds if action.length == 1} <= {0, 1}
+
+
+def test_decisions_that_cost_more_than_they_bring_end_with_the_controller():
+    """Three tokens in 2.5 steps pay if decisions are free, and not if they take a step."""
+
+    def share(deciding: float) -> float:
+        session = Simulated(lambda position: 1.0, draft_step=0.5, right=2, max_new_tokens=1000)
+        guard = Guarded(FixedLength(2), trusted=True)
+        generate(session, guard, [1], cost=NO_COST, deciding=deciding)
+        return len(drafts(session, 2)) / len(session.rounds)
+
+    assert share(0.0) > 0.95
+    assert share(0.0024) < 0.2
+
+
+def test_a_controller_that_decides_for_plain_steps_pays_for_deciding():
+    session = Simulated(lambda position: 0.0, max_new_tokens=1000)
+    asked = []
+
+    class Undecided(FixedLength):
+        def decide(self, observation):
+            asked.append(session.position)
+            return FALLBACK
+
+    guard = Guarded(Undecided(0), trusted=True)
+    generate(session, guard, [1], cost=NO_COST, deciding=0.1 * 0.0024)
+    assert len(asked) < 500  # in half of the rounds nobody decides
 
 
 def test_a_probe_drafts_one_token_with_the_drafter_in_question():

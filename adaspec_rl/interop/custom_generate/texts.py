@@ -9,7 +9,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batch_generation import RowsObserver
-from adaspec_rl.control.guard import looks
+from adaspec_rl.control.guard import charge, looks
 from adaspec_rl.control.observation import Observer
 from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.batch import Batch
@@ -100,8 +100,11 @@ def _write_one(prepared: Prepared, policy: Policy, wanted: Wanted, told: Told) -
         observer.start(prompt, session.forecast)
     written = Written([], rule)
     while session.finished is None and not rule.finished:
-        seen = observer.observation() if observer and looks(controller) else None
-        played = session.step(controller.decide(seen))
+        looked, began = looks(controller), time.perf_counter()
+        action = controller.decide(observer.observation() if observer and looked else None)
+        if looked:
+            charge(controller, time.perf_counter() - began)
+        played = session.step(action)
         controller.observe(played)
         if observer:
             observer.update(played)
