@@ -107,7 +107,7 @@ def test_evaluation_takes_the_newest_policy_and_says_so(trained):
     results = comparison(newest(folder, "evaluate"))
     assert set(results["methods"]) == {
         "autoregressive", "fixed_1", "fixed_4", "fixed_1_ngram", "fixed_4_ngram", "learned",
-        "best_first_3_draft",
+        "best_first_3_draft", "best_by_domain",
     }  # fmt: skip
     for key in ("mode", "pair", "temperature", "best_fixed", "lossless"):
         assert key in results
@@ -124,7 +124,7 @@ def test_sampling_and_a_fixed_controller(trained, run_here):
         "evaluation.lengths=[1]", cwd=folder,
     )  # fmt: skip
     results = comparison(newest(folder, "evaluate"))
-    assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_2"}
+    assert set(results["methods"]) == {"autoregressive", "fixed_1", "fixed_2", "best_by_domain"}
     assert results["temperature"] == 0.8
     assert results["lossless"]["identical"] == results["lossless"]["compared"]  # coupled
 
@@ -215,7 +215,8 @@ def test_a_baseline_decodes_without_any_policy(tmp_path, run_here):
         "controller.guard=true", "evaluation.lengths=[1]", "cost.samples=1", cwd=tmp_path,
     )  # fmt: skip
     figures = comparison(newest(tmp_path, "evaluate"))
-    assert set(figures["methods"]) == {"autoregressive", "fixed_1", "fixed_1_ngram", "svip"}
+    names = {"autoregressive", "fixed_1", "fixed_1_ngram", "svip", "best_by_domain"}
+    assert set(figures["methods"]) == names
     assert figures["methods"]["svip"]["parameters"] == {"threshold": 0.5}
     assert figures["lossless"]["identical"] == figures["lossless"]["compared"] == 9
 

@@ -154,8 +154,8 @@ class PlannedBatch(BatchRule):
         }
         self._held, self._coming = {}, 0
         if self._longest:
-            alike = (values[1:].sum(axis=1) for values in found)
-            self._same, together = self._best_alike(*alike, count, debt.sum(axis=0), here)
+            gains, drafts = (values[1:].sum(axis=1) for values in found)
+            self._same, together = self._best_alike(gains, drafts, count, debt.sum(axis=0), here)
             more = (1 + self._hold) * (gain - together)
             pays = more > self._rate * self._prices.deciding(len(rows))
             self._rest = 0 if pays else min(max(1, 2 * self._rest), self._longest)
