@@ -130,8 +130,8 @@ def test_sampling_and_a_fixed_controller(trained, run_here):
 
 
 # At costs under which drafts pay, whatever a busy machine would measure.
-REPLAYED = (SMOKE, "controllers=[svip,learned,hindsight,oracle]", "evaluation.mode=replay",
-            "evaluation.trials=2", "evaluation.tuning_prompts=1",
+REPLAYED = (SMOKE, "controllers=[svip,learned,hindsight,foreseeable,oracle]",
+            "evaluation.mode=replay", "evaluation.trials=2", "evaluation.tuning_prompts=1",
             "cost=cpu_2_threads")  # fmt: skip
 
 
@@ -152,12 +152,15 @@ def test_replayed_comparisons_are_the_same_files_every_time_also_when_interrupte
     figures = comparison(first)
     assert set(figures["methods"]) == {
         "autoregressive", "fixed_1", "fixed_4", "fixed_1_ngram", "fixed_4_ngram",
-        "svip", "hindsight", "learned", "oracle", "best_by_domain",
+        "svip", "hindsight", "learned", "foreseeable", "oracle", "best_by_domain",
     }  # fmt: skip
     assert figures["methods"]["learned"]["guarded"]
     assert set(figures["methods"]["svip"]["parameters"]) == {"threshold", "drafter"}
-    best = max(figures["methods"], key=lambda name: figures["methods"][name]["speedup"])
-    assert best == "oracle" and figures["methods"]["oracle"]["gap_closed"] == 1.0
+    speedups = {name: method["speedup"] for name, method in figures["methods"].items()}
+    assert speedups["oracle"] == max(speedups.values())
+    assert figures["methods"]["oracle"]["gap_closed"] == 1.0
+    # At temperature 0 all is foreseen; the schedule alone does not see what catching up costs.
+    assert 0.8 < figures["methods"]["foreseeable"]["gap_closed"] <= 1.0
     journal = second / "generations-replay-t0.jsonl"  # as a killed run leaves it
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"[{")
     for name in names - {journal.name, "run.json"}:
