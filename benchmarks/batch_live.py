@@ -1,11 +1,12 @@
 """Many texts at once, live: `python benchmarks/batch_live.py --rows 8 --json FILE [model=smollm2]`.
 
 Held-out prompts are decoded in batches under every batch controller, and one text after the other
-without drafts. All methods take turns on each group of prompts. Costs are measured first, and
-controllers are tuned or trained on the training prompts' recording at these costs. A batch is timed
-while it is full: until a row becomes free and no text of the group is waiting. Every text must
-equal plain decoding's. `NAME_replayed` is the speedup over plain decoding that replay of the
-training prompts predicts at these costs, without the reading of prompts.
+without drafts. All methods take turns on each group of prompts, `--repeats` times in random order.
+Of each group, the run with the median throughput counts: a shared machine slows some of them down.
+Costs are measured first, and controllers are tuned or trained on the training prompts' recording at
+these costs. A batch is timed while it is full: until a row becomes free and no text of the group is
+waiting. Every text must equal plain decoding's. `NAME_replayed` is the speedup over plain decoding
+that replay of the training prompts predicts at these costs, without the reading of prompts.
 """
 
 import argparse
@@ -50,21 +51,49 @@ from adaspec_rl.replay.batch_rows import BatchTables
 SINGLE = "one_by_one"
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The tokens of a group of prompts, and their seconds."""
+
+    tokens: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
 @dataclass(slots=True)
 class Sums:
-    """The tokens and seconds of one way of decoding on each group of prompts."""
+    """One way of decoding: its timings of each group of prompts, and its work in all of them."""
 
-    tokens: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    groups: list[list[Timed]] = field(default_factory=list)
     offered: int = 0
     verified: int = 0
     rounds: int = 0
     different: int = 0  # texts that differ from plain decoding's
 
     @property
+    def usual(self) -> list[Timed]:
+        """Each group's timing with the median throughput."""
+        ordered = (sorted(timings, key=lambda one: one.rate) for timings in self.groups)
+        return [timings[len(timings) // 2] for timings in ordered]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Of each group."""
+        return np.array([float(one.tokens) for one in self.usual])
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Of each group."""
+        return np.array([one.seconds for one in self.usual])
+
+    @property
     def rate(self) -> float:
         """Tokens a second."""
-        return sum(self.tokens) / sum(self.seconds)
+        return float(self.tokens.sum() / self.seconds.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +125,7 @@ class Bench:
         asked = [Asked(prompt.ids, number) for number, prompt in enumerate(prompts)]
         made = generate_batch(batch, controller, asked, features=self.costs.features)
         assert not any(answer.error for answer in made.answers)
-        sums.tokens.append(made.full_tokens)
-        sums.seconds.append(made.full_seconds)
+        sums.groups[-1].append(Timed(made.full_tokens, made.full_seconds))
         sums.offered += made.offered
         sums.verified += made.verified
         sums.rounds += made.rounds
@@ -121,15 +149,15 @@ class Bench:
             generate(session, FixedLength(0), prompt.ids, cost=unused, seed=number)
             for number, prompt in enumerate(prompts)
         ]
-        sums.seconds.append(self.clock() - began)
-        sums.tokens.append(sum(len(one.tokens) for one in made))
+        seconds = self.clock() - began
+        sums.groups[-1].append(Timed(sum(len(one.tokens) for one in made), seconds))
         return [one.tokens for one in made]
 
 
 def compared(ours: Sums, theirs: Sums) -> list[float]:
     """Throughput divided by another way's, and the 95% interval over groups of prompts."""
-    parts = [np.array(v, dtype=float) for s in (ours, theirs) for v in (s.tokens, s.seconds)]
-    return [ours.rate / theirs.rate, *paired_ratio_interval(*parts)]
+    interval = paired_ratio_interval(ours.tokens, ours.seconds, theirs.tokens, theirs.seconds)
+    return [ours.rate / theirs.rate, *interval]
 
 
 def play(
@@ -137,24 +165,28 @@ def play(
     controllers: Mapping[str, BatchController],
     prompts: Sequence[EncodedPrompt],
     size: int,
+    repeats: int,
     console: Console,
 ) -> dict[str, Sums]:
-    """Decode every group of `size` prompts in every way, in random order."""
+    """Decode every group of `size` prompts `repeats` times in every way, in random order."""
     sums = {name: Sums() for name in (SINGLE, *controllers)}
     groups = [prompts[n : n + size] for n in range(0, len(prompts) - size + 1, size)]
     if not groups:
         raise SystemExit(f"{len(prompts)} prompts make no group of {size}: raise --prompts")
     order = np.random.default_rng(0)  # in a rotation, each way always follows the same other one
     for number, group in enumerate(groups):
-        made = {}
-        for name in order.permutation(list(sums)).tolist():
-            if name == SINGLE:
-                made[name] = bench.one_by_one(group, sums[name])
-            else:
-                made[name] = bench.in_a_batch(controllers[name], group, sums[name])
-        for name, texts in made.items():
-            wrong = sum(ours != theirs for ours, theirs in zip(texts, made[SINGLE]))
-            sums[name].different += wrong
+        for total in sums.values():
+            total.groups.append([])
+        for _ in range(repeats):
+            made = {}
+            for name in order.permutation(list(sums)).tolist():
+                if name == SINGLE:
+                    made[name] = bench.one_by_one(group, sums[name])
+                else:
+                    made[name] = bench.in_a_batch(controllers[name], group, sums[name])
+            for name, texts in made.items():
+                wrong = sum(ours != theirs for ours, theirs in zip(texts, made[SINGLE]))
+                sums[name].different += wrong
         console.print(
             f"group {number + 1} of {len(groups)}: "
             + ", ".join(f"{name} {total.rate:.0f}" for name, total in sums.items())
@@ -220,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=64, help="held-out ones, a domain")
     parser.add_argument("--group", type=int, default=16, help="prompts decoded at a time")
+    parser.add_argument("--repeats", type=int, default=3, help="of every group, in every way")
     parser.add_argument("--cost-seconds", type=float, default=20.0)
     parser.add_argument("--tuning-texts", type=int, default=32)
     parser.add_argument(
@@ -235,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = configured(options.overrides)
     bench, makers, prompts = prepared(config, options.rows, options, console)
     controllers = {name: make(options.rows) for name, make in makers.items()}
-    sums = play(bench, controllers, prompts, options.group, console)
+    sums = play(bench, controllers, prompts, options.group, options.repeats, console)
     rivals = [name for name in controllers if name not in OWN]
     figures: dict[str, float] = {
         "batched_plain_vs_one_by_one": sums["plain"].rate / sums[SINGLE].rate,

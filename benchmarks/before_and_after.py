@@ -4,20 +4,26 @@
     python benchmarks/before_and_after.py --before ../before --json FILE \\
         --run "replay.py --prompts 4" --run "policy.py --seeds 2 cost=cpu_2_threads"
 
-Every run is a benchmark with its arguments, which both commits must understand. The two sides take
-turns `--repeats` times, each with its own package in this Python environment. A figure of a side is
-its median; `NAME_after_vs_before` divides those of the figures that both sides write.
+Every run is a benchmark with its arguments, which both commits must understand. The two sides, each
+with its own package in this Python environment, run at the same time, `--repeats` times; but only
+one of them at any moment: every `--slice` seconds, one is paused and the other one goes on, so that
+whatever else happens on the machine meets both alike. Figures made of long times are therefore half
+of what they would be, on both sides. A figure of a side is its median; `NAME_after_vs_before`
+divides those of the figures that both sides write.
 """
 
 import argparse
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from report import finish
@@ -25,19 +31,39 @@ from report import finish
 AFTER = Path(__file__).parents[1]
 
 
-def figures_of(checkout: Path, run: str) -> dict[str, float]:
-    """Run a benchmark in a checkout and read its figures."""
+def in_slices(checkouts: Mapping[str, Path], run: str, slice_: float) -> dict[str, dict]:
+    """Run a benchmark in all checkouts, in turns of `slice_` seconds. Returns their figures."""
     script, *arguments = shlex.split(run)
     with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "figures.json"
-        subprocess.run(
-            [sys.executable, f"benchmarks/{script}", *arguments, "--json", str(written)],
-            cwd=checkout,
-            env=os.environ | {"PYTHONPATH": str(checkout)},
-            check=True,
-        )
-        figures: dict[str, float] = json.loads(written.read_text())["figures"]
-    return figures
+        written = {name: Path(folder) / f"{name}.json" for name in checkouts}
+        running = {
+            name: subprocess.Popen(
+                [sys.executable, f"benchmarks/{script}", *arguments, "--json", str(written[name])],
+                cwd=checkout,
+                env=os.environ | {"PYTHONPATH": str(checkout)},
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+            )
+            for name, checkout in checkouts.items()
+        }
+        for process in running.values():
+            os.killpg(process.pid, signal.SIGSTOP)
+        try:
+            while any(process.poll() is None for process in running.values()):
+                for process in running.values():
+                    if process.poll() is None:
+                        os.killpg(process.pid, signal.SIGCONT)
+                    time.sleep(slice_)  # also if it has ended, as the others' time is halved
+                    if process.poll() is None:
+                        os.killpg(process.pid, signal.SIGSTOP)
+        finally:
+            for process in running.values():
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        failed = [name for name, process in running.items() if process.returncode]
+        if failed:
+            raise SystemExit(f"{run!r} failed in the checkout {failed[0]}: run it there by itself")
+        return {name: json.loads(path.read_text())["figures"] for name, path in written.items()}
 
 
 def commit_of(checkout: Path) -> str:
@@ -54,14 +80,18 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="the earlier commit's checkout")
     parser.add_argument("--run", action="append", required=True, help="a benchmark, its arguments")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--slice", type=float, default=0.2, help="seconds")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sides = {"before": options.before.resolve(), "after": AFTER}
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in sides}
     for run in options.run:
         for turn in range(options.repeats):
-            for name in sorted(sides, reverse=turn % 2 == 1):
-                for figure, value in figures_of(sides[name], run).items():
+            print(f"{run}: {turn + 1} of {options.repeats}", flush=True)
+            order = sorted(sides, reverse=turn % 2 == 1)
+            figures = in_slices({name: sides[name] for name in order}, run, options.slice)
+            for name, own in figures.items():
+                for figure, value in own.items():
                     found[name][figure].append(value)
     medians = {
         name: {figure: statistics.median(values) for figure, values in figures.items()}

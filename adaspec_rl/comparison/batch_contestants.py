@@ -48,7 +48,7 @@ AGENT = AgentConfig(
 )
 THRESHOLDS = (0.5, 0.8)
 # Factors on the prices of catching up and of drafting, and rounds for which actions are kept.
-PLANS = ((1.0, 1.0, 0), (1.0, 1.0, 4), (0.25, 0.75, 0), (0.25, 0.75, 4))
+PLANS = tuple((*f, hold) for f in ((1.0, 1.0), (0.5, 1.0), (0.25, 0.75)) for hold in (0, 4))
 LIVE_GROUPS = ("history", "drafters", "context", "lookup")  # features that are cheap for a batch
 LEARNED = "guarded_learned"
 OWN = ("planned", "learned", LEARNED)  # the rest are baselines

@@ -27,8 +27,13 @@ def top(survivals: np.ndarray, budget: int) -> np.ndarray:
     depth come first.
     """
     falling = np.minimum.accumulate(survivals, axis=1)
-    flat = falling.T.ravel()  # by depth
-    budget = min(budget, int((flat > 0).sum()))
-    chosen = np.zeros(flat.shape, dtype=bool)
-    chosen[np.argsort(-flat, kind="stable")[:budget]] = True
-    return chosen.reshape(falling.shape[::-1]).sum(axis=0)
+    positive = falling[falling > 0]
+    if budget >= len(positive):
+        return (falling > 0).sum(axis=1)
+    if budget < 1:
+        return np.zeros(len(falling), dtype=np.int64)
+    least = np.partition(positive, -budget)[-budget]  # that of the last token of the budget
+    chosen = (falling > least).sum(axis=1)
+    equal = np.argwhere(least == falling.T)  # by depth
+    chosen += np.bincount(equal[: budget - chosen.sum(), 1], minlength=len(falling))
+    return chosen

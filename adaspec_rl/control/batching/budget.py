@@ -1,5 +1,6 @@
 """A verification budget: the drafted tokens most likely to survive, over all rows."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.allotment import padded, ranked, top
 from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize
-from adaspec_rl.control.batching.prices import Prices
+from adaspec_rl.control.batching.prices import NEAR, Prices
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.decoding.round import Action
 
@@ -30,13 +31,14 @@ class VerificationBudget(BatchRule):
     def __init__(self, prices: Prices, drafts: Mapping[int, Action]) -> None:
         """`drafts` gives the rows' draft action by batch size, as in `LengthByBatchSize`."""
         self._prices = prices
+        self._verifying = functools.lru_cache(maxsize=64)(self._ask)  # the same prices come again
         self._drafts = LengthByBatchSize(drafts)
 
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
         actions = self._drafts.decide(rows, None, load)
-        self._action, self._context = actions[0], load.context
+        self._action, self._near = actions[0], int(load.context / NEAR)
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
@@ -44,11 +46,17 @@ class VerificationBudget(BatchRule):
         chances = ranked(offered)
         if not len(chances):
             return [0] * len(rows)
-        count, context = np.array(float(len(rows))), np.array(self._context)
         tokens = len(rows) + np.concatenate([[0.0], np.cumsum(chances)])
         levels = np.count_nonzero(offered, axis=0).astype(float)
         drafter, stopping = self._action.drafter, self._action.threshold > 0
+        context = np.array((self._near + 0.5) * NEAR)
         spent = self._prices.drafting(drafter, levels, context, stopping=stopping).sum()
         spent = spent + self._prices.beginning(drafter, levels[0])
-        seconds = spent + self._prices.verifying(count, np.arange(float(len(tokens))), context)
+        verifying = self._verifying(len(rows), offered.shape[1], self._near)
+        seconds = spent + verifying[: len(tokens)]
         return top(offered, int((tokens / seconds).argmax())).tolist()
+
+    def _ask(self, rows: int, depth: int, near: int) -> np.ndarray:
+        """Seconds of a round of `rows` that verifies 0, 1, … `rows * depth` drafted tokens."""
+        count, context = np.array(float(rows)), np.array((near + 0.5) * NEAR)
+        return self._prices.verifying(count, np.arange(rows * depth + 1.0), context)

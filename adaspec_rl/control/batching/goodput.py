@@ -1,11 +1,12 @@
 """One draft length for all rows, chosen round by round for the highest goodput."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from adaspec_rl.control.batch_controller import Load
-from adaspec_rl.control.batching.prices import Prices
+from adaspec_rl.control.batching.prices import NEAR, Prices
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
@@ -40,6 +41,7 @@ class Goodput(BatchRule):
         self._prices, self._drafter = prices, drafter
         self._lengths = np.arange(max_length + 1.0)
         self._rate, self._start, self._probe = rate, start, probe
+        self._seconds = functools.lru_cache(maxsize=64)(self._ask)  # the same prices come again
 
     def reset(self, rows: int) -> None:
         self._average, self._plain = self._start, 0
@@ -47,13 +49,9 @@ class Goodput(BatchRule):
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
-        count, context = np.array(float(len(rows))), np.array(load.context)
         a = min(self._average, CERTAIN)
         tokens = (1 - a ** (self._lengths + 1)) / (1 - a)
-        level = self._prices.drafting(self._drafter, count, context)
-        seconds = self._prices.verifying(count, count * self._lengths, context)
-        begins = self._prices.beginning(self._drafter, count) * (self._lengths > 0)
-        length = int((tokens / (seconds + begins + level * self._lengths)).argmax())
+        length = int((tokens / self._seconds(len(rows), int(load.context / NEAR))).argmax())
         self._plain = 0 if length else self._plain + 1
         if self._plain == self._probe:
             self._plain, length = 0, 1
@@ -64,3 +62,10 @@ class Goodput(BatchRule):
         if reached:
             accepted = sum(round_.accepted for round_ in rounds) / reached
             self._average += self._rate * (min(accepted, 1.0) - self._average)
+
+    def _ask(self, rows: int, near: int) -> np.ndarray:
+        """Seconds of a round by draft length."""
+        count, context = np.array(float(rows)), np.array((near + 0.5) * NEAR)
+        levels = self._prices.drafting(self._drafter, count, context) * self._lengths
+        begins = self._prices.beginning(self._drafter, count) * (self._lengths > 0)
+        return begins + levels + self._prices.verifying(count, count * self._lengths, context)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaspec_rl.control.batch_controller import BatchController, Load
-from adaspec_rl.control.batching.prices import VerificationPrices
+from adaspec_rl.control.batching.prices import NEAR, VerificationPrices
 from adaspec_rl.control.checks import check_between
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
@@ -16,8 +16,8 @@ REMEMBERED = 3  # timed plain rounds that are kept; their median counts
 DRIFT = 0.1  # a timed plain round that is this far from what was expected calls for another one
 # Rounds of the other controller after which plain rounds are timed again: the first number after a
 # drift, then twice as many each time, up to the second.
-REFRESH = (128, 512)
-NEAR = 32.0  # tokens of context within which predictions are the same
+REFRESH = (128, 2048)
+TRUSTED = 512  # such rounds before the first timing, if the controller is trusted
 
 
 class GuardedBatch:
@@ -32,7 +32,9 @@ class GuardedBatch:
 
     The time of a plain round is measured: the cost model says how seconds grow with rows and
     tokens, and timed plain rounds of about as many rows correct it. Machines drift, so the timing
-    is repeated, and more often after a change. All of this persists from one decoder to the next.
+    is repeated, and more often after a change. If the controller is trusted, so is the cost model
+    at first: plain rounds are timed once the balance is below `trial`, or after `TRUSTED` rounds.
+    All of this persists from one decoder to the next.
     """
 
     def __init__(
@@ -58,17 +60,19 @@ class GuardedBatch:
         self._trial, self._limit, self._allowance = trial, limit, allowance
         self._context = 0.0  # tokens in a row, on average
         self._predictions: dict[tuple[int, int], float] = {}
-        self._balance = limit if trusted else trial
+        self._balance, self._trusted = limit if trusted else trial, trusted
         self._spent = False  # whether plain rounds are played until the balance is `trial`
-        self._timing = MEASURED  # plain rounds to come; those that follow a plain round are timed
-        self._plain, self._settled = True, False  # whether nobody decides this round, the last one
+        # Plain rounds to come; those that follow a plain round are timed.
+        self._timing = 0 if trusted else MEASURED
+        self._plain = self._timing > 0  # whether nobody decides this round
+        self._settled = False  # whether the last round was plain
         self._idle = False  # whether the controller drafts nothing
         # Measured over predicted seconds of plain rounds, by the power of 2 that the rows are near.
         self._timed: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._medians: dict[int, float] = {}  # of these
         self._latest = 1.0  # the median for the number of rows that was timed last
         self._since = 0  # rounds of the other controller since plain rounds were timed
-        self._refresh = REFRESH[0]
+        self._refresh = TRUSTED if trusted else REFRESH[0]
         self.name = f"guarded_{controller.name}"
         self.observes = controller.observes
 
@@ -95,7 +99,7 @@ class GuardedBatch:
         if self._plain:
             return [FALLBACK] * len(rows)
         actions = self._controller.decide(rows, observations, load)
-        self._idle = actions.count(FALLBACK) == len(actions)
+        self._idle = not actions[0].length and actions.count(actions[0]) == len(actions)
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
@@ -106,13 +110,13 @@ class GuardedBatch:
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
         if self._plain:
             self._pass(rows, seconds)
-        elif self._idle:
-            self._judge(rows, len(rows), seconds)
         else:
-            self._judge(rows, sum(len(round_.tokens) for round_ in rounds), seconds)
+            tokens = len(rows) if self._idle else sum(len(round_.tokens) for round_ in rounds)
+            self._judge(rows, tokens, seconds)
         # Also in rounds that nobody decided: the texts have grown, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
-        if not self._spent and not self._timing and near(rows) not in self._medians:
+        doubted = not self._trusted or self._balance < self._trial
+        if doubted and not self._spent and not self._timing and near(rows) not in self._medians:
             self._timing = MEASURED
         self._settled = self._plain
         self._plain = self._spent or self._timing > 0

@@ -6,6 +6,8 @@ import numpy as np
 
 from adaspec_rl.control.observation import CostFeatures
 
+NEAR = 32.0  # tokens of context within which prices count as the same
+
 
 class VerificationPrices(Protocol):
     """Seconds of a round's verification in any unit, or how they grow."""

@@ -5,10 +5,10 @@ import pytest
 
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batching.outlook import PRICES, Outlook
-from adaspec_rl.control.batching.planned import LONGEST, Here, PlannedBatch
+from adaspec_rl.control.batching.planned import LONGEST, PlannedBatch, marginal_price
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
-from adaspec_rl.decoding.round import FALLBACK, Action, Round
+from adaspec_rl.decoding.round import Action, Round
 from tests.control.batching.test_rules import Linear
 
 DEPTH = 3
@@ -67,39 +67,18 @@ def test_rows_draft_alike_while_a_look_brings_nothing_more() -> None:
     assert sum(looks for looks, _ in found) < 12
 
 
-def test_a_look_asks_for_its_own_prices_and_for_every_threshold() -> None:
+def test_the_prices_of_a_look() -> None:
     policy, asked = planned(0.5), []
-    outlook = policy._outlook
+    plan = policy._plan
 
-    class Heard:
-        spec, depth = outlook.spec, outlook.depth
+    def heard(observations, unread, here, rates, alike):
+        asked.append((rates, alike))
+        return plan(observations, unread, here, rates, alike)
 
-        def __call__(self, observations, prices):
-            asked.append(list(prices))
-            return outlook(observations, prices)
-
-    policy._outlook = Heard()
+    policy._plan = heard
     played(policy, [4])
-    ((own, *alike),) = asked
-    assert 0 < own[0] < own[1] < 1
-    assert alike == [(0.0, 0.1), (0.0, 0.3), (0.0, 0.5), (0.0, 0.8)]
-
-
-def test_rows_that_draft_alike_stop_where_that_brings_more() -> None:
-    """Half of what is drafted is spared by the threshold, and nothing of what is accepted."""
-    policy = planned(0.5)
-    policy._rate = 2.0  # tokens a second
-    here = Here.of(Priced(0.1), 4, 10.0, 1, DEPTH)
-    levels = np.ones((1, DEPTH))
-    gains, drafted = (
-        np.array([each * levels for each in by_threshold])  # 0.1, 0.3, 0.5, 0.8
-        for by_threshold in ((0.5, 0.5, 0.5, 0.1), (1.0, 1.0, 0.5, 1.0))
-    )
-    best, worth = policy._best_alike(4 * gains, 4 * drafted, 4, np.array([0.25]), here)
-    assert best == Action(DEPTH, 0, 0.5)
-    token = 2.0 * (here.token(0) + here.each[0])
-    level = 2.0 * here.once[0]
-    assert worth == pytest.approx(4 * DEPTH * (0.5 - token * 0.5) - DEPTH * level - 0.25)
+    ((rates, alike),) = asked
+    assert 0 < rates.price < rates.stop < 1 and alike
 
 
 def test_rows_keep_their_actions_between_looks() -> None:
@@ -117,17 +96,6 @@ def test_rows_keep_their_actions_between_looks() -> None:
     assert drafted[:6] == [[DEPTH, DEPTH, 0, 0]] * 6
     assert policy._same == Action(DEPTH, 0, 0.1)
     assert drafted[6:8] == [[DEPTH, DEPTH, DEPTH, 0]] * 2 and drafted[8] == drafted[0]
-
-
-def test_what_a_drafter_has_not_read_counts_against_drafting_alike() -> None:
-    policy = planned(0.5)
-    policy._rate = 2.0
-    here = Here.of(Priced(0.1), 4, 10.0, 1, DEPTH)
-    seen = np.zeros((4, len(policy.observes)), np.float32)
-    found = [each.sum(axis=1) for each in policy._outlook(seen, [(0.0, 0.1)])]
-    _, worth = policy._best_alike(*found, 4, np.zeros(1), here)
-    assert worth > 0
-    assert policy._best_alike(*found, 4, np.array([worth + 0.1]), here) == (FALLBACK, 0.0)
 
 
 def varied(**settings: int) -> PlannedBatch:
@@ -167,3 +135,39 @@ def test_it_knows_what_a_round_with_drafts_costs_beyond_its_passes(
     """Twelve tokens worth half a token each make 6, and a plain round 4 in 10.4 seconds."""
     found = played(planned(0.5, begins=begins), [4])
     assert (found[0][1] > 0) == drafts
+
+
+@pytest.mark.parametrize(
+    "prices, budget, expected",
+    [
+        ([0.0, 0.5, 1.0, 1.5, 2.0], 3, 0.5),  # all cost alike, and one token is not worth it
+        ([0.0, 0.0, 0.0, 0.9, 1.8], 2, 0.75),  # two are free, and the third is dear
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 4, 0.0),  # all are verified, and one more would be free
+        ([0.0, 0.95, 1.9, 2.85, 3.8], 0, 0.925),  # none is worth its price
+    ],
+)
+def test_the_price_of_a_verified_token_lies_between_the_last_and_the_next(
+    prices: list[float], budget: int, expected: float
+) -> None:
+    chances = np.array([0.9, 0.8, 0.7, 0.2])
+    worth = np.concatenate([[0.0], chances.cumsum()]) - np.array(prices[:5])
+    assert worth.argmax() == budget
+    found = marginal_price(chances, np.array(prices), budget)
+    assert found == pytest.approx(expected)
+
+
+def test_rows_draft_at_the_price_of_recent_rounds() -> None:
+    """At first a token costs its seconds at the rate that is hoped for, later at the real rate."""
+    policy, prices = PlannedBatch(planned(0.5)._outlook, Priced(0.1), longest=0), []
+    policy.reset(4)
+    for row in range(4):
+        policy.admit(row, [1], 0)
+    seen = np.zeros((4, len(policy.observes)), np.float32)
+    plan = policy._plan
+    policy._plan = lambda *given: prices.append(given[3].price) or plan(*given)
+    for _ in range(60):
+        policy.decide(range(4), seen, Load(4))
+        policy.allot(range(4), [np.array([0.9, 0.03])] + [np.array([0.03, 0.02])] * 3)
+        policy.observe(range(4), [Round(0, 2, 0, (1,), 10.4)] * 4, 10.4)
+    assert prices[0] == pytest.approx(0.1 * 1.2 * 4 / 10.4)
+    assert prices[-1] == pytest.approx(0.1 * 4 / 10.4, rel=0.02)

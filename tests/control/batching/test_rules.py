@@ -18,7 +18,7 @@ from adaspec_rl.control.batching.by_batch_size import (
 )
 from adaspec_rl.control.batching.fixed import FixedForAll
 from adaspec_rl.control.batching.goodput import Goodput
-from adaspec_rl.control.batching.planned import choose
+from adaspec_rl.control.batching.plan import choose
 from adaspec_rl.control.batching.rowwise import Rowwise
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
