@@ -1,7 +1,7 @@
 """Many texts at once, live: `python benchmarks/batch_live.py --rows 8 --json FILE [model=smollm2]`.
 
 Held-out prompts are decoded in batches under every batch controller, and one text after the other
-without drafts. All methods take turns on each group of prompts, `--repeats` times in random order.
+without drafts. All batches take turns on each group of prompts, `--repeats` times in random order.
 Of each group, the run with the median throughput counts: a shared machine slows some of them down.
 Costs are measured first, and controllers are tuned or trained on the training prompts' recording at
 these costs. A batch is timed while it is full: until a row becomes free and no text of the group is
@@ -168,7 +168,10 @@ def play(
     repeats: int,
     console: Console,
 ) -> dict[str, Sums]:
-    """Decode every group of `size` prompts `repeats` times in every way, in random order."""
+    """Decode every group of `size` prompts `repeats` times in every batch, in random order.
+
+    Texts one by one are decoded once, as they take long.
+    """
     sums = {name: Sums() for name in (SINGLE, *controllers)}
     groups = [prompts[n : n + size] for n in range(0, len(prompts) - size + 1, size)]
     if not groups:
@@ -177,9 +180,9 @@ def play(
     for number, group in enumerate(groups):
         for total in sums.values():
             total.groups.append([])
-        for _ in range(repeats):
-            made = {}
-            for name in order.permutation(list(sums)).tolist():
+        made: dict[str, list[list[int]]] = {}
+        for turn in range(repeats):
+            for name in order.permutation(list(controllers) if turn else list(sums)).tolist():
                 if name == SINGLE:
                     made[name] = bench.one_by_one(group, sums[name])
                 else:

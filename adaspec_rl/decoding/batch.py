@@ -279,7 +279,9 @@ class Batch:
         draft = row.draft
         if draft is None:
             return
-        row.signals = chain_signals(draft)
+        estimated = row.stop and row.stop.running and len(row.stop.running.chances) == len(draft)
+        if self.signals or not estimated:
+            row.signals = chain_signals(draft)
         row.survivals = row.text.survivals(
             self.survival[row.action.drafter], row.stop, row.signals, draft.tokens.tolist()
         )
@@ -292,10 +294,11 @@ class Batch:
             row = playing[number]
             if row.draft is None:
                 continue
-            assert row.signals is not None
             count = max(0, min(count, len(row.draft)))
             row.draft = row.draft.first(count) if count else None
-            row.signals, row.survivals = row.signals[:count], row.survivals[:count]
+            row.survivals = row.survivals[:count]
+            if row.signals is not None:
+                row.signals = row.signals[:count]
 
     def _read_drafts(self, playing: Mapping[int, _Row]) -> dict[int, Extended]:
         """One forward pass of the target over every row's last token and draft."""

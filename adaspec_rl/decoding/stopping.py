@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.compiled_automaton import Automaton
+from adaspec_rl.decoding.compiled_automaton import Automaton, CompiledAutomaton
 from adaspec_rl.decoding.compiled_table import CompiledPick
 from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.round import DraftedToken, StopRule
 from adaspec_rl.decoding.signals import draft_signals
-from adaspec_rl.decoding.survival import Survival
+from adaspec_rl.decoding.survival import Survival, SurvivalHead
 from adaspec_rl.decoding.verification import Choice, PointMass
+from adaspec_rl.engine.cpu.decoder import StopBelow
 from adaspec_rl.engine.reading import Reading
 
 Chosen = Choice | PointMass | Pick | CompiledPick  # what is known about a drafted token
@@ -106,7 +107,7 @@ class RunningSurvival:
         self.chances: list[float] = []
         wanted = {"log_prob": survival.needs_log_prob, "margin": survival.needs_match}
         self.needs = frozenset(name for name, needed in wanted.items() if needed)
-        self._survival = survival
+        self._survival, self._text = survival, text
         self._previous = previous
         self._suffix = text.suffix() if survival.needs_match else None
         self._all = 1.0
@@ -128,6 +129,13 @@ class RunningSurvival:
         self.chances.append(chance)
         self._all *= chance
         return self._all
+
+    def compiled(self, least: float) -> StopBelow | None:
+        """The same in compiled code, for a draft that ends below `least`; None: there is none."""
+        survival, text = self._survival, self._text
+        if isinstance(survival, SurvivalHead) and isinstance(text, CompiledAutomaton):
+            return StopBelow(text.address, survival.compiled.address, self._previous, least)
+        return None
 
 
 class ThresholdStop:

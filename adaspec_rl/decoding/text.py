@@ -105,17 +105,18 @@ class Text:
         self,
         survival: Survival,
         stop: DraftStop | None,
-        signals: np.ndarray,
+        signals: np.ndarray | None,
         drafted: Sequence[int],
     ) -> tuple[float, ...]:
         """The estimated chance that each of `drafted` and all before it are accepted.
 
         Args:
             stop: already has the chances of the tokens that it saw.
-            signals: of the draft, `[k, 4]`.
+            signals: of the draft, `[k, 4]`; None if `stop` has all chances.
         """
         found = stop.running.chances if stop and stop.running else []
         if len(found) < len(drafted):
+            assert signals is not None
             automaton = self.sequence.automaton
             last = automaton.tokens[-1]
             found = chances(survival, signals, automaton, drafted, last)

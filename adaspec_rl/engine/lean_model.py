@@ -12,7 +12,7 @@ from torch.nn.attention.bias import CausalBias, causal_lower_right
 from adaspec_rl.engine.architecture import Architecture
 from adaspec_rl.engine.attention import CausalBand, additive
 from adaspec_rl.engine.cpu.choice import multiplies_pairs
-from adaspec_rl.engine.cpu.decoder import CpuDecoder, Drafted
+from adaspec_rl.engine.cpu.decoder import CpuDecoder, Drafted, DraftRequest, StopBelow
 from adaspec_rl.engine.cpu.packing import PackedWeights
 from adaspec_rl.engine.cuda_graphs import CudaRecorder, GraphPool, Inputs
 from adaspec_rl.engine.decoder import Decoder, Plan
@@ -456,9 +456,9 @@ class LeanModel:
             self._watch(logits, self._positions(-keep, keep))
         return logits
 
-    def drafts_at_once(self) -> bool:
-        """Whether `draft` can be called."""
-        return self._compiled is not None and self._cache.batch == 1
+    def drafts_at_once(self, rows: bool = False) -> bool:
+        """Whether `draft`, or `draft_rows`, can be called."""
+        return self._compiled is not None and (rows or self._cache.batch == 1)
 
     def draft(
         self,
@@ -490,24 +490,63 @@ class LeanModel:
             self._prepare()
         if self._windowed:
             self._place(self._positions(0, read))
-        drafted = self._compiled.draft(
-            tokens,
+        known = None if features is None else features[0]
+        (drafted,) = self._compiled.draft(
+            [Extension(0, tokens[0].contiguous(), 1, 1, known)],
             cache,
             self._rope,
-            length=length,
-            choices=choices,
-            temperature=temperature,
+            DraftRequest(
+                [length], choices, temperature, None if noise is None else [noise], [StopBelow()]
+            ),
             layers=layers or self.architecture.layers,
-            noise=noise,
             ids=self.output_tokens,
-            features=features,
             places=self._slot_positions if self._windowed else None,
         )
         cache.lengths = [cache.longest + read]
+        assert drafted.hidden is not None
         self.last_hidden = drafted.hidden[None]
         if not drafted.finite:
             self._watch(drafted.logits[None], self._positions(-length, length))
         return drafted
+
+    def draft_rows(self, extensions: Sequence[Extension], wanted: DraftRequest) -> list[Drafted]:
+        """`draft` for several rows, each after its own tokens, in one call.
+
+        The cache then holds all but the last drafted token of each row. A row with NaN or infinite
+        logits is reported and does not affect other rows. There must be room for all drafts.
+        """
+        assert self._compiled is not None
+        cache, room = self._cache, max(1, self._chunk)
+        if sum(part.width for part in extensions) > room:
+            early = [part.cut(part.width - 1) for part in extensions if part.width > 1]
+            self.extend_rows([first for first, _ in early])
+            later = [
+                part if part.width == 1 else part.cut(part.width - 1)[1] for part in extensions
+            ]
+            extensions = [part for part in later if part is not None]
+        ends = [
+            cache.lengths[part.row] + part.width + length - 1
+            for part, length in zip(extensions, wanted.lengths)
+        ]
+        assert max(ends) <= self.context_length, "a draft does not fit into the context"
+        if cache.reserve(max(ends)):
+            self._prepare()
+        if self._windowed:
+            for part, end in zip(extensions, ends):
+                first = cache.lengths[part.row]
+                self._slot_positions[part.row, first:end] = self._steps[first:end]
+        with torch.inference_mode():
+            found = self._compiled.draft(
+                extensions,
+                cache,
+                self._rope,
+                wanted,
+                layers=self.architecture.layers,
+                ids=self.output_tokens,
+                places=self._slot_positions if self._windowed else None,
+            )
+        cache.append({p.row: p.width + len(made.tokens) - 1 for p, made in zip(extensions, found)})
+        return found
 
     def _run_compiled(
         self,

@@ -7,11 +7,14 @@ from typing import Protocol
 import torch
 
 from adaspec_rl.decoding.draft import Draft
-from adaspec_rl.decoding.stopping import Chosen
+from adaspec_rl.decoding.picks import LARGEST_MARGIN
+from adaspec_rl.decoding.stopping import Chosen, ThresholdStop
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
-from adaspec_rl.decoding.verification import Choice, Verification
+from adaspec_rl.decoding.verification import Choice, Perturbation, Verification
+from adaspec_rl.engine.cpu.decoder import Drafted, DraftRequest, StopBelow
+from adaspec_rl.engine.extension import Extension
 from adaspec_rl.engine.language_model import LanguageModel
 from adaspec_rl.engine.lean_model import LeanModel
 
@@ -110,22 +113,79 @@ def draft_at_once(
     perturbation = rule.perturbation(positions, ids)
     if perturbation is None or (ids is None and model.vocab_size < vocab_size):
         return None
-    temperature, noise = perturbation.temperature, perturbation.noise
-    choices = vocab_size if ids is None else len(ids)
     drafted = model.draft(
         unread,
         len(positions),
-        choices=choices,
-        temperature=temperature,
-        noise=noise,
+        choices=vocab_size if ids is None else len(ids),
+        temperature=perturbation.temperature,
+        noise=perturbation.noise,
         features=features,
         layers=layers,
     )
-    logits = drafted.logits[:, :choices]
+    return draft_of(drafted, vocab_size, perturbation, ids)
+
+
+def draft_rows_at_once(
+    model: LanguageModel,
+    extensions: Sequence[Extension],
+    positions: Sequence[range],
+    rules: Sequence[Verification],
+    stops: Sequence[Stop | None],
+    vocab_size: int,
+) -> list[Draft | None] | None:
+    """Draft after several rows in one call of a compiled model, which reads `extensions` first.
+
+    Returns None if the model cannot do that, if its vocabulary is smaller than the target's, if a
+    rule draws at random, or if a stop is no threshold of a calibrated survival. A row's draft is
+    None if its logits are not finite. Thresholds get the chances of all tokens.
+    """
+    if not isinstance(model, LeanModel) or not model.drafts_at_once(rows=True):
+        return None
+    ids = model.output_tokens
+    if ids is None and model.vocab_size < vocab_size:
+        return None
+    ends = [end for stop in stops if (end := _compiled(stop)) is not None]
+    how = [part for rule, own in zip(rules, positions) if (part := rule.perturbation(own, ids))]
+    if len(ends) < len(stops) or len(how) < len(rules):
+        return None
+    temperatures = {part.temperature for part in how}
+    noise = [part.noise for part in how if part.noise is not None]
+    if len(temperatures) > 1 or len(noise) not in (0, len(how)):
+        return None
+    wanted = DraftRequest(
+        [len(own) for own in positions],
+        vocab_size if ids is None else len(ids),
+        temperatures.pop(),
+        noise or None,
+        ends,
+        LARGEST_MARGIN,
+    )
+    drafted = model.draft_rows(extensions, wanted)
+    for stop, one in zip(stops, drafted):
+        if isinstance(stop, ThresholdStop):
+            stop.running.chances = one.chances
+    return [
+        draft_of(one, vocab_size, part, ids) if one.finite else None
+        for one, part in zip(drafted, how)
+    ]
+
+
+def _compiled(stop: Stop | None) -> StopBelow | None:
+    """The stop in compiled code; None: there is none."""
+    if stop is None:
+        return StopBelow()
+    return stop.running.compiled(stop.threshold) if isinstance(stop, ThresholdStop) else None
+
+
+def draft_of(
+    drafted: Drafted, vocab_size: int, how: Perturbation, ids: torch.Tensor | None
+) -> Draft:
+    """The draft of a row that was drafted in one call."""
+    logits = drafted.logits[:, : vocab_size if ids is None else len(ids)]
     log_probs = scores = logits
-    if noise is not None:
-        log_probs = logits / temperature
-        scores = log_probs + noise
+    if how.noise is not None:
+        log_probs = logits / how.temperature
+        scores = log_probs + how.noise[: len(logits)]
     among = None if ids is None else drafted.places
     return Draft(
         drafted.tokens, logits, log_probs, scores, ids=ids, among=among, hidden=drafted.hidden

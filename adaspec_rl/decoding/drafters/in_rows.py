@@ -8,7 +8,12 @@ import torch
 
 from adaspec_rl.decoding.draft import Draft
 from adaspec_rl.decoding.drafters.draft_model import DraftModel
-from adaspec_rl.decoding.drafters.drafter import Drafter, Stop, assembled
+from adaspec_rl.decoding.drafters.drafter import (
+    Drafter,
+    Stop,
+    assembled,
+    draft_rows_at_once,
+)
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Choice, Verification
 from adaspec_rl.engine.extension import Extended, Extension
@@ -115,6 +120,9 @@ class ModelInRows:
 
     def propose(self, requests: Sequence[Request]) -> list[Proposal]:
         drafts = [self._begin(wanted) for wanted in requests]
+        made = self._at_once(drafts)
+        if made is not None:
+            return made
         growing = list(drafts)
         while growing:
             found = self.model.extend_rows([draft.reads for draft in growing])
@@ -133,6 +141,23 @@ class ModelInRows:
         self._given[wanted.row] = len(sequence)
         unread = self._drafter.readable(sequence.on_device[read:])
         return _Growing(wanted, Extension(wanted.row, unread, 1, 1, features))
+
+    def _at_once(self, drafts: Sequence["_Growing"]) -> list[Proposal] | None:
+        """Make all drafts in one call; None: that is not possible."""
+        requests = [draft.wanted for draft in drafts]
+        made = draft_rows_at_once(
+            self.model,
+            [draft.reads for draft in drafts],
+            [range(n := len(one.sequence), n + one.length) for one in requests],
+            [wanted.rule for wanted in requests],
+            [wanted.stop for wanted in requests],
+            self._drafter.vocab_size,
+        )
+        if made is None:
+            return None
+        for wanted, new in zip(requests, made):
+            self._read[wanted.row] = len(wanted.sequence) + max(0, len(new or ()) - 1)
+        return [self._refused(one.row) if new is None else new for one, new in zip(requests, made)]
 
     def _append(self, draft: "_Growing", seen: Extended) -> None:
         """Append the next token, and note what the model reads next."""
@@ -153,7 +178,10 @@ class ModelInRows:
     def _made(self, draft: "_Growing") -> Proposal:
         if draft.finite:
             return assembled(draft.logits, draft.choices, self._drafter.output_tokens)
-        row = draft.wanted.row
+        return self._refused(draft.wanted.row)
+
+    def _refused(self, row: int) -> FloatingPointError:
+        """The error of a row whose logits are not finite; its memory is erased."""
         position = self._read[row] - 1
         self.model.free_row(row, erase=True)
         self._read[row] = self._given[row] = 0

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -21,6 +22,8 @@
 #include <omp.h>
 
 #include "choose.h"
+#include "suffix_automaton.h"
+#include "survival.h"
 #include "vectors.h"
 
 namespace {
@@ -109,15 +112,29 @@ struct Pass {
     float* logits;             // [sum of keeps][vocabulary], out
 };
 
-// How tokens are drafted: each is the one of the first `choices` outputs with the largest
-// logit / temperature + noise.
+// What may end a text's draft early: the draft ends after the token at which the estimated chance that
+// all of it is accepted falls under `least`.
+struct Stop {
+    const SuffixAutomaton* text;  // null: nothing ends the draft early, and nothing is estimated
+    const SurvivalHead* head;
+    int64_t last;  // the text's last token
+    double least;
+};
+
+// How tokens are drafted after each text: each is the one of the first `choices` outputs with the
+// largest logit / temperature + noise. The outputs of all texts are stored pass by pass.
 struct Draft {
-    int64_t length, choices;
-    float temperature;
-    const float* noise;  // [length][choices], or null
-    const int64_t* ids;  // [choices]: the tokens that outputs stand for; null: output n is token n
-    int64_t* tokens;     // [length], out
-    int64_t* places;     // [length], out: their outputs
+    const int64_t* lengths;     // [batch], at least 1 and at most `most`
+    int64_t most, choices;
+    float temperature, limit;   // the limit of margins, by which chances are estimated
+    const float* const* noise;  // [batch], of each text [length][choices]; null: none
+    const int64_t* ids;         // [choices]: the tokens that outputs stand for; null: output n is token n
+    const Stop* stops;          // [batch]
+    int64_t* counts;            // [batch], out: how many tokens were drafted
+    int64_t* tokens;            // [batch][most], out
+    int64_t* places;            // [batch][most], out: their outputs
+    int64_t* stored;            // [batch][most], out: where the logits are that they were chosen from
+    double* chances;            // [batch][most], out: that each is accepted if those before are
 };
 
 }  // extern "C"
@@ -1100,28 +1117,109 @@ extern "C" int forward(const Model* model, const Pass* pass) {
     return model->bfloat16_cache ? run<uint16_t>(*model, *pass) : run<float>(*model, *pass);
 }
 
-// One pass like that of `forward`, for a batch of one and with one row of logits, then one pass for
-// each drafted token but the last. Logits and hidden states are those before each drafted token,
-// [length][vocabulary] and [length][hidden].
+namespace {
+
+// Follows a text's draft and estimates the chances of its tokens.
+class Running {
+  public:
+    explicit Running(const Stop& stop) : stop_(stop), last_(stop.last) {
+        if (stop.text) end_ = stop.text->suffix();
+    }
+
+    // The chance of the next token.
+    double add(const Draft& draft, const float* logits, const float* noise, int64_t place, int64_t token) {
+        if (drafted_++) stop_.text->append(end_, int32_t(last_));
+        const int64_t before = std::exchange(last_, token);
+        const double log_prob = stop_.head->surprise ? log_prob_of(draft, logits, place) : 0.0;
+        const double margin = margin_of(draft, logits, noise, place);
+        const double chance = stop_.head->chance(token, before, log_prob, margin, end_.match, end_.guess == token);
+        whole_ *= chance;
+        return chance;
+    }
+
+    bool estimates() const { return stop_.text; }
+    bool goes_on() const { return !stop_.text || whole_ >= stop_.least; }
+
+  private:
+    const Stop& stop_;
+    Suffix end_ = {};
+    int64_t last_, drafted_ = 0;
+    double whole_ = 1.0;
+
+    // How far the score of the chosen output is above every other's.
+    static double margin_of(const Draft& draft, const float* logits, const float* noise, int64_t place) {
+        const Ints lanes = lane_numbers();
+        Vec second = -std::numeric_limits<float>::infinity();
+        float own = 0;
+        for (int64_t i = 0; i < draft.choices; i += LANES) {
+            const int64_t count = std::min<int64_t>(LANES, draft.choices - i);
+            Vec score = load_some(logits + i, count) / draft.temperature;
+            if (noise) score += load_some(noise + i, count);
+            if (i <= place && place < i + LANES) {
+                own = score[place - i];
+                score.set(place - i, -std::numeric_limits<float>::infinity());
+            }
+            second = larger(second, chosen(lanes < int32_t(count), score, second));
+        }
+        return std::min(double(own) - largest_of(second), double(draft.limit));
+    }
+
+    static double log_prob_of(const Draft& draft, const float* logits, int64_t place) {
+        const float largest = *std::max_element(logits, logits + draft.choices);
+        double total = 0;
+        for (int64_t i = 0; i < draft.choices; i += LANES) {
+            const int64_t count = std::min<int64_t>(LANES, draft.choices - i);
+            const Vec above = exponential((load_some(logits + i, count) - Vec(largest)) / draft.temperature);
+            total += sum_of(chosen(lane_numbers() < int32_t(count), above, Vec(0.0f)));
+        }
+        return (logits[place] - largest) / draft.temperature - std::log(total);
+    }
+};
+
+}  // namespace
+
+// One pass like that of `forward`, with one row of logits for each text, then passes that read the
+// drafted tokens but the last of each text. Texts whose draft is complete take no part in them.
 extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) {
     Pass pass = *first;
-    const int64_t one = 1;
-    int64_t start = pass.starts[0];
+    std::vector<int64_t> going(pass.batch), rows, starts, ones(pass.batch, 1), tokens;
+    std::iota(going.begin(), going.end(), 0);
+    std::vector<Running> running;
+    for (int64_t b = 0; b < pass.batch; b++) running.emplace_back(draft->stops[b]), draft->counts[b] = 0;
+    std::vector<float> features;
+    int64_t stored = 0;
     int outcome = 0;
-    for (int64_t i = 0; i < draft->length; i++) {
+    while (!going.empty()) {
         outcome = std::max(outcome, forward(model, &pass));
         if (outcome == 1) return outcome;
-        const float* noise = draft->noise ? draft->noise + i * draft->choices : nullptr;
-        draft->places[i] = choose(pass.logits, draft->choices, draft->temperature, noise);
-        draft->tokens[i] = draft->ids ? draft->ids[draft->places[i]] : draft->places[i];
-        start += pass.widths[0];
-        if (pass.features) pass.features = pass.hidden + (pass.states[0] - 1) * model->hidden;
-        pass.hidden += pass.states[0] * model->hidden;
-        pass.logits += model->head.outputs;
-        pass.tokens = draft->tokens + i;
-        pass.starts = &start;
-        pass.widths = pass.states = &one;
-        pass.span = start + 1;
+        std::vector<int64_t> still, still_rows, still_starts, still_tokens;
+        std::vector<float> seen;
+        const float* hidden = pass.hidden;
+        int64_t span = 0;
+        for (size_t n = 0; n < going.size(); n++, stored++) {
+            const int64_t b = going[n], i = draft->counts[b]++, at = b * draft->most + i;
+            const float* logits = pass.logits + n * model->head.outputs;
+            const float* noise = draft->noise ? draft->noise[b] + i * draft->choices : nullptr;
+            const int64_t place = choose(logits, draft->choices, draft->temperature, noise);
+            draft->places[at] = place, draft->stored[at] = stored;
+            draft->tokens[at] = draft->ids ? draft->ids[place] : place;
+            if (running[b].estimates())
+                draft->chances[at] = running[b].add(*draft, logits, noise, place, draft->tokens[at]);
+            hidden += pass.states[n] * model->hidden;
+            if (i + 1 == draft->lengths[b] || !running[b].goes_on()) continue;
+            still.push_back(b), still_rows.push_back(pass.rows[n]), still_tokens.push_back(draft->tokens[at]);
+            still_starts.push_back(pass.starts[n] + pass.widths[n]);
+            span = std::max(span, still_starts.back() + 1);
+            if (pass.features) seen.insert(seen.end(), hidden - model->hidden, hidden);
+        }
+        pass.logits += going.size() * model->head.outputs;
+        pass.hidden += hidden - pass.hidden;
+        going.swap(still), rows.swap(still_rows), starts.swap(still_starts), tokens.swap(still_tokens);
+        features.swap(seen);
+        if (pass.features) pass.features = features.data();
+        pass.tokens = tokens.data(), pass.rows = rows.data(), pass.starts = starts.data();
+        pass.widths = pass.keeps = pass.states = ones.data();
+        pass.batch = going.size(), pass.span = span;
     }
     return outcome;
 }

@@ -1,10 +1,11 @@
 """The compiled forward pass of one model."""
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -88,15 +89,30 @@ class _Pass(ctypes.Structure):
     ]
 
 
+class _Stop(ctypes.Structure):
+    _fields_ = [
+        ("text", _Pointer),
+        ("head", _Pointer),
+        ("last", _Integer),
+        ("least", ctypes.c_double),
+    ]
+
+
 class _Draft(ctypes.Structure):
     _fields_ = [
-        ("length", _Integer),
+        ("lengths", _Pointer),
+        ("most", _Integer),
         ("choices", _Integer),
         ("temperature", ctypes.c_float),
+        ("limit", ctypes.c_float),
         ("noise", _Pointer),
         ("ids", _Pointer),
+        ("stops", _Pointer),
+        ("counts", _Pointer),
         ("tokens", _Pointer),
         ("places", _Pointer),
+        ("stored", _Pointer),
+        ("chances", _Pointer),
     ]
 
 
@@ -208,75 +224,77 @@ class CpuDecoder:
         Returns: logits `[sum of keep, V]` and hidden states `[sum of states, hidden]`, row after
         row, and whether all logits are finite.
         """
-        widths, keeps = [part.width for part in extensions], [part.keep for part in extensions]
-        states = [max(part.keep, part.states) for part in extensions]
-        logits = torch.empty(sum(keeps), self._weights.head.outputs)
-        hidden = torch.empty(sum(states), self._architecture.hidden_size)
-        tokens = torch.cat([part.tokens for part in extensions])
-        seen = [part.features for part in extensions if part.features is not None]
-        inputs = _Inputs(
-            tokens,
-            torch.cat(seen).float().contiguous() if seen else None,
-            _Integers.of(widths, keeps, states, [part.row for part in extensions], cache),
-            places=places,
-        )
+        logits = torch.empty(sum(part.keep for part in extensions), self._weights.head.outputs)
+        states = sum(max(part.keep, part.states) for part in extensions)
+        hidden = torch.empty(states, self._architecture.hidden_size)
+        inputs = _Inputs.of(extensions, cache, places)
         what = self._pass(inputs, cache, rope, layers, hidden, logits)
         outcome = self._forward(ctypes.byref(self._model), ctypes.byref(what))
-        self._check(outcome, tokens)
+        self._check(outcome, inputs.tokens)
         return logits, hidden, outcome != _NOT_FINITE
 
     def draft(
         self,
-        tokens: torch.Tensor,
+        extensions: Sequence[Extension],
         cache: KVCache,
         rope: torch.Tensor,
+        wanted: "DraftRequest",
         *,
-        length: int,
-        choices: int,
-        temperature: float,
         layers: int,
-        noise: torch.Tensor | None = None,
         ids: torch.Tensor | None = None,
-        features: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
-    ) -> "Drafted":
-        """Read `tokens` `[1, W]`, then draft `length` tokens, reading all but the last of them.
-
-        Each drafted token is the one among the first `choices` outputs with the largest logit /
-        `temperature` + noise.
+    ) -> "list[Drafted]":
+        """Read each row's own tokens, then draft after them, reading all drafted ones but the last.
 
         Args:
-            noise: float32 `[length, choices]`; None: none.
+            extensions: with one row of logits each. Models that read features read their own hidden
+                states with drafted tokens.
             ids: int64 `[choices]`, the tokens that the outputs stand for; None: output n is token
                 n.
-            features: float32 `[1, W, hidden]`, for a model that reads them. For drafted tokens the
-                model's own hidden states are used instead.
 
         Raises:
             IndexError: a token is not in the vocabulary.
         """
-        logits = torch.empty(length, self._weights.head.outputs)
-        hidden = torch.empty(length, self._architecture.hidden_size)
-        drafted, outputs = torch.empty(2, length, dtype=torch.long)
-        inputs = _Inputs(
-            tokens.contiguous(),
-            None if features is None else features.float().contiguous(),
-            _Integers.of([tokens.shape[1]], [1], [1], [0], cache),
-            places=places,
-        )
+        rows, most = len(extensions), max(wanted.lengths)
+        total = sum(wanted.lengths)
+        before = sum(max(part.keep, part.states) - 1 for part in extensions)
+        logits = torch.empty(total, self._weights.head.outputs)
+        hidden = torch.empty(total + before, self._architecture.hidden_size)
+        made = torch.empty(3, rows, most, dtype=torch.long)  # tokens, places, stored
+        chances = torch.empty(rows, most, dtype=torch.double)
+        inputs = _Inputs.of(extensions, cache, places)
         what = self._pass(inputs, cache, rope, layers, hidden, logits)
+        counts = (_Integer * rows)()
+        lengths = (_Integer * rows)(*wanted.lengths)
+        stops = (_Stop * rows)(*(_Stop(*stop) for stop in wanted.stops))
+        noise = None
+        if wanted.noise is not None:
+            noise = (_Pointer * rows)(*(part.data_ptr() for part in wanted.noise))
         how = _Draft(
-            length,
-            choices,
-            temperature,
-            _pointer(noise),
+            ctypes.addressof(lengths),
+            most,
+            wanted.choices,
+            wanted.temperature,
+            wanted.limit,
+            noise and ctypes.addressof(noise),
             _pointer(ids),
-            drafted.data_ptr(),
-            outputs.data_ptr(),
+            ctypes.addressof(stops),
+            ctypes.addressof(counts),
+            *(part.data_ptr() for part in made),
+            chances.data_ptr(),
         )
         outcome = self._draft(ctypes.byref(self._model), ctypes.byref(what), ctypes.byref(how))
-        self._check(outcome, tokens)
-        return Drafted(drafted, outputs, logits, hidden, outcome != _NOT_FINITE)
+        self._check(outcome, inputs.tokens)
+        told = chances.tolist()
+        found = []
+        for row, count in enumerate(counts):
+            tokens, outputs, stored = made[:, row, :count]
+            own = logits[:count] if rows == 1 else logits[stored]
+            states = hidden[before : before + count] if rows == 1 else None
+            finite = outcome != _NOT_FINITE or bool(own.isfinite().all())
+            estimated = told[row][:count] if wanted.stops[row].text else None
+            found.append(Drafted(tokens, outputs, own, states, finite, estimated))
+        return found
 
     def _pass(
         self,
@@ -326,15 +344,37 @@ class CpuDecoder:
         return partial(CpuDecoder, pairs=self._pairs), (self._architecture, self._weights)
 
 
+class StopBelow(NamedTuple):
+    """Ends a row's draft after the token at which its estimated survival falls under `least`."""
+
+    text: int | None = None  # the address of the row's `CompiledAutomaton`; None: nothing ends it
+    head: int | None = None  # the address of a `CompiledHead`
+    last: int = 0  # the row's last token
+    least: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """How rows are drafted: each token has the largest logit / `temperature` + noise."""
+
+    lengths: Sequence[int]  # [rows], at least 1
+    choices: int  # how many of the first outputs to choose from
+    temperature: float
+    noise: Sequence[torch.Tensor] | None  # [rows], float32 [length, choices] each; None: none
+    stops: Sequence[StopBelow]  # [rows]
+    limit: float = math.inf  # of the margins by which survival is estimated
+
+
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """Tokens drafted in one call."""
+    """A row's tokens, drafted in one call."""
 
     tokens: torch.Tensor  # [k] int64
     places: torch.Tensor  # [k] int64, the outputs that stand for the tokens
     logits: torch.Tensor  # [k, outputs] float32, which the tokens were chosen from
-    hidden: torch.Tensor  # [k, hidden] float32, normalised, which the logits come from
+    hidden: torch.Tensor | None  # [k, hidden] float32, normalised, of a single row
     finite: bool  # whether all logits are
+    chances: list[float] | None  # that each token is accepted if those before are, if estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +413,21 @@ class _Inputs:
     positions: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     places: torch.Tensor | None = None
+
+    @staticmethod
+    def of(
+        extensions: Sequence[Extension], cache: KVCache, places: torch.Tensor | None
+    ) -> "_Inputs":
+        """Of rows that each read their own tokens."""
+        widths, keeps = [part.width for part in extensions], [part.keep for part in extensions]
+        states = [max(part.keep, part.states) for part in extensions]
+        seen = [part.features for part in extensions if part.features is not None]
+        return _Inputs(
+            torch.cat([part.tokens for part in extensions]),
+            torch.cat(seen).float().contiguous() if seen else None,
+            _Integers.of(widths, keeps, states, [part.row for part in extensions], cache),
+            places=places,
+        )
 
 
 def _pointer(tensor: torch.Tensor | None) -> int | None:
