@@ -104,7 +104,6 @@ class RowsObserver:
     def _take_in(self) -> None:
         """Read all stored rounds; what is observed for a row without a text has no meaning."""
         rows, needs = range(self._observer.batch), self._observer.spec.needs_signals
-        nothing = [self._texts[0].values] * len(rows), [NO_FORECAST] * len(rows)  # read later
         for kept in self._kept:
             kept.settle()
         steps = max(len(kept.rounds) for kept in self._kept)
@@ -113,7 +112,7 @@ class RowsObserver:
             if begun:
                 self._observer.reset(np.array(begun))
             played = [self._kept[row].at(step) for row in rows]
-            self._observer.update(RoundArrays.from_rounds(played, *nothing, needs))
+            self._observer.follow(RoundArrays.from_rounds(played, (), (), needs))  # `read` later
         fresh = [row for row in rows if self._kept[row].begins(0)]
         if fresh:
             self._observer.reset(np.array(fresh))

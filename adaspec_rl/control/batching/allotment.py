@@ -1,8 +1,78 @@
 """Which drafted tokens of a batch are worth verifying."""
 
-from collections.abc import Sequence
+import ctypes
+import functools
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from adaspec_rl.engine.cpu.build import loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """The tokens to verify."""
+
+    counts: list[int]  # of each row, the first ones of its draft
+    price: float  # the survival that separates them from the others, see `marginal_price`
+
+
+def likeliest(
+    survivals: Sequence[np.ndarray], seconds: np.ndarray, worth: float = 0.0
+) -> Allotment:
+    """The most valuable budget of tokens: those most likely to survive, over all rows.
+
+    Survival falls along a row, so the chosen tokens form prefixes. Of equal tokens, those of lower
+    depth come first. The code is compiled if models of this process run compiled.
+
+    Args:
+        survivals: `[k]` of each row's draft.
+        seconds: of a round that verifies 0, 1, … tokens; at least one more than were drafted.
+        worth: tokens that a second is worth; 0: the budget that gives the most tokens a second.
+    """
+    compiled = loaded()
+    if compiled is None:
+        return likeliest_in_arrays(survivals, seconds, worth)
+    lengths = array("q", map(len, survivals))
+    flat = np.concatenate(survivals, dtype=np.float64)
+    seconds = np.ascontiguousarray(seconds, np.float64)
+    assert len(seconds) > len(flat)
+    counts = array("q", lengths)
+    price = _compiled(compiled)(
+        len(lengths),
+        lengths.buffer_info()[0],
+        flat.ctypes.data,
+        seconds.ctypes.data,
+        len(seconds),
+        worth,
+        counts.buffer_info()[0],
+    )
+    return Allotment(counts.tolist(), price)
+
+
+@functools.cache
+def _compiled(library: ctypes.CDLL) -> Callable[..., float]:
+    """`allot_tokens` of plan.cpp."""
+    found = library.allot_tokens
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    found.argtypes = [integer, *[pointer] * 3, integer, ctypes.c_double, pointer]
+    found.restype = ctypes.c_double
+    return found
+
+
+def likeliest_in_arrays(
+    survivals: Sequence[np.ndarray], seconds: np.ndarray, worth: float = 0.0
+) -> Allotment:
+    """`likeliest` in NumPy."""
+    offered = padded(survivals)
+    chances = -np.sort(-offered[offered > 0])
+    tokens, spent = np.concatenate([[0.0], chances.cumsum()]), seconds[: len(chances) + 1]
+    value = tokens - worth * spent if worth else (len(survivals) + tokens) / spent
+    budget = int(value.argmax())
+    price = marginal_price(chances, worth * seconds, budget)
+    return Allotment(top(offered, budget).tolist(), price)
 
 
 def padded(survivals: Sequence[np.ndarray]) -> np.ndarray:
@@ -14,26 +84,32 @@ def padded(survivals: Sequence[np.ndarray]) -> np.ndarray:
     return table
 
 
-def ranked(survivals: np.ndarray) -> np.ndarray:
-    """All positive survivals of `[rows, K]`, highest first: what each token of a budget adds."""
-    chances = survivals[survivals > 0]
-    return -np.sort(-chances)
-
-
 def top(survivals: np.ndarray, budget: int) -> np.ndarray:
-    """How many tokens of each row `[rows]` are among the `budget` most likely tokens overall.
-
-    Survival falls along a row, so the chosen tokens form prefixes. Of equal tokens, those of lower
-    depth come first.
-    """
+    """How many tokens of each row `[rows]` are among the `budget` most likely tokens overall."""
     falling = np.minimum.accumulate(survivals, axis=1)
-    positive = falling[falling > 0]
-    if budget >= len(positive):
-        return (falling > 0).sum(axis=1)
-    if budget < 1:
-        return np.zeros(len(falling), dtype=np.int64)
-    least = np.partition(positive, -budget)[-budget]  # that of the last token of the budget
-    chosen = (falling > least).sum(axis=1)
-    equal = np.argwhere(least == falling.T)  # by depth
-    chosen += np.bincount(equal[: budget - chosen.sum(), 1], minlength=len(falling))
-    return chosen
+    flat = falling.T.ravel()  # by depth
+    budget = min(budget, int((flat > 0).sum()))
+    chosen = np.zeros(flat.shape, dtype=bool)
+    chosen[np.argsort(-flat, kind="stable")[:budget]] = True
+    return chosen.reshape(falling.shape[::-1]).sum(axis=0)
+
+
+def marginal_price(chances: np.ndarray, prices: np.ndarray, budget: int) -> float:
+    """The survival that separates the verified tokens from the dropped ones.
+
+    It lies between that of the last verified token and that of the first dropped one, and between
+    the prices of one token less and one more.
+
+    Args:
+        chances: `[m]`, the survivals of all drafted tokens, highest first.
+        prices: of 0, 1, … verified tokens together; at least `m + 1`.
+        budget: how many tokens are verified.
+    """
+    least, most = 0.0, 1.0
+    if budget:
+        least, most = float(prices[budget] - prices[budget - 1]), float(chances[budget - 1])
+    if budget < len(chances):
+        least = max(least, float(chances[budget]))
+    if budget + 1 < len(prices):
+        most = min(most, float(prices[budget + 1] - prices[budget]))
+    return (least + max(least, most)) / 2

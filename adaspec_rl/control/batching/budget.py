@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from adaspec_rl.control.batch_controller import Load
-from adaspec_rl.control.batching.allotment import padded, ranked, top
+from adaspec_rl.control.batching.allotment import likeliest
 from adaspec_rl.control.batching.by_batch_size import LengthByBatchSize
 from adaspec_rl.control.batching.prices import NEAR, Prices
 from adaspec_rl.control.batching.rule import BatchRule
@@ -31,7 +31,7 @@ class VerificationBudget(BatchRule):
     def __init__(self, prices: Prices, drafts: Mapping[int, Action]) -> None:
         """`drafts` gives the rows' draft action by batch size, as in `LengthByBatchSize`."""
         self._prices = prices
-        self._verifying = functools.lru_cache(maxsize=64)(self._ask)  # the same prices come again
+        self._seconds = functools.lru_cache(maxsize=64)(self._ask)  # the same prices come again
         self._drafts = LengthByBatchSize(drafts)
 
     def decide(
@@ -42,21 +42,24 @@ class VerificationBudget(BatchRule):
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
-        offered = padded(survivals)
-        chances = ranked(offered)
-        if not len(chances):
+        lengths = np.array([len(own) for own in survivals])
+        deepest = int(lengths.max())
+        if not deepest:
             return [0] * len(rows)
-        tokens = len(rows) + np.concatenate([[0.0], np.cumsum(chances)])
-        levels = np.count_nonzero(offered, axis=0).astype(float)
-        drafter, stopping = self._action.drafter, self._action.threshold > 0
-        context = np.array((self._near + 0.5) * NEAR)
-        spent = self._prices.drafting(drafter, levels, context, stopping=stopping).sum()
-        spent = spent + self._prices.beginning(drafter, levels[0])
-        verifying = self._verifying(len(rows), offered.shape[1], self._near)
-        seconds = spent + verifying[: len(tokens)]
-        return top(offered, int((tokens / seconds).argmax())).tolist()
+        verifying, drafting, beginning = self._seconds(len(rows), self._action, self._near)
+        levels = np.count_nonzero(lengths > np.arange(deepest)[:, None], axis=1)  # rows, by depth
+        spent = drafting[levels].sum() + beginning[levels[0]]
+        return likeliest(survivals, spent + verifying).counts
 
-    def _ask(self, rows: int, depth: int, near: int) -> np.ndarray:
-        """Seconds of a round of `rows` that verifies 0, 1, … `rows * depth` drafted tokens."""
-        count, context = np.array(float(rows)), np.array((near + 0.5) * NEAR)
-        return self._prices.verifying(count, np.arange(rows * depth + 1.0), context)
+    def _ask(
+        self, rows: int, action: Action, near: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Seconds of a round by verified tokens, and of a level and of beginning by its rows."""
+        count, context = np.arange(rows + 1.0), np.array((near + 0.5) * NEAR)
+        drafter, stopping = action.drafter, action.threshold > 0
+        drafted = np.arange(rows * action.length + 1.0)
+        return (
+            self._prices.verifying(np.array(float(rows)), drafted, context),
+            self._prices.drafting(drafter, count, context, stopping=stopping),
+            self._prices.beginning(drafter, count),
+        )

@@ -1,5 +1,6 @@
 """Which drafts of a batch pay, by what an outlook expects and what the parts of a round cost."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,9 @@ class Rates:
     read: float = 1.0  # and of a token that a drafter has to catch up on
 
 
+_action = functools.lru_cache(maxsize=4096)(Action)  # the same ones come again
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The best drafts, each row by itself, and if all rows draft alike."""
@@ -74,9 +78,10 @@ class Plan:
 
     def actions(self, stop: float) -> list[Action]:
         """Each row's action."""
-        chosen = list(zip(self.drafters, self.lengths))
-        known = {(d, k): Action(k, d, stop) if k else FALLBACK for d, k in set(chosen)}
-        return [known[pair] for pair in chosen]
+        return [
+            _action(length, drafter, stop) if length else FALLBACK
+            for drafter, length in zip(self.drafters, self.lengths)
+        ]
 
     def drafting(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
         """Those of `rows` that draft, and their drafters."""

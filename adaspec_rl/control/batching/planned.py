@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from adaspec_rl.control.batch_controller import Load
-from adaspec_rl.control.batching.allotment import padded, ranked, top
+from adaspec_rl.control.batching.allotment import likeliest
 from adaspec_rl.control.batching.compiled_plan import CompiledPlanner
 from adaspec_rl.control.batching.outlook import Outlook
 from adaspec_rl.control.batching.plan import Here, Plan, Rates, best_drafts
@@ -19,6 +19,7 @@ SPAN = 32.0  # rounds over which throughput is averaged
 PRICED = 8.0  # rounds over which the price of a verified token is averaged
 HOPE = 1.2  # times plain throughput, where the average begins
 CERTAIN = 0.98  # no price is higher
+LEAST = 1e-9  # tokens that a second is worth
 LONGEST = 64  # the most rounds without a look
 
 Planner = Callable[[np.ndarray, np.ndarray, Here, Rates, bool], Plan]  # see `best_drafts`
@@ -102,8 +103,9 @@ class PlannedBatch(BatchRule):
         price = min(max(price, 0.0), CERTAIN)
         level = float((here.once / count + here.each).min())
         stop = min(price + self.draft * self._rate * level, CERTAIN)
+        stop = round(stop, 2)  # so that the same actions come again
         rates = Rates(self._rate, price, stop, self.verify, self.draft, self.read)
-        unread = self._unread[list(rows)]
+        unread = self._unread.take(rows, axis=0)
         plan = self._plan(observations, unread, here, rates, self._longest > 0)
         self._held, self._coming = {}, 0
         if self._longest:
@@ -132,16 +134,11 @@ class PlannedBatch(BatchRule):
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
-        offered = padded(survivals)
-        chances = ranked(offered)
-        prices = self.verify * self._rate * self._now.verifying
-        budget = int(
-            (np.concatenate([[0.0], chances.cumsum()]) - prices[: len(chances) + 1]).argmax()
-        )
-        price = marginal_price(chances, prices, budget)
-        known = price if self._price is None else self._price
-        self._price = known + (price - known) / PRICED
-        return top(offered, budget).tolist()
+        worth = max(self.verify * self._rate, LEAST)
+        found = likeliest(survivals, self._now.verifying, worth)
+        known = found.price if self._price is None else self._price
+        self._price = known + (found.price - known) / PRICED
+        return found.counts
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
         self._resting = max(0, self._resting - 1) + self._coming
@@ -159,27 +156,6 @@ class PlannedBatch(BatchRule):
     def _ask(self, rows: int, near: int) -> Here:
         spec, depth = self._outlook.spec, self._outlook.depth
         return Here.of(self._prices, rows, (near + 0.5) * NEAR, spec.drafters, depth)
-
-
-def marginal_price(chances: np.ndarray, prices: np.ndarray, budget: int) -> float:
-    """The survival that separates the verified tokens from the dropped ones.
-
-    It lies between that of the last verified token and that of the first dropped one, and between
-    the prices of one token less and one more.
-
-    Args:
-        chances: `[m]`, the survivals of all drafted tokens, highest first.
-        prices: of 0, 1, … verified tokens together; at least `m + 1`.
-        budget: how many tokens are verified.
-    """
-    least, most = 0.0, 1.0
-    if budget:
-        least, most = float(prices[budget] - prices[budget - 1]), float(chances[budget - 1])
-    if budget < len(chances):
-        least = max(least, float(chances[budget]))
-    if budget + 1 < len(prices):
-        most = min(most, float(prices[budget + 1] - prices[budget]))
-    return (least + max(least, most)) / 2
 
 
 def planner(outlook: Outlook) -> Planner:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <tuple>
 #include <vector>
 
 #include "vectors.h"
@@ -213,9 +214,47 @@ void choose_alike(const Outlook& outlook, const Seconds& seconds, const Look& lo
     }
 }
 
+struct Token {
+    double survival;
+    int64_t depth, row;
+};
+
 }  // namespace
 
 extern "C" {
+
+// The most valuable budget of drafted tokens, as `likeliest` in `control/batching/allotment.py` defines
+// it. `survivals` stand row after row. `counts` says how many tokens of each row are in the budget.
+// Returns the price of a verified token.
+double allot_tokens(int64_t rows, const int64_t* lengths, const double* survivals, const double* seconds,
+                    int64_t sizes, double worth, int64_t* counts) {
+    std::vector<Token> tokens;
+    for (int64_t row = 0; row < rows; row++) {
+        counts[row] = 0;
+        double least = 1;
+        for (int64_t k = 0; k < lengths[row]; k++) {
+            least = std::min(least, *survivals++);
+            if (least > 0) tokens.push_back({least, k, row});
+        }
+    }
+    std::sort(tokens.begin(), tokens.end(), [](const Token& a, const Token& b) {
+        return std::make_tuple(-a.survival, a.depth, a.row) < std::make_tuple(-b.survival, b.depth, b.row);
+    });
+    const int64_t count = tokens.size();
+    double sum = 0, most = 0;
+    int64_t budget = 0;
+    for (int64_t n = 0; n <= count; n++) {
+        const double value = worth > 0 ? sum - worth * seconds[n] : (rows + sum) / seconds[n];
+        if (n == 0 || value > most) most = value, budget = n;
+        if (n < count) sum += tokens[n].survival;
+    }
+    for (int64_t n = 0; n < budget; n++) counts[tokens[n].row]++;
+    double low = 0, high = 1;
+    if (budget) low = worth * (seconds[budget] - seconds[budget - 1]), high = tokens[budget - 1].survival;
+    if (budget < count) low = std::max(low, tokens[budget].survival);
+    if (budget + 1 < sizes) high = std::min(high, worth * (seconds[budget + 1] - seconds[budget]));
+    return (low + std::max(low, high)) / 2;
+}
 
 void plan_drafts(const Outlook* outlook, const Seconds* seconds, const Look* look, Plan* plan) {
     const int64_t drafters = outlook->drafters, depth = outlook->depth, outputs = drafters * depth;

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from adaspec_rl.control.batch_controller import Load
+from adaspec_rl.control.batching.allotment import marginal_price
 from adaspec_rl.control.batching.outlook import PRICES, Outlook
-from adaspec_rl.control.batching.planned import LONGEST, PlannedBatch, marginal_price
+from adaspec_rl.control.batching.planned import LONGEST, PlannedBatch
 from adaspec_rl.control.learned import Actor
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import Action, Round

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from adaspec_rl.control.baselines.fixed import FixedLength
 from adaspec_rl.control.batch_controller import Load
-from adaspec_rl.control.batching.allotment import padded, ranked, top
+from adaspec_rl.control.batching.allotment import likeliest, likeliest_in_arrays, padded, top
 from adaspec_rl.control.batching.budget import VerificationBudget
 from adaspec_rl.control.batching.by_batch_size import (
     ControllerByBatchSize,
@@ -24,6 +24,7 @@ from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.control.batching.tiers import TiersByBatchSize
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
+from adaspec_rl.engine.cpu.build import library
 
 
 class Linear:
@@ -62,16 +63,42 @@ def length_of(controller, rows: int) -> int:
     return made[0].length
 
 
-@given(st.lists(st.lists(st.floats(0.01, 1.0), max_size=5), min_size=1, max_size=6), st.data())
+drafts = st.lists(
+    st.lists(st.sampled_from((0.1, 0.5, 0.8, 0.9, 1.0)), max_size=5), min_size=1, max_size=6
+)
+
+
+@given(drafts, st.data())
 def test_the_top_tokens_are_prefixes_and_the_likeliest(chances, data):
     survivals = [np.cumprod(np.array(row)) for row in chances]
-    table = padded(survivals)
-    everything = ranked(table)
+    everything = np.sort(np.concatenate(survivals))[::-1]
     budget = data.draw(st.integers(0, len(everything)))
-    counts = top(table, budget)
+    counts = top(padded(survivals), budget)
     assert counts.sum() == budget
     taken = [survival[:count] for survival, count in zip(survivals, counts)]
     assert np.sort(np.concatenate(taken))[::-1] == pytest.approx(everything[:budget])
+
+
+@given(
+    drafts,
+    st.lists(st.sampled_from((0.0, 0.1, 0.7)), min_size=31, max_size=31),
+    st.sampled_from((0.0, 0.5, 3.0)),
+)
+def test_the_compiled_budget_is_that_in_arrays(chances, steps, worth):
+    library()
+    survivals = [np.cumprod(np.array(row)) for row in chances]
+    seconds = 1.0 + np.cumsum(steps)
+    found, expected = (way(survivals, seconds, worth) for way in (likeliest, likeliest_in_arrays))
+    assert found.price == pytest.approx(expected.price, abs=1e-12)
+    value = [worthy(survivals, seconds, worth, one.counts) for one in (found, expected)]
+    assert value[0] == pytest.approx(value[1], abs=1e-12)
+
+
+def worthy(survivals, seconds, worth, counts) -> float:
+    """What a budget is worth."""
+    tokens = sum(own[:count].sum() for own, count in zip(survivals, counts))
+    spent = seconds[sum(counts)]
+    return tokens - worth * spent if worth else (len(survivals) + tokens) / spent
 
 
 def test_the_budget_grows_until_tokens_cost_more_than_they_bring():
