@@ -37,7 +37,6 @@ from adaspec_rl.training.batch_hindsight import fit_outlook
 
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 MARGIN = 1.1  # times plain decoding's throughput in training that a setting must reach
-LEAD = 1.02  # times the best known rule's throughput that a plan must reach, as it was fitted there
 AGENT = AgentConfig(
     "hindsight",
     total_steps=60_000,
@@ -110,8 +109,10 @@ def contestants(
     """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
     The learned controller is the one that replay finds fastest at each load: a known one with its
-    best setting, or a plan by the outlook, which must lead by `LEAD`. Where none of them is
-    `margin` times as fast as plain decoding, it decodes plainly.
+    best setting, or a plan by the outlook. Settings are compared on one half of the texts with an
+    outlook that was fitted to the other half, and the other way round, so that plans are not judged
+    by texts that they know. Where nothing is `margin` times as fast as plain decoding, the learned
+    controller decodes plainly.
 
     Args:
         texts: how many are decoded at each load, at least, with each setting.
@@ -122,7 +123,13 @@ def contestants(
     loads = sorted({1, *loads})
     trace = tables.trace
     depth, drafters = trace.max_length, len(trace.drafters)
-    outlook = fit_outlook(tables, spec, costs, AGENT, depth=depth, seed=0, sizes=loads)
+    fit = partial(
+        fit_outlook, spec=spec, costs=costs, config=AGENT, depth=depth, seed=0, sizes=loads
+    )
+    outlook = fit(tables)
+    parts = min(2, len(trace.texts))
+    halves = [BatchTables(trace.select(range(n, len(trace.texts), parts))) for n in range(parts)]
+    others = [fit(half) for half in halves[::-1]]  # each half's, which the other one taught
     say(console, "trained")
     taken: dict[str, DecisionCosts] = {}  # by kind
     if deciding is not None:
@@ -134,13 +141,17 @@ def contestants(
     tuned: dict[str, dict[int, Setting]] = defaultdict(dict)  # by kind and load
     makes: dict[Setting, Make] = {}
     for rows in loads:
-        tried = settings(depth, drafters, costs, outlook, table[rows])
-        makes |= tried
-        order = order_of(trace, rows, texts, 1)
-        rates = {
-            setting: replay(tables, costs, make(), order, rows, taken.get(setting.kind)).throughput
-            for setting, make in tried.items()
-        }
+        makes |= settings(depth, drafters, costs, outlook, table[rows])
+        rates = _rates(
+            [
+                (half, settings(depth, drafters, costs, other, table[rows]))
+                for half, other in zip(halves, others)
+            ],
+            costs,
+            taken,
+            rows,
+            texts // 2,
+        )
         for setting in sorted(rates, key=lambda one: rates[one]):  # the fastest one comes last
             tuned[setting.kind][rows] = setting
         tuned["learned"][rows] = chosen(rates, margin)
@@ -169,12 +180,27 @@ def contestants(
 def chosen(rates: Mapping[Setting, float], margin: float) -> Setting:
     """The setting of the learned controller, given every setting's throughput in training."""
     plain = Setting("plain")
-
-    def worth(setting: Setting) -> float:
-        return rates[setting] / (LEAD if setting.kind == "planned" else 1.0)
-
     paying = [one for one in rates if one == plain or rates[one] > margin * rates[plain]]
-    return max(paying, key=worth)
+    return max(paying, key=lambda one: rates[one])
+
+
+def _rates(
+    halves: Sequence[tuple[BatchTables, Mapping[Setting, Make]]],
+    costs: BatchCosts,
+    taken: Mapping[str, DecisionCosts],
+    rows: int,
+    texts: int,
+) -> dict[Setting, float]:
+    """Every setting's throughput on all halves of the texts, each with its own controllers."""
+    tokens: dict[Setting, float] = defaultdict(float)
+    seconds: dict[Setting, float] = defaultdict(float)
+    for tables, makes in halves:
+        order = order_of(tables.trace, rows, texts, 1)
+        for setting, make in makes.items():
+            total = replay(tables, costs, make(), order, rows, taken.get(setting.kind))
+            tokens[setting] += float(total.tokens.sum())
+            seconds[setting] += float(total.seconds.sum())
+    return {setting: tokens[setting] / seconds[setting] for setting in tokens}
 
 
 def _measured(
