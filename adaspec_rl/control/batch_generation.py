@@ -3,18 +3,19 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from adaspec_rl.control.batch_controller import BatchController, Load
-from adaspec_rl.control.observation import CostFeatures, Observer, RoundArrays
-from adaspec_rl.control.text_features import TextFeatures
+from adaspec_rl.control.observation import CostFeatures, ObservationSpec
+from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.batch import Batch, BatchRound
-from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Round
 
 Features = Callable[[int, float], CostFeatures]  # from the number of rows and their mean context
+UNKNOWN = CostFeatures(0.0, 0.0, 0.0)  # until they are set
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,108 +61,32 @@ class BatchGeneration:
 
 
 class RowsObserver:
-    """Observations of the rows of a batch, computed only when asked for.
+    """Observations of the rows of a batch, each computed only when somebody asks for it."""
 
-    Until then, rounds are only stored, and long runs of rounds without drafts are merged. A
-    controller that plays plain rounds for a while therefore pays nothing for observations that it
-    does not read.
-    """
+    def __init__(
+        self, spec: ObservationSpec, rows: int, batch: Batch, features: Features | None
+    ) -> None:
+        self._batch = batch
+        self._features = features if "cost" in spec.groups else None
+        self._streams = [StreamObserver(spec, UNKNOWN) for _ in range(rows)]
 
-    def __init__(self, observer: Observer, batch: Batch, features: Features | None) -> None:
-        self._observer, self._batch, self._features = observer, batch, features
-        spec = observer.spec
-        self._reads = "context" in spec.groups
-        self._texts = [TextFeatures() for _ in range(observer.batch)]
-        self._read = [0] * observer.batch  # tokens that the features have read
-        self._kept = [_Kept() for _ in range(observer.batch)]  # rounds not observed yet
-
-    def start(self, row: int) -> None:
-        """A text begins in `row`."""
-        self._kept[row] = _Kept(fresh=True)
-        self._read[row] = 0
+    def start(self, row: int, prompt: Sequence[int]) -> None:
+        """A text begins in `row` after `prompt`."""
+        self._streams[row].start(prompt, partial(self._batch.forecast, row))
 
     def update(self, rounds: Mapping[int, Round]) -> None:
-        """Store a round, which all rows that hold a text played."""
+        """Add a round of some rows."""
         for row, round_ in rounds.items():
-            self._kept[row].rounds.append(round_)
+            self._streams[row].update(round_)
 
     def observation(self, rows: Sequence[int]) -> np.ndarray:
         """`[rows, features]` float32."""
-        self._take_in()
-        if self._features is not None and "cost" in self._observer.spec.groups:
+        streams = [self._streams[row] for row in rows]
+        if self._features is not None:
             costs = self._features(len(rows), self._batch.context(rows))
-            self._observer.set_costs(costs.values())
-        texts = np.array([self._text_of(row) for row in rows])
-        ahead = [self._forecast(row) for row in rows]
-        chosen = np.array(rows, dtype=np.int64)
-        self._observer.read(texts, np.array(ahead), chosen)
-        return self._observer.observation(chosen)
-
-    def _forecast(self, row: int) -> Forecast:
-        spec = self._observer.spec
-        return self._batch.forecast(row, spec.tables > 0) if spec.needs_forecast else NO_FORECAST
-
-    def _take_in(self) -> None:
-        """Read all stored rounds; what is observed for a row without a text has no meaning."""
-        rows, needs = range(self._observer.batch), self._observer.spec.needs_signals
-        for kept in self._kept:
-            kept.settle()
-        steps = max(len(kept.rounds) for kept in self._kept)
-        for step in range(-steps, 0):
-            begun = [row for row in rows if self._kept[row].begins(step)]
-            if begun:
-                self._observer.reset(np.array(begun))
-            played = [self._kept[row].at(step) for row in rows]
-            self._observer.follow(RoundArrays.from_rounds(played, (), (), needs))  # `read` later
-        fresh = [row for row in rows if self._kept[row].begins(0)]
-        if fresh:
-            self._observer.reset(np.array(fresh))
-        self._kept = [_Kept() for _ in rows]
-
-    def _text_of(self, row: int) -> Sequence[float]:
-        text = self._texts[row]
-        if self._reads:
-            known = self._batch.text(row)
-            tokens = known.sequence.tokens
-            if not self._read[row]:
-                text.start(tokens[: known.prompt_length])
-                self._read[row] = known.prompt_length
-            text.extend(tokens[self._read[row] :])
-            self._read[row] = len(tokens)
-        return text.values
-
-
-_IDLE = Round(drafter=0, drafted=0, accepted=0, tokens=(), seconds=0.0)
-
-
-SETTLED = 8  # after this many rounds without drafts, one more changes nothing but the tokens
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A row's rounds that its observation has not read yet."""
-
-    fresh: bool = False  # whether a text began before them
-    rounds: list[Round] = field(default_factory=list)
-
-    def settle(self) -> None:
-        """If the newest rounds have no drafts, merge all but the last few of them into one."""
-        rounds = self.rounds
-        first = len(rounds)
-        while first and not rounds[first - 1].drafted:
-            first -= 1
-        last = len(rounds) - SETTLED + 1
-        if first < last:
-            tokens = tuple(token for round_ in rounds[first:last] for token in round_.tokens)
-            rounds[first:last] = [replace(_IDLE, tokens=tokens)]
-
-    def begins(self, step: int) -> bool:
-        """Whether the text began before the round at index `step`, counted from the end."""
-        return self.fresh and len(self.rounds) == -step
-
-    def at(self, step: int) -> Round:
-        """The round at index `step`, counted from the end."""
-        return self.rounds[step] if len(self.rounds) >= -step else _IDLE
+            for stream in streams:
+                stream.set_costs(costs)
+        return np.array([stream.observation() for stream in streams])
 
 
 def generate_batch(
@@ -212,7 +137,7 @@ class _Run:
         spec = controller.observes
         self._observer: RowsObserver | None = None
         if spec is not None:
-            self._observer = RowsObserver(Observer(spec, None, rows), batch, features)
+            self._observer = RowsObserver(spec, rows, batch, features)
         controller.reset(rows)
         self.made = BatchGeneration([Answered() for _ in asked])
         self.waiting = deque(sorted(range(len(asked)), key=lambda n: asked[n].arrives))
@@ -246,7 +171,7 @@ class _Run:
             self._controller.admit(row, text.prompt, text.seed)
             self._reads = True
             if self._observer:
-                self._observer.start(row)
+                self._observer.start(row, text.prompt)
 
     def step(self) -> None:
         """Play a round of all rows."""

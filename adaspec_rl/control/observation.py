@@ -276,12 +276,6 @@ class Observer:
 
     def update(self, rounds: RoundArrays) -> None:
         """Add one round of every stream. Groups that are not observed are not updated."""
-        self.follow(rounds)
-        if "context" in self.spec.groups or "lookup" in self.spec.groups:
-            self.read(rounds.text, rounds.forecast)
-
-    def follow(self, rounds: RoundArrays) -> None:
-        """Like `update`, but the text features and forecasts stay, for a `read` later."""
         groups = self.spec.groups
         if "history" in groups or "draft" in groups or "drafters" in groups:
             drafting = rounds.drafted > 0
@@ -293,6 +287,8 @@ class Observer:
             self._target[:] = rounds.target.T
         if "draft" in groups:
             np.copyto(self._draft, rounds.draft.T, where=drafting)
+        if "context" in groups or "lookup" in groups:
+            self.read(rounds.text, rounds.forecast)
 
     def read(
         self,

@@ -6,6 +6,7 @@ for them. The numbers are those of an `Observer` of batch 1, to the bit.
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,8 +25,8 @@ from adaspec_rl.control.text_features import TextFeatures
 from adaspec_rl.decoding.forecast import NO_FORECAST, Forecast
 from adaspec_rl.decoding.round import Round
 
+SETTLED = 8  # after this many rounds without drafts, one more changes nothing but the tokens
 _DECAYS = EMA_DECAYS.tolist()
-
 
 Forecaster = Callable[[bool], Forecast]  # `Session.forecast`
 
@@ -58,8 +59,8 @@ class StreamObserver:
         logs = self._first["target"] - spec.drafters
         self._log_unread = self._array[logs : logs + spec.drafters]
         self._unread_array = np.frombuffer(self._unread, dtype=np.float32)
-        known = cost.values()[: len(table["cost"])]
-        self._array[self._first["cost"] :][: len(known)] = known
+        self._costs = self._array[self._first["cost"] :]
+        self._told: CostFeatures | None = None  # costs
         self._foreseen = len(table["lookup"])
         self._unforeseen = (0.0,) * self._foreseen
         self._text = TextFeatures()
@@ -67,6 +68,15 @@ class StreamObserver:
         self.forecast = NO_FORECAST
         self._rounds: list[Round] = []  # not read yet
         self._seen: np.ndarray | None = None  # the observation, until it changes
+        self.set_costs(cost)
+
+    def set_costs(self, cost: CostFeatures) -> None:
+        """Set the costs of decoding. Those of drafters without features are left out."""
+        if cost == self._told:
+            return
+        known = cost.values()[: len(self._costs)]
+        self._costs[: len(known)] = known
+        self._told, self._seen = cost, None
 
     def start(self, prompt: Sequence[int], forecast: Forecaster = unforeseen) -> None:
         """A text begins. `forecast` is the session's, and asked only if it is observed."""
@@ -89,13 +99,28 @@ class StreamObserver:
         if self._reads and self._rounds:
             self._text.extend([token for round_ in self._rounds for token in round_.tokens])
         if self.spec.needs_rounds:
-            for round_ in self._rounds:
+            for round_ in self._latest():
                 self._add(round_)
         self._rounds.clear()
         if self.spec.needs_forecast:
             self.forecast = self._forecast(self.spec.tables > 0)
         self._put("context", self._text.values)
         self._put("lookup", (self.forecast + self._unforeseen)[: self._foreseen])
+
+    def _latest(self) -> Sequence[Round]:
+        """The rounds that are not read yet, without those that change nothing but the tokens.
+
+        Of the newest rounds without drafts, all but the last few are only counted.
+        """
+        rounds = self._rounds
+        first = len(rounds)
+        while first and not rounds[first - 1].drafted:
+            first -= 1
+        last = len(rounds) - SETTLED
+        if first >= last:
+            return rounds
+        tokens = sum(len(round_.tokens) for round_ in rounds[first:last])
+        return [*rounds[:first], replace(rounds[first], tokens=(0,) * tokens), *rounds[last:]]
 
     def _put(self, group: str, values: Sequence[float]) -> None:
         for at, value in enumerate(values, self._first[group]):

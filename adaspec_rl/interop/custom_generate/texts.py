@@ -10,7 +10,6 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from adaspec_rl.control.batch_controller import Load
 from adaspec_rl.control.batch_generation import RowsObserver
 from adaspec_rl.control.guard import charge, looks
-from adaspec_rl.control.observation import Observer
 from adaspec_rl.control.stream_observer import StreamObserver
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.round import Round
@@ -131,7 +130,7 @@ class _Side:
         )
         self._observer = None
         if spec is not None:
-            self._observer = RowsObserver(Observer(spec, None, rows), self._batch, policy.costs)
+            self._observer = RowsObserver(spec, rows, self._batch, policy.costs)
         policy.batch.reset(rows)
         self._written = [self._admit(row) for row in range(rows)]
 
@@ -142,7 +141,7 @@ class _Side:
         text.rule = rule = self._wanted.rule(row, text)
         self._policy.batch.admit(row, prompt, seed)
         if self._observer:
-            self._observer.start(row)
+            self._observer.start(row, prompt)
         return Written([], rule)
 
     def write(self) -> list[Written]:
