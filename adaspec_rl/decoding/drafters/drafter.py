@@ -162,7 +162,7 @@ def draft_rows_at_once(
     )
     drafted = model.draft_rows(extensions, wanted)
     for stop, one in zip(stops, drafted):
-        if isinstance(stop, ThresholdStop):
+        if isinstance(stop, ThresholdStop) and one.chances is not None:
             stop.running.chances = one.chances
     return [
         draft_of(one, vocab_size, part, ids) if one.finite else None
