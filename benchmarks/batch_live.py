@@ -72,6 +72,7 @@ class Sums:
     offered: int = 0
     verified: int = 0
     rounds: int = 0
+    deciding: float = 0.0  # seconds in which controllers observed, decided, allotted and learned
     different: int = 0  # texts that differ from plain decoding's
 
     @property
@@ -129,6 +130,7 @@ class Bench:
         sums.offered += made.offered
         sums.verified += made.verified
         sums.rounds += made.rounds
+        sums.deciding += made.controller_seconds
         return [answer.tokens for answer in made.answers]
 
     def replayed(self, controller: BatchController, texts: int) -> float:
@@ -290,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "tokens_per_second": total.rate,
             "vs_plain": compared(total, sums["plain"]),
             "rounds": total.rounds,
+            "deciding_seconds_a_round": total.deciding / max(total.rounds, 1),
             "offered": total.offered,
             "verified": total.verified,
         }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaspec_rl.control.batch_controller import Load
-from adaspec_rl.control.batching.guard import MEASURED, GuardedBatch
+from adaspec_rl.control.batching.guard import MEASURED, TRUSTED, GuardedBatch
 from adaspec_rl.control.batching.rule import BatchRule
 from adaspec_rl.decoding.round import FALLBACK, Action, Round
 
@@ -140,6 +140,19 @@ def test_a_trusted_controller_may_begin_badly() -> None:
     assert totals.decided > 280 and totals.seconds < 0.8 * totals.plain
     lost = play(lambda number: Outcome(4, 0, 19.0), 2000, trusted=True)
     assert lost.seconds - lost.plain < (16 + 1 + 0.005 * 2000) * Rising().plain(ROWS, 404)
+
+
+def test_a_trusted_controller_is_interrupted_late_or_when_it_seems_to_lose() -> None:
+    """Plain rounds are timed after many of its rounds, or once its balance is low."""
+    pays, loses = Outcome(4, 3, 25.0), Outcome(2, 0, 14.0)
+    assert play(lambda number: pays, TRUSTED, trusted=True).decided == TRUSTED
+    assert play(lambda number: pays, TRUSTED + 8, trusted=True).decided == TRUSTED + 8 - MEASURED
+    # A cost model by which plain rounds take half their time makes rounds that pay look bad.
+    totals = play(lambda number: pays, 400, factor=0.3, trusted=True)
+    assert totals.decided > 380 and totals.seconds < 0.8 * totals.plain
+    # One by which they take twice as long hides a loss until plain rounds are timed, not longer.
+    lost = play(lambda number: loses, 4000, factor=2.0, trusted=True)
+    assert TRUSTED <= lost.decided < 1.2 * TRUSTED
 
 
 def test_rounds_in_which_nothing_is_drafted_cost_what_deciding_takes() -> None:
