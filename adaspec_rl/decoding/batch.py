@@ -183,7 +183,9 @@ class Batch:
             row.signals, row.survivals = None, ()
         self._read_prompts(playing)
         read = self.clock()
-        self._fail(self._draft(playing), errors, playing)
+        # On a GPU, estimates while a draft grows would wait for the device at every token.
+        estimated = allot is not None and self.target.device.type == "cpu"
+        self._fail(self._draft(playing, estimated), errors, playing)
         offered = sum(len(row.draft or ()) for row in playing.values())
         if self.signals or allot is not None:
             for row in playing.values():
@@ -246,7 +248,7 @@ class Batch:
             if self._hidden_size:
                 playing[part.row].text.sequence.know(0, seen.hidden)
 
-    def _draft(self, playing: Mapping[int, _Row]) -> dict[int, Exception]:
+    def _draft(self, playing: Mapping[int, _Row], estimated: bool) -> dict[int, Exception]:
         """Draft for all rows, drafter by drafter. Returns what went wrong, by row."""
         errors: dict[int, Exception] = {}
         for number, drafter in enumerate(self.drafters):
@@ -255,7 +257,7 @@ class Batch:
                 for row_number, row in playing.items()
                 if row.action.length
                 and row.action.drafter == number
-                and (request := self._request(row_number, row, drafter)) is not None
+                and (request := self._request(row_number, row, drafter, estimated)) is not None
             ]
             if not requests:
                 continue
@@ -266,12 +268,14 @@ class Batch:
                     playing[wanted.row].draft = made
         return errors
 
-    def _request(self, number: int, row: _Row, drafter: RowDrafter) -> Request | None:
+    def _request(
+        self, number: int, row: _Row, drafter: RowDrafter, estimated: bool
+    ) -> Request | None:
         text, action = row.text, row.action
         length = text.draft_length(action.length, drafter.context_length)
         if length < 1:
             return None
-        row.stop = text.stop(action, self.survival[action.drafter])
+        row.stop = text.stop(action, self.survival[action.drafter], estimated=estimated)
         return Request(number, text.sequence, length, text.rule, row.stop)
 
     def _estimate(self, row: _Row) -> None:

@@ -89,9 +89,15 @@ class Text:
         n = len(self.sequence)
         return min(length, self.room - n - 1, context_length - n + 1)
 
-    def stop(self, action: Action, survival: Survival) -> DraftStop | None:
-        """What may end a draft of `action` early; None: nothing does."""
-        if not action.length or not action.stops:
+    def stop(
+        self, action: Action, survival: Survival, *, estimated: bool = False
+    ) -> DraftStop | None:
+        """What may end a draft of `action` early; None: nothing does.
+
+        With `estimated`, a draft that nothing ends has a threshold of 0, which estimates the
+        chances of its tokens while it grows.
+        """
+        if not action.length or not (action.stops or estimated):
             return None
         if action.rule is not None and "survival" not in action.rule.needs:
             return RuleStop(action.rule, None)

@@ -130,7 +130,7 @@ class BatchReplay:
         told = np.zeros((3, count))
         told[:, rows] = np.array([(a.drafter, a.length, a.threshold) for a in actions]).T
         drafter, length = told[:2].astype(np.int64)
-        return self.state.draft(drafter, length, told[2])[rows]
+        return self.state.draft(drafter, length, told[2], self.controller.allots)[rows]
 
     def _rounds(
         self, rows: np.ndarray, before: np.ndarray, played: BatchRounds, seconds: float

@@ -98,8 +98,16 @@ class BatchRows:
             self.observer.set_costs(values, np.flatnonzero(self.batch == g))
         return self.observer.observation()
 
-    def draft(self, drafter: np.ndarray, length: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    def draft(
+        self,
+        drafter: np.ndarray,
+        length: np.ndarray,
+        threshold: np.ndarray,
+        estimated: bool = False,
+    ) -> np.ndarray:
         """Draft in all rows with the given settings, `[R]` each.
+
+        `estimated`: somebody allots, so that survivals cost time also where there is no threshold.
 
         Returns: estimated survivals `[R, K]`, 0 from the end of each draft on.
         """
@@ -110,7 +118,7 @@ class BatchRows:
         stops = np.where(low.any(axis=1), low.argmax(axis=1) + 1, survival.shape[1])
         drafted = np.where(self.active, np.minimum(allowed, stops), 0)
         self._drafter, self._drafted = drafter, np.maximum(drafted, 0)
-        self._stopping = threshold > 0
+        self._stopping = (threshold > 0) | estimated
         return np.where(np.arange(survival.shape[1]) < self._drafted[:, None], survival, 0.0)
 
     def verify(self, verified: np.ndarray) -> BatchRounds:

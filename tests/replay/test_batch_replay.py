@@ -78,6 +78,7 @@ def test_one_row_plays_the_rounds_of_a_session(trace):
     point = replace(nominal_costs(2, 4).points[0], draft_step=(0.1, 0.3), catch_up=(0.001, 0.02))
     session = ReplaySession(trace, CostProfile("nominal", 0.0, (point,)))
     controller = Recorded()
+    controller.allots = False  # as in a session, nothing is estimated
     batch = BatchReplay(BatchTables(trace), of_one_text(point), controller, 1)
     for number, text in enumerate(trace.texts):
         batch.admit(0, number)

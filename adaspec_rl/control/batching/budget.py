@@ -56,10 +56,9 @@ class VerificationBudget(BatchRule):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Seconds of a round by verified tokens, and of a level and of beginning by its rows."""
         count, context = np.arange(rows + 1.0), np.array((near + 0.5) * NEAR)
-        drafter, stopping = action.drafter, action.threshold > 0
         drafted = np.arange(rows * action.length + 1.0)
         return (
             self._prices.verifying(np.array(float(rows)), drafted, context),
-            self._prices.drafting(drafter, count, context, stopping=stopping),
-            self._prices.beginning(drafter, count),
+            self._prices.drafting(action.drafter, count, context, stopping=True),
+            self._prices.beginning(action.drafter, count),
         )
