@@ -219,6 +219,7 @@ def prepared(
         [prompt.ids for prompt in training[:rows]],
         rows=rows,
         rules=rules,
+        survival=heads,
         max_length=config.env.max_length,
         seconds=options.cost_seconds,
         clock=clock,

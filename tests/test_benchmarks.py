@@ -189,3 +189,49 @@ def test_decisions_are_timed_in_turns_and_the_middle_one_counts():
     costs = [DecisionCosts(other=(seconds, 1.0)) for seconds in (5.0, 1.0, 3.0)]
     assert middle(costs, 4) == costs[2]
     assert widened([1.0, 0.9, 1.1], [[1.0, 0.8, 1.0], [1.0, 0.95, 1.3]]) == [1.0, 0.8, 1.3]
+
+
+def test_every_result_can_be_read():
+    for path in (FOLDER / "results").glob("*.json"):
+        assert json.loads(path.read_text()), path.name
+
+
+def test_two_commits_run_in_slices_and_never_at_once(tmp_path):
+    """Each side notes when it works; its own time goes on while it is paused."""
+    from before_and_after import in_slices
+
+    script = """
+import json, sys, time
+busy, last = [], time.perf_counter()
+while len(busy) < 400:
+    now = time.perf_counter()
+    if now - last > 0.001:
+        busy.append(now)
+        last = now
+open(sys.argv[sys.argv.index("--json") + 1], "w").write(json.dumps({"figures": {"busy": busy}}))
+"""
+    sides = {}
+    for name in ("before", "after"):
+        (tmp_path / name / "benchmarks").mkdir(parents=True)
+        (tmp_path / name / "benchmarks" / "noted.py").write_text(script)
+        sides[name] = tmp_path / name
+    found = in_slices(sides, "noted.py --repeats 3", 0.05)
+    moments = sorted((at, name) for name, figures in found.items() for at in figures["busy"])
+    turns = sum(one[1] != other[1] for one, other in zip(moments, moments[1:]))
+    assert 4 < turns < 100  # if both ran at once, they would alternate hundreds of times
+
+
+def test_a_side_that_fails_is_named(tmp_path):
+    from before_and_after import in_slices
+
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "bad.py").write_text("raise SystemExit(3)")
+    with pytest.raises(SystemExit, match="'bad.py' failed in the checkout after"):
+        in_slices({"after": tmp_path}, "bad.py", 0.05)
+
+
+def test_the_usual_timing_of_each_group_of_texts_counts():
+    from batch_live import Sums, Timed
+
+    sums = Sums([[Timed(100, 1.0), Timed(100, 5.0), Timed(100, 2.0)], [Timed(60, 3.0)]])
+    assert sums.seconds.tolist() == [2.0, 3.0] and sums.rate == 160 / 5.0

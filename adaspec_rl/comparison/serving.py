@@ -102,7 +102,7 @@ def compare_under_load(config: EvaluateConfig, pair: Pair, console: Console) -> 
     )
     training = prompts_from(config, "train", pair, console, config.replay.prompts)
     trace, heads = recording_from(config, pair, training, console)
-    costs = _costs(config, pair, training, rules, console)
+    costs = _costs(config, pair, training, rules, heads, console)
     spec = replace(pair_observation(pair, LIVE_GROUPS, config.env.max_length), tables=0)
     loads = [1 << n for n in range(asked.rows.bit_length())]
     short = replace(rules, max_new_tokens=min(32, rules.max_new_tokens))
@@ -154,6 +154,7 @@ def _costs(
     pair: Pair,
     prompts: Sequence[EncodedPrompt],
     rules: DecodingRules,
+    heads: Sequence[Survival],
     console: Console,
 ) -> BatchCosts:
     if config.evaluation.batch_cost is not None:
@@ -171,6 +172,7 @@ def _costs(
         [prompt.ids for prompt in prompts],
         rows=config.evaluation.rows,
         rules=rules,
+        survival=heads,
         max_length=config.env.max_length,
         seconds=config.cost.seconds or 30.0,
     )

@@ -17,6 +17,7 @@ from adaspec_rl.costs.timed_text import SureLookup, stretched
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.drafters import Drafter, NgramLookup
 from adaspec_rl.decoding.round import FALLBACK, Action
+from adaspec_rl.decoding.survival import ProductSurvival, Survival
 from adaspec_rl.decoding.text import DecodingRules
 from adaspec_rl.engine.extension import Extension
 from adaspec_rl.engine.language_model import LanguageModel, RowModel
@@ -36,6 +37,7 @@ def measure_batch_costs(
     *,
     rows: int,
     rules: DecodingRules,
+    survival: Sequence[Survival] | None = None,
     max_length: int = 8,
     contexts: Sequence[int] = (64, 256),
     seconds: float = 20.0,
@@ -52,9 +54,12 @@ def measure_batch_costs(
     Args:
         prompts: token ids; cut or repeated to each context length.
         rules: how texts are verified; their end and budget are ignored.
+        survival: each drafter's, as in `Batch`. Drafts are dropped by allotting, so their estimates
+            are timed, and these take several times as long if they are not the ones that decoding
+            uses.
         contexts: tokens before the rounds.
     """
-    timed = _Timed(target, drafters, prompts, rows, rules, max_length, clock)
+    timed = _Timed(target, drafters, prompts, rows, rules, survival, max_length, clock)
     began, done = clock(), 0
     while done < FEWEST or clock() - began < seconds:
         for context in contexts:
@@ -74,13 +79,17 @@ class _Timed:
         prompts: Sequence[Sequence[int]],
         rows: int,
         rules: DecodingRules,
+        survival: Sequence[Survival] | None,
         max_length: int,
         clock: Callable[[], float],
     ) -> None:
         endless = DecodingRules(frozenset(), 20 * SPAN, rules.sampling, rules.verification)
         sure = [SureLookup() if isinstance(one, NgramLookup) else one for one in drafters]
         # The last drafter is no part of the pair: its drafts are verified to time verification.
-        self.batch = Batch(target, [*sure, SureLookup()], rows, rules=endless, clock=clock)
+        heads = [*(survival or [ProductSurvival() for _ in drafters]), ProductSurvival()]
+        self.batch = Batch(
+            target, [*sure, SureLookup()], rows, rules=endless, survival=heads, clock=clock
+        )
         self._drafters = self.batch.drafters[:-1]
         self._prompts, self._max_length = prompts, max_length
         powers = [1 << n for n in range(int(math.log2(rows)) + 1)]
