@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from adaspec_rl.comparison.statistics import paired_ratio_interval
 from adaspec_rl.config import AgentConfig
 from adaspec_rl.console import say
 from adaspec_rl.control.batch_controller import BatchController
@@ -32,7 +31,7 @@ from adaspec_rl.costs.batch_measurement import measure_deciding_live
 from adaspec_rl.decoding.batch import Batch
 from adaspec_rl.decoding.round import Action
 from adaspec_rl.recording.trace import Trace
-from adaspec_rl.replay.batch_replay import DecisionCosts, Totals, replay
+from adaspec_rl.replay.batch_replay import DecisionCosts, replay
 from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
@@ -110,10 +109,10 @@ def contestants(
     """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
     The learned controller is the one that replay finds fastest at each load: a known one with its
-    best setting, or a plan by the outlook if the 95% interval of its lead is clear of 0. Settings
-    are compared on one half of the texts with an outlook that was fitted to the other half, and the
-    other way round, so that plans are not judged by texts that they know. Where nothing is `margin`
-    times as fast as plain decoding, the learned controller decodes plainly.
+    best setting, or a plan by the outlook. Settings are compared on one half of the texts with an
+    outlook that was fitted to the other half, and the other way round, so that plans are not judged
+    by texts that they know. Where nothing is `margin` times as fast as plain decoding, the learned
+    controller decodes plainly.
 
     Args:
         texts: how many are decoded at each load, at least, with each setting.
@@ -143,7 +142,7 @@ def contestants(
     makes: dict[Setting, Make] = {}
     for rows in loads:
         makes |= settings(depth, drafters, costs, outlook, table[rows])
-        found = _replayed(
+        rates = _rates(
             [
                 (half, settings(depth, drafters, costs, other, table[rows]))
                 for half, other in zip(halves, others)
@@ -153,9 +152,9 @@ def contestants(
             rows,
             texts // 2,
         )
-        for setting in sorted(found, key=lambda one: found[one].rate):  # the fastest comes last
+        for setting in sorted(rates, key=lambda one: rates[one]):  # the fastest one comes last
             tuned[setting.kind][rows] = setting
-        tuned["learned"][rows] = chosen(found, margin)
+        tuned["learned"][rows] = chosen(rates, margin)
         say(console, f"{rows} rows: learned: {tuned['learned'][rows]}; fixed: {table[rows]}")
 
     def by_load(kind: str) -> BatchController:
@@ -178,57 +177,30 @@ def contestants(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """The tokens and seconds of one setting, `[texts]` both."""
-
-    tokens: np.ndarray
-    seconds: np.ndarray
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second."""
-        return float(self.tokens.sum() / self.seconds.sum())
-
-    def leads(self, other: "Replayed") -> bool:
-        """Whether it is faster, and the 95% interval over texts says so, too."""
-        both = (self.seconds > 0) & (other.seconds > 0)
-        parts = (self.tokens, self.seconds, other.tokens, other.seconds)
-        return paired_ratio_interval(*(part[both] for part in parts))[0] > 1.0
-
-
-def chosen(found: Mapping[Setting, Replayed], margin: float) -> Setting:
-    """The setting of the learned controller, given every setting in replay of training texts."""
+def chosen(rates: Mapping[Setting, float], margin: float) -> Setting:
+    """The setting of the learned controller, given every setting's throughput in training."""
     plain = Setting("plain")
-    least = margin * found[plain].rate
-    fastest = sorted(found, key=lambda one: found[one].rate)
-    paying = [one for one in fastest if one == plain or found[one].rate > least]
-    known = [one for one in paying if one.kind != "planned"][-1]
-    best = paying[-1]
-    return best if best == known or found[best].leads(found[known]) else known
+    paying = [one for one in rates if one == plain or rates[one] > margin * rates[plain]]
+    return max(paying, key=lambda one: rates[one])
 
 
-def _replayed(
+def _rates(
     halves: Sequence[tuple[BatchTables, Mapping[Setting, Make]]],
     costs: BatchCosts,
     taken: Mapping[str, DecisionCosts],
     rows: int,
     texts: int,
-) -> dict[Setting, Replayed]:
-    """Every setting on all halves of the texts, each with its own controllers."""
-    found: dict[Setting, list[Totals]] = defaultdict(list)
+) -> dict[Setting, float]:
+    """Every setting's throughput on all halves of the texts, each with its own controllers."""
+    tokens: dict[Setting, float] = defaultdict(float)
+    seconds: dict[Setting, float] = defaultdict(float)
     for tables, makes in halves:
         order = order_of(tables.trace, rows, texts, 1)
         for setting, make in makes.items():
             total = replay(tables, costs, make(), order, rows, taken.get(setting.kind))
-            found[setting].append(total)
-    return {
-        setting: Replayed(
-            np.concatenate([total.tokens for total in totals]),
-            np.concatenate([total.seconds for total in totals]),
-        )
-        for setting, totals in found.items()
-    }
+            tokens[setting] += float(total.tokens.sum())
+            seconds[setting] += float(total.seconds.sum())
+    return {setting: tokens[setting] / seconds[setting] for setting in tokens}
 
 
 def _measured(
