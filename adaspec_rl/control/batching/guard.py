@@ -34,7 +34,8 @@ class GuardedBatch:
     tokens, and timed plain rounds of about as many rows correct it. Machines drift, so the timing
     is repeated, and more often after a change. If the controller is trusted, so is the cost model
     at first: plain rounds are timed once the balance is below `trial`, or after `TRUSTED` rounds.
-    All of this persists from one decoder to the next.
+    If the cost model takes plain rounds to be slower than they are, these rounds may lose more than
+    the balance. All of this persists from one decoder to the next.
     """
 
     def __init__(
