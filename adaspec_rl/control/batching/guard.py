@@ -18,6 +18,8 @@ DRIFT = 0.1  # a timed plain round that is this far from what was expected calls
 # drift, then twice as many each time, up to the second.
 REFRESH = (128, 2048)
 TRUSTED = 512  # such rounds before the first timing, if the controller is trusted
+FRESH = 32  # such rounds within which a timing is not repeated when the balance is low
+RETRY = 1.0  # the balance at which the other controller decides again
 
 
 class GuardedBatch:
@@ -27,13 +29,14 @@ class GuardedBatch:
     and that emits `t` tokens earns `t / n` minus its seconds over those of a plain round. This
     holds for rounds without drafts too, because looking and deciding take time. When the balance is
     spent, plain rounds follow, which nobody decides; each adds `allowance`, until the balance is
-    back at `trial`. So the most that can be lost is what the balance begins with, the loss of one
+    back at `RETRY`. So the most that can be lost is what the balance begins with, the loss of one
     round, and the share `allowance` of all rounds.
 
     The time of a plain round is measured: the cost model says how seconds grow with rows and
     tokens, and timed plain rounds of about as many rows correct it. Machines drift, so the timing
-    is repeated, and more often after a change. If the controller is trusted, so is the cost model
-    at first: plain rounds are timed once the balance is below `trial`, or after `TRUSTED` rounds.
+    is repeated, more often after a change, and before a low balance is spent. If the controller is
+    trusted, so is the cost model at first: plain rounds are timed once the balance is below
+    `trial`, or after `TRUSTED` rounds.
     If the cost model takes plain rounds to be slower than they are, these rounds may lose more than
     the balance. All of this persists from one decoder to the next.
     """
@@ -44,25 +47,28 @@ class GuardedBatch:
         prices: VerificationPrices,
         *,
         trial: float = 4.0,
-        limit: float = 16.0,
+        trust: float = 16.0,
+        limit: float = 64.0,
         allowance: float = 0.005,
         trusted: bool = False,
     ) -> None:
-        """`trial` plain rounds may be lost at first, `limit` if the controller is known to pay.
+        """`trial` plain rounds may be lost at first, `trust` if the controller is known to pay.
 
-        At most `limit` are saved up.
+        At most `limit` are saved up. Drafts win much in some rounds and lose a little in many, so a
+        controller that pays may lose dozens of plain rounds on the way.
 
         Raises:
             ValueError: a setting is outside its range.
         """
         check_between("trial", trial, 0, limit)
+        check_between("trust", trust, 0, limit)
         check_between("allowance", allowance, 0, 1)
         self._controller, self._prices = controller, prices
         self._trial, self._limit, self._allowance = trial, limit, allowance
         self._context = 0.0  # tokens in a row, on average
         self._predictions: dict[tuple[int, int], float] = {}
-        self._balance, self._trusted = limit if trusted else trial, trusted
-        self._spent = False  # whether plain rounds are played until the balance is `trial`
+        self._balance, self._trusted = trust if trusted else trial, trusted
+        self._spent = False  # whether plain rounds are played until the balance is `RETRY`
         # Plain rounds to come; those that follow a plain round are timed.
         self._timing = 0 if trusted else MEASURED
         self._plain = self._timing > 0  # whether nobody decides this round
@@ -116,11 +122,15 @@ class GuardedBatch:
             self._judge(rows, tokens, seconds)
         # Also in rounds that nobody decided: the texts have grown, and controllers follow them.
         self._controller.observe(rows, rounds, seconds)
-        doubted = not self._trusted or self._balance < self._trial
-        if doubted and not self._spent and not self._timing and near(rows) not in self._medians:
-            self._timing = MEASURED
+        if not self._spent and not self._timing and self._doubtful(near(rows) in self._medians):
+            self._since, self._timing = 0, MEASURED
         self._settled = self._plain
         self._plain = self._spent or self._timing > 0
+
+    def _doubtful(self, timed: bool) -> bool:
+        """Whether plain rounds should be timed now, if they were `timed` before or not."""
+        low = self._balance < self._trial
+        return (low and self._since >= FRESH) if timed else (low or not self._trusted)
 
     def _pass(self, rows: Sequence[int], seconds: float) -> None:
         """Count a plain round. One right after drafts is slower, and is not timed."""
@@ -132,7 +142,7 @@ class GuardedBatch:
             if abs(timed[-1] / expected - 1) > DRIFT:
                 self._timing, self._refresh = max(1, self._timing), REFRESH[0]
         self._balance = min(self._balance + self._allowance, self._limit)
-        self._spent = self._spent and self._balance < self._trial
+        self._spent = self._spent and self._balance < RETRY
 
     def _judge(self, rows: Sequence[int], tokens: int, seconds: float) -> None:
         """Add to the balance what a round of the other controller earned."""
