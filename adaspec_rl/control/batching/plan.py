@@ -45,6 +45,17 @@ class Here:
         """Of a round without drafts."""
         return float(self.verifying[0])
 
+    def verified(self, tokens: int) -> float:
+        """Of a round in which so many drafted tokens are verified."""
+        return float(self.verifying[min(tokens, len(self.verifying) - 1)])
+
+    def drafted(self, drafter: int, lengths: Sequence[int], unread: float) -> float:
+        """Of a drafter's drafts, of these lengths; its rows have `unread` tokens to read first."""
+        passes = self.once[drafter] * max(lengths) + self.each[drafter] * sum(lengths)
+        begin = self.begins[drafter] + self.begun[drafter] * len(lengths)
+        seconds = self.reading[drafter]
+        return float(passes + begin + np.interp(unread, self.unread, seconds) - seconds[0])
+
     @property
     def token(self) -> float:
         """Of the first verified token."""

@@ -28,8 +28,9 @@ Planner = Callable[[np.ndarray, np.ndarray, Here, Rates, bool], Plan]  # see `be
 class PlannedBatch(BatchRule):
     """Plans every row's draft by its expected worth, then verifies by price.
 
-    A second of the batch is worth its throughput, a running average. At that rate, the cost model
-    gives the price of one more drafted token. The price of a verified token is the survival that
+    A second of the batch is worth its throughput: a running average of tokens by the seconds that
+    the cost model expects, so that nothing changes on a machine that is slower in everything. At
+    that rate, the cost model gives the price of one more drafted token. The price of a verified token is the survival that
     was just enough in recent rounds. An `Outlook`, learned from recordings, predicts what each
     row's next draft gains at these prices. Each row drafts as far as that pays, and the batch
     drafts no deeper than pays for the passes that all rows share. Of the drafted tokens, the
@@ -71,6 +72,7 @@ class PlannedBatch(BatchRule):
         self._price: float | None = None  # of a verified token, a running average
         self._unread = np.zeros((rows, self._outlook.spec.drafters))
         self._drafting: tuple[list[int], list[int]] = ([], [])  # rows and their drafters
+        self._offered: dict[int, int] = {}  # by row, the tokens drafted before allotting
         self._rest = self._resting = self._coming = self._size = 0
         self._same = FALLBACK
         self._held: dict[int, Action] = {}  # by row, while it keeps the action of a look
@@ -92,12 +94,13 @@ class PlannedBatch(BatchRule):
     def decide(
         self, rows: Sequence[int], observations: np.ndarray | None, load: Load
     ) -> list[Action]:
+        count = len(rows)
+        here = self._now = self._asked(count, int(load.context / NEAR))
+        self._looked = 0.0 if self._resting else self._prices.deciding(count)
         if self._resting:
             return self._without_a_look(rows)
         assert observations is not None, "a learned policy needs its observations"
-        self._size = len(rows).bit_length()
-        count = len(rows)
-        here = self._now = self._asked(count, int(load.context / NEAR))
+        self._size = count.bit_length()
         self._rate = (self._tokens + HOPE * count) / (self._seconds + here.plain)
         price = self.verify * self._rate * here.token if self._price is None else self._price
         price = min(max(price, 0.0), CERTAIN)
@@ -111,7 +114,7 @@ class PlannedBatch(BatchRule):
         if self._longest:
             self._same = plan.alike
             more = (1 + self._hold) * (plan.gain - plan.gain_alike)
-            pays = more > self._rate * self._prices.deciding(count)
+            pays = more > self._rate * self._looked
             self._rest = 0 if pays else min(max(1, 2 * self._rest), self._longest)
             self._coming = self._rest  # rounds of rest, starting with the next one
             if plan.gain_alike > plan.gain:
@@ -138,6 +141,7 @@ class PlannedBatch(BatchRule):
         found = likeliest(survivals, self._now.verifying, worth)
         known = found.price if self._price is None else self._price
         self._price = known + (found.price - known) / PRICED
+        self._offered = dict(zip(rows, map(len, survivals)))
         return found.counts
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:
@@ -146,12 +150,25 @@ class PlannedBatch(BatchRule):
         if len(rows).bit_length() != self._size:
             self._rest, self._resting, self._price = 0, 0, None
         emitted = [len(round_.tokens) for round_ in rounds]
-        self._unread[list(rows)] += np.array(emitted)[:, None]
-        self._unread[self._drafting] = 0.0
-        self._drafting = ([], [])
         keep = 1.0 - 1.0 / SPAN
         self._tokens = keep * self._tokens + sum(emitted)
-        self._seconds = keep * self._seconds + seconds
+        self._seconds = keep * self._seconds + self._expected(rows, rounds)
+        self._unread[list(rows)] += np.array(emitted)[:, None]
+        self._unread[self._drafting] = 0.0
+        self._drafting, self._offered = ([], []), {}
+
+    def _expected(self, rows: Sequence[int], rounds: Sequence[Round]) -> float:
+        """Seconds of these rounds and of the decision, according to the cost model."""
+        drafted = {row: round_.drafted for row, round_ in zip(rows, rounds)}
+        seconds = self._looked + self._now.verified(sum(drafted.values()))
+        if self._drafting[0]:
+            offered = self._offered or drafted
+            for drafter in set(self._drafting[1]):
+                used = [row for row, d in zip(*self._drafting) if d == drafter]
+                lengths = [offered.get(row, 0) for row in used]
+                unread = float(self._unread[used, drafter].sum())
+                seconds += self._now.drafted(drafter, lengths, unread)
+        return seconds
 
     def _ask(self, rows: int, near: int) -> Here:
         spec, depth = self._outlook.spec, self._outlook.depth

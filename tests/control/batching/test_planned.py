@@ -158,7 +158,10 @@ def test_the_price_of_a_verified_token_lies_between_the_last_and_the_next(
 
 
 def test_rows_draft_at_the_price_of_recent_rounds() -> None:
-    """At first a token costs its seconds at the rate that is hoped for, later at the real rate."""
+    """At first a token costs its seconds at the rate that is hoped for, later at the real rate.
+
+    Seconds are those of the cost model, as a machine that is slow in everything changes no price.
+    """
     policy, prices = PlannedBatch(planned(0.5)._outlook, Priced(0.1), longest=0), []
     policy.reset(4)
     for row in range(4):
@@ -169,6 +172,7 @@ def test_rows_draft_at_the_price_of_recent_rounds() -> None:
     for _ in range(60):
         policy.decide(range(4), seen, Load(4))
         policy.allot(range(4), [np.array([0.9, 0.03])] + [np.array([0.03, 0.02])] * 3)
-        policy.observe(range(4), [Round(0, 2, 0, (1,), 10.4)] * 4, 10.4)
+        policy.observe(range(4), [Round(0, 1, 0, (1,), 50.0)] * 4, 50.0)
+    verifying, levels, deciding = 10.0 + 0.1 * (4 + 4), 2 * 0.1, 1.0
     assert prices[0] == pytest.approx(0.1 * 1.2 * 4 / 10.4)
-    assert prices[-1] == pytest.approx(0.1 * 4 / 10.4, rel=0.02)
+    assert prices[-1] == pytest.approx(0.1 * 4 / (verifying + levels + deciding), rel=0.02)
