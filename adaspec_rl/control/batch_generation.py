@@ -46,7 +46,8 @@ class BatchGeneration:
 
     answers: list[Answered]
     seconds: float = 0.0  # all of it
-    full_seconds: float = 0.0  # until a row became free and no text was waiting
+    reading_seconds: float = 0.0  # in which the target read prompts
+    full_seconds: float = 0.0  # until a row became free and no text was waiting, without reading
     full_tokens: int = 0  # emitted by then
     controller_seconds: float = 0.0  # observations, decisions and allotting
     rounds: int = 0
@@ -55,9 +56,23 @@ class BatchGeneration:
     verified: int = 0
 
     @property
+    def tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(len(answer.tokens) for answer in self.answers)
+
+    @property
     def throughput(self) -> float:
         """Tokens a second."""
-        return sum(len(answer.tokens) for answer in self.answers) / self.seconds
+        return self.tokens / self.seconds
+
+    @property
+    def full_share_seconds(self) -> float:
+        """The seconds of `full_tokens`, with their share of the reading.
+
+        All prompts are read while the batch is full, but texts are still unfinished at its end, and
+        more so if rows advance at different speeds.
+        """
+        return self.full_seconds + self.reading_seconds * self.full_tokens / self.tokens
 
 
 class RowsObserver:
@@ -207,11 +222,13 @@ class _Run:
     def _take(self, played: BatchRound) -> None:
         now, made = self.now, self.made
         made.rounds += 1
+        made.reading_seconds += played.reading
         made.prefills += self._reads
         self._reads = False
         emitted = sum(len(round_.tokens) for round_ in played.rounds.values())
         if self.waiting or not self._batch.free:
-            made.full_tokens, made.full_seconds = made.full_tokens + emitted, now
+            made.full_tokens += emitted
+            made.full_seconds = now - made.reading_seconds
         made.offered += played.offered
         made.verified += played.verified
         for row, round_ in played.rounds.items():

@@ -85,7 +85,11 @@ def test_texts_are_decoded_in_order_of_arrival_as_rows_become_free() -> None:
     assert made.rounds == len(controller.loads)
     written = sum(len(answer.tokens) for answer in made.answers)
     assert 0 < made.full_tokens < written and 0 < made.full_seconds < made.seconds
-    assert single.full_tokens == sum(len(answer.tokens) for answer in single.answers)
+    assert single.full_tokens == single.tokens == written
+    assert single.full_share_seconds == single.full_seconds + single.reading_seconds
+    share = (made.full_share_seconds - made.full_seconds) / made.reading_seconds
+    assert share == pytest.approx(made.full_tokens / written)
+    assert made.full_seconds + made.reading_seconds < made.seconds
     assert sum(a.accepted for a in made.answers) <= made.verified < made.offered
 
 
