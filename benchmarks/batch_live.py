@@ -5,8 +5,9 @@ without drafts. All batches take turns on each group of prompts, `--repeats` tim
 Of each group, the run with the median throughput counts: a shared machine slows some of them down.
 Costs are measured first, and controllers are tuned or trained on the training prompts' recording at
 these costs. A batch is timed while it is full: until a row becomes free and no text of the group is
-waiting. The tokens emitted by then bear their share of the reading of all prompts. Every text must equal plain decoding's. `NAME_replayed` is the speedup over plain decoding
-that replay of the training prompts predicts at these costs, without the reading of prompts.
+waiting. The tokens emitted by then bear their share of the reading of all prompts. Every text must
+equal plain decoding's. `NAME_replayed` is the speedup over plain decoding that replay of the
+training prompts predicts at these costs, without the reading of prompts.
 """
 
 import argparse

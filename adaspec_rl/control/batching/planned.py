@@ -30,11 +30,12 @@ class PlannedBatch(BatchRule):
 
     A second of the batch is worth its throughput: a running average of tokens by the seconds that
     the cost model expects, so that nothing changes on a machine that is slower in everything. At
-    that rate, the cost model gives the price of one more drafted token. The price of a verified token is the survival that
-    was just enough in recent rounds. An `Outlook`, learned from recordings, predicts what each
-    row's next draft gains at these prices. Each row drafts as far as that pays, and the batch
-    drafts no deeper than pays for the passes that all rows share. Of the drafted tokens, the
-    likeliest are verified, as in `VerificationBudget`, as long as they are worth their seconds.
+    that rate, the cost model gives the price of one more drafted token. The price of a verified
+    token is the survival that was just enough in recent rounds. An `Outlook`, learned from
+    recordings, predicts what each row's next draft gains at these prices. Each row drafts as far as
+    that pays, and the batch drafts no deeper than pays for the passes that all rows share. Of the
+    drafted tokens, the likeliest are verified, as in `VerificationBudget`, as long as they are
+    worth their seconds.
 
     Looking takes time as well. For `hold` rounds after a look, every row therefore keeps its
     action, and all that is drafted is verified. Each look also finds the best plan in which all
