@@ -64,7 +64,7 @@ class BatchController(Protocol):
         """
         ...
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         """How many tokens of each row's draft are verified; the rest are dropped.
 
         Args:

@@ -213,7 +213,7 @@ class _Run:
         self._learning = clock() - stepped
         self.made.controller_seconds += decided - before + self._allotting + self._learning
 
-    def _allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def _allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         before = self._batch.clock()
         allotted = self._controller.allot(rows, survivals)
         self._allotting = self._batch.clock() - before

@@ -101,6 +101,7 @@ class StreamObserver:
         if self.spec.needs_rounds:
             for round_ in self._latest():
                 self._add(round_)
+            np.log1p(self._unread_array, out=self._log_unread)
         self._rounds.clear()
         if self.spec.needs_forecast:
             self.forecast = self._forecast(self.spec.tables > 0)
@@ -144,7 +145,6 @@ class StreamObserver:
             values[used] = rate + (values[used] - rate) * DRAFTER_DECAY
             unread[round_.drafter] = values[since] = 0
             self._put("draft", draft_numbers(round_))
-        np.log1p(self._unread_array, out=self._log_unread)
         self._put("target", (round_.target_entropy, round_.target_top_probability))
 
     def observation(self) -> np.ndarray:

@@ -25,7 +25,9 @@ from adaspec_rl.engine.finite_check import not_finite
 from adaspec_rl.engine.language_model import LanguageModel, RowModel
 from adaspec_rl.engine.lean_model import LeanModel
 
-Allot = Callable[[Sequence[int], Sequence[np.ndarray]], list[int]]  # see `BatchController.allot`
+Allot = Callable[
+    [Sequence[int], Sequence[Sequence[float]]], list[int]
+]  # see `BatchController.allot`
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,8 +391,8 @@ class Batch:
         return lambda seconds: played(seconds=seconds)
 
 
-def known_before(row: _Row) -> np.ndarray:
-    """The estimated survivals `[k]` that decide which of the row's drafted tokens are verified.
+def known_before(row: _Row) -> tuple[float, ...]:
+    """The estimated survivals that decide which of the row's drafted tokens are verified.
 
     Where drafts are drawn at random (rejection sampling), the decision to verify a token must not
     depend on which token was drawn. Otherwise fresh draws would replace unlikely ones, and the text
@@ -398,5 +400,5 @@ def known_before(row: _Row) -> np.ndarray:
     before it.
     """
     if not row.text.rule.needs_log_probs:
-        return np.array(row.survivals)
-    return np.array([1.0, *row.survivals[:-1]]) if row.survivals else np.zeros(0)
+        return row.survivals
+    return (1.0, *row.survivals[:-1]) if row.survivals else ()

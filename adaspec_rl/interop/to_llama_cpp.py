@@ -112,7 +112,7 @@ class FlaggedDrafts(BatchRule):
     ) -> list[Action]:
         return [self._action] * len(rows)
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         flags = self._flags
         kept = [int((chances >= np.float32(flags.p_min)).sum()) for chances in survivals]
         return [count if count >= flags.n_min else 0 for count in kept]

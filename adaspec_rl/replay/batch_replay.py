@@ -99,7 +99,7 @@ class BatchReplay:
         spent = clock() - began
         survivals = self._draft(rows, actions)
         lengths = np.count_nonzero(survivals, axis=1)
-        offered = [survival[:length] for survival, length in zip(survivals, lengths)]
+        offered = [own[:length].tolist() for own, length in zip(survivals, lengths)]
         verified = np.zeros(len(state.active), dtype=np.int64)
         began = clock()
         if controller.allots:

@@ -53,7 +53,7 @@ class Recorder:
             return [self._policy.decide(values) for values in observations]
         return [Action(int(self._chance.integers(0, 5)), int(n) % 2) for n in rows]
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         if self._policy is not None:
             return [len(own) for own in survivals]
         return [(len(own) + 1) // 2 for own in survivals]

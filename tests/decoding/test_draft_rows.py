@@ -44,8 +44,8 @@ def played(
     for number, prompt in enumerate(prompts(ROWS)):
         batch.admit(prompt, seed=number)
 
-    def allot(rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
-        told.append([own.tolist() for own in survivals])
+    def allot(rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
+        told.append([list(own) for own in survivals])
         return [len(own) for own in survivals]
 
     while len(batch.taken) == ROWS:

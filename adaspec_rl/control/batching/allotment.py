@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import itertools
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ class Allotment:
 
 
 def likeliest(
-    survivals: Sequence[np.ndarray], seconds: np.ndarray, worth: float = 0.0
+    survivals: Sequence[Sequence[float]],
+    seconds: "array[float]",
+    *,
+    before: float = 0.0,
+    worth: float = 0.0,
 ) -> Allotment:
     """The most valuable budget of tokens: those most likely to survive, over all rows.
 
@@ -29,53 +34,50 @@ def likeliest(
 
     Args:
         survivals: `[k]` of each row's draft.
-        seconds: of a round that verifies 0, 1, … tokens; at least one more than were drafted.
+        seconds: of verifying 0, 1, … tokens, "d"; at least one more than were drafted.
+        before: seconds of the round before it verifies.
         worth: tokens that a second is worth; 0: the budget that gives the most tokens a second.
     """
     compiled = loaded()
     if compiled is None:
-        return likeliest_in_arrays(survivals, seconds, worth)
+        return likeliest_in_arrays(survivals, seconds, before=before, worth=worth)
+    # After a forward pass, caches are cold: NumPy's calls would take several times as long.
     lengths = array("q", map(len, survivals))
-    flat = np.concatenate(survivals, dtype=np.float64)
-    seconds = np.ascontiguousarray(seconds, np.float64)
-    assert len(seconds) > len(flat)
-    counts = array("q", lengths)
-    price = _compiled(compiled)(
-        len(lengths),
-        lengths.buffer_info()[0],
-        flat.ctypes.data,
-        seconds.ctypes.data,
-        len(seconds),
-        worth,
-        counts.buffer_info()[0],
-    )
-    return Allotment(counts.tolist(), price)
+    chances = array("d", itertools.chain.from_iterable(survivals))
+    assert len(seconds) > len(chances)
+    places = (part.buffer_info()[0] for part in (lengths, chances, seconds))
+    price = _compiled(compiled)(len(lengths), *places, len(seconds), before, worth)
+    return Allotment(lengths.tolist(), price)
 
 
 @functools.cache
 def _compiled(library: ctypes.CDLL) -> Callable[..., float]:
     """`allot_tokens` of plan.cpp."""
     found = library.allot_tokens
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    found.argtypes = [integer, *[pointer] * 3, integer, ctypes.c_double, pointer]
-    found.restype = ctypes.c_double
+    pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    found.argtypes, found.restype = [integer, *[pointer] * 3, integer, real, real], real
     return found
 
 
 def likeliest_in_arrays(
-    survivals: Sequence[np.ndarray], seconds: np.ndarray, worth: float = 0.0
+    survivals: Sequence[Sequence[float]],
+    seconds: Sequence[float],
+    *,
+    before: float = 0.0,
+    worth: float = 0.0,
 ) -> Allotment:
     """`likeliest` in NumPy."""
     offered = padded(survivals)
     chances = -np.sort(-offered[offered > 0])
-    tokens, spent = np.concatenate([[0.0], chances.cumsum()]), seconds[: len(chances) + 1]
-    value = tokens - worth * spent if worth else (len(survivals) + tokens) / spent
+    all_seconds = np.asarray(seconds)
+    tokens, spent = np.concatenate([[0.0], chances.cumsum()]), all_seconds[: len(chances) + 1]
+    value = tokens - worth * spent if worth else (len(survivals) + tokens) / (before + spent)
     budget = int(value.argmax())
-    price = marginal_price(chances, worth * seconds, budget)
+    price = marginal_price(chances, worth * all_seconds, budget)
     return Allotment(top(offered, budget).tolist(), price)
 
 
-def padded(survivals: Sequence[np.ndarray]) -> np.ndarray:
+def padded(survivals: Sequence[Sequence[float]]) -> np.ndarray:
     """A table `[rows, K]` of each row's survivals; 0 where nothing was drafted."""
     lengths = np.array([len(survival) for survival in survivals])
     table = np.zeros((len(survivals), max(int(lengths.max(initial=0)), 1)))

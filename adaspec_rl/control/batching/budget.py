@@ -1,6 +1,8 @@
 """A verification budget: the drafted tokens most likely to survive, over all rows."""
 
 import functools
+from array import array
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,24 +43,23 @@ class VerificationBudget(BatchRule):
         self._action, self._near = actions[0], int(load.context / NEAR)
         return actions
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
-        lengths = np.array([len(own) for own in survivals])
-        deepest = int(lengths.max())
-        if not deepest:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
+        lengths = sorted(map(len, survivals))
+        if not lengths[-1]:
             return [0] * len(rows)
         verifying, drafting, beginning = self._seconds(len(rows), self._action, self._near)
-        levels = np.count_nonzero(lengths > np.arange(deepest)[:, None], axis=1)  # rows, by depth
-        spent = drafting[levels].sum() + beginning[levels[0]]
-        return likeliest(survivals, spent + verifying).counts
+        levels = [len(rows) - bisect_right(lengths, depth) for depth in range(lengths[-1])]  # rows
+        before = beginning[levels[0]] + sum(drafting[count] for count in levels)
+        return likeliest(survivals, verifying, before=before).counts
 
     def _ask(
         self, rows: int, action: Action, near: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple["array[float]", list[float], list[float]]:
         """Seconds of a round by verified tokens, and of a level and of beginning by its rows."""
         count, context = np.arange(rows + 1.0), np.array((near + 0.5) * NEAR)
         drafted = np.arange(rows * action.length + 1.0)
         return (
-            self._prices.verifying(np.array(float(rows)), drafted, context),
-            self._prices.drafting(action.drafter, count, context, stopping=True),
-            self._prices.beginning(action.drafter, count),
+            array("d", self._prices.verifying(np.array(float(rows)), drafted, context)),
+            self._prices.drafting(action.drafter, count, context, stopping=True).tolist(),
+            self._prices.beginning(action.drafter, count).tolist(),
         )

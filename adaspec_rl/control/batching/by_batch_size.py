@@ -102,7 +102,7 @@ class ControllerByBatchSize:
     ) -> list[Action]:
         return self._acting.decide(rows, observations, load)
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         return self._acting.allot(rows, survivals)
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:

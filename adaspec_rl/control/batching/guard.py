@@ -109,7 +109,7 @@ class GuardedBatch:
         self._idle = not actions[0].length and actions.count(actions[0]) == len(actions)
         return actions
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         if self._plain:
             return [0] * len(rows)
         return self._controller.allot(rows, survivals)

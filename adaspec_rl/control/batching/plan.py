@@ -1,6 +1,7 @@
 """Which drafts of a batch pay, by what an outlook expects and what the parts of a round cost."""
 
 import functools
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,14 @@ class Here:
     """Seconds of the parts of a round, at a number of rows and about a context."""
 
     verifying: np.ndarray  # [rows * K + 1], by the number of verified tokens
+    prices: "array[float]"  # the same
     once: np.ndarray  # [D] of a drafter's pass
     each: np.ndarray  # [D] of each row in it
     begins: np.ndarray  # [D] that a drafter adds to a round in which it drafts
     begun: np.ndarray  # [D] and for each row that uses it
     unread: np.ndarray  # [n] tokens that all rows together have to read
     reading: np.ndarray  # [D, n], seconds of a pass that reads them first
+    level: float  # of the cheapest drafter's pass, for each row
 
     @classmethod
     def of(cls, prices: Prices, rows: int, context: float, drafters: int, depth: int) -> "Here":
@@ -38,7 +41,10 @@ class Here:
         begins, begun = split(sizes, [prices.beginning(d, sizes) for d in every])
         reading = np.array([prices.drafting(d, count, at, unread) for d in every])
         verifying = prices.verifying(count, np.arange(rows * depth + 1.0), at)
-        return cls(verifying, once, each, begins, begun, unread, reading)
+        level = float((once / rows + each).min())
+        return cls(
+            verifying, array("d", verifying), once, each, begins, begun, unread, reading, level
+        )
 
     @property
     def plain(self) -> float:
@@ -47,14 +53,14 @@ class Here:
 
     def verified(self, tokens: int) -> float:
         """Of a round in which so many drafted tokens are verified."""
-        return float(self.verifying[min(tokens, len(self.verifying) - 1)])
+        return self.verifying.item(min(tokens, len(self.verifying) - 1))
 
     def drafted(self, drafter: int, lengths: Sequence[int], unread: float) -> float:
         """Of a drafter's drafts, of these lengths; its rows have `unread` tokens to read first."""
-        passes = self.once[drafter] * max(lengths) + self.each[drafter] * sum(lengths)
-        begin = self.begins[drafter] + self.begun[drafter] * len(lengths)
-        seconds = self.reading[drafter]
-        return float(passes + begin + np.interp(unread, self.unread, seconds) - seconds[0])
+        d, reading = drafter, self.reading[drafter]
+        passes = self.once.item(d) * max(lengths) + self.each.item(d) * sum(lengths)
+        begin = self.begins.item(d) + self.begun.item(d) * len(lengths)
+        return passes + begin + float(np.interp(unread, self.unread, reading)) - reading.item(0)
 
     @property
     def token(self) -> float:

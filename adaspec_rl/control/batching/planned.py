@@ -71,7 +71,8 @@ class PlannedBatch(BatchRule):
     def reset(self, rows: int) -> None:
         self._tokens = self._seconds = 0.0  # decaying sums
         self._price: float | None = None  # of a verified token, a running average
-        self._unread = np.zeros((rows, self._outlook.spec.drafters))
+        self._written = [0] * rows  # tokens of each text, with its prompt
+        self._read = [[0] * self._outlook.spec.drafters for _ in range(rows)]  # by each drafter
         self._drafting: tuple[list[int], list[int]] = ([], [])  # rows and their drafters
         self._offered: dict[int, int] = {}  # by row, the tokens drafted before allotting
         self._rest = self._resting = self._coming = self._size = 0
@@ -89,7 +90,8 @@ class PlannedBatch(BatchRule):
         return bool(self._drafting[0]) and not self._resting
 
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
-        self._unread[row] = len(prompt)
+        self._written[row] = len(prompt)
+        self._read[row] = [0] * self._outlook.spec.drafters
         self._held.pop(row, None)
 
     def decide(
@@ -105,11 +107,12 @@ class PlannedBatch(BatchRule):
         self._rate = (self._tokens + HOPE * count) / (self._seconds + here.plain)
         price = self.verify * self._rate * here.token if self._price is None else self._price
         price = min(max(price, 0.0), CERTAIN)
-        level = float((here.once / count + here.each).min())
-        stop = min(price + self.draft * self._rate * level, CERTAIN)
+        stop = min(price + self.draft * self._rate * here.level, CERTAIN)
         stop = round(stop, 2)  # so that the same actions come again
         rates = Rates(self._rate, price, stop, self.verify, self.draft, self.read)
-        unread = self._unread.take(rows, axis=0)
+        unread = np.array(
+            [[self._written[row] - read for read in self._read[row]] for row in rows], float
+        )
         plan = self._plan(observations, unread, here, rates, self._longest > 0)
         self._held, self._coming = {}, 0
         if self._longest:
@@ -137,9 +140,9 @@ class PlannedBatch(BatchRule):
         self._drafting = [row for row, _ in drafts], [drafter for _, drafter in drafts]
         return actions
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         worth = max(self.verify * self._rate, LEAST)
-        found = likeliest(survivals, self._now.verifying, worth)
+        found = likeliest(survivals, self._now.prices, worth=worth)
         known = found.price if self._price is None else self._price
         self._price = known + (found.price - known) / PRICED
         self._offered = dict(zip(rows, map(len, survivals)))
@@ -150,25 +153,29 @@ class PlannedBatch(BatchRule):
         self._coming = 0
         if len(rows).bit_length() != self._size:
             self._rest, self._resting, self._price = 0, 0, None
-        emitted = [len(round_.tokens) for round_ in rounds]
         keep = 1.0 - 1.0 / SPAN
-        self._tokens = keep * self._tokens + sum(emitted)
         self._seconds = keep * self._seconds + self._expected(rows, rounds)
-        self._unread[list(rows)] += np.array(emitted)[:, None]
-        self._unread[self._drafting] = 0.0
+        self._tokens *= keep
+        for row, round_ in zip(rows, rounds):
+            emitted = len(round_.tokens)
+            self._tokens += emitted
+            self._written[row] += emitted
+        for row, drafter in zip(*self._drafting):
+            self._read[row][drafter] = self._written[row]
         self._drafting, self._offered = ([], []), {}
 
     def _expected(self, rows: Sequence[int], rounds: Sequence[Round]) -> float:
         """Seconds of these rounds and of the decision, according to the cost model."""
+        if not self._drafting[0]:
+            return self._looked + self._now.plain
         drafted = {row: round_.drafted for row, round_ in zip(rows, rounds)}
         seconds = self._looked + self._now.verified(sum(drafted.values()))
-        if self._drafting[0]:
-            offered = self._offered or drafted
-            for drafter in set(self._drafting[1]):
-                used = [row for row, d in zip(*self._drafting) if d == drafter]
-                lengths = [offered.get(row, 0) for row in used]
-                unread = float(self._unread[used, drafter].sum())
-                seconds += self._now.drafted(drafter, lengths, unread)
+        offered = self._offered or drafted
+        for drafter in set(self._drafting[1]):
+            used = [row for row, d in zip(*self._drafting) if d == drafter]
+            unread = sum(self._written[row] - self._read[row][drafter] for row in used)
+            lengths = [offered.get(row, 0) for row in used]
+            seconds += self._now.drafted(drafter, lengths, unread)
         return seconds
 
     def _ask(self, rows: int, near: int) -> Here:

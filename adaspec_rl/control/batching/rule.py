@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from adaspec_rl.control.observation import ObservationSpec
 from adaspec_rl.decoding.round import Round
 
@@ -21,7 +19,7 @@ class BatchRule:
     def admit(self, row: int, prompt: Sequence[int], seed: int) -> None:
         pass
 
-    def allot(self, rows: Sequence[int], survivals: Sequence[np.ndarray]) -> list[int]:
+    def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
         return [len(survival) for survival in survivals]
 
     def observe(self, rows: Sequence[int], rounds: Sequence[Round], seconds: float) -> None:

@@ -224,15 +224,16 @@ struct Token {
 extern "C" {
 
 // The most valuable budget of drafted tokens, as `likeliest` in `control/batching/allotment.py` defines
-// it. `survivals` stand row after row. `counts` says how many tokens of each row are in the budget.
-// Returns the price of a verified token.
-double allot_tokens(int64_t rows, const int64_t* lengths, const double* survivals, const double* seconds,
-                    int64_t sizes, double worth, int64_t* counts) {
+// it. `survivals` stand row after row. `counts` holds how many tokens each row drafted, and then how
+// many of them are in the budget. Returns the price of a verified token.
+double allot_tokens(int64_t rows, int64_t* counts, const double* survivals, const double* seconds,
+                    int64_t sizes, double before, double worth) {
     std::vector<Token> tokens;
     for (int64_t row = 0; row < rows; row++) {
+        const int64_t length = counts[row];
         counts[row] = 0;
         double least = 1;
-        for (int64_t k = 0; k < lengths[row]; k++) {
+        for (int64_t k = 0; k < length; k++) {
             least = std::min(least, *survivals++);
             if (least > 0) tokens.push_back({least, k, row});
         }
@@ -244,7 +245,7 @@ double allot_tokens(int64_t rows, const int64_t* lengths, const double* survival
     double sum = 0, most = 0;
     int64_t budget = 0;
     for (int64_t n = 0; n <= count; n++) {
-        const double value = worth > 0 ? sum - worth * seconds[n] : (rows + sum) / seconds[n];
+        const double value = worth > 0 ? sum - worth * seconds[n] : (rows + sum) / (before + seconds[n]);
         if (n == 0 || value > most) most = value, budget = n;
         if (n < count) sum += tokens[n].survival;
     }

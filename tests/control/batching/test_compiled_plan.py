@@ -1,5 +1,7 @@
 """Plans in compiled code are those in NumPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,15 @@ def here_of(rng: np.random.Generator, rows: int, depth: int) -> Here:
     growing = np.cumsum(rng.random(rows * depth + 1)) + rows
     reading = np.stack([np.cumsum(rng.random(len(made.unread))), np.ones(len(made.unread))])
     once, each, begins, begun = rng.random((4, SPEC.drafters)) * [[1.0], [0.1], [0.5], [0.1]]
-    return Here(growing, once, each, begins, begun, made.unread, reading)
+    return replace(
+        made,
+        verifying=growing,
+        once=once,
+        each=each,
+        begins=begins,
+        begun=begun,
+        reading=reading,
+    )
 
 
 @pytest.mark.parametrize("hidden", [[], [7], [32, 32]])

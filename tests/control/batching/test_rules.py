@@ -1,5 +1,6 @@
 """Batch controllers, told what a batch would tell them."""
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,15 +83,19 @@ def test_the_top_tokens_are_prefixes_and_the_likeliest(chances, data):
 @given(
     drafts,
     st.lists(st.sampled_from((0.0, 0.1, 0.7)), min_size=31, max_size=31),
+    st.sampled_from((0.0, 2.0)),
     st.sampled_from((0.0, 0.5, 3.0)),
 )
-def test_the_compiled_budget_is_that_in_arrays(chances, steps, worth):
+def test_the_compiled_budget_is_that_in_arrays(chances, steps, before, worth):
     library()
     survivals = [np.cumprod(np.array(row)) for row in chances]
     seconds = 1.0 + np.cumsum(steps)
-    found, expected = (way(survivals, seconds, worth) for way in (likeliest, likeliest_in_arrays))
+    found, expected = (
+        way(survivals, array("d", seconds), before=before, worth=worth)
+        for way in (likeliest, likeliest_in_arrays)
+    )
     assert found.price == pytest.approx(expected.price, abs=1e-12)
-    value = [worthy(survivals, seconds, worth, one.counts) for one in (found, expected)]
+    value = [worthy(survivals, before + seconds, worth, one.counts) for one in (found, expected)]
     assert value[0] == pytest.approx(value[1], abs=1e-12)
 
 
