@@ -278,7 +278,7 @@ class Batch:
         if length < 1:
             return None
         row.stop = text.stop(action, self.survival[action.drafter], estimated=estimated)
-        return Request(number, text.sequence, length, text.rule, row.stop)
+        return Request(number, text.sequence, length, text.rule, row.stop, self.signals)
 
     def _estimate(self, row: _Row) -> None:
         """Compute the signals of a row's draft and the estimated survival of its tokens."""

@@ -8,11 +8,16 @@ from functools import partial
 import numpy as np
 import torch
 
-from adaspec_rl.decoding.compiled_automaton import Automaton, CompiledAutomaton
+from adaspec_rl.decoding.compiled_automaton import (
+    Automaton,
+    CompiledAutomaton,
+    CompiledSuffix,
+)
 from adaspec_rl.decoding.compiled_table import CompiledPick
 from adaspec_rl.decoding.picks import Pick
 from adaspec_rl.decoding.round import DraftedToken, StopRule
 from adaspec_rl.decoding.signals import draft_signals
+from adaspec_rl.decoding.suffix_automaton import Suffix
 from adaspec_rl.decoding.survival import Survival, SurvivalHead
 from adaspec_rl.decoding.verification import Choice, PointMass
 from adaspec_rl.engine.cpu.decoder import StopBelow
@@ -109,18 +114,21 @@ class RunningSurvival:
         self.needs = frozenset(name for name, needed in wanted.items() if needed)
         self._survival, self._text = survival, text
         self._previous = previous
-        self._suffix = text.suffix() if survival.needs_match else None
+        self._suffix: Suffix | CompiledSuffix | None = None  # from the first token on
         self._all = 1.0
 
     def append(self, seen: Seen) -> float:
         """Add a token. Returns the chance that the draft survives up to and including it."""
-        survival, suffix = self._survival, self._suffix
-        if suffix is None:
+        survival = self._survival
+        if not survival.needs_match:
             chance = survival.one(0, 0, seen.log_prob, 0.0, 0, False)
         else:
             token = seen.token
-            if self.chances:  # only now is the token before needed
-                suffix.append(self._previous)
+            if self._suffix is None:
+                self._suffix = self._text.suffix()
+            else:  # only now is the token before needed
+                self._suffix.append(self._previous)
+            suffix = self._suffix
             agrees = suffix.guess == token
             chance = survival.one(
                 token, self._previous, seen.log_prob, seen.margin, suffix.match, agrees

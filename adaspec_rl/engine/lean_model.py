@@ -506,6 +506,7 @@ class LeanModel:
         assert drafted.hidden is not None
         self.last_hidden = drafted.hidden[None]
         if not drafted.finite:
+            assert drafted.logits is not None
             self._watch(drafted.logits[None], self._positions(-length, length))
         return drafted
 

@@ -101,12 +101,18 @@ def test_rounds_are_the_same(
     assert drafted > 50
 
 
-def test_a_row_that_is_not_finite_leaves_the_others_alone() -> None:
+@pytest.mark.parametrize("signals", [False, True])  # with them, logits are kept
+def test_a_row_that_is_not_finite_leaves_the_others_alone(signals: bool) -> None:
     target = lean()
     bad = lean(1, bad=7, num_hidden_layers=1)  # after token 7
     heads = [random_head(target.vocab_size)]
     batch = Batch(
-        target, [DraftModel(bad, target.vocab_size)], 2, rules=RULES["greedy"], survival=heads
+        target,
+        [DraftModel(bad, target.vocab_size)],
+        2,
+        rules=RULES["greedy"],
+        survival=heads,
+        signals=signals,
     )
     good, spoilt = batch.admit([1, 2, 3]), batch.admit([4, 5, 7])
     found = batch.step({good: Action(3, 0, 0.01), spoilt: Action(3, 0, 0.01)})

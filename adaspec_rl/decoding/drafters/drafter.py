@@ -132,12 +132,14 @@ def draft_rows_at_once(
     rules: Sequence[Verification],
     stops: Sequence[Stop | None],
     vocab_size: int,
+    logits: bool,
 ) -> list[Draft | None] | None:
     """Draft after several rows in one call of a compiled model, which reads `extensions` first.
 
     Returns None if the model cannot do that, if its vocabulary is smaller than the target's, if a
     rule draws at random, or if a stop is no threshold of a calibrated survival. A row's draft is
-    None if its logits are not finite. Thresholds get the chances of all tokens.
+    None if its logits are not finite. Thresholds get the chances of all tokens. Without `logits`,
+    drafts have nothing but their tokens.
     """
     if not isinstance(model, LeanModel) or not model.drafts_at_once(rows=True):
         return None
@@ -159,6 +161,7 @@ def draft_rows_at_once(
         noise or None,
         ends,
         LARGEST_MARGIN,
+        logits,
     )
     drafted = model.draft_rows(extensions, wanted)
     for stop, one in zip(stops, drafted):
@@ -181,14 +184,21 @@ def draft_of(
     drafted: Drafted, vocab_size: int, how: Perturbation, ids: torch.Tensor | None
 ) -> Draft:
     """The draft of a row that was drafted in one call."""
+    if drafted.logits is None:
+        return Draft(drafted.tokens, ids=ids, among=drafted.places, hidden=drafted.hidden)
     logits = drafted.logits[:, : vocab_size if ids is None else len(ids)]
     log_probs = scores = logits
     if how.noise is not None:
         log_probs = logits / how.temperature
         scores = log_probs + how.noise[: len(logits)]
-    among = None if ids is None else drafted.places
     return Draft(
-        drafted.tokens, logits, log_probs, scores, ids=ids, among=among, hidden=drafted.hidden
+        drafted.tokens,
+        logits,
+        log_probs,
+        scores,
+        ids=ids,
+        among=drafted.places,
+        hidden=drafted.hidden,
     )
 
 

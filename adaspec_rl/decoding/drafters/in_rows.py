@@ -30,6 +30,7 @@ class Request:
     length: int
     rule: Verification
     stop: Stop | None = None
+    signals: bool = True  # whether those of the draft will be wanted
 
 
 Proposal = Draft | FloatingPointError
@@ -139,7 +140,7 @@ class ModelInRows:
             assert sequence.features is not None
             features = sequence.features[read : len(sequence)]
         self._given[wanted.row] = len(sequence)
-        unread = self._drafter.readable(sequence.on_device[read:])
+        unread = self._drafter.readable(sequence.buffer[read : len(sequence)])
         return _Growing(wanted, Extension(wanted.row, unread, 1, 1, features))
 
     def _at_once(self, drafts: Sequence["_Growing"]) -> list[Proposal] | None:
@@ -152,6 +153,7 @@ class ModelInRows:
             [wanted.rule for wanted in requests],
             [wanted.stop for wanted in requests],
             self._drafter.vocab_size,
+            any(wanted.signals for wanted in requests),
         )
         if made is None:
             return None

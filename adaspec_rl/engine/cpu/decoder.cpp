@@ -133,7 +133,10 @@ struct Draft {
     int64_t* counts;            // [batch], out: how many tokens were drafted
     int64_t* tokens;            // [batch][most], out
     int64_t* places;            // [batch][most], out: their outputs
-    int64_t* stored;            // [batch][most], out: where the logits are that they were chosen from
+    // [batch][most], out: where the logits are that they were chosen from; null: they are not kept,
+    // and those of each pass replace the ones before.
+    int64_t* stored;
+    int64_t* finite;            // [batch], out: whether all logits were finite
     double* chances;            // [batch][most], out: that each is accepted if those before are
 };
 
@@ -1119,6 +1122,10 @@ extern "C" int forward(const Model* model, const Pass* pass) {
 
 namespace {
 
+bool finite(const float* values, int64_t count) {
+    return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+}
+
 // Follows a text's draft and estimates the chances of its tokens.
 class Running {
   public:
@@ -1185,13 +1192,17 @@ extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) 
     std::vector<int64_t> going(pass.batch), rows, starts, ones(pass.batch, 1), tokens;
     std::iota(going.begin(), going.end(), 0);
     std::vector<Running> running;
-    for (int64_t b = 0; b < pass.batch; b++) running.emplace_back(draft->stops[b]), draft->counts[b] = 0;
+    for (int64_t b = 0; b < pass.batch; b++) {
+        running.emplace_back(draft->stops[b]);
+        draft->counts[b] = 0, draft->finite[b] = 1;
+    }
     std::vector<float> features;
     int64_t stored = 0;
     int outcome = 0;
     while (!going.empty()) {
-        outcome = std::max(outcome, forward(model, &pass));
-        if (outcome == 1) return outcome;
+        const int found = forward(model, &pass);
+        if (found == 1) return found;
+        outcome = std::max(outcome, found);
         std::vector<int64_t> still, still_rows, still_starts, still_tokens;
         std::vector<float> seen;
         const float* hidden = pass.hidden;
@@ -1201,7 +1212,9 @@ extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) 
             const float* logits = pass.logits + n * model->head.outputs;
             const float* noise = draft->noise ? draft->noise[b] + i * draft->choices : nullptr;
             const int64_t place = choose(logits, draft->choices, draft->temperature, noise);
-            draft->places[at] = place, draft->stored[at] = stored;
+            draft->places[at] = place;
+            if (draft->stored) draft->stored[at] = stored;
+            if (found == 2 && !finite(logits, model->head.outputs)) draft->finite[b] = 0;
             draft->tokens[at] = draft->ids ? draft->ids[place] : place;
             if (running[b].estimates())
                 draft->chances[at] = running[b].add(*draft, logits, noise, place, draft->tokens[at]);
@@ -1212,7 +1225,7 @@ extern "C" int draft(const Model* model, const Pass* first, const Draft* draft) 
             span = std::max(span, still_starts.back() + 1);
             if (pass.features) seen.insert(seen.end(), hidden - model->hidden, hidden);
         }
-        pass.logits += going.size() * model->head.outputs;
+        if (draft->stored) pass.logits += going.size() * model->head.outputs;
         pass.hidden += hidden - pass.hidden;
         going.swap(still), rows.swap(still_rows), starts.swap(still_starts), tokens.swap(still_tokens);
         features.swap(seen);

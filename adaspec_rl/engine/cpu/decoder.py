@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,6 +113,7 @@ class _Draft(ctypes.Structure):
         ("tokens", _Pointer),
         ("places", _Pointer),
         ("stored", _Pointer),
+        ("finite", _Pointer),
         ("chances", _Pointer),
     ]
 
@@ -258,13 +260,14 @@ class CpuDecoder:
         rows, most = len(extensions), max(wanted.lengths)
         total = sum(wanted.lengths)
         before = sum(max(part.keep, part.states) - 1 for part in extensions)
-        logits = torch.empty(total, self._weights.head.outputs)
+        logits = torch.empty(total if wanted.logits else rows, self._weights.head.outputs)
         hidden = torch.empty(total + before, self._architecture.hidden_size)
-        made = torch.empty(3, rows, most, dtype=torch.long)  # tokens, places, stored
-        chances = torch.empty(rows, most, dtype=torch.double)
+        made = torch.empty(3, rows, most, dtype=torch.long)
+        tokens, outputs, stored = made.unbind()
+        chances = array("d", bytes(8 * rows * most))
         inputs = _Inputs.of(extensions, cache, places)
         what = self._pass(inputs, cache, rope, layers, hidden, logits)
-        counts = (_Integer * rows)()
+        counts, finite = (_Integer * rows)(), (_Integer * rows)()
         lengths = (_Integer * rows)(*wanted.lengths)
         stops = (_Stop * rows)(*(_Stop(*stop) for stop in wanted.stops))
         noise = None
@@ -280,20 +283,24 @@ class CpuDecoder:
             _pointer(ids),
             ctypes.addressof(stops),
             ctypes.addressof(counts),
-            *(part.data_ptr() for part in made),
-            chances.data_ptr(),
+            tokens.data_ptr(),
+            outputs.data_ptr(),
+            stored.data_ptr() if wanted.logits else None,
+            ctypes.addressof(finite),
+            chances.buffer_info()[0],
         )
         outcome = self._draft(ctypes.byref(self._model), ctypes.byref(what), ctypes.byref(how))
         self._check(outcome, inputs.tokens)
-        told = chances.tolist()
         found = []
-        for row, count in enumerate(counts):
-            tokens, outputs, stored = made[:, row, :count]
-            own = logits[:count] if rows == 1 else logits[stored]
+        for row, (count, own) in enumerate(zip(counts, tokens.unbind())):
+            first = row * most
+            estimated = chances[first : first + count].tolist() if wanted.stops[row].text else None
+            kept = None
+            if wanted.logits:
+                kept = logits[:count] if rows == 1 else logits[stored[row, :count]]
             states = hidden[before : before + count] if rows == 1 else None
-            finite = outcome != _NOT_FINITE or bool(own.isfinite().all())
-            estimated = told[row][:count] if wanted.stops[row].text else None
-            found.append(Drafted(tokens, outputs, own, states, finite, estimated))
+            places = None if ids is None else outputs[row, :count]
+            found.append(Drafted(own[:count], places, kept, states, bool(finite[row]), estimated))
         return found
 
     def _pass(
@@ -363,6 +370,7 @@ class DraftRequest:
     noise: Sequence[torch.Tensor] | None  # [rows], float32 [length, choices] each; None: none
     stops: Sequence[StopBelow]  # [rows]
     limit: float = math.inf  # of the margins by which survival is estimated
+    logits: bool = True  # whether they are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +378,8 @@ class Drafted:
     """A row's tokens, drafted in one call."""
 
     tokens: torch.Tensor  # [k] int64
-    places: torch.Tensor  # [k] int64, the outputs that stand for the tokens
-    logits: torch.Tensor  # [k, outputs] float32, which the tokens were chosen from
+    places: torch.Tensor | None  # [k] int64, the outputs of the tokens; None: the same numbers
+    logits: torch.Tensor | None  # [k, outputs] float32, if they are kept
     hidden: torch.Tensor | None  # [k, hidden] float32, normalised, of a single row
     finite: bool  # whether all logits are
     chances: list[float] | None  # that each token is accepted if those before are, if estimated

@@ -38,7 +38,7 @@ def test_in_one_call(family: str, execution: str, width: int, temperature: float
     drafted = model.draft(
         text[:, -width:], LENGTH, choices=model.vocab_size, temperature=temperature, noise=noise
     )
-    assert drafted.tokens.tolist() == drafted.places.tolist() == tokens
+    assert drafted.tokens.tolist() == tokens and drafted.places is None
     assert torch.equal(drafted.logits, logits)
     assert torch.equal(drafted.hidden[-1:], hidden[0])
     assert torch.equal(model.lengths, length)
