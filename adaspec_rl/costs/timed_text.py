@@ -32,7 +32,11 @@ class SureLookup(NgramLookup):
     ) -> Draft:
         draft = super().propose(sequence, length, rule, stop)
         lacking = sequence.on_device[-1:].expand(length - len(draft))
-        return Draft(torch.cat([draft.tokens, lacking])) if len(lacking) else draft
+        if not len(lacking):
+            return draft
+        if isinstance(stop, ThresholdStop):
+            stop.running.chances += [1.0] * (length - len(stop.running.chances))
+        return Draft(torch.cat([draft.tokens, lacking]))
 
 
 def endless(session: LiveSession, max_length: int) -> LiveSession:

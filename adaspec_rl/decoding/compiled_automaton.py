@@ -8,6 +8,7 @@ from weakref import finalize
 
 from adaspec_rl.decoding.suffix_automaton import Suffix, SuffixAutomaton
 from adaspec_rl.engine.cpu.build import loaded
+from adaspec_rl.engine.cpu.decoder import StopBelow
 
 _Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 
@@ -63,6 +64,17 @@ class CompiledAutomaton:
         """Tokens in the longest suffix of the text that occurred earlier."""
         return int(self._compiled.text_match(self.address))
 
+    def lookup(self, length: int, stop: StopBelow) -> "tuple[array[int], array[float]]":
+        """What followed the longest suffix that occurred earlier, and the chance of each token.
+
+        At most `length` tokens; `stop` may end them earlier. Without its head there are no chances.
+        """
+        tokens, chances = array("q", bytes(8 * length)), array("d", bytes(8 * length))
+        places = tokens.buffer_info()[0], chances.buffer_info()[0]
+        given = self.address, stop.head, stop.last, length, stop.least
+        count = self._compiled.lookup_draft(*given, *places)
+        return tokens[:count], chances[: count if stop.head else 0]
+
     def suffix(self) -> "CompiledSuffix":
         """The text's end, to which drafted tokens may be appended."""
         return CompiledSuffix(self)
@@ -110,4 +122,9 @@ def _declare(compiled: ctypes.CDLL) -> None:
     compiled.text_suffix.argtypes, compiled.text_suffix.restype = [_Pointer, _Pointer], None
     compiled.suffix_append.argtypes = [_Pointer, _Pointer, _Integer]
     compiled.suffix_append.restype = None
+    compiled.lookup_draft.argtypes = [
+        *([_Pointer] * 2 + [_Integer] * 2),
+        *(ctypes.c_double, _Pointer, _Pointer),
+    ]
+    compiled.lookup_draft.restype = _Integer
     compiled.text_new.argtypes, compiled.text_new.restype = [], _Pointer

@@ -14,11 +14,14 @@ from adaspec_rl.decoding.drafters import DraftModel, EarlyExit, NgramLookup, Tab
 from adaspec_rl.decoding.round import FALLBACK, Action
 from adaspec_rl.decoding.sampling import Sampling
 from adaspec_rl.decoding.session import LiveSession
+from adaspec_rl.decoding.stopping import RunningSurvival, ThresholdStop
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.verification import Greedy, PointMass
+from adaspec_rl.engine.cpu.build import library
 from adaspec_rl.engine.lean_model import LeanModel
 from tests.decoding.tables import random_table
 from tests.engine.checkpoints import new_model, random_tokens
+from tests.recording.recordings import random_head
 from tests.toy import ToyModel, exact_distribution, similar, toy_session
 
 SHAPE = {
@@ -125,6 +128,33 @@ def test_a_lookup_stops_when_it_is_told_to():
     stop = Second()
     draft = NgramLookup().propose(written([1, 2, 3, 4, 1]), 6, Greedy(), stop)
     assert draft.tokens.tolist() == stop.told == [2, 3]
+
+
+@pytest.mark.parametrize("log_probs", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.6])
+def test_a_lookup_in_compiled_code(log_probs: bool, threshold: float, monkeypatch) -> None:
+    library()
+    head, rng, drafted = random_head(20, 1, log_probs), random.Random(0), 0
+    compiled = NgramLookup._compiled
+    for _ in range(40):
+        text = written([rng.randrange(6) for _ in range(rng.randrange(1, 30))])
+        length = rng.randrange(1, 7)
+        found = []
+        for way in (compiled, lambda self, *given: None):
+            monkeypatch.setattr(NgramLookup, "_compiled", way)
+            automaton = text.automaton
+            running = RunningSurvival(head, automaton, text.tokens[-1])
+            stop = ThresholdStop(threshold, running)
+            draft = NgramLookup().propose(text, length, Greedy(), stop)
+            unstopped = NgramLookup().propose(text, length, Greedy())
+            found.append((draft.tokens.tolist(), unstopped.tokens.tolist(), running.chances))
+        (tokens, free, chances), (expected, expected_free, expected_chances) = found
+        assert tokens == expected and free == expected_free and len(chances) == len(tokens)
+        # The other way leaves out the last token's, as nothing follows it.
+        assert chances[: len(expected_chances)] == pytest.approx(expected_chances)
+        assert len(tokens) - len(expected_chances) in (0, 1)
+        drafted += len(tokens)
+    assert drafted > 30
 
 
 def test_a_lookup_that_finds_nothing_makes_a_plain_round():

@@ -146,7 +146,7 @@ def draft_rows_at_once(
     ids = model.output_tokens
     if ids is None and model.vocab_size < vocab_size:
         return None
-    ends = [end for stop in stops if (end := _compiled(stop)) is not None]
+    ends = [end for stop in stops if (end := compiled_stop(stop)) is not None]
     how = [part for rule, own in zip(rules, positions) if (part := rule.perturbation(own, ids))]
     if len(ends) < len(stops) or len(how) < len(rules):
         return None
@@ -173,7 +173,7 @@ def draft_rows_at_once(
     ]
 
 
-def _compiled(stop: Stop | None) -> StopBelow | None:
+def compiled_stop(stop: Stop | None) -> StopBelow | None:
     """The stop in compiled code; None: there is none."""
     if stop is None:
         return StopBelow()

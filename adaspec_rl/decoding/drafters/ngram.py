@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from adaspec_rl.decoding.compiled_automaton import CompiledAutomaton
 from adaspec_rl.decoding.draft import Draft
-from adaspec_rl.decoding.drafters.drafter import Stop
+from adaspec_rl.decoding.drafters.drafter import Stop, compiled_stop
+from adaspec_rl.decoding.stopping import ThresholdStop
 from adaspec_rl.decoding.token_sequence import TokenSequence
 from adaspec_rl.decoding.token_tree import TokenTree, chain_tree
 from adaspec_rl.decoding.tree_shape import TreeGrowth, TreeShape
@@ -38,6 +40,9 @@ class NgramLookup:
     def propose(
         self, sequence: TokenSequence, length: int, rule: Verification, stop: Stop | None = None
     ) -> Draft:
+        device, compiled = sequence.buffer.device, self._compiled(sequence, length, stop)
+        if compiled is not None:
+            return Draft(compiled.to(device, non_blocking=True))
         suffix = sequence.automaton.suffix()
         tokens: list[int] = []
         while suffix.guess is not None:
@@ -51,7 +56,19 @@ class NgramLookup:
                     break
             suffix.append(token)
         found = torch.tensor(tokens, dtype=torch.long)
-        return Draft(found.to(sequence.buffer.device, non_blocking=True))
+        return Draft(found.to(device, non_blocking=True))
+
+    def _compiled(
+        self, sequence: TokenSequence, length: int, stop: Stop | None
+    ) -> torch.Tensor | None:
+        """The drafted tokens by compiled code, or None if there is none for that."""
+        text, end = sequence.automaton, compiled_stop(stop)
+        if end is None or not isinstance(text, CompiledAutomaton):
+            return None
+        tokens, chances = text.lookup(length, end)
+        if isinstance(stop, ThresholdStop):
+            stop.running.chances = chances.tolist()
+        return torch.tensor(tokens, dtype=torch.long)
 
     def branch(
         self, sequence: TokenSequence, shape: TreeShape | TreeGrowth, rule: Verification

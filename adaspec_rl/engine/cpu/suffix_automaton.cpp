@@ -48,4 +48,21 @@ void lookup_forecast(const SuffixAutomaton* text, const SurvivalHead* head, int6
     }
 }
 
+// What followed the longest suffix that occurred earlier, at most `length` tokens. With a `head`, the
+// draft ends after the token at which the chance that all of it survives falls under `least`, and
+// `chances` are set. `previous` is the text's last token. Returns the number of tokens.
+int64_t lookup_draft(const SuffixAutomaton* text, const SurvivalHead* head, int64_t previous, int64_t length,
+                     double least, int64_t* tokens, double* chances) {
+    Suffix end = text->suffix();
+    double whole = 1;
+    int64_t count = 0;
+    while (count < length && end.guess >= 0 && (!head || whole >= least)) {
+        const int64_t token = tokens[count] = end.guess;
+        if (head) whole *= chances[count] = head->chance(token, previous, 0, 0, end.match, true);
+        if (++count < length) text->append(end, int32_t(token));
+        previous = token;
+    }
+    return count;
+}
+
 }  // extern "C"
