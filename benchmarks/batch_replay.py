@@ -34,7 +34,6 @@ from adaspec_rl.replay.batch_rows import BatchTables
 
 GROUPS = ("history", "drafters", "target", "draft", "context", "lookup")
 WAVES = 6  # texts a row, at least
-MARGIN = 1.02  # over plain decoding in training; costs do not drift here
 TIMINGS = 5  # of every controller's decisions, at each load
 COSTS = CONF / "batch_cost" / "h200_modelled.json"
 
@@ -155,7 +154,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console,
         loads=options.loads,
         deciding=taken,
-        margin=MARGIN,
     )
     contest = Contest(BatchTables(held_out), costs, makers, options.texts)
     figures: dict[str, float] = {}

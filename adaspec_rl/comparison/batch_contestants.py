@@ -36,7 +36,7 @@ from adaspec_rl.replay.batch_rows import BatchTables
 from adaspec_rl.training.batch_hindsight import fit_outlook
 
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-MARGIN = 1.1  # times plain decoding's throughput in training that a setting must reach
+MARGIN = 1.02  # times plain decoding's throughput in training that a setting must reach
 AGENT = AgentConfig(
     "hindsight",
     total_steps=60_000,
@@ -104,21 +104,19 @@ def contestants(
     *,
     loads: Sequence[int] = LOADS,
     deciding: Callable[[Make], DecisionCosts] | None = None,
-    margin: float = MARGIN,
 ) -> dict[str, Callable[[int], BatchController]]:
     """Every controller as a function of the load, tuned or trained on the texts of `tables`.
 
     The learned controller is the one that replay finds fastest at each load: a known one with its
     best setting, or a plan by the outlook. Settings are compared on one half of the texts with an
     outlook that was fitted to the other half, and the other way round, so that plans are not judged
-    by texts that they know. Where nothing is `margin` times as fast as plain decoding, the learned
+    by texts that they know. Where nothing is `MARGIN` times as fast as plain decoding, the learned
     controller decodes plainly.
 
     Args:
         texts: how many are decoded at each load, at least, with each setting.
         deciding: measures the seconds of a controller's decisions; None: looks as `costs` say, and
             nothing else.
-        margin: costs as measured drift, and training texts are drafted better than others.
     """
     loads = sorted({1, *loads})
     trace = tables.trace
@@ -154,7 +152,7 @@ def contestants(
         )
         for setting in sorted(rates, key=lambda one: rates[one]):  # the fastest one comes last
             tuned[setting.kind][rows] = setting
-        tuned["learned"][rows] = chosen(rates, margin)
+        tuned["learned"][rows] = chosen(rates)
         say(console, f"{rows} rows: learned: {tuned['learned'][rows]}; fixed: {table[rows]}")
 
     def by_load(kind: str) -> BatchController:
@@ -177,10 +175,10 @@ def contestants(
     }
 
 
-def chosen(rates: Mapping[Setting, float], margin: float) -> Setting:
+def chosen(rates: Mapping[Setting, float]) -> Setting:
     """The setting of the learned controller, given every setting's throughput in training."""
     plain = Setting("plain")
-    paying = [one for one in rates if one == plain or rates[one] > margin * rates[plain]]
+    paying = [one for one in rates if one == plain or rates[one] > MARGIN * rates[plain]]
     return max(paying, key=lambda one: rates[one])
 
 
