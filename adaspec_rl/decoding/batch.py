@@ -25,9 +25,8 @@ from adaspec_rl.engine.finite_check import not_finite
 from adaspec_rl.engine.language_model import LanguageModel, RowModel
 from adaspec_rl.engine.lean_model import LeanModel
 
-Allot = Callable[
-    [Sequence[int], Sequence[Sequence[float]]], list[int]
-]  # see `BatchController.allot`
+# See `BatchController.allot`.
+Allot = Callable[[Sequence[int], Sequence[Sequence[float]]], list[int]]
 
 
 @dataclass(frozen=True, slots=True)

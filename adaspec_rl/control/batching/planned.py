@@ -70,6 +70,8 @@ class PlannedBatch(BatchRule):
 
     def reset(self, rows: int) -> None:
         self._tokens = self._seconds = 0.0  # decaying sums
+        self._now: Here | None = None  # prices of the round that was decided, until it is observed
+        self._looked = 0.0  # seconds of this decision
         self._price: float | None = None  # of a verified token, a running average
         self._written = [0] * rows  # tokens of each text, with its prompt
         self._read = [[0] * self._outlook.spec.drafters for _ in range(rows)]  # by each drafter
@@ -141,6 +143,7 @@ class PlannedBatch(BatchRule):
         return actions
 
     def allot(self, rows: Sequence[int], survivals: Sequence[Sequence[float]]) -> list[int]:
+        assert self._now is not None, "nothing was decided"
         worth = max(self.verify * self._rate, LEAST)
         found = likeliest(survivals, self._now.prices, worth=worth)
         known = found.price if self._price is None else self._price
@@ -153,29 +156,29 @@ class PlannedBatch(BatchRule):
         self._coming = 0
         if len(rows).bit_length() != self._size:
             self._rest, self._resting, self._price = 0, 0, None
-        keep = 1.0 - 1.0 / SPAN
-        self._seconds = keep * self._seconds + self._expected(rows, rounds)
-        self._tokens *= keep
-        for row, round_ in zip(rows, rounds):
-            emitted = len(round_.tokens)
-            self._tokens += emitted
-            self._written[row] += emitted
+        emitted = [len(round_.tokens) for round_ in rounds]
+        if self._now is not None:  # a guard plays rounds that nobody decides
+            keep = 1.0 - 1.0 / SPAN
+            self._tokens = keep * self._tokens + sum(emitted)
+            self._seconds = keep * self._seconds + self._expected(self._now, rows, rounds)
+        for row, count in zip(rows, emitted):
+            self._written[row] += count
         for row, drafter in zip(*self._drafting):
             self._read[row][drafter] = self._written[row]
-        self._drafting, self._offered = ([], []), {}
+        self._drafting, self._offered, self._now = ([], []), {}, None
 
-    def _expected(self, rows: Sequence[int], rounds: Sequence[Round]) -> float:
+    def _expected(self, here: Here, rows: Sequence[int], rounds: Sequence[Round]) -> float:
         """Seconds of these rounds and of the decision, according to the cost model."""
         if not self._drafting[0]:
-            return self._looked + self._now.plain
+            return self._looked + here.plain
         drafted = {row: round_.drafted for row, round_ in zip(rows, rounds)}
-        seconds = self._looked + self._now.verified(sum(drafted.values()))
+        seconds = self._looked + here.verified(sum(drafted.values()))
         offered = self._offered or drafted
         for drafter in set(self._drafting[1]):
             used = [row for row, d in zip(*self._drafting) if d == drafter]
             unread = sum(self._written[row] - self._read[row][drafter] for row in used)
             lengths = [offered.get(row, 0) for row in used]
-            seconds += self._now.drafted(drafter, lengths, unread)
+            seconds += here.drafted(drafter, lengths, unread)
         return seconds
 
     def _ask(self, rows: int, near: int) -> Here:

@@ -176,3 +176,17 @@ def test_rows_draft_at_the_price_of_recent_rounds() -> None:
     verifying, levels, deciding = 10.0 + 0.1 * (4 + 4), 2 * 0.1, 1.0
     assert prices[0] == pytest.approx(0.1 * 1.2 * 4 / 10.4)
     assert prices[-1] == pytest.approx(0.1 * 4 / (verifying + levels + deciding), rel=0.02)
+
+
+def test_rounds_that_nobody_decided_change_no_price() -> None:
+    """A guard plays them, perhaps before anything else; they take a text further all the same."""
+    policy = planned(0.5)
+    policy.reset(2)
+    for row in range(2):
+        policy.admit(row, [1, 2], 0)
+    policy.observe(range(2), [Round(0, 0, 0, (1,), 10.2)] * 2, 10.2)
+    assert (policy._tokens, policy._seconds, policy._written) == (0.0, 0.0, [3, 3])
+    seen = np.zeros((2, len(policy.observes)), np.float32)
+    policy.decide(range(2), seen, Load(2))
+    policy.observe(range(2), [Round(0, 0, 0, (1,), 10.2)] * 2, 10.2)
+    assert policy._tokens == 2.0 and policy._seconds > 10.0
