@@ -8,7 +8,6 @@ from weakref import finalize
 
 from adaspec_rl.decoding.suffix_automaton import Suffix, SuffixAutomaton
 from adaspec_rl.engine.cpu.build import loaded
-from adaspec_rl.engine.cpu.decoder import StopBelow
 
 _Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 
@@ -64,16 +63,22 @@ class CompiledAutomaton:
         """Tokens in the longest suffix of the text that occurred earlier."""
         return int(self._compiled.text_match(self.address))
 
-    def lookup(self, length: int, stop: StopBelow) -> "tuple[array[int], array[float]]":
+    def lookup(
+        self, length: int, head: int | None = None, least: float = 0.0
+    ) -> "tuple[array[int], array[float]]":
         """What followed the longest suffix that occurred earlier, and the chance of each token.
 
-        At most `length` tokens; `stop` may end them earlier. Without its head there are no chances.
+        At most `length` tokens. The draft ends after the token at which the chance that all of it
+        survives falls under `least`.
+
+        Args:
+            head: the address of a `CompiledHead`; None: there are no chances.
         """
         tokens, chances = array("q", bytes(8 * length)), array("d", bytes(8 * length))
         places = tokens.buffer_info()[0], chances.buffer_info()[0]
-        given = self.address, stop.head, stop.last, length, stop.least
+        given = self.address, head, self.tokens[-1], length, least
         count = self._compiled.lookup_draft(*given, *places)
-        return tokens[:count], chances[: count if stop.head else 0]
+        return tokens[:count], chances[: count if head else 0]
 
     def suffix(self) -> "CompiledSuffix":
         """The text's end, to which drafted tokens may be appended."""

@@ -65,7 +65,7 @@ class NgramLookup:
         text, end = sequence.automaton, compiled_stop(stop)
         if end is None or not isinstance(text, CompiledAutomaton):
             return None
-        tokens, chances = text.lookup(length, end)
+        tokens, chances = text.lookup(length, end.head, end.least)
         if isinstance(stop, ThresholdStop):
             stop.running.chances = chances.tolist()
         return torch.tensor(tokens, dtype=torch.long)
