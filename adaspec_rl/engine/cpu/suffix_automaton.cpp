@@ -31,23 +31,6 @@ void text_suffix(const SuffixAutomaton* text, Suffix* end) { *end = text->suffix
 
 void suffix_append(const SuffixAutomaton* text, Suffix* end, int64_t token) { text->append(*end, int32_t(token)); }
 
-// `decoding/forecast.py`: the tokens that a lookup after `previous` is expected to get accepted, and
-// the chance of the first one.
-void lookup_forecast(const SuffixAutomaton* text, const SurvivalHead* head, int64_t previous, int64_t depth,
-                     double negligible, double* found) {
-    Suffix end = text->suffix();
-    double chance = 1;
-    found[0] = found[1] = 0;
-    for (int64_t n = 0; n < depth && end.guess >= 0 && chance >= negligible; n++) {
-        const int64_t token = end.guess;
-        chance *= head->chance(token, previous, 0, 0, end.match, true);
-        found[0] += chance;
-        if (!n) found[1] = chance;
-        text->append(end, int32_t(token));
-        previous = token;
-    }
-}
-
 // What followed the longest suffix that occurred earlier, at most `length` tokens. With a `head`, the
 // draft ends after the token at which the chance that all of it survives falls under `least`, and
 // `chances` are set. `previous` is the text's last token. Returns the number of tokens.
@@ -63,6 +46,18 @@ int64_t lookup_draft(const SuffixAutomaton* text, const SurvivalHead* head, int6
         previous = token;
     }
     return count;
+}
+
+// `decoding/forecast.py`: the tokens that a lookup after `previous` is expected to get accepted, and
+// the chance of the first one.
+void lookup_forecast(const SuffixAutomaton* text, const SurvivalHead* head, int64_t previous, int64_t depth,
+                     double negligible, double* found) {
+    std::vector<int64_t> tokens(depth);
+    std::vector<double> chances(depth);
+    const int64_t count = lookup_draft(text, head, previous, depth, negligible, tokens.data(), chances.data());
+    double whole = 1;
+    found[0] = 0, found[1] = count ? chances[0] : 0;
+    for (int64_t n = 0; n < count; n++) found[0] += whole *= chances[n];
 }
 
 }  // extern "C"
